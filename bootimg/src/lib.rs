@@ -1,0 +1,2 @@
+//! bootimg: under construction.
+#![cfg_attr(target_os = "none", no_std)]

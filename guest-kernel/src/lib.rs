@@ -1,0 +1,2 @@
+//! guest-kernel: under construction.
+#![cfg_attr(target_os = "none", no_std)]

@@ -1,0 +1,2 @@
+//! hyp-core: under construction.
+#![no_std]

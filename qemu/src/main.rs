@@ -1,0 +1,2 @@
+//! The tool: under construction.
+fn main() {}

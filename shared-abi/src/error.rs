@@ -1,0 +1,74 @@
+//! Error codes, as they stand in x0.
+
+/// Why a host call was refused. A refused call changed nothing, unless its documentation says that
+/// it reports progress.
+///
+/// The first three are SMCCC's (DEN0028, section 5.4), the others Cloister's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[repr(i64)]
+pub enum CallError {
+    /// No such call.
+    #[error("not supported")]
+    NotSupported = -1,
+    /// A value that could never be right: out of range, misaligned, wrapping, an unknown flag.
+    #[error("invalid parameter")]
+    InvalidParameter = -3,
+    /// The pages or the object are not in the state that the call needs: not the caller's, shared,
+    /// already populated, already started.
+    #[error("denied")]
+    Denied = -16,
+    /// In use: a vCPU that is loaded, a VM that is dying.
+    #[error("busy")]
+    Busy = -17,
+    /// The VM's memory pool holds too few pages; x1 says how many more would do.
+    #[error("the VM's pool needs more pages")]
+    NoMemory = -18,
+    /// The handle names nothing, or something that is gone.
+    #[error("no such object")]
+    NotFound = -19,
+    /// Not finished: some of it was done (x1 says how many pages); call again.
+    #[error("not finished, call again")]
+    Again = -20,
+    /// A fixed table of the hypervisor is full.
+    #[error("too many")]
+    Full = -21,
+}
+
+impl CallError {
+    const ALL: [Self; 8] = [
+        Self::NotSupported,
+        Self::InvalidParameter,
+        Self::Denied,
+        Self::Busy,
+        Self::NoMemory,
+        Self::NotFound,
+        Self::Again,
+        Self::Full,
+    ];
+
+    /// The value of x0.
+    #[must_use]
+    pub const fn code(self) -> u64 {
+        (self as i64).cast_unsigned()
+    }
+
+    /// The error that a value of x0 names: `None` for success and for codes that are none of ours.
+    #[must_use]
+    pub fn from_code(code: u64) -> Option<Self> {
+        Self::ALL.into_iter().find(|error| error.code() == code)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_round_trip_and_zero_is_no_error() {
+        for error in CallError::ALL {
+            assert_eq!(CallError::from_code(error.code()), Some(error));
+        }
+        assert_eq!(CallError::from_code(0), None);
+        assert_eq!(CallError::InvalidParameter.code(), u64::MAX - 2);
+    }
+}

@@ -1,0 +1,531 @@
+//! What the host may ask of the hypervisor: SMC64 fast calls by `hvc #0`.
+//!
+//! x0 holds the function ID, x1 and up the arguments; x0 comes back as 0 or a [`CallError`], x1 and up
+//! as the result that each call documents, and 0 where it documents none. The interface is private to
+//! the image that both sides came in: [`VERSION`] tells, nothing is kept for older ones.
+//!
+//! Pages are named by their physical page number and must be the host's own, whole and unshared.
+//! Guest memory is named by a memory object's handle and an offset, never by a mapping.
+
+use crate::addr::{Gfn, Ipa, Pfn};
+use crate::error::CallError;
+
+/// The number that [`HostCall::Version`] answers.
+pub const VERSION: u64 = 1;
+
+/// Arguments and results: x1 to x17 (SMCCC 1.2).
+pub type Arguments = [u64; 17];
+
+/// Names a VM. The generation in it makes a handle that outlived its VM name nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct VmHandle(pub u32);
+
+/// Names a memory object. The generation in it makes a handle that outlived its object name nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ObjectHandle(pub u32);
+
+/// The index of a vCPU within its VM, which is also its MPIDR_EL1.Aff0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VcpuIndex(pub u32);
+
+/// What becomes of a page's content when it is populated into a memory object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Content {
+    /// It stays and is measured: the launch image. Only before the VM starts.
+    Keep,
+    /// It is wiped.
+    Zero,
+}
+
+/// The state of a page of a memory object, as [`HostCall::ObjectQuery`] answers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u64)]
+pub enum PageState {
+    /// No page is there; the host may populate it.
+    Absent = 0,
+    /// Only the guest reaches it.
+    Private = 1,
+    /// Guest and host reach it.
+    Shared = 2,
+    /// The host took it by force: it can't be populated again.
+    Poisoned = 3,
+}
+
+impl PageState {
+    /// The state that a result register names.
+    #[must_use]
+    pub const fn from_code(code: u64) -> Option<Self> {
+        match code {
+            0 => Some(Self::Absent),
+            1 => Some(Self::Private),
+            2 => Some(Self::Shared),
+            3 => Some(Self::Poisoned),
+            _ => None,
+        }
+    }
+}
+
+/// A call of the host's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostCall {
+    /// x1 = [`VERSION`].
+    Version,
+    /// Makes a VM: protected, or ordinary (its memory stays the host's and is lent to it).
+    ///
+    /// Donates `pages` physically contiguous pages from `first` on, an even number as page numbers
+    /// go (the stage-2 root takes two, aligned to their size): the VM's memory pool. Everything that
+    /// the hypervisor keeps for this VM comes out of it. x1 = [`VmHandle`].
+    VmCreate {
+        /// Private by default.
+        protected: bool,
+        /// First page of the pool.
+        first: Pfn,
+        /// Pages of the pool, at least three.
+        pages: u64,
+    },
+    /// Donates more pages to a VM's pool.
+    VmTopUp {
+        /// Whose pool.
+        vm: VmHandle,
+        /// First page; the pages are physically contiguous.
+        first: Pfn,
+        /// How many.
+        pages: u64,
+    },
+    /// Makes a memory object of `pages` pages for a VM that has not started. x1 = [`ObjectHandle`].
+    ObjectCreate {
+        /// Whose memory it is to be.
+        vm: VmHandle,
+        /// Its size; fixed.
+        pages: u64,
+    },
+    /// Binds pages of an object to guest-physical addresses. Fixed and one to one once the VM started.
+    ObjectBind {
+        /// The object.
+        object: ObjectHandle,
+        /// First page within the object.
+        offset: u64,
+        /// Where the guest is to see it.
+        gfn: Gfn,
+        /// How many pages.
+        pages: u64,
+    },
+    /// Undoes [`Self::ObjectBind`], for the same range; nothing may be present in it.
+    ObjectUnbind {
+        /// The object.
+        object: ObjectHandle,
+        /// First page within the object.
+        offset: u64,
+        /// How many pages.
+        pages: u64,
+    },
+    /// Gives physically contiguous pages to an object, at a bound offset where nothing is present:
+    /// donates them (protected VM) or lends them (ordinary VM).
+    ///
+    /// Bounded work: x1 = pages done, with [`CallError::Again`] if that is not all.
+    ObjectPopulate {
+        /// The object.
+        object: ObjectHandle,
+        /// First page within the object.
+        offset: u64,
+        /// First physical page.
+        first: Pfn,
+        /// How many pages.
+        pages: u64,
+        /// What becomes of their content.
+        content: Content,
+    },
+    /// Takes pages out of an object of a VM that has not started or is not to see them again: present
+    /// pages come back wiped and are poison for the guest once it has started.
+    ///
+    /// Bounded work: x1 = pages done, with [`CallError::Again`] if that is not all.
+    ObjectPunch {
+        /// The object.
+        object: ObjectHandle,
+        /// First page within the object.
+        offset: u64,
+        /// How many pages.
+        pages: u64,
+    },
+    /// x1 = [`PageState`] at `offset`, x2 = how many pages from there on are in the same state (at
+    /// least 1; a bounded look, so the run may go on).
+    ObjectQuery {
+        /// The object.
+        object: ObjectHandle,
+        /// Page within the object.
+        offset: u64,
+    },
+    /// Ends an object in which no page is present; what it took from the pool goes back there.
+    ObjectDestroy {
+        /// The object.
+        object: ObjectHandle,
+    },
+    /// Makes the next vCPU of a VM that has not started: its registers live in the pool.
+    VcpuCreate {
+        /// Whose.
+        vm: VmHandle,
+        /// Its index; the indices are made in order.
+        index: VcpuIndex,
+    },
+    /// Ends the measurement and makes vCPU 0 runnable at `entry`, x0 = `argument`.
+    ///
+    /// x1 = 1 if the measurement is the manifest's, x2 to x5 = the measurement, little-endian words.
+    VmStart {
+        /// The VM.
+        vm: VmHandle,
+        /// Initial PC.
+        entry: Ipa,
+        /// Initial x0: the address of the device tree.
+        argument: u64,
+    },
+    /// Enters a vCPU until it exits: [`crate::vcpu`] has what goes in and what comes out.
+    VcpuRun {
+        /// The VM.
+        vm: VmHandle,
+        /// The vCPU.
+        vcpu: VcpuIndex,
+        /// What the host says on entry.
+        entry: crate::vcpu::Entry,
+    },
+    /// Ends a VM: no vCPU of it runs again; its pages and its pool come back to the host, wiped.
+    ///
+    /// Bounded work: x1 = pages that came back in this call, with [`CallError::Again`] until that is
+    /// all. The handle is dead after the last one.
+    VmDestroy {
+        /// The VM.
+        vm: VmHandle,
+    },
+    /// Takes one page of a protected VM's back by force, by its physical number: it comes back wiped
+    /// and is poison for the guest.
+    ForceReclaim {
+        /// The page.
+        page: Pfn,
+    },
+    /// What a VM has cost: x1 = hypercalls of the guest's that the hypervisor answered, x2 = exits to
+    /// the host, x3 = pages shared by the guest at the moment.
+    VmCounters {
+        /// The VM.
+        vm: VmHandle,
+    },
+}
+
+/// The first function ID: SMC64 fast call, owner 6 (vendor hypervisor), number 0x8000. The numbers
+/// below it are KVM's.
+const BASE: u32 = 0xc600_8000;
+
+impl HostCall {
+    /// Reads a call from the function ID in w0 and x1 to x17.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::NotSupported`] for an unknown function, [`CallError::InvalidParameter`] for an
+    /// argument that is no value of its type.
+    pub fn parse(function: u32, x: &Arguments) -> Result<Self, CallError> {
+        let vm = || handle(x[0]).map(VmHandle);
+        let object = || handle(x[0]).map(ObjectHandle);
+        Ok(
+            match function.checked_sub(BASE).ok_or(CallError::NotSupported)? {
+                0 => Self::Version,
+                1 => Self::VmCreate {
+                    protected: flag(x[0])?,
+                    first: Pfn(x[1]),
+                    pages: x[2],
+                },
+                2 => Self::VmTopUp {
+                    vm: vm()?,
+                    first: Pfn(x[1]),
+                    pages: x[2],
+                },
+                3 => Self::ObjectCreate {
+                    vm: vm()?,
+                    pages: x[1],
+                },
+                4 => Self::ObjectBind {
+                    object: object()?,
+                    offset: x[1],
+                    gfn: Gfn(x[2]),
+                    pages: x[3],
+                },
+                5 => Self::ObjectUnbind {
+                    object: object()?,
+                    offset: x[1],
+                    pages: x[2],
+                },
+                6 => Self::ObjectPopulate {
+                    object: object()?,
+                    offset: x[1],
+                    first: Pfn(x[2]),
+                    pages: x[3],
+                    content: if flag(x[4])? {
+                        Content::Keep
+                    } else {
+                        Content::Zero
+                    },
+                },
+                7 => Self::ObjectPunch {
+                    object: object()?,
+                    offset: x[1],
+                    pages: x[2],
+                },
+                8 => Self::ObjectQuery {
+                    object: object()?,
+                    offset: x[1],
+                },
+                9 => Self::ObjectDestroy { object: object()? },
+                10 => Self::VcpuCreate {
+                    vm: vm()?,
+                    index: VcpuIndex(handle(x[1])?),
+                },
+                11 => Self::VmStart {
+                    vm: vm()?,
+                    entry: Ipa(x[1]),
+                    argument: x[2],
+                },
+                12 => Self::VcpuRun {
+                    vm: vm()?,
+                    vcpu: VcpuIndex(handle(x[1])?),
+                    entry: crate::vcpu::Entry::parse(x)?,
+                },
+                13 => Self::VmDestroy { vm: vm()? },
+                14 => Self::ForceReclaim { page: Pfn(x[0]) },
+                15 => Self::VmCounters { vm: vm()? },
+                _ => return Err(CallError::NotSupported),
+            },
+        )
+    }
+
+    /// Writes the call: the function ID for w0, and x1 to x17.
+    #[must_use]
+    pub fn emit(&self) -> (u32, Arguments) {
+        let mut x = [0; 17];
+        let mut set = |values: &[u64]| {
+            for (register, value) in x.iter_mut().zip(values) {
+                *register = *value;
+            }
+        };
+        let number = match *self {
+            Self::Version => 0,
+            Self::VmCreate {
+                protected,
+                first,
+                pages,
+            } => {
+                set(&[protected.into(), first.0, pages]);
+                1
+            }
+            Self::VmTopUp { vm, first, pages } => {
+                set(&[vm.0.into(), first.0, pages]);
+                2
+            }
+            Self::ObjectCreate { vm, pages } => {
+                set(&[vm.0.into(), pages]);
+                3
+            }
+            Self::ObjectBind {
+                object,
+                offset,
+                gfn,
+                pages,
+            } => {
+                set(&[object.0.into(), offset, gfn.0, pages]);
+                4
+            }
+            Self::ObjectUnbind {
+                object,
+                offset,
+                pages,
+            } => {
+                set(&[object.0.into(), offset, pages]);
+                5
+            }
+            Self::ObjectPopulate {
+                object,
+                offset,
+                first,
+                pages,
+                content,
+            } => {
+                set(&[
+                    object.0.into(),
+                    offset,
+                    first.0,
+                    pages,
+                    (content == Content::Keep).into(),
+                ]);
+                6
+            }
+            Self::ObjectPunch {
+                object,
+                offset,
+                pages,
+            } => {
+                set(&[object.0.into(), offset, pages]);
+                7
+            }
+            Self::ObjectQuery { object, offset } => {
+                set(&[object.0.into(), offset]);
+                8
+            }
+            Self::ObjectDestroy { object } => {
+                set(&[object.0.into()]);
+                9
+            }
+            Self::VcpuCreate { vm, index } => {
+                set(&[vm.0.into(), index.0.into()]);
+                10
+            }
+            Self::VmStart {
+                vm,
+                entry,
+                argument,
+            } => {
+                set(&[vm.0.into(), entry.0, argument]);
+                11
+            }
+            Self::VcpuRun { vm, vcpu, entry } => {
+                set(&[vm.0.into(), vcpu.0.into()]);
+                entry.emit(&mut x);
+                12
+            }
+            Self::VmDestroy { vm } => {
+                set(&[vm.0.into()]);
+                13
+            }
+            Self::ForceReclaim { page } => {
+                set(&[page.0]);
+                14
+            }
+            Self::VmCounters { vm } => {
+                set(&[vm.0.into()]);
+                15
+            }
+        };
+        (BASE | number, x)
+    }
+}
+
+/// A register that must hold a 32-bit value: a handle or an index.
+fn handle(register: u64) -> Result<u32, CallError> {
+    u32::try_from(register).map_err(|_| CallError::InvalidParameter)
+}
+
+/// A register that must hold 0 or 1.
+fn flag(register: u64) -> Result<bool, CallError> {
+    match register {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(CallError::InvalidParameter),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vcpu::{Entry, ListRegister, Resume};
+
+    #[test]
+    fn every_call_round_trips() {
+        let vm = VmHandle(0x0001_0002);
+        let object = ObjectHandle(0x0003_0004);
+        let entry = Entry {
+            resume: Resume::MmioRead(0x55),
+            list_registers: [
+                ListRegister(1),
+                ListRegister(2),
+                ListRegister(3),
+                ListRegister(4),
+            ],
+        };
+        let calls = [
+            HostCall::Version,
+            HostCall::VmCreate {
+                protected: true,
+                first: Pfn(7),
+                pages: 9,
+            },
+            HostCall::VmTopUp {
+                vm,
+                first: Pfn(7),
+                pages: 9,
+            },
+            HostCall::ObjectCreate { vm, pages: 9 },
+            HostCall::ObjectBind {
+                object,
+                offset: 1,
+                gfn: Gfn(2),
+                pages: 3,
+            },
+            HostCall::ObjectUnbind {
+                object,
+                offset: 1,
+                pages: 3,
+            },
+            HostCall::ObjectPopulate {
+                object,
+                offset: 1,
+                first: Pfn(2),
+                pages: 3,
+                content: Content::Keep,
+            },
+            HostCall::ObjectPunch {
+                object,
+                offset: 1,
+                pages: 3,
+            },
+            HostCall::ObjectQuery { object, offset: 1 },
+            HostCall::ObjectDestroy { object },
+            HostCall::VcpuCreate {
+                vm,
+                index: VcpuIndex(1),
+            },
+            HostCall::VmStart {
+                vm,
+                entry: Ipa(0x4000_0000),
+                argument: 5,
+            },
+            HostCall::VcpuRun {
+                vm,
+                vcpu: VcpuIndex(1),
+                entry,
+            },
+            HostCall::VmDestroy { vm },
+            HostCall::ForceReclaim { page: Pfn(7) },
+            HostCall::VmCounters { vm },
+        ];
+        for (number, call) in calls.into_iter().enumerate() {
+            let (function, x) = call.emit();
+            assert_eq!(function as usize, BASE as usize + number);
+            assert_eq!(HostCall::parse(function, &x), Ok(call));
+        }
+        let unknown = BASE + calls.len() as u32;
+        assert_eq!(
+            HostCall::parse(unknown, &[0; 17]),
+            Err(CallError::NotSupported)
+        );
+        assert_eq!(
+            HostCall::parse(0x8400_0000, &[0; 17]),
+            Err(CallError::NotSupported)
+        );
+    }
+
+    #[test]
+    fn values_of_no_type_are_refused() {
+        let (function, mut x) = HostCall::VmCreate {
+            protected: true,
+            first: Pfn(7),
+            pages: 9,
+        }
+        .emit();
+        x[0] = 2;
+        assert_eq!(
+            HostCall::parse(function, &x),
+            Err(CallError::InvalidParameter)
+        );
+        let (function, mut x) = HostCall::VmDestroy { vm: VmHandle(1) }.emit();
+        x[0] |= 1 << 32;
+        assert_eq!(
+            HostCall::parse(function, &x),
+            Err(CallError::InvalidParameter)
+        );
+    }
+}

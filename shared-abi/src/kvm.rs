@@ -1,0 +1,62 @@
+//! The vendor-hypervisor services of KVM and pKVM, as a guest sees them
+//! (`Documentation/virt/kvm/arm/{hypercalls,pkvm}.rst` and `include/linux/arm-smccc.h` of Linux;
+//! the MMIO guard's enrolment as in Android's common kernel).
+
+/// The four words that `UID` answers in w0 to w3: 28b46fb6-2ec5-11e9-a9ca-4b564d003a74.
+pub const UID: [u32; 4] = [0xb66f_b428, 0xe911_c52e, 0x564b_caa9, 0x743a_004d];
+
+/// Function IDs (SMCCC fast calls, owner 6).
+pub mod function {
+    /// `VENDOR_HYP_CALL_UID_FUNC_ID`.
+    pub const UID: u32 = 0x8600_ff01;
+    /// Bitmap of the functions below, in w0 to w3.
+    pub const FEATURES: u32 = 0x8600_0000;
+    /// Granule in bytes. Arguments must be 0.
+    pub const MEMINFO: u32 = 0xc600_0002;
+    /// Share the page at IPA x1 with the host. x2 and x3 must be 0.
+    pub const MEM_SHARE: u32 = 0xc600_0003;
+    /// Take the page at IPA x1 back. x2 and x3 must be 0.
+    pub const MEM_UNSHARE: u32 = 0xc600_0004;
+    /// Granule of the MMIO guard in bytes. Arguments must be 0.
+    pub const MMIO_GUARD_INFO: u32 = 0xc600_0005;
+    /// From now on only guarded pages are MMIO. One-way.
+    pub const MMIO_GUARD_ENROLL: u32 = 0xc600_0006;
+    /// The page at IPA x1 is MMIO.
+    pub const MMIO_GUARD_MAP: u32 = 0xc600_0007;
+    /// The page at IPA x1 is MMIO no longer.
+    pub const MMIO_GUARD_UNMAP: u32 = 0xc600_0008;
+}
+
+/// Bits of the answer to [`function::FEATURES`], by function number.
+pub mod feature {
+    /// `FEATURES` itself.
+    pub const FEATURES: u32 = 1 << 0;
+    /// `MEMINFO`.
+    pub const MEMINFO: u32 = 1 << 2;
+    /// `MEM_SHARE`.
+    pub const MEM_SHARE: u32 = 1 << 3;
+    /// `MEM_UNSHARE`.
+    pub const MEM_UNSHARE: u32 = 1 << 4;
+    /// `MMIO_GUARD_INFO`.
+    pub const MMIO_GUARD_INFO: u32 = 1 << 5;
+    /// `MMIO_GUARD_ENROLL`.
+    pub const MMIO_GUARD_ENROLL: u32 = 1 << 6;
+    /// `MMIO_GUARD_MAP`.
+    pub const MMIO_GUARD_MAP: u32 = 1 << 7;
+    /// `MMIO_GUARD_UNMAP`.
+    pub const MMIO_GUARD_UNMAP: u32 = 1 << 8;
+}
+
+/// The Arm TRNG firmware interface (DEN0098), which guests use beside the above.
+pub mod trng {
+    /// 1.0, or NOT_SUPPORTED.
+    pub const VERSION: u32 = 0x8400_0050;
+    /// Whether function x1 is there.
+    pub const FEATURES: u32 = 0x8400_0051;
+    /// UUID of the source, in w0 to w3.
+    pub const GET_UUID: u32 = 0x8400_0052;
+    /// Up to 96 bits of entropy.
+    pub const RND32: u32 = 0x8400_0053;
+    /// Up to 192 bits of entropy.
+    pub const RND64: u32 = 0xc400_0053;
+}
