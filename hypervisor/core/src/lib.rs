@@ -1,2 +1,41 @@
-//! hyp-core: under construction.
+//! Every decision of Cloister's hypervisor: who owns which page, who may reach it, what a call of the
+//! host or of a guest does. No unsafe code, no instruction, no heap.
+//!
+//! Five ideas carry the crate:
+//!
+//! 1. **One record is the truth.** [`record`] says who owns a page and who else reaches it; the stage-2
+//!    tables ([`stage2`]) are made from the records and are never asked.
+//! 2. **Check, then commit.** A transition checks every party first, under their locks; what follows
+//!    can't fail. A refused call changed nothing.
+//! 3. **What comes from the host is a claim** until it has been checked under the lock that protects
+//!    what it is about.
+//! 4. **The machine is a trait** ([`machine::Machine`]): the same code runs at EL2 and, on a recording
+//!    fake, under `cargo test`.
+//! 5. **Memory is paid for by who wants it**: what a VM needs beyond its slot comes from pages that the
+//!    host donated for it, and goes back wiped.
+//!
+//! The way in is [`hypervisor::Hypervisor`].
+
 #![no_std]
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unwrap_used
+    )
+)]
+
+#[cfg(any(test, feature = "fake"))]
+extern crate std;
+
+pub mod geometry;
+pub mod guard;
+pub mod hypervisor;
+pub mod loaded;
+pub mod machine;
+pub mod vcpu;

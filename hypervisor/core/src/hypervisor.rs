@@ -1,0 +1,188 @@
+//! The way in: one [`Hypervisor`] for the machine, shared by all CPUs.
+
+use shared_abi::addr::{Ipa, Pa, PageRange, Pfn};
+use shared_abi::error::CallError;
+use shared_abi::host_call::{HostCall, VcpuIndex, VmHandle};
+use shared_abi::record::Digest;
+
+use crate::loaded::Loaded;
+use crate::machine::{Machine, Space};
+
+/// A physical CPU, counted from 0. The binary gives each CPU one of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CpuIndex(pub usize);
+
+/// What [`Hypervisor::new`] has to know of the machine, and the memory that it keeps.
+#[derive(Debug)]
+pub struct Setup<'m> {
+    /// RAM: at most [`MAX_REGIONS`] ranges, ascending and apart.
+    pub ram: &'m [PageRange<Pfn>],
+    /// The hypervisor's own part of it: image, stacks, `records`, `tables`, and whatever else the host
+    /// shall never reach. At most [`MAX_RESERVED`] ranges.
+    pub reserved: &'m [PageRange<Pfn>],
+    /// Device addresses that the host shall never reach, at most [`MAX_DENIED`] ranges; all else
+    /// below 2^40 that is no RAM is a device of the host's.
+    pub denied_devices: &'m [PageRange<Pfn>],
+    /// Memory for the ownership records: [`Needs::records`] of them. The content does not matter.
+    pub records: &'m mut [u64],
+    /// Pages for the host's stage-2 tables: [`Needs::tables`] of them, the first at an even page
+    /// number, all in `reserved`. The content does not matter.
+    pub tables: PageRange<Pfn>,
+    /// How many CPUs there are; at most [`MAX_CPUS`].
+    pub cpus: usize,
+    /// The launch measurement that the manifest names, if it does.
+    pub expected: Option<Digest>,
+}
+
+/// How much memory the core keeps for a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// Ownership records, of 8 bytes each.
+    pub records: usize,
+    /// Pages for the host's stage-2 tables.
+    pub tables: u64,
+}
+
+/// Most ranges of RAM.
+pub const MAX_REGIONS: usize = 8;
+/// Most ranges of the hypervisor's own memory.
+pub const MAX_RESERVED: usize = 16;
+/// Most ranges of denied device addresses.
+pub const MAX_DENIED: usize = 16;
+/// Most physical CPUs.
+pub const MAX_CPUS: usize = 64;
+
+/// Why the core can't work on this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SetupError {
+    /// Too many ranges, or too many CPUs.
+    #[error("too many ranges or CPUs")]
+    TooMany,
+    /// RAM is not ascending, overlaps, or lies beyond the 40 bits that stage 2 translates.
+    #[error("the RAM ranges are out of order or out of reach")]
+    Ram,
+    /// A reserved range, or the tables, are not where they have to be.
+    #[error("a reserved range is not in RAM, or the tables are not reserved")]
+    Reserved,
+    /// Too little room for records or tables: see [`Needs`].
+    #[error("too little room for the records or the tables")]
+    TooSmall,
+}
+
+/// Why a host call failed, and how far it came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallFailure {
+    /// x0.
+    pub error: CallError,
+    /// x1: what the call documents beside the error, else 0.
+    pub value: u64,
+}
+
+impl From<CallError> for CallFailure {
+    fn from(error: CallError) -> Self {
+        Self { error, value: 0 }
+    }
+}
+
+/// What kind of access of the host's faulted at stage 2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HostAccess {
+    /// A load, a cache maintenance operation, or a stage-1 walk.
+    Read,
+    /// A store.
+    Write,
+    /// An instruction fetch.
+    Execute,
+}
+
+/// What to do about a stage-2 fault of the host's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HostAbort {
+    /// The host may reach it, now at least: run the instruction again.
+    Retry,
+    /// It may not: the host takes an abort.
+    Inject,
+}
+
+/// The ownership core of one machine.
+#[derive(Debug)]
+pub struct Hypervisor<'m, M: Machine> {
+    machine: M,
+    setup: core::marker::PhantomData<&'m ()>,
+}
+
+impl<'m, M: Machine> Hypervisor<'m, M> {
+    /// How much memory a machine with this RAM and these denied devices takes.
+    #[must_use]
+    pub fn needs(ram: &[PageRange<Pfn>], denied_devices: &[PageRange<Pfn>]) -> Needs {
+        let _ = (ram, denied_devices);
+        Needs {
+            records: 0,
+            tables: 0,
+        }
+    }
+
+    /// Takes the machine: all RAM becomes the host's but for the reserved ranges, and the host's
+    /// stage-2 tables say so.
+    ///
+    /// # Errors
+    ///
+    /// [`SetupError`] where the setup contradicts itself; nothing was done then.
+    pub fn new(machine: M, setup: Setup<'m>) -> Result<Self, SetupError> {
+        let _ = setup;
+        Ok(Self {
+            machine,
+            setup: core::marker::PhantomData,
+        })
+    }
+
+    /// The machine below.
+    pub fn machine(&self) -> &M {
+        &self.machine
+    }
+
+    /// What VTTBR_EL2 holds while the host runs.
+    #[must_use]
+    pub fn host_space(&self) -> Space {
+        Space {
+            root: Pa(0),
+            vmid: crate::machine::Vmid(0),
+        }
+    }
+
+    /// Serves every host call but `VcpuRun`, which is [`Self::vcpu_load`] and then the caller's.
+    ///
+    /// The results are x1 to x5.
+    ///
+    /// # Errors
+    ///
+    /// As the calls of [`HostCall`] document.
+    pub fn host_call(&self, cpu: CpuIndex, call: &HostCall) -> Result<[u64; 5], CallFailure> {
+        let _ = (cpu, call);
+        Err(CallError::NotSupported.into())
+    }
+
+    /// Decides about a stage-2 fault of the host's at `ipa`: the record is read again under the lock,
+    /// and device ranges are mapped here, on their first touch.
+    pub fn host_abort(&self, ipa: Ipa, access: HostAccess) -> HostAbort {
+        let _ = (ipa, access);
+        HostAbort::Inject
+    }
+
+    /// Claims a vCPU for `cpu`, to be entered there.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::NotFound`] for a handle that names nothing and an index without vCPU,
+    /// [`CallError::Busy`] for a vCPU that is loaded or a VM that is dying, [`CallError::Denied`] for
+    /// one that has not started, has stopped, or is powered off.
+    pub fn vcpu_load(
+        &self,
+        cpu: CpuIndex,
+        vm: VmHandle,
+        vcpu: VcpuIndex,
+    ) -> Result<Loaded<'_, 'm, M>, CallError> {
+        let _ = (cpu, vm, vcpu);
+        Err(CallError::NotFound)
+    }
+}

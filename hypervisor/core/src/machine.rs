@@ -1,0 +1,143 @@
+//! What the core needs of the machine, and the tokens that say what it may be asked to touch.
+//!
+//! The core decides, a [`Machine`] does. Its methods are safe because their arguments are proofs: a
+//! [`TableRef`], [`Frames`] or [`VcpuClaim`] is made by the core alone, and only for memory that the
+//! ownership records say no host and no guest reaches. An implementation may rely on that, and must
+//! itself hold that the memory is RAM which it has mapped.
+
+use shared_abi::addr::{Pa, PageRange, Pfn};
+
+use crate::geometry::{Geometry, Level};
+use crate::vcpu::VcpuContext;
+
+/// A page that holds a table of 8-byte entries: a translation table or metadata of a VM's. Only the
+/// core makes these, for pages in its custody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TableRef(Pfn);
+
+impl TableRef {
+    pub(crate) const fn new(page: Pfn) -> Self {
+        Self(page)
+    }
+
+    /// The page.
+    #[must_use]
+    pub const fn page(self) -> Pfn {
+        self.0
+    }
+
+    /// Its address, as a table descriptor or VTTBR_EL2 holds it.
+    #[must_use]
+    pub const fn address(self) -> Pa {
+        self.0.base()
+    }
+}
+
+/// Physically contiguous pages in the core's custody: nobody else reaches them while this exists.
+///
+/// It can't be copied: who holds it decides what becomes of the pages.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Frames(PageRange<Pfn>);
+
+impl Frames {
+    pub(crate) const fn new(range: PageRange<Pfn>) -> Self {
+        Self(range)
+    }
+
+    /// The pages.
+    #[must_use]
+    pub const fn range(&self) -> PageRange<Pfn> {
+        self.0
+    }
+}
+
+/// The right to one vCPU's registers: it exists once per vCPU, while a CPU has the vCPU loaded.
+#[derive(Debug, PartialEq, Eq)]
+pub struct VcpuClaim(Pfn);
+
+impl VcpuClaim {
+    pub(crate) const fn new(context: Pfn) -> Self {
+        Self(context)
+    }
+
+    /// The page that the registers live in, from its first byte on.
+    #[must_use]
+    pub const fn page(&self) -> Pfn {
+        self.0
+    }
+}
+
+/// A virtual machine identifier, as VTTBR_EL2.VMID takes it. The host's is 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Vmid(pub u8);
+
+/// A stage-2 address space: what VTTBR_EL2 holds while its owner runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Space {
+    /// The address of the first of the concatenated root tables.
+    pub root: Pa,
+    /// Tags its TLB entries.
+    pub vmid: Vmid,
+}
+
+/// One translation that was taken away: TLB maintenance for its first page reaches all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Removed {
+    /// First page of the IPA range.
+    pub page: u64,
+    /// The level of the entry that mapped it, or that named the tables which did.
+    pub level: Level,
+}
+
+/// The machine below the core.
+///
+/// Orders that an implementation must hold: a read or write of an entry is a single 64-bit access; a
+/// written entry is visible to every table walker after the next call of [`Machine::publish`] or
+/// [`Machine::invalidate`]; writes are not moved up before an earlier [`Machine::invalidate`],
+/// [`Machine::wipe`] or [`Machine::clean`].
+pub trait Machine: Sync {
+    /// The shape of its translation tables.
+    type Geometry: Geometry;
+
+    /// Reads entry `index` of a table; `index` is below [`Geometry::ENTRIES`].
+    fn read_entry(&self, table: TableRef, index: usize) -> u64;
+
+    /// Writes entry `index` of a table; `index` is below [`Geometry::ENTRIES`].
+    fn write_entry(&self, table: TableRef, index: usize, value: u64);
+
+    /// Zeroes pages and cleans them to the point of coherency, so that an owner who reads around the
+    /// caches finds zeroes too.
+    fn wipe(&self, pages: &Frames);
+
+    /// Makes pages ready for a guest that may map them as it likes: cleans and invalidates them to the
+    /// point of coherency, and invalidates the instruction caches of all CPUs for them.
+    fn clean(&self, pages: &Frames);
+
+    /// Shows the content of one page of `pages`, counted from 0. Nobody else writes it meanwhile.
+    fn with_page<R>(&self, pages: &Frames, index: u64, f: impl FnOnce(&[u8; 4096]) -> R) -> R;
+
+    /// Puts the first register state into the page of a vCPU that nobody has loaded yet.
+    fn put_context(&self, claim: &mut VcpuClaim, context: VcpuContext);
+
+    /// Lends the registers of a vCPU, which [`Machine::put_context`] put there.
+    fn with_context<R>(&self, claim: &mut VcpuClaim, f: impl FnOnce(&mut VcpuContext) -> R) -> R;
+
+    /// Makes entries that were written over invalid ones visible to all table walkers: DSB ISHST, and
+    /// ISB.
+    fn publish(&self);
+
+    /// Removes from all TLBs what `removed` names in `space`, after making the entries' writes
+    /// visible: DSB ISHST; with the VMID of `space` in VTTBR_EL2, TLBI IPAS2E1IS for each; DSB ISH;
+    /// TLBI VMALLE1IS (entries that combine both stages); DSB ISH; ISB
+    /// (Arm ARM DDI0487, D8.17: TLB maintenance; break-before-make).
+    fn invalidate(&self, space: Space, removed: &[Removed]);
+
+    /// Removes everything of `space` from all TLBs, after making the entries' writes visible: DSB
+    /// ISHST; with its VMID in VTTBR_EL2, TLBI VMALLS12E1IS; DSB ISH; ISB.
+    fn invalidate_all(&self, space: Space);
+
+    /// Another vCPU of this VM ran last on this CPU: with the VMID of `space` in VTTBR_EL2, TLBI
+    /// VMALLE1 and IC IALLU on this CPU alone, then DSB NSH and ISB. The two vCPUs may use one ASID for
+    /// different address spaces.
+    fn forget_previous_vcpu(&self, space: Space);
+}
