@@ -1,0 +1,17 @@
+//! What every binary at EL1 needs once it runs: exceptions, stage 1, interrupts, time.
+//!
+//! * [`syndrome`]: ESR_EL1 decoded into an enum.
+//! * [`frame`]: the registers of the interrupted code, which a handler may change.
+//! * [`vectors`]: the vector table, generic over the binary's handlers.
+//! * [`stage1`]: an identity map with W^X, from tables that need no heap.
+//! * [`cpu`]: one instruction per function.
+//! * [`lock`]: a spin lock that masks interrupts while it is held.
+
+#[cfg(target_os = "none")]
+pub mod cpu;
+pub mod frame;
+pub mod lock;
+pub mod stage1;
+pub mod syndrome;
+#[cfg(target_os = "none")]
+pub mod vectors;

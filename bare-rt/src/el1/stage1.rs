@@ -1,0 +1,228 @@
+//! Stage 1 of EL1: an identity map in which nothing is both writable and executable.
+//!
+//! RAM is Normal, inner shareable, write-back; devices are Device-nGnRE; text is read-only and
+//! executable, constants are read-only, the rest is never executable, and SCTLR_EL1.WXN holds the
+//! CPU to it. The map covers the lower 512 GiB. Its tables come from a fixed array of the binary's
+//! own, so that it can be made before there is a heap, while the MMU is off and atomic
+//! read-modify-write instructions cannot be relied on.
+
+mod tables;
+
+use core::fmt;
+use core::ops::Range;
+
+use aarch64_paging::descriptor::El1Attributes;
+use aarch64_paging::paging::{Constraints, El1And0, MemoryRegion, PAGE_SIZE, VaRange};
+use aarch64_paging::{MapError, Mapping};
+
+use crate::image::Layout;
+use tables::Tables;
+
+/// The tables start at level 1: 39 bits of address.
+const ROOT_LEVEL: usize = 1;
+/// The only address space there is.
+const ASID: usize = 0;
+/// Table pages that one range may take: two on each end and one above.
+const TABLES_PER_RANGE: usize = 5;
+
+const VALID: El1Attributes = El1Attributes::VALID.union(El1Attributes::ACCESSED);
+const NEVER_EXECUTE: El1Attributes = El1Attributes::PXN.union(El1Attributes::UXN);
+/// MAIR_EL1 index 0, see [`registers::MAIR`].
+const DEVICE: El1Attributes = VALID
+    .union(El1Attributes::ATTRIBUTE_INDEX_0)
+    .union(NEVER_EXECUTE);
+/// MAIR_EL1 index 1, see [`registers::MAIR`].
+const NORMAL: El1Attributes = VALID
+    .union(El1Attributes::ATTRIBUTE_INDEX_1)
+    .union(El1Attributes::INNER_SHAREABLE);
+const TEXT: El1Attributes = NORMAL
+    .union(El1Attributes::READ_ONLY)
+    .union(El1Attributes::UXN);
+const RODATA: El1Attributes = NORMAL.union(El1Attributes::READ_ONLY).union(NEVER_EXECUTE);
+const DATA: El1Attributes = NORMAL.union(NEVER_EXECUTE);
+
+/// Why a range cannot be mapped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// [`Stage1::new`] was called before: there is one set of tables.
+    Taken,
+    /// The fixed array of tables might not suffice for the range.
+    OutOfTables,
+    /// The range is not aligned to pages, is empty, or lies (in part) above 512 GiB.
+    Range(Range<u64>),
+    /// The range is mapped already, as something else.
+    Mapped(Range<u64>),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Taken => f.write_str("stage 1 exists already"),
+            Self::OutOfTables => f.write_str("no table page is left for stage 1"),
+            Self::Range(range) => {
+                write!(
+                    f,
+                    "stage 1 cannot map {:#x} to {:#x}",
+                    range.start, range.end
+                )
+            }
+            Self::Mapped(range) => {
+                write!(
+                    f,
+                    "{:#x} to {:#x} is mapped already",
+                    range.start, range.end
+                )
+            }
+        }
+    }
+}
+
+impl core::error::Error for Error {}
+
+/// The map of this binary.
+#[derive(Debug)]
+pub struct Stage1 {
+    mapping: Mapping<Tables, El1And0>,
+    layout: Layout,
+}
+
+impl Stage1 {
+    /// A map of the running binary only. There is one set of tables: a second call fails.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Taken`] the second time; [`Error::Range`] if the binary lies above 512 GiB.
+    pub fn new(layout: &Layout) -> Result<Self, Error> {
+        Self::with_tables(Tables::take().ok_or(Error::Taken)?, layout)
+    }
+
+    fn with_tables(tables: Tables, layout: &Layout) -> Result<Self, Error> {
+        let mut stage1 = Self {
+            mapping: Mapping::with_asid_and_va_range(
+                tables,
+                ASID,
+                ROOT_LEVEL,
+                El1And0,
+                VaRange::Lower,
+            ),
+            layout: layout.clone(),
+        };
+        for (part, attributes) in [
+            (&layout.text, TEXT),
+            (&layout.rodata, RODATA),
+            (&layout.data, DATA),
+        ] {
+            if !part.is_empty() {
+                stage1.map(part.clone(), attributes)?;
+            }
+        }
+        Ok(stage1)
+    }
+
+    /// Maps RAM, read-write and never executable. Where the binary itself is, its own permissions
+    /// stay.
+    ///
+    /// # Errors
+    ///
+    /// As [`Error`] says; nothing that was mapped before changes.
+    pub fn map_ram(&mut self, ram: Range<u64>) -> Result<(), Error> {
+        let image = self.layout.image();
+        for part in [
+            ram.start..ram.end.min(image.start),
+            ram.start.max(image.end)..ram.end,
+        ] {
+            if part.start < part.end {
+                self.map(part, DATA)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Maps a device's registers, Device-nGnRE. A page that is mapped as a device already stays so.
+    ///
+    /// # Errors
+    ///
+    /// As [`Error`] says.
+    pub fn map_device(&mut self, registers: Range<u64>) -> Result<(), Error> {
+        self.map(registers, DEVICE)
+    }
+
+    fn map(&mut self, range: Range<u64>, attributes: El1Attributes) -> Result<(), Error> {
+        let page = PAGE_SIZE as u64;
+        if range.is_empty()
+            || !range.start.is_multiple_of(page)
+            || !range.end.is_multiple_of(page)
+            || range.end > self.mapping.size() as u64
+        {
+            return Err(Error::Range(range));
+        }
+        let region = MemoryRegion::new(range.start as usize, range.end as usize);
+        self.refuse_other_mapping(&region, attributes)
+            .map_err(|()| Error::Mapped(range.clone()))?;
+        if self.mapping.translation().left() < TABLES_PER_RANGE {
+            return Err(Error::OutOfTables);
+        }
+        self.mapping
+            .map_range(
+                &region,
+                aarch64_paging::descriptor::PhysicalAddress(region.start().0),
+                attributes,
+                Constraints::empty(),
+            )
+            .map_err(|error| match error {
+                MapError::BreakBeforeMakeViolation(_) => Error::Mapped(range.clone()),
+                _ => Error::Range(range.clone()),
+            })?;
+        #[cfg(target_os = "none")]
+        registers::publish();
+        Ok(())
+    }
+
+    /// Finds out whether a page of the region is mapped with other attributes.
+    fn refuse_other_mapping(
+        &self,
+        region: &MemoryRegion,
+        attributes: El1Attributes,
+    ) -> Result<(), ()> {
+        let kind = El1Attributes::ATTRIBUTE_INDEX_7 | El1Attributes::READ_ONLY | NEVER_EXECUTE;
+        self.mapping
+            .walk_range(region, &mut |_, descriptor, _| {
+                let same = descriptor.flags() & kind == attributes & kind;
+                if descriptor.is_valid() && !same {
+                    return Err(());
+                }
+                Ok(())
+            })
+            .map_err(|_| ())
+    }
+}
+
+#[cfg(target_os = "none")]
+pub use registers::Registers;
+
+#[cfg(target_os = "none")]
+impl Stage1 {
+    /// Turns MMU and caches on for the boot CPU. What comes back does the same on another CPU.
+    ///
+    /// # Safety
+    ///
+    /// Called once, on the boot CPU at EL1, with the MMU off. Every address that the binary uses
+    /// from here on is mapped, RAM as RAM and devices as devices. The map is never dropped.
+    #[must_use]
+    pub unsafe fn enable(&self) -> Registers {
+        let registers = Registers::new(self.mapping.root_address().0 as u64);
+        let image = self.layout.image();
+        registers::invalidate_stale_lines(image.start, image.end);
+        // SAFETY: the tables map the binary, and the caller vouches for everything else.
+        unsafe { registers.enable() };
+        // From here on a change that needs break-before-make is refused.
+        self.mapping.mark_active();
+        registers
+    }
+}
+
+#[cfg(target_os = "none")]
+mod registers;
+
+#[cfg(test)]
+mod tests;
