@@ -25,11 +25,19 @@
 #![forbid(unsafe_code)]
 
 pub mod arm64;
+#[cfg(feature = "std")]
+pub mod cli;
 pub mod error;
+#[cfg(feature = "std")]
+pub mod file;
+#[cfg(feature = "std")]
+pub mod flat;
 mod format;
 pub mod image;
 pub mod manifest;
 pub mod measure;
+#[cfg(feature = "std")]
+pub mod pack;
 
 pub use error::Error;
 pub use image::Image;
