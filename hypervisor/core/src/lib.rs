@@ -33,9 +33,21 @@
 #[cfg(any(test, feature = "fake"))]
 extern crate std;
 
+mod dispatch;
 pub mod geometry;
 pub mod guard;
+mod host_memory;
 pub mod hypervisor;
+pub mod inject;
+mod lifecycle;
 pub mod loaded;
 pub mod machine;
+pub mod mmio;
+mod object;
+mod pool;
+pub mod record;
+pub mod stage2;
+pub mod syndrome;
+mod transition;
 pub mod vcpu;
+pub mod vm;

@@ -1,0 +1,246 @@
+//! Exceptions that EL2 makes a host or a guest take at EL1.
+//!
+//! A pure computation: from where the CPU was, to where it is and what the EL1 registers say. It follows
+//! `AArch64.TakeException` of the Arm ARM (DDI0487, J1.1.2).
+
+use crate::syndrome::{class, encode};
+use crate::vcpu::{VcpuContext, pstate};
+
+/// An exception to be taken at EL1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exception {
+    /// A synchronous external abort: there is no such memory for you.
+    ExternalAbort(Abort),
+    /// The instruction is undefined.
+    Undefined,
+}
+
+/// What a synchronous external abort reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Abort {
+    /// An instruction fetch rather than a data access.
+    pub fetch: bool,
+    /// The access was a write; false for a fetch.
+    pub write: bool,
+    /// The virtual address, where it is known.
+    pub far: Option<u64>,
+}
+
+/// Where the CPU was, and the EL1 registers that decide where it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct El1Context {
+    /// The address of the instruction that takes the exception.
+    pub pc: u64,
+    /// PSTATE, as in SPSR_EL2.
+    pub pstate: u64,
+    /// VBAR_EL1.
+    pub vbar_el1: u64,
+    /// SCTLR_EL1.
+    pub sctlr_el1: u64,
+}
+
+/// Where the CPU is once it has taken the exception.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct El1ExceptionState {
+    /// The PC: for ELR_EL2.
+    pub pc: u64,
+    /// PSTATE: for SPSR_EL2.
+    pub pstate: u64,
+    /// ELR_EL1.
+    pub elr_el1: u64,
+    /// SPSR_EL1.
+    pub spsr_el1: u64,
+    /// ESR_EL1.
+    pub esr_el1: u64,
+    /// FAR_EL1, or `None` where it keeps its value.
+    pub far_el1: Option<u64>,
+}
+
+impl Exception {
+    /// Takes the exception.
+    #[must_use]
+    pub const fn take(self, from: El1Context) -> El1ExceptionState {
+        let from_el0 =
+            from.pstate & pstate::AARCH32 != 0 || from.pstate & pstate::MODE_MASK == pstate::EL0;
+        let (esr_el1, far_el1) = match self {
+            Self::ExternalAbort(abort) => (abort.esr(from_el0), abort.far),
+            Self::Undefined => (encode(class::UNKNOWN, 0), None),
+        };
+        El1ExceptionState {
+            pc: from.vbar_el1.wrapping_add(vector_offset(from.pstate)),
+            pstate: entry_pstate(from.pstate, from.sctlr_el1),
+            elr_el1: from.pc,
+            spsr_el1: from.pstate,
+            esr_el1,
+            far_el1,
+        }
+    }
+
+    /// Makes a vCPU take the exception.
+    pub(crate) const fn inject(self, context: &mut VcpuContext) {
+        let state = self.take(El1Context {
+            pc: context.pc,
+            pstate: context.pstate,
+            vbar_el1: context.system.vbar_el1,
+            sctlr_el1: context.system.sctlr_el1,
+        });
+        context.pc = state.pc;
+        context.pstate = state.pstate;
+        context.system.elr_el1 = state.elr_el1;
+        context.system.spsr_el1 = state.spsr_el1;
+        context.system.esr_el1 = state.esr_el1;
+        if let Some(far) = state.far_el1 {
+            context.system.far_el1 = far;
+        }
+    }
+}
+
+impl Abort {
+    /// ESR_EL1 of such an abort.
+    const fn esr(self, from_el0: bool) -> u64 {
+        /// DFSC and IFSC: synchronous external abort, not on a table walk.
+        const SYNCHRONOUS_EXTERNAL: u64 = 0x10;
+        const WRITE: u64 = 1 << 6;
+        const FAR_NOT_VALID: u64 = 1 << 10;
+        let class = match (self.fetch, from_el0) {
+            (true, true) => class::INSTRUCTION_ABORT_LOWER,
+            (true, false) => class::INSTRUCTION_ABORT_SAME,
+            (false, true) => class::DATA_ABORT_LOWER,
+            (false, false) => class::DATA_ABORT_SAME,
+        };
+        let mut iss = SYNCHRONOUS_EXTERNAL;
+        if self.write && !self.fetch {
+            iss |= WRITE;
+        }
+        if self.far.is_none() {
+            iss |= FAR_NOT_VALID;
+        }
+        encode(class, iss)
+    }
+}
+
+/// The offset from VBAR_EL1 of the synchronous exception vector (DDI0487, table D1-6).
+const fn vector_offset(from: u64) -> u64 {
+    if from & pstate::AARCH32 != 0 {
+        return 0x600;
+    }
+    match from & pstate::MODE_MASK {
+        pstate::EL0 => 0x400,
+        pstate::EL1T => 0x000,
+        _ => 0x200,
+    }
+}
+
+/// PSTATE after an exception to EL1: EL1h, everything masked; the flags and DIT stay, PAN stays or is
+/// set (SCTLR_EL1.SPAN = 0), SSBS is SCTLR_EL1.DSSBS, all else is clear. TCO is clear too: memory
+/// tagging is hidden from host and guests.
+const fn entry_pstate(from: u64, sctlr_el1: u64) -> u64 {
+    const SPAN: u64 = 1 << 23;
+    const DSSBS: u64 = 1 << 44;
+    let mut new = from & (pstate::NZCV | pstate::DIT | pstate::PAN) | pstate::DAIF | pstate::EL1H;
+    if sctlr_el1 & SPAN == 0 {
+        new |= pstate::PAN;
+    }
+    if sctlr_el1 & DSSBS != 0 {
+        new |= pstate::SSBS;
+    }
+    new
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// SCTLR_EL1.SPAN: PAN is left alone.
+    const SPAN: u64 = 1 << 23;
+
+    fn from(pstate: u64) -> El1Context {
+        El1Context {
+            pc: 0x4020_1230,
+            pstate,
+            vbar_el1: 0x4030_0800,
+            sctlr_el1: SPAN,
+        }
+    }
+
+    const READ: Exception = Exception::ExternalAbort(Abort {
+        fetch: false,
+        write: false,
+        far: Some(0xdead_b000),
+    });
+    const WRITE: Exception = Exception::ExternalAbort(Abort {
+        fetch: false,
+        write: true,
+        far: Some(0xdead_b000),
+    });
+    const FETCH: Exception = Exception::ExternalAbort(Abort {
+        fetch: true,
+        write: false,
+        far: None,
+    });
+
+    #[test]
+    fn vector_and_syndrome_follow_the_source() {
+        // (what, PSTATE, vector offset, ESR_EL1)
+        for (exception, source, offset, esr) in [
+            (READ, 0x3c5, 0x200, 0x9600_0010),
+            (READ, 0x3c4, 0x000, 0x9600_0010),
+            (READ, 0x000, 0x400, 0x9200_0010),
+            (READ, 0x010, 0x600, 0x9200_0010),
+            (WRITE, 0x005, 0x200, 0x9600_0050),
+            (WRITE, 0x000, 0x400, 0x9200_0050),
+            (FETCH, 0x005, 0x200, 0x8600_0410),
+            (FETCH, 0x000, 0x400, 0x8200_0410),
+            (Exception::Undefined, 0x005, 0x200, 0x0200_0000),
+            (Exception::Undefined, 0x000, 0x400, 0x0200_0000),
+        ] {
+            let state = exception.take(from(source));
+            assert_eq!(
+                state.pc,
+                0x4030_0800 + offset,
+                "{exception:?} from {source:#x}"
+            );
+            assert_eq!(state.esr_el1, esr, "{exception:?} from {source:#x}");
+            assert_eq!(state.elr_el1, 0x4020_1230);
+            assert_eq!(state.spsr_el1, source);
+            assert_eq!(state.pstate, 0x3c5);
+        }
+    }
+
+    #[test]
+    fn only_an_abort_with_an_address_writes_far() {
+        assert_eq!(READ.take(from(5)).far_el1, Some(0xdead_b000));
+        assert_eq!(FETCH.take(from(5)).far_el1, None);
+        assert_eq!(Exception::Undefined.take(from(5)).far_el1, None);
+    }
+
+    #[test]
+    fn pstate_keeps_and_clears_what_the_architecture_says() {
+        // (PSTATE before, SCTLR_EL1, PSTATE after)
+        for (before, sctlr, after) in [
+            // All that can be set before: flags, DIT and PAN stay; TCO, UAO, SS, IL, ALLINT, SSBS, BTYPE go.
+            (0xf3f0_3c05, SPAN, 0xf140_03c5),
+            (0x0000_0005, 0, 0x0040_03c5),
+            (0x0000_0005, SPAN, 0x0000_03c5),
+            (0x0000_0005, SPAN | 1 << 44, 0x0000_13c5),
+            (0x6000_0000, SPAN, 0x6000_03c5),
+        ] {
+            let mut context = from(before);
+            context.sctlr_el1 = sctlr;
+            assert_eq!(
+                Exception::Undefined.take(context).pstate,
+                after,
+                "{before:#x}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_wild_vbar_wraps() {
+        let mut context = from(5);
+        context.vbar_el1 = !0x7ff;
+        assert_eq!(Exception::Undefined.take(context).pc, 0xffff_ffff_ffff_fa00);
+        context.vbar_el1 = u64::MAX;
+        assert_eq!(Exception::Undefined.take(context).pc, 0x1ff);
+    }
+}
