@@ -11,7 +11,7 @@
     reason = "shifts are by at most 2 * 9 + 10 bits and page numbers are below 2^52, stated per item"
 )]
 
-use shared_abi::addr::{PAGE_SHIFT, PageRange, Pfn};
+use shared_abi::addr::PAGE_SHIFT;
 
 /// A level of the stage-2 walk. The walk starts at level 1, with two concatenated tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,7 +25,7 @@ pub enum Level {
 }
 
 /// How many index bits a table level has. Everything else follows.
-pub trait Geometry: 'static {
+pub trait Geometry: core::fmt::Debug + 'static {
     /// Index bits per level, 1 to 9.
     const INDEX_BITS: u32;
 
@@ -57,6 +57,10 @@ pub trait Geometry: 'static {
     /// The index of `page` in its table of `level`; below [`Self::ENTRIES`].
     #[inline]
     #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "all but the low index bits are masked off"
+    )]
     fn index(level: Level, page: u64) -> usize {
         let shift = match level {
             Level::One => 2 * Self::INDEX_BITS,
@@ -143,10 +147,4 @@ pub(crate) fn pieces<G: Geometry>(first: u64, pages: u64) -> impl Iterator<Item 
             pages: next - first,
         })
     })
-}
-
-/// The whole of the block that holds `page`.
-#[must_use]
-pub(crate) fn block_of<G: Geometry>(page: Pfn) -> Option<PageRange<Pfn>> {
-    PageRange::<Pfn>::new(Pfn(G::align_down(Level::Two, page.0)), G::BLOCK_PAGES)
 }

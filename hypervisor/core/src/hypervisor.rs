@@ -1,12 +1,17 @@
 //! The way in: one [`Hypervisor`] for the machine, shared by all CPUs.
 
-use shared_abi::addr::{Ipa, Pa, PageRange, Pfn};
+use shared_abi::addr::{Ipa, PageRange, Pfn};
 use shared_abi::error::CallError;
-use shared_abi::host_call::{HostCall, VcpuIndex, VmHandle};
+use shared_abi::host_call::{HostCall, ObjectHandle, VcpuIndex, VmHandle};
 use shared_abi::record::Digest;
+use spin::mutex::TicketMutex;
 
+use crate::dispatch;
+use crate::host_memory::{self, HostMemory};
 use crate::loaded::Loaded;
 use crate::machine::{Machine, Space};
+use crate::record::ObjectIndex;
+use crate::vm::{self, MAX_OBJECTS, MAX_VMS, ObjectPlace, Vm, VmPlace, VmReport};
 
 /// A physical CPU, counted from 0. The binary gives each CPU one of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,6 +83,24 @@ pub struct CallFailure {
     pub value: u64,
 }
 
+impl CallFailure {
+    /// [`CallError::Again`] after `pages` pages.
+    pub(crate) const fn again(pages: u64) -> Self {
+        Self {
+            error: CallError::Again,
+            value: pages,
+        }
+    }
+
+    /// [`CallError::NoMemory`]: the pool is short of `pages` pages.
+    pub(crate) const fn no_memory(pages: u64) -> Self {
+        Self {
+            error: CallError::NoMemory,
+            value: pages,
+        }
+    }
+}
+
 impl From<CallError> for CallFailure {
     fn from(error: CallError) -> Self {
         Self { error, value: 0 }
@@ -105,21 +128,24 @@ pub enum HostAbort {
 }
 
 /// The ownership core of one machine.
+///
+/// Locks, in the order in which they are taken: one VM's place, then the host's memory. No CPU holds two
+/// places at a time, and none is held while a guest or the host runs.
 #[derive(Debug)]
 pub struct Hypervisor<'m, M: Machine> {
-    machine: M,
-    setup: core::marker::PhantomData<&'m ()>,
+    pub(crate) machine: M,
+    pub(crate) host: TicketMutex<HostMemory<'m, M::Geometry>>,
+    pub(crate) places: [TicketMutex<VmPlace>; MAX_VMS],
+    pub(crate) expected: Option<Digest>,
+    host_space: Space,
+    cpus: usize,
 }
 
 impl<'m, M: Machine> Hypervisor<'m, M> {
     /// How much memory a machine with this RAM and these denied devices takes.
     #[must_use]
     pub fn needs(ram: &[PageRange<Pfn>], denied_devices: &[PageRange<Pfn>]) -> Needs {
-        let _ = (ram, denied_devices);
-        Needs {
-            records: 0,
-            tables: 0,
-        }
+        host_memory::needs::<M::Geometry>(ram, denied_devices)
     }
 
     /// Takes the machine: all RAM becomes the host's but for the reserved ranges, and the host's
@@ -129,25 +155,31 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
     ///
     /// [`SetupError`] where the setup contradicts itself; nothing was done then.
     pub fn new(machine: M, setup: Setup<'m>) -> Result<Self, SetupError> {
-        let _ = setup;
+        if setup.cpus > MAX_CPUS {
+            return Err(SetupError::TooMany);
+        }
+        let (cpus, expected) = (setup.cpus, setup.expected);
+        let host = HostMemory::new(&machine, setup)?;
         Ok(Self {
+            host_space: host.space(),
+            host: TicketMutex::new(host),
+            places: core::array::from_fn(|_| TicketMutex::new(VmPlace::default())),
             machine,
-            setup: core::marker::PhantomData,
+            expected,
+            cpus,
         })
     }
 
     /// The machine below.
-    pub fn machine(&self) -> &M {
+    #[must_use]
+    pub const fn machine(&self) -> &M {
         &self.machine
     }
 
     /// What VTTBR_EL2 holds while the host runs.
     #[must_use]
-    pub fn host_space(&self) -> Space {
-        Space {
-            root: Pa(0),
-            vmid: crate::machine::Vmid(0),
-        }
+    pub const fn host_space(&self) -> Space {
+        self.host_space
     }
 
     /// Serves every host call but `VcpuRun`, which is [`Self::vcpu_load`] and then the caller's.
@@ -157,16 +189,14 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
     /// # Errors
     ///
     /// As the calls of [`HostCall`] document.
-    pub fn host_call(&self, cpu: CpuIndex, call: &HostCall) -> Result<[u64; 5], CallFailure> {
-        let _ = (cpu, call);
-        Err(CallError::NotSupported.into())
+    pub fn host_call(&self, call: &HostCall) -> Result<[u64; 5], CallFailure> {
+        dispatch::host_call(self, call)
     }
 
     /// Decides about a stage-2 fault of the host's at `ipa`: the record is read again under the lock,
     /// and device ranges are mapped here, on their first touch.
     pub fn host_abort(&self, ipa: Ipa, access: HostAccess) -> HostAbort {
-        let _ = (ipa, access);
-        HostAbort::Inject
+        self.host.lock().abort(&self.machine, ipa.page().0, access)
     }
 
     /// Claims a vCPU for `cpu`, to be entered there.
@@ -182,7 +212,49 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
         vm: VmHandle,
         vcpu: VcpuIndex,
     ) -> Result<Loaded<'_, 'm, M>, CallError> {
-        let _ = (cpu, vm, vcpu);
-        Err(CallError::NotFound)
+        if cpu.0 >= self.cpus {
+            return Err(CallError::InvalidParameter);
+        }
+        Loaded::claim(self, cpu, vm, vcpu)
+    }
+
+    /// What a VM was and has cost; `None` if the handle names nothing.
+    #[must_use]
+    pub fn vm_report(&self, vm: VmHandle) -> Option<VmReport> {
+        self.with_vm(vm, |vm, _| Ok(vm.report)).ok()
+    }
+
+    /// Works on a VM and its objects, under its lock.
+    pub(crate) fn with_vm<R>(
+        &self,
+        handle: VmHandle,
+        f: impl FnOnce(&mut Vm, &mut [ObjectPlace; MAX_OBJECTS]) -> Result<R, CallFailure>,
+    ) -> Result<R, CallFailure> {
+        let (place, generation) = vm::vm_place(handle);
+        let mut place = self.places.get(place).ok_or(CallError::NotFound)?.lock();
+        let place = &mut *place;
+        match &mut place.vm {
+            Some(vm) if place.generation == generation => f(vm, &mut place.objects),
+            _ => Err(CallError::NotFound.into()),
+        }
+    }
+
+    /// Works on an object and its VM, which is not being torn down, under the VM's lock.
+    pub(crate) fn with_object<R>(
+        &self,
+        handle: ObjectHandle,
+        f: impl FnOnce(&mut Vm, ObjectIndex, &mut ObjectPlace) -> Result<R, CallFailure>,
+    ) -> Result<R, CallFailure> {
+        let (place, index, generation) = vm::object_place(handle);
+        let mut place = self.places.get(place).ok_or(CallError::NotFound)?.lock();
+        let place = &mut *place;
+        let object = place
+            .objects
+            .get_mut(usize::from(index.0))
+            .filter(|object| object.generation == generation && object.object.is_some())
+            .ok_or(CallError::NotFound)?;
+        let vm = place.vm.as_mut().ok_or(CallError::NotFound)?;
+        vm.is_alive()?;
+        f(vm, index, object)
     }
 }

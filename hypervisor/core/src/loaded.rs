@@ -1,12 +1,17 @@
 //! A vCPU that a CPU has claimed, and all that handling its exits needs of its VM.
 
 use shared_abi::addr::{Gfn, Ipa};
+use shared_abi::error::CallError;
 use shared_abi::host_call::{PageState, VcpuIndex, VmHandle};
+use spin::mutex::TicketMutex;
 
 use crate::guard::MmioGuard;
 use crate::hypervisor::{CpuIndex, Hypervisor};
 use crate::machine::{Machine, Space, VcpuClaim};
+use crate::object::Content;
+use crate::record::Record;
 use crate::vcpu::VcpuContext;
+use crate::vm::{self, Life, Start, Vm, VmPlace};
 
 /// What is at a guest-physical page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,12 +55,67 @@ pub struct Loaded<'h, 'm, M: Machine> {
     space: Space,
     protected: bool,
     claim: VcpuClaim,
+    /// Where its VM is.
+    place: &'h TicketMutex<VmPlace>,
     /// Hypercalls answered and exits taken since it was loaded.
     hypercalls: u64,
     exits: u64,
 }
 
+impl<'h, 'm, M: Machine> Loaded<'h, 'm, M> {
+    /// Claims a vCPU for a CPU; [`Hypervisor::vcpu_load`] has the errors.
+    pub(crate) fn claim(
+        hypervisor: &'h Hypervisor<'m, M>,
+        cpu: CpuIndex,
+        vm: VmHandle,
+        vcpu: VcpuIndex,
+    ) -> Result<Self, CallError> {
+        let machine = hypervisor.machine();
+        let (place, generation) = vm::vm_place(vm);
+        let place = hypervisor.places.get(place).ok_or(CallError::NotFound)?;
+        let mut guard = place.lock();
+        let found = &mut *guard;
+        let inside = match &mut found.vm {
+            Some(inside) if found.generation == generation => inside,
+            _ => return Err(CallError::NotFound),
+        };
+        match inside.life {
+            Life::Started => {}
+            Life::New | Life::Stopped => return Err(CallError::Denied),
+            Life::Dying => return Err(CallError::Busy),
+        }
+        let (context, start) = inside.vcpu(vcpu).ok_or(CallError::NotFound)?.load(cpu)?;
+        let mut claim = VcpuClaim::new(context);
+        if let Some(start) = start {
+            let reset = VcpuContext::new(vcpu, start.entry, start.argument);
+            machine.put_context(&mut claim, reset);
+        }
+        let space = inside.tables.space();
+        if inside.runs_on(cpu, vcpu) {
+            machine.forget_previous_vcpu(space);
+        }
+        Ok(Self {
+            hypervisor,
+            vm,
+            vcpu,
+            cpu,
+            space,
+            protected: inside.protected,
+            claim,
+            place,
+            hypercalls: 0,
+            exits: 0,
+        })
+    }
+}
+
 impl<M: Machine> Loaded<'_, '_, M> {
+    /// Works on the VM, under its lock. It is there: a VM is not torn down while a vCPU is loaded.
+    #[inline]
+    fn with_vm<R>(&self, f: impl FnOnce(&mut Vm) -> R) -> Option<R> {
+        self.place.lock().vm.as_mut().map(f)
+    }
+
     /// The machine below.
     #[must_use]
     pub fn machine(&self) -> &M {
@@ -103,8 +163,7 @@ impl<M: Machine> Loaded<'_, '_, M> {
     ///
     /// [`ShareError`]; nothing was done then.
     pub fn share(&self, gfn: Gfn) -> Result<(), ShareError> {
-        let _ = gfn;
-        Err(ShareError::Denied)
+        self.hypervisor.share(&mut self.place.lock(), gfn)
     }
 
     /// MEM_UNSHARE: takes a shared page back from the host, at once.
@@ -113,20 +172,37 @@ impl<M: Machine> Loaded<'_, '_, M> {
     ///
     /// [`ShareError::Denied`]; nothing was done then.
     pub fn unshare(&self, gfn: Gfn) -> Result<(), ShareError> {
-        let _ = gfn;
-        Err(ShareError::Denied)
+        self.hypervisor.unshare(&mut self.place.lock(), gfn)
     }
 
     /// What is at `gfn` at this moment.
     #[must_use]
     pub fn classify(&self, gfn: Gfn) -> GuestPage {
-        let _ = gfn;
-        GuestPage::Unbound
+        self.classify_in(&self.place.lock(), gfn)
+            .map_or(GuestPage::Unbound, GuestPage::Bound)
+    }
+
+    fn classify_in(&self, place: &VmPlace, gfn: Gfn) -> Option<PageState> {
+        let page = place.vm.as_ref()?.object_page(gfn)?;
+        let object = place.objects.get(usize::from(page.object.0))?;
+        let content = object.object.as_ref()?.get(self.machine(), page.offset);
+        Some(match content {
+            Content::Absent => PageState::Absent,
+            Content::Poisoned => PageState::Poisoned,
+            Content::Present(first) => {
+                let record = self.hypervisor.host.lock().records().get(first);
+                if record.is_some_and(Record::host_reaches) {
+                    PageState::Shared
+                } else {
+                    PageState::Private
+                }
+            }
+        })
     }
 
     /// Works on the VM's MMIO guard, under the VM's lock: `f` must not call back into this vCPU.
     pub fn with_guard<R>(&self, f: impl FnOnce(&mut MmioGuard) -> R) -> R {
-        f(&mut MmioGuard::default())
+        f(&mut self.place.lock().guard)
     }
 
     /// PSCI CPU_ON: claims vCPU `target` for power-on at `entry`, x0 = `context_id`. Of many who try
@@ -141,28 +217,46 @@ impl<M: Machine> Loaded<'_, '_, M> {
         entry: Ipa,
         context_id: u64,
     ) -> Result<(), PowerOnError> {
-        let _ = (target, entry, context_id);
-        Err(PowerOnError::NoSuchVcpu)
+        self.with_vm(|vm| {
+            let vcpu = vm.vcpu(target).ok_or(PowerOnError::NoSuchVcpu)?;
+            if vcpu.on {
+                return Err(PowerOnError::AlreadyOn);
+            }
+            vcpu.on = true;
+            vcpu.start = Some(Start {
+                entry,
+                argument: context_id,
+            });
+            Ok(())
+        })
+        .unwrap_or(Err(PowerOnError::NoSuchVcpu))
     }
 
     /// PSCI CPU_OFF: this vCPU is not entered again until another starts it.
-    pub fn power_off(&self) {}
+    pub fn power_off(&self) {
+        self.with_vm(|vm| {
+            if let Some(vcpu) = vm.vcpu(self.vcpu) {
+                vcpu.on = false;
+            }
+        });
+    }
 
     /// PSCI AFFINITY_INFO: whether a vCPU is on; `None` if there is none of that index.
     #[must_use]
     pub fn is_on(&self, target: VcpuIndex) -> Option<bool> {
-        let _ = target;
-        None
+        self.with_vm(|vm| vm.vcpu(target).map(|vcpu| vcpu.on))?
     }
 
     /// Ends the VM's run for good, every vCPU's of it: SYSTEM_OFF, SYSTEM_RESET, or a stop by the
     /// hypervisor. Other CPUs notice at their next exit.
-    pub fn stop(&self) {}
+    pub fn stop(&self) {
+        self.with_vm(|vm| vm.life = Life::Stopped);
+    }
 
     /// Whether the VM's run was ended; the caller then leaves the guest.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
-        false
+        self.with_vm(|vm| vm.life != Life::Started).unwrap_or(true)
     }
 
     /// Counts a hypercall that the hypervisor answered.
@@ -173,5 +267,19 @@ impl<M: Machine> Loaded<'_, '_, M> {
     /// Counts an exit to the host.
     pub const fn count_exit(&mut self) {
         self.exits = self.exits.wrapping_add(1);
+    }
+}
+
+impl<M: Machine> Drop for Loaded<'_, '_, M> {
+    /// Gives the vCPU back, and its counts to its VM.
+    fn drop(&mut self) {
+        self.with_vm(|vm| {
+            let report = &mut vm.report;
+            report.hypercalls = report.hypercalls.wrapping_add(self.hypercalls);
+            report.exits = report.exits.wrapping_add(self.exits);
+            if let Some(vcpu) = vm.vcpu(self.vcpu) {
+                vcpu.loaded = None;
+            }
+        });
     }
 }

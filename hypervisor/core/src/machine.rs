@@ -80,12 +80,12 @@ pub struct Space {
     pub vmid: Vmid,
 }
 
-/// One translation that was taken away: TLB maintenance for its first page reaches all of it.
+/// One leaf that was taken away: TLB maintenance for its first page reaches all of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Removed {
     /// First page of the IPA range.
     pub page: u64,
-    /// The level of the entry that mapped it, or that named the tables which did.
+    /// The level of the entry that mapped it.
     pub level: Level,
 }
 

@@ -1,0 +1,141 @@
+//! The end of a VM: everything that was the host's goes home, wiped, a bounded part per call.
+//!
+//! Once the VM is dying no vCPU of it can be loaded, so nobody walks its tables or uses its VMID: they
+//! leave the TLBs once, at the beginning, and are then taken apart without further duties.
+
+use shared_abi::addr::{PageRange, Pfn};
+use shared_abi::error::CallError;
+use shared_abi::host_call::VmHandle;
+
+use crate::geometry::Geometry;
+use crate::hypervisor::{CallFailure, Hypervisor};
+use crate::machine::{Frames, Machine, TableRef};
+use crate::object::Content;
+use crate::record::{ObjectIndex, ObjectPage, Record};
+use crate::transition::punch::MAX_PAGES_PER_CALL;
+use crate::vm::{self, Life, MAX_OBJECTS, ObjectPlace, Vm};
+
+/// What a call may still do.
+struct Budget {
+    left: u64,
+    returned: u64,
+}
+
+impl Budget {
+    const fn spend(&mut self, pages: u64) {
+        self.left = self.left.saturating_sub(pages);
+    }
+
+    const fn returned(&mut self, pages: u64) {
+        self.spend(pages);
+        self.returned = self.returned.saturating_add(pages);
+    }
+}
+
+impl<M: Machine> Hypervisor<'_, M> {
+    /// Ends a VM, as far as one call goes. Answers how many pages came back in the last call.
+    pub(crate) fn vm_destroy(&self, handle: VmHandle) -> Result<u64, CallFailure> {
+        let mut budget = Budget {
+            left: MAX_PAGES_PER_CALL,
+            returned: 0,
+        };
+        self.with_vm(handle, |vm, objects| {
+            if vm.vcpus.iter().any(|vcpu| vcpu.loaded.is_some()) {
+                return Err(CallError::Busy.into());
+            }
+            if vm.life != Life::Dying {
+                vm.life = Life::Dying;
+                self.machine.invalidate_all(vm.tables.space());
+            }
+            self.return_objects(vm, objects, &mut budget);
+            self.return_pool(vm, &mut budget);
+            if budget.left == 0 {
+                return Err(CallFailure::again(budget.returned));
+            }
+            Ok(())
+        })?;
+        // Nothing of the VM is left but its root, and with a dying VM no other call gets this far: the
+        // handle is removed under the same lock that finds it.
+        self.remove(handle, &mut budget)?;
+        Ok(budget.returned)
+    }
+
+    /// Returns the pages of all objects, and turns the objects' tables into pool pages.
+    fn return_objects(
+        &self,
+        vm: &mut Vm,
+        objects: &mut [ObjectPlace; MAX_OBJECTS],
+        budget: &mut Budget,
+    ) {
+        for (place, index) in objects.iter_mut().zip(0..) {
+            let Some(object) = &mut place.object else {
+                continue;
+            };
+            while budget.left != 0
+                && let Some(taken) = object.take_next(&self.machine, budget.left)
+            {
+                let page = ObjectPage {
+                    vm: vm.index,
+                    object: ObjectIndex(index),
+                    offset: taken.offset,
+                };
+                match taken.run.content {
+                    Content::Present(first) => {
+                        self.release_run(vm, page, first, taken.run.pages);
+                        budget.returned(taken.run.pages);
+                    }
+                    Content::Absent | Content::Poisoned => budget.spend(1),
+                }
+            }
+            if budget.left == 0 {
+                return;
+            }
+            budget.spend(object.dismantle(&self.machine, &mut vm.pool, budget.left));
+            if budget.left == 0 {
+                return;
+            }
+            place.object = None;
+        }
+    }
+
+    /// Turns tables and register pages into pool pages, and returns those.
+    fn return_pool(&self, vm: &mut Vm, budget: &mut Budget) {
+        if budget.left == 0 {
+            return;
+        }
+        budget.spend(
+            vm.tables
+                .dismantle(&self.machine, &mut vm.pool, budget.left),
+        );
+        while let Some(vcpu) = vm.vcpus.pop() {
+            vm.pool.put(&self.machine, TableRef::new(vcpu.context));
+        }
+        while budget.left != 0
+            && let Some(page) = vm.pool.take(&self.machine)
+        {
+            self.return_pool_pages(vm, page.page(), 1, budget);
+        }
+    }
+
+    fn return_pool_pages(&self, vm: &mut Vm, first: Pfn, pages: u64, budget: &mut Budget) {
+        if let Some(range) = PageRange::<Pfn>::new(first, pages) {
+            self.return_to_host(Frames::new(range), Record::pool(vm.index));
+            vm.report.returned = vm.report.returned.saturating_add(pages);
+            budget.returned(pages);
+        }
+    }
+
+    /// Returns the root and frees the VM's place.
+    fn remove(&self, handle: VmHandle, budget: &mut Budget) -> Result<(), CallFailure> {
+        let (index, generation) = vm::vm_place(handle);
+        let mut place = self.places.get(index).ok_or(CallError::NotFound)?.lock();
+        if place.generation != generation {
+            return Err(CallError::NotFound.into());
+        }
+        let mut vm = place.vm.take().ok_or(CallError::NotFound)?;
+        let root_tables = M::Geometry::ROOT_TABLES;
+        let root = vm.tables.root();
+        self.return_pool_pages(&mut vm, root, root_tables, budget);
+        Ok(())
+    }
+}

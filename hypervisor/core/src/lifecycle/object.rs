@@ -1,0 +1,176 @@
+//! Memory objects as the host handles them: create, bind, query, destroy.
+
+use shared_abi::addr::{Gfn, PageRange, Pfn};
+use shared_abi::error::CallError;
+use shared_abi::host_call::{ObjectHandle, PageState, VmHandle};
+
+use crate::geometry::Geometry;
+use crate::hypervisor::{CallFailure, Hypervisor};
+use crate::machine::Machine;
+use crate::object::{Content, Object};
+use crate::record::{ObjectIndex, ObjectPage, Record};
+use crate::vm::{self, Binding, Life, Vm};
+
+/// The most pages that one query looks at.
+const MAX_QUERY_PAGES: u64 = 512;
+/// The most tables that one destroy call gives back.
+const MAX_TABLES_PER_CALL: u64 = 512;
+
+impl<M: Machine> Hypervisor<'_, M> {
+    /// Makes an object of `pages` pages.
+    pub(crate) fn object_create(
+        &self,
+        handle: VmHandle,
+        pages: u64,
+    ) -> Result<ObjectHandle, CallFailure> {
+        let tables =
+            Object::tables_needed::<M::Geometry>(pages).ok_or(CallError::InvalidParameter)?;
+        self.with_vm(handle, |vm, objects| {
+            vm.is_new()?;
+            let (place, index) = objects
+                .iter_mut()
+                .zip(0..)
+                .find(|(place, _)| place.object.is_none())
+                .ok_or(CallError::Full)?;
+            if let Some(missing) = vm.pool.short_of(tables) {
+                return Err(CallFailure::no_memory(missing));
+            }
+            place.object = Object::new(&self.machine, &mut vm.pool, pages);
+            place.generation = vm::next_generation(place.generation);
+            Ok(vm::object_handle(
+                vm.index,
+                ObjectIndex(index),
+                place.generation,
+            ))
+        })
+    }
+
+    /// Lets the guest see a range of an object at `gfn`, once it is populated.
+    pub(crate) fn object_bind(
+        &self,
+        handle: ObjectHandle,
+        offset: u64,
+        gfn: Gfn,
+        pages: u64,
+    ) -> Result<(), CallFailure> {
+        let guest = PageRange::<Gfn>::new(gfn, pages)
+            .filter(|guest| guest.end().0 <= M::Geometry::IPA_PAGES)
+            .ok_or(CallError::InvalidParameter)?;
+        self.with_object(handle, |vm, index, place| {
+            let object = place.object.as_mut().ok_or(CallError::NotFound)?;
+            if !object.has(offset, pages) {
+                return Err(CallError::InvalidParameter.into());
+            }
+            vm.is_new()?;
+            if vm.is_bound(guest, index, offset) {
+                return Err(CallError::Denied.into());
+            }
+            let binding = Binding {
+                guest,
+                object: index,
+                offset,
+            };
+            vm.bindings
+                .push(binding)
+                .map_err(|_| CallError::Full.into())
+        })
+    }
+
+    /// Undoes a bind of that very range, in which nothing is present.
+    pub(crate) fn object_unbind(
+        &self,
+        handle: ObjectHandle,
+        offset: u64,
+        pages: u64,
+    ) -> Result<(), CallFailure> {
+        self.with_object(handle, |vm, index, place| {
+            let object = place.object.as_mut().ok_or(CallError::NotFound)?;
+            if !object.has(offset, pages) {
+                return Err(CallError::InvalidParameter.into());
+            }
+            vm.is_new()?;
+            let slot = vm
+                .bindings
+                .iter()
+                .position(|binding| {
+                    binding.object == index
+                        && binding.offset == offset
+                        && binding.guest.len() == pages
+                })
+                .ok_or(CallError::Denied)?;
+            if !object.is_empty(&self.machine, offset, pages) {
+                return Err(CallError::Denied.into());
+            }
+            vm.bindings.swap_remove(slot);
+            Ok(())
+        })
+    }
+
+    /// The state of the page at `offset`, and how many from there on have it.
+    pub(crate) fn object_query(
+        &self,
+        handle: ObjectHandle,
+        offset: u64,
+    ) -> Result<(PageState, u64), CallFailure> {
+        self.with_object(handle, |vm, index, place| {
+            let object = place.object.as_mut().ok_or(CallError::NotFound)?;
+            if !object.has(offset, 1) {
+                return Err(CallError::InvalidParameter.into());
+            }
+            let run = object.run(&self.machine, offset, MAX_QUERY_PAGES);
+            Ok(match run.content {
+                Content::Absent => (PageState::Absent, run.pages),
+                Content::Poisoned => (PageState::Poisoned, run.pages),
+                Content::Present(first) => {
+                    let page = ObjectPage {
+                        vm: vm.index,
+                        object: index,
+                        offset,
+                    };
+                    self.present_run(vm, page, first, run.pages)
+                }
+            })
+        })
+    }
+
+    /// Which state a run of present pages begins with, and how far that goes.
+    fn present_run(&self, vm: &Vm, page: ObjectPage, first: Pfn, pages: u64) -> (PageState, u64) {
+        let host = self.host.lock();
+        let records = host.records();
+        let reaches = |page| records.get(page).is_some_and(Record::host_reaches);
+        let shared = reaches(first);
+        let state = if shared {
+            PageState::Shared
+        } else {
+            PageState::Private
+        };
+        let all_as_populated = PageRange::<Pfn>::new(first, pages)
+            .is_some_and(|range| records.all(range, vm.record(page)));
+        if all_as_populated {
+            return (state, pages);
+        }
+        let same = (0..pages)
+            .take_while(|next| reaches(Pfn(first.0.wrapping_add(*next))) == shared)
+            .count();
+        (state, u64::try_from(same).unwrap_or(1))
+    }
+
+    /// Ends an object in which nothing is present and which is not bound.
+    pub(crate) fn object_destroy(&self, handle: ObjectHandle) -> Result<(), CallFailure> {
+        self.with_object(handle, |vm, index, place| {
+            let object = place.object.as_mut().ok_or(CallError::NotFound)?;
+            let bound = vm.bindings.iter().any(|binding| binding.object == index);
+            // Once the VM has started, what is bound stays so: an access to it must never become MMIO.
+            if object.present() != 0 || (bound && vm.life != Life::New) {
+                return Err(CallError::Denied.into());
+            }
+            let gone = object.dismantle(&self.machine, &mut vm.pool, MAX_TABLES_PER_CALL);
+            if gone >= MAX_TABLES_PER_CALL {
+                return Err(CallFailure::again(0));
+            }
+            vm.bindings.retain(|binding| binding.object != index);
+            place.object = None;
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,381 @@
+//! Memory objects: a VM's memory by offset.
+//!
+//! An object knows of each of its pages whether one is there and which, or whether it is poison. It
+//! keeps that in tables from its VM's pool, in two levels as the records do: one word for a *chunk* of
+//! pages (as many as a block has) while it is uniform, one per page under a chunk that is split. Who
+//! reaches a page is not known here: that is the record's.
+
+use heapless::Vec;
+use shared_abi::addr::{PAGE_SHIFT, Pfn};
+
+use crate::geometry::{Geometry, Level, Piece};
+use crate::machine::{Machine, TableRef};
+use crate::pool::{Pool, clear};
+
+/// The most directory tables of an object; on metal each stands for 1 GiB.
+const MAX_DIRECTORIES: usize = 16;
+
+/// What is at a page of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// Nothing.
+    Absent,
+    /// This page.
+    Present(Pfn),
+    /// The host took it by force.
+    Poisoned,
+}
+
+/// A word of an object's tables.
+///
+/// | bits | meaning |
+/// | --- | --- |
+/// | 1:0 | 0 absent, 1 present, 2 poisoned, 3 split (of a chunk) |
+/// | 11:2 | split chunks: pages that are not absent |
+/// | 63:12 | the page, or the table of a split chunk |
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Word(u64);
+
+const STATE_MASK: u64 = 0b11;
+const PRESENT: u64 = 1;
+const POISONED: u64 = 2;
+const SPLIT: u64 = 3;
+const COUNT_SHIFT: u32 = 2;
+const COUNT_MASK: u64 = 0x3ff;
+
+impl Word {
+    const ABSENT: Self = Self(0);
+
+    const fn new(content: Content) -> Self {
+        match content {
+            Content::Absent => Self::ABSENT,
+            Content::Present(page) => Self(page.base().0 | PRESENT),
+            Content::Poisoned => Self(POISONED),
+        }
+    }
+
+    const fn split(table: TableRef, count: u64) -> Self {
+        Self(table.address().0 | (count << COUNT_SHIFT) | SPLIT)
+    }
+
+    const fn page(self) -> Pfn {
+        Pfn(self.0 >> PAGE_SHIFT)
+    }
+
+    /// The table and count of a split chunk.
+    const fn as_split(self) -> Option<(TableRef, u64)> {
+        if self.0 & STATE_MASK == SPLIT {
+            let count = (self.0 >> COUNT_SHIFT) & COUNT_MASK;
+            Some((TableRef::new(self.page()), count))
+        } else {
+            None
+        }
+    }
+
+    const fn content(self) -> Content {
+        match self.0 & STATE_MASK {
+            PRESENT => Content::Present(self.page()),
+            POISONED => Content::Poisoned,
+            _ => Content::Absent,
+        }
+    }
+
+    /// The word of the page `pages` further on in a uniform run.
+    const fn advance(self, pages: u64) -> Self {
+        match self.0 & STATE_MASK {
+            PRESENT => Self(self.0.wrapping_add(pages << PAGE_SHIFT)),
+            _ => self,
+        }
+    }
+}
+
+/// Pages of an object that follow each other in the object and, if present, in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    /// What the first one is; of `Present`, the others follow it.
+    pub(crate) content: Content,
+    /// How many; at least 1.
+    pub(crate) pages: u64,
+}
+
+/// A run that teardown took.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TakenRun {
+    /// Where it was.
+    pub(crate) offset: u64,
+    /// What it was.
+    pub(crate) run: Run,
+}
+
+/// A memory object.
+#[derive(Debug)]
+pub(crate) struct Object {
+    pages: u64,
+    /// How many pages are present.
+    present: u64,
+    directories: Vec<TableRef, MAX_DIRECTORIES>,
+    /// Teardown has taken the pages below this offset.
+    taken: u64,
+}
+
+impl Object {
+    /// How many tables an object of so many pages takes at once; `None` if it is too large, or empty.
+    pub(crate) fn tables_needed<G: Geometry>(pages: u64) -> Option<u64> {
+        let last = pages.checked_sub(1)?;
+        let tables = (last >> G::INDEX_BITS >> G::INDEX_BITS).saturating_add(1);
+        (tables <= u64::try_from(MAX_DIRECTORIES).ok()?).then_some(tables)
+    }
+
+    /// An object of `pages` pages, all absent. The pool has the tables for it.
+    pub(crate) fn new<M: Machine>(machine: &M, pool: &mut Pool, pages: u64) -> Option<Self> {
+        let mut directories = Vec::new();
+        for _ in 0..Self::tables_needed::<M::Geometry>(pages)? {
+            directories.push(pool.take(machine)?).ok()?;
+        }
+        Some(Self {
+            pages,
+            present: 0,
+            directories,
+            taken: 0,
+        })
+    }
+
+    /// How many pages are present.
+    pub(crate) const fn present(&self) -> u64 {
+        self.present
+    }
+
+    /// Whether `pages` pages from `offset` on are pages of the object; at least one.
+    #[inline]
+    pub(crate) fn has(&self, offset: u64, pages: u64) -> bool {
+        pages != 0
+            && offset
+                .checked_add(pages)
+                .is_some_and(|end| end <= self.pages)
+    }
+
+    /// Where the word of the chunk that holds `offset` is.
+    #[inline]
+    fn chunk<M: Machine>(&self, offset: u64) -> Option<(TableRef, usize)> {
+        let directory = M::Geometry::block(M::Geometry::block(offset));
+        let table = *self.directories.get(usize::try_from(directory).ok()?)?;
+        Some((table, M::Geometry::index(Level::Two, offset)))
+    }
+
+    /// What is at `offset`.
+    #[inline]
+    pub(crate) fn get<M: Machine>(&self, machine: &M, offset: u64) -> Content {
+        let Some((directory, index)) = self.chunk::<M>(offset) else {
+            return Content::Absent;
+        };
+        let chunk = Word(machine.read_entry(directory, index));
+        match chunk.as_split() {
+            Some((table, _)) => {
+                let index = M::Geometry::index(Level::Three, offset);
+                Word(machine.read_entry(table, index)).content()
+            }
+            None => chunk.advance(M::Geometry::block_offset(offset)).content(),
+        }
+    }
+
+    /// The run that starts at `offset` and has at most `most` pages; `offset` is in the object and
+    /// `most` at least 1. The run ends with its chunk, so that the look is bounded.
+    pub(crate) fn run<M: Machine>(&self, machine: &M, offset: u64, most: u64) -> Run {
+        let content = self.get(machine, offset);
+        let first = Word::new(content);
+        let in_chunk = M::Geometry::next(Level::Two, offset).wrapping_sub(offset);
+        let most = most
+            .min(in_chunk)
+            .min(self.pages.saturating_sub(offset))
+            .max(1);
+        let chunk = self
+            .chunk::<M>(offset)
+            .and_then(|(table, index)| Word(machine.read_entry(table, index)).as_split());
+        let pages = match chunk {
+            None => most,
+            Some((table, _)) => {
+                let start = M::Geometry::index(Level::Three, offset);
+                let same = (start..M::Geometry::ENTRIES)
+                    .zip(0..most)
+                    .take_while(|(index, page)| {
+                        Word(machine.read_entry(table, *index)) == first.advance(*page)
+                    })
+                    .count();
+                u64::try_from(same).unwrap_or(1).max(1)
+            }
+        };
+        Run { content, pages }
+    }
+
+    /// Whether all of `pages` pages from `offset` on, which are in the object, are absent.
+    pub(crate) fn is_empty<M: Machine>(&self, machine: &M, offset: u64, pages: u64) -> bool {
+        crate::geometry::pieces::<M::Geometry>(offset, pages).all(|piece| {
+            let run = self.run(machine, piece.first, piece.pages);
+            run.content == Content::Absent && run.pages == piece.pages
+        })
+    }
+
+    /// How many tables [`Self::set`] would take for these pages.
+    pub(crate) fn tables_to_set<M: Machine>(&self, machine: &M, offset: u64, pages: u64) -> u64 {
+        crate::geometry::pieces::<M::Geometry>(offset, pages)
+            .filter(|piece| {
+                let split = self.chunk::<M>(piece.first).is_some_and(|(table, index)| {
+                    Word(machine.read_entry(table, index)).as_split().is_some()
+                });
+                piece.pages != M::Geometry::BLOCK_PAGES && !split
+            })
+            .fold(0, |sum: u64, _| sum.saturating_add(1))
+    }
+
+    /// Sets `pages` pages from `offset` on, a run that is in the object, from `from` to `to` (what the
+    /// first page is and becomes).
+    pub(crate) fn set<M: Machine>(
+        &mut self,
+        machine: &M,
+        pool: &mut Pool,
+        offset: u64,
+        pages: u64,
+        from: Content,
+        to: Content,
+    ) {
+        for piece in crate::geometry::pieces::<M::Geometry>(offset, pages) {
+            let before = piece.first.wrapping_sub(offset);
+            let from = Word::new(from);
+            let to = Word::new(to).advance(before);
+            if self.set_piece(machine, pool, piece, from, to).is_none() {
+                // Out of tables, against the caller's check: what is left stays as it was.
+                return;
+            }
+            self.count(piece.pages, from, to);
+        }
+    }
+
+    fn count(&mut self, pages: u64, from: Word, to: Word) {
+        let is_present = |word: Word| matches!(word.content(), Content::Present(_));
+        if is_present(from) {
+            self.present = self.present.saturating_sub(pages);
+        }
+        if is_present(to) {
+            self.present = self.present.saturating_add(pages);
+        }
+    }
+
+    fn set_piece<M: Machine>(
+        &self,
+        machine: &M,
+        pool: &mut Pool,
+        piece: Piece,
+        from: Word,
+        to: Word,
+    ) -> Option<()> {
+        let (directory, chunk_index) = self.chunk::<M>(piece.first)?;
+        let chunk = Word(machine.read_entry(directory, chunk_index));
+        let block = M::Geometry::BLOCK_PAGES;
+        let write_chunk = |word: Word| machine.write_entry(directory, chunk_index, word.0);
+
+        if piece.pages == block {
+            write_chunk(to);
+            if let Some((table, _)) = chunk.as_split() {
+                release(machine, pool, table);
+            }
+            return Some(());
+        }
+        let (table, count) = match chunk.as_split() {
+            Some(split) => split,
+            None => split(machine, pool, chunk)?,
+        };
+        let start = M::Geometry::index(Level::Three, piece.first);
+        for (index, page) in (start..M::Geometry::ENTRIES).zip(0..piece.pages) {
+            machine.write_entry(table, index, to.advance(page).0);
+        }
+        let mut count = count;
+        if from != Word::ABSENT {
+            count = count.saturating_sub(piece.pages);
+        }
+        if to != Word::ABSENT {
+            count = count.saturating_add(piece.pages);
+        }
+        let merged = match count {
+            0 => Some(Word::ABSENT),
+            full if full == block => as_one_word(machine, table),
+            _ => None,
+        };
+        match merged {
+            Some(word) => {
+                write_chunk(word);
+                release(machine, pool, table);
+            }
+            None => write_chunk(Word::split(table, count)),
+        }
+        Some(())
+    }
+
+    /// Takes the next run of at most `most` pages out of an object of a VM that is being torn down;
+    /// `None` once nothing is present. The tables keep the stale words: only [`Self::dismantle`] reads
+    /// them again.
+    pub(crate) fn take_next<M: Machine>(&mut self, machine: &M, most: u64) -> Option<TakenRun> {
+        if self.present == 0 || self.taken >= self.pages {
+            return None;
+        }
+        let offset = self.taken;
+        let run = self.run(machine, offset, most);
+        self.taken = offset.saturating_add(run.pages);
+        if matches!(run.content, Content::Present(_)) {
+            self.present = self.present.saturating_sub(run.pages);
+        }
+        Some(TakenRun { offset, run })
+    }
+
+    /// Gives the object's tables to the pool, of an object in which nothing is present, until `most`
+    /// have gone. Answers how many: fewer than `most` once none is left.
+    pub(crate) fn dismantle<M: Machine>(&mut self, machine: &M, pool: &mut Pool, most: u64) -> u64 {
+        let mut gone = 0_u64;
+        while let Some(&directory) = self.directories.last() {
+            for index in 0..M::Geometry::ENTRIES {
+                let chunk = Word(machine.read_entry(directory, index));
+                if let Some((table, _)) = chunk.as_split() {
+                    if gone >= most {
+                        return gone;
+                    }
+                    machine.write_entry(directory, index, Word::ABSENT.0);
+                    release(machine, pool, table);
+                    gone = gone.saturating_add(1);
+                }
+            }
+            if gone >= most {
+                return gone;
+            }
+            self.directories.pop();
+            release(machine, pool, directory);
+            gone = gone.saturating_add(1);
+        }
+        gone
+    }
+}
+
+/// Zeroes a table and gives it back.
+fn release<M: Machine>(machine: &M, pool: &mut Pool, table: TableRef) {
+    clear(machine, table);
+    pool.put(machine, table);
+}
+
+/// Writes what a uniform chunk stood for into a table of its own, and counts what is not absent.
+fn split<M: Machine>(machine: &M, pool: &mut Pool, chunk: Word) -> Option<(TableRef, u64)> {
+    let table = pool.take(machine)?;
+    if chunk == Word::ABSENT {
+        return Some((table, 0));
+    }
+    for (index, page) in (0..M::Geometry::ENTRIES).zip(0..) {
+        machine.write_entry(table, index, chunk.advance(page).0);
+    }
+    Some((table, M::Geometry::BLOCK_PAGES))
+}
+
+/// The word for a chunk whose pages all follow from the first, if they do.
+fn as_one_word<M: Machine>(machine: &M, table: TableRef) -> Option<Word> {
+    let first = Word(machine.read_entry(table, 0));
+    (0..M::Geometry::ENTRIES)
+        .zip(0..)
+        .all(|(index, page)| Word(machine.read_entry(table, index)) == first.advance(page))
+        .then_some(first)
+}

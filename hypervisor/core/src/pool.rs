@@ -1,0 +1,63 @@
+//! Free pages for tables, linked through the pages themselves.
+//!
+//! A free page is zero but for its first entry, which names the next one: the pool costs no memory of
+//! its own, and taking a page or giving it back is two accesses. The host's tables have one pool, made
+//! at boot and large enough for the worst case; each VM has its own, from pages donated for it.
+
+use shared_abi::addr::{PAGE_SHIFT, Pfn};
+
+use crate::geometry::Geometry;
+use crate::machine::{Frames, Machine, TableRef};
+
+/// A list of free pages.
+#[derive(Debug, Default)]
+pub(crate) struct Pool {
+    head: Option<Pfn>,
+    free: u64,
+}
+
+/// The bit that tells a link from the end of the list.
+const LINK: u64 = 1;
+
+impl Pool {
+    /// How many more pages it would take to have `needed`; `None` if there are enough.
+    #[inline]
+    pub(crate) const fn short_of(&self, needed: u64) -> Option<u64> {
+        match needed.saturating_sub(self.free) {
+            0 => None,
+            missing => Some(missing),
+        }
+    }
+
+    /// Adds wiped pages.
+    pub(crate) fn add<M: Machine>(&mut self, machine: &M, pages: Frames) {
+        for page in pages.range().iter() {
+            self.put(machine, TableRef::new(page));
+        }
+    }
+
+    /// Gives a page back that is zero, or that nobody takes out again but to wipe it.
+    pub(crate) fn put<M: Machine>(&mut self, machine: &M, table: TableRef) {
+        let next = self.head.map_or(0, |next| next.base().0 | LINK);
+        machine.write_entry(table, 0, next);
+        self.head = Some(table.page());
+        self.free = self.free.saturating_add(1);
+    }
+
+    /// Takes a page out; all its entries are zero.
+    pub(crate) fn take<M: Machine>(&mut self, machine: &M) -> Option<TableRef> {
+        let table = TableRef::new(self.head?);
+        let next = machine.read_entry(table, 0);
+        self.head = (next & LINK != 0).then_some(Pfn(next >> PAGE_SHIFT));
+        machine.write_entry(table, 0, 0);
+        self.free = self.free.saturating_sub(1);
+        Some(table)
+    }
+}
+
+/// Zeroes all entries of a table, so that it can go back to a pool.
+pub(crate) fn clear<M: Machine>(machine: &M, table: TableRef) {
+    for index in 0..<M::Geometry as Geometry>::ENTRIES {
+        machine.write_entry(table, index, 0);
+    }
+}

@@ -1,0 +1,62 @@
+//! TLB duties of a run of table changes, paid once at its end.
+
+use heapless::Vec;
+
+use crate::geometry::Level;
+use crate::machine::{Machine, Removed, Space};
+
+/// Translations that were taken away and not yet removed from the TLBs. Beyond a few it costs less to
+/// drop the whole space.
+const MOST: usize = 16;
+
+/// What table changes still owe. Pages whose translation was taken away must not change hands before
+/// [`Batch::finish`].
+#[derive(Debug)]
+#[must_use = "a translation that was taken away may still be in a TLB"]
+pub(crate) struct Batch {
+    space: Space,
+    removed: Vec<Removed, MOST>,
+    all: bool,
+    added: bool,
+}
+
+impl Batch {
+    pub(crate) const fn new(space: Space) -> Self {
+        Self {
+            space,
+            removed: Vec::new(),
+            all: false,
+            added: false,
+        }
+    }
+
+    /// The space whose tables change.
+    pub(crate) const fn space(&self) -> Space {
+        self.space
+    }
+
+    /// A valid entry of `level` that translated from `page` on was made invalid.
+    #[inline]
+    pub(crate) fn removed(&mut self, page: u64, level: Level) {
+        if self.removed.push(Removed { page, level }).is_err() {
+            self.all = true;
+        }
+    }
+
+    /// An invalid entry was made valid.
+    #[inline]
+    pub(crate) const fn added(&mut self) {
+        self.added = true;
+    }
+
+    /// Pays: after this nobody translates by what was removed, and everybody by what was added.
+    pub(crate) fn finish<M: Machine>(self, machine: &M) {
+        if self.all {
+            machine.invalidate_all(self.space);
+        } else if !self.removed.is_empty() {
+            machine.invalidate(self.space, &self.removed);
+        } else if self.added {
+            machine.publish();
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Host to memory object: donation to a protected VM, a loan to an ordinary one.
+
+use shared_abi::addr::{PageRange, Pfn};
+use shared_abi::error::CallError;
+use shared_abi::host_call::{Content as Fill, ObjectHandle};
+
+use super::punch::MAX_PAGES_PER_CALL;
+use crate::hypervisor::{CallFailure, Hypervisor};
+use crate::machine::{Frames, Machine};
+use crate::object::{Content, Object};
+use crate::record::{ObjectIndex, ObjectPage};
+use crate::stage2::batch::Batch;
+use crate::stage2::descriptor::Access;
+use crate::stage2::table::Mapping;
+use crate::vm::{Life, Vm};
+
+/// The most pages that one call populates with their content kept: each is hashed.
+const MAX_MEASURED_PAGES_PER_CALL: u64 = 64;
+
+/// A checked request, cut to what one call does.
+struct Request {
+    page: ObjectPage,
+    range: PageRange<Pfn>,
+    mapping: Mapping,
+    fill: Fill,
+}
+
+impl<M: Machine> Hypervisor<'_, M> {
+    /// Puts host pages into an object.
+    ///
+    /// | | host | guest |
+    /// | --- | --- | --- |
+    /// | before | owns, alone | absent, bound |
+    /// | after, protected VM | nothing | owns, alone |
+    /// | after, ordinary VM | owns, lent | reaches it |
+    ///
+    /// Each part that one call does succeeds whole or changes nothing.
+    pub(crate) fn populate(
+        &self,
+        handle: ObjectHandle,
+        offset: u64,
+        first: Pfn,
+        pages: u64,
+        fill: Fill,
+    ) -> Result<u64, CallFailure> {
+        let all = PageRange::<Pfn>::new(first, pages).ok_or(CallError::InvalidParameter)?;
+        self.with_object(handle, |vm, index, place| {
+            let object = place.object.as_mut().ok_or(CallError::NotFound)?;
+            if !object.has(offset, pages) {
+                return Err(CallError::InvalidParameter.into());
+            }
+            let request = check_guest(vm, index, offset, all, fill)?;
+            let done = request.range.len();
+            self.check_room(vm, object, &request)?;
+            self.check_and_take(vm, &request)?;
+            self.commit(vm, object, &request);
+            if done < pages {
+                return Err(CallFailure::again(done));
+            }
+            Ok(done)
+        })
+    }
+
+    /// Checks that nothing is there and that the pool has the tables.
+    fn check_room(&self, vm: &Vm, object: &Object, request: &Request) -> Result<(), CallFailure> {
+        let (offset, pages) = (request.page.offset, request.range.len());
+        if !object.is_empty(&self.machine, offset, pages) {
+            return Err(CallError::Denied.into());
+        }
+        let tables = object
+            .tables_to_set(&self.machine, offset, pages)
+            .saturating_add(vm.tables.tables_to_map(&self.machine, request.mapping));
+        match vm.pool.short_of(tables) {
+            Some(missing) => Err(CallFailure::no_memory(missing)),
+            None => Ok(()),
+        }
+    }
+
+    /// The host's side, checked last: from here on the call can't fail. When this returns, no host
+    /// CPU reaches a page that was donated.
+    fn check_and_take(&self, vm: &Vm, request: &Request) -> Result<(), CallError> {
+        self.take_from_host(request.range, vm.record(request.page), false)
+            .map(|_| ())
+    }
+
+    fn commit(&self, vm: &mut Vm, object: &mut Object, request: &Request) {
+        let frames = Frames::new(request.range);
+        match request.fill {
+            Fill::Zero => self.machine.wipe(&frames),
+            Fill::Keep => self.machine.clean(&frames),
+        }
+        // An ordinary VM's pages stay the host's to write: measuring them would prove nothing.
+        if request.fill == Fill::Keep && vm.protected {
+            for (gfn, index) in (request.mapping.page..).zip(0..request.range.len()) {
+                self.machine.with_page(&frames, index, |content| {
+                    vm.measurement.page(shared_abi::addr::Gfn(gfn), content);
+                });
+            }
+        }
+        object.set(
+            &self.machine,
+            &mut vm.pool,
+            request.page.offset,
+            request.range.len(),
+            Content::Absent,
+            Content::Present(request.range.first()),
+        );
+        let mut batch = Batch::new(vm.tables.space());
+        vm.tables
+            .map(&self.machine, &mut vm.pool, request.mapping, &mut batch);
+        let last = request
+            .mapping
+            .page
+            .saturating_add(request.range.len().saturating_sub(1));
+        for page in [request.mapping.page, last] {
+            vm.tables
+                .merge(&self.machine, &mut vm.pool, page, &mut batch);
+        }
+        batch.finish(&self.machine);
+        vm.report.populated = vm.report.populated.saturating_add(request.range.len());
+    }
+}
+
+/// The guest's side, as far as it needs no look at tables.
+fn check_guest(
+    vm: &Vm,
+    object: ObjectIndex,
+    offset: u64,
+    all: PageRange<Pfn>,
+    fill: Fill,
+) -> Result<Request, CallError> {
+    let most = match fill {
+        Fill::Keep if vm.life != Life::New => return Err(CallError::Denied),
+        Fill::Keep => MAX_MEASURED_PAGES_PER_CALL,
+        Fill::Zero => MAX_PAGES_PER_CALL,
+    };
+    let gfn = vm.gfn(object, offset, all.len()).ok_or(CallError::Denied)?;
+    let range = PageRange::<Pfn>::new(all.first(), all.len().min(most))
+        .ok_or(CallError::InvalidParameter)?;
+    Ok(Request {
+        page: ObjectPage {
+            vm: vm.index,
+            object,
+            offset,
+        },
+        range,
+        mapping: Mapping {
+            page: gfn.0,
+            to: range.first(),
+            pages: range.len(),
+            access: Access::Memory,
+        },
+        fill,
+    })
+}

@@ -1,0 +1,293 @@
+//! A VM: its life, its memory objects and where they are bound, its vCPUs, its pool. One lock per VM
+//! guards all of it; what is decided about a VM is decided under that lock.
+
+use bootimg::measure::LaunchMeasurement;
+use heapless::Vec;
+use shared_abi::addr::{Gfn, Ipa, PageRange, Pfn};
+use shared_abi::error::CallError;
+use shared_abi::host_call::{ObjectHandle, VcpuIndex, VmHandle};
+use shared_abi::record::Digest;
+
+use crate::guard::MmioGuard;
+use crate::hypervisor::{CpuIndex, MAX_CPUS};
+use crate::object::Object;
+use crate::pool::Pool;
+use crate::record::{ObjectIndex, ObjectPage, Record, VmIndex};
+use crate::stage2::table::Stage2;
+
+/// Most VMs at a time.
+pub const MAX_VMS: usize = 16;
+/// Most vCPUs of a VM.
+pub const MAX_VCPUS: usize = 16;
+/// Most memory objects of a VM.
+pub const MAX_OBJECTS: usize = 4;
+/// Most bindings of a VM.
+pub const MAX_SLOTS: usize = 8;
+
+/// A binding: object pages at guest-physical pages, one to one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Binding {
+    pub(crate) guest: PageRange<Gfn>,
+    pub(crate) object: ObjectIndex,
+    pub(crate) offset: u64,
+}
+
+impl Binding {
+    /// Where the guest sees page `offset` of the object, if it is in this binding and so are the
+    /// `pages` from there on.
+    fn gfn(&self, object: ObjectIndex, offset: u64, pages: u64) -> Option<Gfn> {
+        let within = offset.checked_sub(self.offset)?;
+        let fits = within.checked_add(pages)? <= self.guest.len();
+        (self.object == object && fits).then(|| Gfn(self.guest.first().0.wrapping_add(within)))
+    }
+
+    /// Whether the binding and these object pages have one in common.
+    fn overlaps(&self, object: ObjectIndex, offset: u64, pages: u64) -> bool {
+        self.object == object
+            && self.offset < offset.saturating_add(pages)
+            && offset < self.offset.saturating_add(self.guest.len())
+    }
+}
+
+/// Where a vCPU starts when it is entered next.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Start {
+    pub(crate) entry: Ipa,
+    pub(crate) argument: u64,
+}
+
+/// A vCPU, as its VM knows it. Its registers are in the page `context`.
+#[derive(Debug)]
+pub(crate) struct Vcpu {
+    pub(crate) context: Pfn,
+    /// The CPU that has claimed it.
+    pub(crate) loaded: Option<CpuIndex>,
+    /// PSCI: it runs or may run.
+    pub(crate) on: bool,
+    pub(crate) start: Option<Start>,
+}
+
+impl Vcpu {
+    /// Claims it for a CPU. Answers its registers' page and where it starts, if it has not yet.
+    pub(crate) fn load(&mut self, cpu: CpuIndex) -> Result<(Pfn, Option<Start>), CallError> {
+        if self.loaded.is_some() {
+            return Err(CallError::Busy);
+        }
+        if !self.on {
+            return Err(CallError::Denied);
+        }
+        self.loaded = Some(cpu);
+        Ok((self.context, self.start.take()))
+    }
+}
+
+/// The life of a VM goes from top to bottom, and may skip `Stopped`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// The host puts it together.
+    New,
+    /// Its vCPUs may be entered.
+    Started,
+    /// Its vCPUs are never entered again.
+    Stopped,
+    /// It is being torn down.
+    Dying,
+}
+
+/// A memory object and the generation of its place.
+#[derive(Debug, Default)]
+pub(crate) struct ObjectPlace {
+    pub(crate) generation: u32,
+    pub(crate) object: Option<Object>,
+}
+
+/// A VM.
+#[derive(Debug)]
+pub(crate) struct Vm {
+    pub(crate) index: VmIndex,
+    pub(crate) protected: bool,
+    pub(crate) life: Life,
+    pub(crate) tables: Stage2,
+    pub(crate) pool: Pool,
+    pub(crate) bindings: Vec<Binding, MAX_SLOTS>,
+    pub(crate) vcpus: Vec<Vcpu, MAX_VCPUS>,
+    pub(crate) measurement: LaunchMeasurement,
+    pub(crate) report: VmReport,
+    /// Which vCPU ran last on each CPU since the VM was made.
+    pub(crate) last_on_cpu: [Option<VcpuIndex>; MAX_CPUS],
+}
+
+/// What a VM was and what it has cost so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VmReport {
+    /// Whether its memory is kept from the host.
+    pub protected: bool,
+    /// Its vCPUs.
+    pub vcpus: u64,
+    /// Its launch measurement, once it has started.
+    pub measurement: Option<Digest>,
+    /// Pages that were populated into its objects.
+    pub populated: u64,
+    /// Pages that it gave back, wiped: of its memory and of its pool.
+    pub returned: u64,
+    /// Pages that the guest shares at the moment.
+    pub shared: u64,
+    /// Hypercalls of the guest's that the hypervisor answered.
+    pub hypercalls: u64,
+    /// Exits to the host.
+    pub exits: u64,
+}
+
+impl VmReport {
+    pub(crate) const fn new(protected: bool) -> Self {
+        Self {
+            protected,
+            vcpus: 0,
+            measurement: None,
+            populated: 0,
+            returned: 0,
+            shared: 0,
+            hypercalls: 0,
+            exits: 0,
+        }
+    }
+}
+
+impl Vm {
+    /// Where the guest sees a run of object pages that lie in one binding.
+    pub(crate) fn gfn(&self, object: ObjectIndex, offset: u64, pages: u64) -> Option<Gfn> {
+        self.bindings
+            .iter()
+            .find_map(|binding| binding.gfn(object, offset, pages))
+    }
+
+    /// Where the guest sees page `offset` of an object, and how many of the `most` pages from there on
+    /// follow in the same binding.
+    pub(crate) fn bound_run(
+        &self,
+        object: ObjectIndex,
+        offset: u64,
+        most: u64,
+    ) -> Option<(Gfn, u64)> {
+        self.bindings.iter().find_map(|binding| {
+            let gfn = binding.gfn(object, offset, 1)?;
+            Some((gfn, binding.guest.end().0.wrapping_sub(gfn.0).min(most)))
+        })
+    }
+
+    /// Which page of which object the guest sees at `gfn`.
+    #[inline]
+    pub(crate) fn object_page(&self, gfn: Gfn) -> Option<ObjectPage> {
+        let binding = self
+            .bindings
+            .iter()
+            .find(|binding| binding.guest.contains(gfn))?;
+        let within = gfn.0.wrapping_sub(binding.guest.first().0);
+        Some(ObjectPage {
+            vm: self.index,
+            object: binding.object,
+            offset: binding.offset.wrapping_add(within),
+        })
+    }
+
+    /// Whether a binding touches these guest pages, or these pages of the object.
+    pub(crate) fn is_bound(&self, guest: PageRange<Gfn>, object: ObjectIndex, offset: u64) -> bool {
+        self.bindings.iter().any(|binding| {
+            binding.guest.overlaps(guest) || binding.overlaps(object, offset, guest.len())
+        })
+    }
+
+    /// The record of a page of this VM's that only its owner reaches, or that an ordinary VM was lent.
+    #[inline]
+    pub(crate) const fn record(&self, page: ObjectPage) -> Record {
+        if self.protected {
+            Record::guest(page)
+        } else {
+            Record::lent(page)
+        }
+    }
+
+    /// Fails unless the host may still put the VM together.
+    pub(crate) fn is_new(&self) -> Result<(), CallError> {
+        match self.life {
+            Life::New => Ok(()),
+            Life::Started | Life::Stopped => Err(CallError::Denied),
+            Life::Dying => Err(CallError::Busy),
+        }
+    }
+
+    /// Fails for a VM that is being torn down.
+    pub(crate) fn is_alive(&self) -> Result<(), CallError> {
+        match self.life {
+            Life::Dying => Err(CallError::Busy),
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes that `vcpu` runs on `cpu` next; answers whether another one of this VM did so last.
+    pub(crate) fn runs_on(&mut self, cpu: CpuIndex, vcpu: VcpuIndex) -> bool {
+        let Some(last) = self.last_on_cpu.get_mut(cpu.0) else {
+            return true;
+        };
+        last.replace(vcpu).is_some_and(|last| last != vcpu)
+    }
+
+    /// The vCPU of that index.
+    pub(crate) fn vcpu(&mut self, index: VcpuIndex) -> Option<&mut Vcpu> {
+        self.vcpus.get_mut(usize::try_from(index.0).ok()?)
+    }
+}
+
+/// A place for a VM. Generations outlive what is in the place, so that a handle to what was there
+/// before names nothing.
+#[derive(Debug, Default)]
+pub(crate) struct VmPlace {
+    pub(crate) generation: u32,
+    pub(crate) vm: Option<Vm>,
+    pub(crate) objects: [ObjectPlace; MAX_OBJECTS],
+    /// The MMIO guard of the VM that is there.
+    pub(crate) guard: MmioGuard,
+}
+
+/// Handles: the generation above, the places below.
+const PLACE_BITS: u32 = 8;
+const PLACE_MASK: u32 = 0xff;
+const OBJECT_BITS: u32 = 4;
+/// The generations of a place; after the last the first comes again. A host that keeps a handle for so
+/// long confuses itself, nobody else.
+const GENERATIONS: u32 = 1 << 24;
+
+/// The generation that comes after `generation`; never 0.
+pub(crate) const fn next_generation(generation: u32) -> u32 {
+    match generation.wrapping_add(1) % GENERATIONS {
+        0 => 1,
+        next => next,
+    }
+}
+
+/// The handle of the VM at `index`.
+pub(crate) fn vm_handle(index: VmIndex, generation: u32) -> VmHandle {
+    VmHandle((generation << PLACE_BITS) | u32::from(index.0))
+}
+
+/// The handle of an object.
+pub(crate) fn object_handle(vm: VmIndex, object: ObjectIndex, generation: u32) -> ObjectHandle {
+    let place = (u32::from(vm.0) << OBJECT_BITS) | u32::from(object.0);
+    ObjectHandle((generation << PLACE_BITS) | place)
+}
+
+/// The place and generation that a VM handle names.
+pub(crate) const fn vm_place(handle: VmHandle) -> (usize, u32) {
+    ((handle.0 & PLACE_MASK) as usize, handle.0 >> PLACE_BITS)
+}
+
+/// The VM's place, the object's, and the generation that an object handle names.
+pub(crate) const fn object_place(handle: ObjectHandle) -> (usize, ObjectIndex, u32) {
+    let place = handle.0 & PLACE_MASK;
+    let object = ObjectIndex((place & ((1 << OBJECT_BITS) - 1)) as u8);
+    (
+        (place >> OBJECT_BITS) as usize,
+        object,
+        handle.0 >> PLACE_BITS,
+    )
+}
