@@ -1,0 +1,313 @@
+//! Runs the `qemu` tool as a user would.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::workspace::root;
+use crate::wrapper::Wrapper;
+
+/// How long a run may take, the first build of the bare-metal binaries included. The tool's own
+/// `--timeout` is shorter: this one is for a tool that hangs.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// A command line of the tool's.
+#[derive(Debug)]
+pub struct Tool {
+    command: Command,
+    /// Holds what the tool prints.
+    directory: TempDir,
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Run {
+    /// The exit status; `None` if a signal ended the tool.
+    pub status: Option<i32>,
+    /// The JSON record; null if there was none.
+    pub record: Value,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+/// A run that has not ended. Ends the tool when dropped, and keeps other runs of this machine waiting
+/// until then.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    directory: TempDir,
+    _turn: File,
+}
+
+impl Tool {
+    /// The tool with these arguments, and nothing on its standard input.
+    ///
+    /// # Panics
+    ///
+    /// If the tool can't be built.
+    #[must_use]
+    pub fn new(arguments: &[&str]) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let mut command = Command::new(binary());
+        command.args(arguments).current_dir(root());
+        Self { command, directory }
+    }
+
+    /// `boot --json` with these arguments.
+    #[must_use]
+    pub fn boot(arguments: &[&str]) -> Self {
+        let mut tool = Self::new(&["boot"]);
+        tool.command.args(arguments).arg("--json");
+        tool
+    }
+
+    /// Lets the tool find this QEMU before all others.
+    #[must_use]
+    pub fn with(mut self, qemu: &Wrapper) -> Self {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let directories = std::iter::once(qemu.directory().to_owned())
+            .chain(std::env::split_paths(&path).collect::<Vec<_>>());
+        let path = std::env::join_paths(directories).expect("a path without separators");
+        self.command.env("PATH", path);
+        self
+    }
+
+    /// Starts the tool, once no other runs.
+    ///
+    /// # Panics
+    ///
+    /// If it can't be started.
+    #[must_use]
+    pub fn start(mut self) -> Running {
+        let turn = turn();
+        let output = |name| File::create(self.directory.path().join(name)).expect("a new file");
+        let child = self
+            .command
+            .stdin(Stdio::null())
+            .stdout(output("stdout"))
+            .stderr(output("stderr"))
+            .spawn()
+            .expect("the tool starts");
+        Running {
+            child,
+            directory: self.directory,
+            _turn: turn,
+        }
+    }
+
+    /// Runs the tool to its end.
+    ///
+    /// # Panics
+    ///
+    /// If it does not end in time.
+    #[must_use]
+    pub fn run(self) -> Run {
+        self.start().finish()
+    }
+}
+
+impl Running {
+    /// Sends a signal, named as `kill` names it.
+    ///
+    /// # Panics
+    ///
+    /// If there is no `kill`.
+    pub fn signal(&self, name: &str) {
+        signal(name, self.child.id());
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Panics
+    ///
+    /// If it does not come in time.
+    #[must_use]
+    pub fn finish(mut self) -> Run {
+        let status = self.wait(PATIENCE);
+        let read = |name| {
+            let bytes = fs::read(self.directory.path().join(name)).unwrap_or_default();
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        let (stdout, stderr) = (read("stdout"), read("stderr"));
+        let status = status.unwrap_or_else(|| panic!("the tool hangs; it said:\n{stderr}"));
+        Run {
+            status: status.code(),
+            record: serde_json::from_str(&stdout).unwrap_or(Value::Null),
+            stdout,
+            stderr,
+        }
+    }
+
+    fn wait(&mut self, patience: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
+                return Some(status);
+            }
+            if Instant::now() > deadline {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Politely first, so that the tool ends its QEMU.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            signal("TERM", self.child.id());
+            if self.wait(Duration::from_secs(5)).is_none() {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+            }
+        }
+    }
+}
+
+impl Run {
+    /// The field of the record at a path of names.
+    ///
+    /// # Panics
+    ///
+    /// If the record does not have it; null is a value.
+    #[must_use]
+    pub fn field(&self, path: &str) -> &Value {
+        let pointer = format!("/{}", path.replace('.', "/"));
+        self.record
+            .pointer(&pointer)
+            .unwrap_or_else(|| panic!("the record has no {path}: {self}"))
+    }
+
+    /// The field as a number.
+    ///
+    /// # Panics
+    ///
+    /// If it is none.
+    #[must_use]
+    pub fn number(&self, path: &str) -> u64 {
+        self.field(path)
+            .as_u64()
+            .unwrap_or_else(|| panic!("{path} is no number: {self}"))
+    }
+
+    /// The field as text.
+    ///
+    /// # Panics
+    ///
+    /// If it is none.
+    #[must_use]
+    pub fn text(&self, path: &str) -> &str {
+        self.field(path)
+            .as_str()
+            .unwrap_or_else(|| panic!("{path} is no text: {self}"))
+    }
+
+    /// Checks the exit status, and that the record agrees with it.
+    ///
+    /// # Panics
+    ///
+    /// If not.
+    #[track_caller]
+    pub fn expect_status(&self, status: i32) {
+        assert_eq!(self.status, Some(status), "{self}");
+        assert_eq!(self.text("schema"), "cloister.boot/1");
+        assert_eq!(*self.field("ok"), Value::Bool(status == 0), "{self}");
+        assert_eq!(self.field("error").is_null(), status == 0, "{self}");
+        if status != 0 {
+            assert!(!self.text("error.code").is_empty(), "{self}");
+            assert!(!self.text("error.message").is_empty(), "{self}");
+        }
+    }
+}
+
+impl std::fmt::Display for Run {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "\nstatus {:?}\n--- stdout\n{}\n--- stderr\n{}",
+            self.status, self.stdout, self.stderr
+        )
+    }
+}
+
+/// Sends a signal to a process. Whether it was still there is the answer.
+///
+/// # Panics
+///
+/// If there is no `kill`.
+pub fn signal(name: &str, process: u32) -> bool {
+    Command::new("kill")
+        .args([&format!("-{name}"), &process.to_string()])
+        .stderr(Stdio::null())
+        .status()
+        .expect("`kill` runs")
+        .success()
+}
+
+/// Whether a process ends within so much time.
+#[must_use]
+pub fn ends_within(process: u32, patience: Duration) -> bool {
+    let deadline = Instant::now() + patience;
+    while signal("0", process) {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    true
+}
+
+/// Waits until no other test on this machine, in whatever process, runs the tool: two cores do not
+/// carry two machines and the time limits.
+fn turn() -> File {
+    let directory = root().join("target");
+    fs::create_dir_all(&directory).expect("the build directory");
+    let file = File::create(directory.join("system-tests.lock")).expect("the lock file");
+    file.lock().expect("a turn");
+    file
+}
+
+/// Has the tool prepare the machine, once per process: QEMU is there afterwards.
+///
+/// # Panics
+///
+/// If it can't.
+pub fn prepare_machine() {
+    static PREPARED: OnceLock<()> = OnceLock::new();
+    PREPARED.get_or_init(|| {
+        let run = Tool::new(&["setup"]).run();
+        assert_eq!(run.status, Some(0), "{run}");
+    });
+}
+
+/// The tool, built once per process.
+fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let output = Command::new(env!("CARGO"))
+            .args(["build", "--locked", "--package", "qemu", "--bin", "qemu"])
+            .arg("--message-format=json")
+            .current_dir(root())
+            .stdin(Stdio::null())
+            .output()
+            .expect("cargo runs");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "the tool does not build:\n{stderr}"
+        );
+        String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+            .expect("cargo names the executable")
+    })
+}

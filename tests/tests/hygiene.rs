@@ -1,0 +1,134 @@
+//! Rules of the source text that no compiler holds for us.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tests::workspace::{code_lines, files, is_test_file, root};
+
+/// The packages' directories.
+const PACKAGES: [&str; 9] = [
+    "bare-rt",
+    "bootimg",
+    "guest-kernel",
+    "host",
+    "hypervisor",
+    "qemu",
+    "shared-abi",
+    "tests",
+    "virtio-guard",
+];
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn sources() -> Vec<PathBuf> {
+    PACKAGES
+        .iter()
+        .flat_map(|package| files(package, &["rs"]))
+        .collect()
+}
+
+#[test]
+fn every_unsafe_block_says_why_it_is_sound() {
+    /// Lines above an `unsafe` that its comment may be separated by: the comment's own, attributes,
+    /// and the start of the statement that the block is in.
+    const REACH: usize = 12;
+
+    let mut wrong = Vec::new();
+    for path in sources() {
+        let text = read(&path);
+        let lines: Vec<&str> = text.lines().collect();
+        for (index, line) in lines.iter().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            let opens = ["unsafe {", "unsafe impl", "#[unsafe("]
+                .iter()
+                .any(|form| code.contains(form) && !code.contains(&format!("\"{form}")));
+            let naked = code.contains("#[unsafe(naked)]");
+            if opens && !naked {
+                let above = &lines[index.saturating_sub(REACH)..=index];
+                let words = ["SAFETY:", "# Safety", "unsafe extern", "#[unsafe(naked)]"];
+                if !above
+                    .iter()
+                    .any(|line| words.iter().any(|word| line.contains(word)))
+                {
+                    wrong.push(format!("{}:{}", path.display(), index + 1));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "no SAFETY comment: {wrong:#?}");
+}
+
+#[test]
+fn crates_that_decide_forbid_unsafe_code() {
+    for library in [
+        "shared-abi/src/lib.rs",
+        "hypervisor/core/src/lib.rs",
+        "bootimg/src/lib.rs",
+    ] {
+        let text = read(&root().join(library));
+        assert!(
+            text.lines().any(|line| line == "#![forbid(unsafe_code)]"),
+            "{library}"
+        );
+    }
+}
+
+#[test]
+fn the_foundation_crates_do_real_work() {
+    for (name, identifier) in [
+        ("linked_list_allocator", "linked_list_allocator::"),
+        ("smccc", "smccc::"),
+        ("virtio-drivers", "virtio_drivers::"),
+        ("embedded-io", "embedded_io::"),
+        ("heapless", "heapless::"),
+        ("spin", "spin::"),
+    ] {
+        let users = sources().iter().any(|path| {
+            !path.starts_with(root().join("tests"))
+                && !is_test_file(path)
+                && code_lines(&read(path))
+                    .iter()
+                    .any(|line| line.contains(identifier))
+        });
+        assert!(users, "{name} is used nowhere");
+    }
+}
+
+/// What must be believed: everything that runs at EL2 and was written here.
+#[test]
+fn the_trusted_code_stays_small() {
+    const LIMIT: usize = 7000;
+
+    let count = |directory: &str| -> usize {
+        files(directory, &["rs", "S"])
+            .iter()
+            .filter(|path| !is_test_file(path))
+            .map(|path| code_lines(&read(path)).len())
+            .sum()
+    };
+    let (core, all) = (count("hypervisor/core"), count("hypervisor"));
+    println!("trusted lines of code: {all}, of which hyp-core has {core} (limit {LIMIT})");
+    assert!(all > 0 && all < LIMIT, "{all} lines");
+}
+
+/// Nobody has to be told that something is not there: it is there or it is not mentioned.
+#[test]
+fn nothing_is_left_to_do() {
+    let mut wrong = Vec::new();
+    for path in sources() {
+        if path.starts_with(root().join("tests")) {
+            continue;
+        }
+        for (index, line) in read(&path).lines().enumerate() {
+            if ["TODO", "FIXME", "XXX", "under construction"]
+                .iter()
+                .any(|word| line.contains(word))
+            {
+                wrong.push(format!("{}:{}", path.display(), index + 1));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}

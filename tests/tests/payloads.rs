@@ -1,0 +1,84 @@
+//! Payloads from elsewhere: what runs, what is reported, what is refused.
+
+use std::fs;
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+use tests::payload;
+use tests::tool::{Run, Tool};
+
+/// Boots this as a payload.
+fn boot(content: &[u8], more: &[&str]) -> Run {
+    let directory = tempfile::tempdir().unwrap();
+    let path = file(&directory, content);
+    let arguments = ["--payload", path.to_str().unwrap(), "--cpus", "1"];
+    Tool::boot(&[&arguments[..], more].concat()).run()
+}
+
+fn file(directory: &TempDir, content: &[u8]) -> PathBuf {
+    let path = directory.path().join("payload");
+    fs::write(&path, content).unwrap();
+    path
+}
+
+#[test]
+fn a_flat_binary_prints_and_turns_itself_off() {
+    let run = boot(&payload::hello("hello from flat land"), &[]);
+    run.expect_status(0);
+    assert_eq!(run.text("exit.reason"), "guest-off");
+    assert!(
+        run.text("console").contains("hello from flat land"),
+        "{run}"
+    );
+    for part in ["disk", "attack", "guest"] {
+        assert!(run.field(part).is_null(), "{part}: {run}");
+    }
+    assert_eq!(*run.field("vm.protected"), true);
+    assert_eq!(run.number("teardown.pages_nonzero"), 0);
+}
+
+#[test]
+fn a_guest_that_faults_gets_the_fault_and_the_machine_goes_on() {
+    let run = boot(&payload::fault("about to fault"), &[]);
+    run.expect_status(0);
+    let console = run.text("console");
+    assert!(console.contains("about to fault"), "{run}");
+    assert!(console.contains('!'), "the guest's own vector ran: {run}");
+    assert!(!console.contains('?'), "the read came back: {run}");
+}
+
+#[test]
+fn a_guest_that_hangs_ends_with_the_timeout() {
+    let run = boot(&payload::hang("now hanging"), &["--timeout", "10"]);
+    run.expect_status(124);
+    assert_eq!(run.text("exit.reason"), "timeout");
+    assert!(run.text("console").contains("now hanging"), "{run}");
+}
+
+#[test]
+fn files_that_are_no_payload_are_refused_with_what_they_are() {
+    let gzip = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3];
+    let mut x86_elf = vec![0; 64];
+    x86_elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
+    x86_elf[18] = 62;
+    for (content, word) in [(&[][..], "empty"), (&gzip, "gzip"), (&x86_elf, "ELF")] {
+        let run = boot(content, &[]);
+        run.expect_status(2);
+        assert!(
+            run.text("error.message").contains(word),
+            "it should say {word}: {run}"
+        );
+    }
+}
+
+#[test]
+fn a_file_that_is_missing_is_bad_input() {
+    for option in ["--disk", "--payload", "--initrd"] {
+        let run = Tool::boot(&[option, "/nonexistent/file"]).run();
+        run.expect_status(2);
+        assert!(
+            run.text("error.message").contains("/nonexistent/file"),
+            "{run}"
+        );
+    }
+}
