@@ -34,6 +34,8 @@
 extern crate std;
 
 mod dispatch;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
 pub mod geometry;
 pub mod guard;
 mod host_memory;
@@ -48,6 +50,8 @@ mod pool;
 pub mod record;
 pub mod stage2;
 pub mod syndrome;
+#[cfg(test)]
+mod tests;
 mod transition;
 pub mod vcpu;
 pub mod vm;

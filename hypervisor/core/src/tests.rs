@@ -1,0 +1,4 @@
+//! Tests of the core as a whole, on the fake machine.
+
+mod bench_machine;
+mod transitions;
