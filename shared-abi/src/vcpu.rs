@@ -24,7 +24,7 @@ pub const LIST_REGISTERS: usize = 4;
 /// linked to a physical interrupt.
 pub const VIRTUAL_TIMER_INTID: u32 = 27;
 
-/// A value of ICH_LR<n>_EL2 (GIC architecture, IHI 0069, section 12.4.5).
+/// A value of `ICH_LR<n>_EL2` (GIC architecture, IHI 0069, section 12.4.5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct ListRegister(pub u64);
