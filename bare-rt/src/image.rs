@@ -3,7 +3,7 @@
 use core::ops::Range;
 
 /// What a secondary CPU needs on its way in: PSCI `CPU_ON` takes the physical address of
-/// [`secondary_start`] as the entry point and that of this structure as the context ID.
+/// `secondary_start` as the entry point and that of this structure as the context ID.
 ///
 /// The CPU reads it with its MMU off: the caller keeps it alive and cleans it to the point of
 /// coherency before the call.
