@@ -1,0 +1,288 @@
+//! Calling the hypervisor.
+
+use shared_abi::addr::{Gfn, Ipa, Pfn};
+use shared_abi::error::CallError;
+use shared_abi::host_call::{
+    Arguments, Content, HostCall, ObjectHandle, PageState, VcpuIndex, VmHandle,
+};
+use shared_abi::record::Digest;
+use shared_abi::vcpu::{Entry, ExitRecord};
+
+/// A call that the hypervisor did not carry out, or not to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the hypervisor refused: {error}")]
+pub struct Refusal {
+    /// Why.
+    pub error: CallError,
+    /// What x1 says about it: how far the call came ([`CallError::Again`]), how many pages the pool
+    /// lacks ([`CallError::NoMemory`]), otherwise 0.
+    pub detail: u64,
+}
+
+impl Refusal {
+    /// For an answer that this version of the interface does not have.
+    const UNKNOWN_ANSWER: Self = Self {
+        error: CallError::NotSupported,
+        detail: 0,
+    };
+}
+
+/// What a bounded call did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// All of it, on so many pages.
+    Done(u64),
+    /// So many pages; call again for the rest.
+    More(u64),
+}
+
+/// How a VM was measured when it started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// The measurement is the one that the manifest names.
+    pub measured: bool,
+    /// The measurement.
+    pub measurement: Digest,
+}
+
+/// What a VM has cost so far, as the hypervisor counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counters {
+    /// Hypercalls of the guest's that the hypervisor answered.
+    pub hypercalls: u64,
+    /// Exits to the host.
+    pub exits: u64,
+    /// Pages that the guest shares at the moment.
+    pub shared_pages: u64,
+}
+
+/// The hypervisor below.
+///
+/// An implementation provides [`Self::invoke`]; the rest gives it types.
+pub trait Hypervisor {
+    /// Makes an SMCCC 1.2 call by `hvc #0`: the function ID in x0 and `x1` to `x17`; returns x0, and
+    /// x1 to x17.
+    fn invoke(&self, function: u32, arguments: &Arguments) -> (u64, Arguments);
+
+    /// Makes a call; x1 to x17 of the answer.
+    ///
+    /// # Errors
+    ///
+    /// The [`Refusal`] that x0 and x1 stand for.
+    fn call(&self, call: HostCall) -> Result<Arguments, Refusal> {
+        let (function, arguments) = call.emit();
+        match self.invoke(function, &arguments) {
+            (0, results) => Ok(results),
+            (code, results) => Err(CallError::from_code(code).map_or(
+                Refusal::UNKNOWN_ANSWER,
+                |error| Refusal {
+                    error,
+                    detail: results[0],
+                },
+            )),
+        }
+    }
+
+    /// The version of the interface.
+    ///
+    /// # Errors
+    ///
+    /// Those of the call.
+    fn version(&self) -> Result<u64, Refusal> {
+        self.call(HostCall::Version).map(|x| x[0])
+    }
+
+    /// Makes a VM out of `pages` contiguous pages from `first` on, an even number.
+    ///
+    /// # Errors
+    ///
+    /// Those of the call; the pages are still the host's.
+    fn vm_create(&self, protected: bool, first: Pfn, pages: u64) -> Result<VmHandle, Refusal> {
+        let call = HostCall::VmCreate {
+            protected,
+            first,
+            pages,
+        };
+        self.call(call).and_then(handle).map(VmHandle)
+    }
+
+    /// Donates pages to a VM's pool.
+    ///
+    /// # Errors
+    ///
+    /// Those of the call; the pages are still the host's.
+    fn vm_top_up(&self, vm: VmHandle, first: Pfn, pages: u64) -> Result<(), Refusal> {
+        self.call(HostCall::VmTopUp { vm, first, pages }).map(drop)
+    }
+
+    /// Makes a memory object.
+    ///
+    /// # Errors
+    ///
+    /// Those of the call.
+    fn object_create(&self, vm: VmHandle, pages: u64) -> Result<ObjectHandle, Refusal> {
+        self.call(HostCall::ObjectCreate { vm, pages })
+            .and_then(handle)
+            .map(ObjectHandle)
+    }
+
+    /// Binds `pages` pages of an object from `offset` on to guest-physical addresses from `gfn` on.
+    ///
+    /// # Errors
+    ///
+    /// Those of the call.
+    fn object_bind(
+        &self,
+        object: ObjectHandle,
+        offset: u64,
+        gfn: Gfn,
+        pages: u64,
+    ) -> Result<(), Refusal> {
+        let call = HostCall::ObjectBind {
+            object,
+            offset,
+            gfn,
+            pages,
+        };
+        self.call(call).map(drop)
+    }
+
+    /// Gives contiguous pages to an object.
+    ///
+    /// # Errors
+    ///
+    /// Those of the call, but for [`CallError::Again`], which is [`Progress::More`].
+    fn object_populate(
+        &self,
+        object: ObjectHandle,
+        offset: u64,
+        first: Pfn,
+        pages: u64,
+        content: Content,
+    ) -> Result<Progress, Refusal> {
+        progress(self.call(HostCall::ObjectPopulate {
+            object,
+            offset,
+            first,
+            pages,
+            content,
+        }))
+    }
+
+    /// Takes pages out of an object.
+    ///
+    /// # Errors
+    ///
+    /// Those of the call, but for [`CallError::Again`], which is [`Progress::More`].
+    fn object_punch(
+        &self,
+        object: ObjectHandle,
+        offset: u64,
+        pages: u64,
+    ) -> Result<Progress, Refusal> {
+        progress(self.call(HostCall::ObjectPunch {
+            object,
+            offset,
+            pages,
+        }))
+    }
+
+    /// The state of an object's page, and how many pages from there on are in it.
+    ///
+    /// # Errors
+    ///
+    /// Those of the call.
+    fn object_query(&self, object: ObjectHandle, offset: u64) -> Result<(PageState, u64), Refusal> {
+        let x = self.call(HostCall::ObjectQuery { object, offset })?;
+        let state = PageState::from_code(x[0]).ok_or(Refusal::UNKNOWN_ANSWER)?;
+        Ok((state, x[1]))
+    }
+
+    /// Makes the next vCPU.
+    ///
+    /// # Errors
+    ///
+    /// Those of the call.
+    fn vcpu_create(&self, vm: VmHandle, index: VcpuIndex) -> Result<(), Refusal> {
+        self.call(HostCall::VcpuCreate { vm, index }).map(drop)
+    }
+
+    /// Ends the measurement and makes vCPU 0 runnable.
+    ///
+    /// # Errors
+    ///
+    /// Those of the call.
+    fn vm_start(&self, vm: VmHandle, entry: Ipa, argument: u64) -> Result<Launch, Refusal> {
+        let x = self.call(HostCall::VmStart {
+            vm,
+            entry,
+            argument,
+        })?;
+        let mut digest = [0; 32];
+        for (bytes, word) in digest.chunks_exact_mut(8).zip(&x[1..5]) {
+            bytes.copy_from_slice(&word.to_le_bytes());
+        }
+        Ok(Launch {
+            measured: x[0] == 1,
+            measurement: Digest(digest),
+        })
+    }
+
+    /// Enters a vCPU until it exits.
+    ///
+    /// # Errors
+    ///
+    /// Those of the call: the vCPU was not entered.
+    fn vcpu_run(
+        &self,
+        vm: VmHandle,
+        vcpu: VcpuIndex,
+        entry: &Entry,
+    ) -> Result<ExitRecord, Refusal> {
+        let call = HostCall::VcpuRun {
+            vm,
+            vcpu,
+            entry: *entry,
+        };
+        self.call(call)
+            .and_then(|x| ExitRecord::parse(&x).ok_or(Refusal::UNKNOWN_ANSWER))
+    }
+
+    /// Ends a VM, a bounded number of pages at a time.
+    ///
+    /// # Errors
+    ///
+    /// Those of the call, but for [`CallError::Again`], which is [`Progress::More`].
+    fn vm_destroy(&self, vm: VmHandle) -> Result<Progress, Refusal> {
+        progress(self.call(HostCall::VmDestroy { vm }))
+    }
+
+    /// What the VM has cost.
+    ///
+    /// # Errors
+    ///
+    /// Those of the call.
+    fn vm_counters(&self, vm: VmHandle) -> Result<Counters, Refusal> {
+        let x = self.call(HostCall::VmCounters { vm })?;
+        Ok(Counters {
+            hypercalls: x[0],
+            exits: x[1],
+            shared_pages: x[2],
+        })
+    }
+}
+
+fn handle(x: Arguments) -> Result<u32, Refusal> {
+    u32::try_from(x[0]).map_err(|_| Refusal::UNKNOWN_ANSWER)
+}
+
+fn progress(answer: Result<Arguments, Refusal>) -> Result<Progress, Refusal> {
+    match answer {
+        Ok(x) => Ok(Progress::Done(x[0])),
+        Err(Refusal {
+            error: CallError::Again,
+            detail,
+        }) => Ok(Progress::More(detail)),
+        Err(refusal) => Err(refusal),
+    }
+}

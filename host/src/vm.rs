@@ -1,0 +1,3 @@
+//! The life of a VM.
+
+pub mod pages;
