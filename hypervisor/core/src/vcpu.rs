@@ -33,7 +33,7 @@ pub mod pstate {
     pub const DAIF: u64 = 0xf << 6;
     /// The execution state is AArch32.
     pub const AARCH32: u64 = 1 << 4;
-    /// M[3:0], the exception level and its stack pointer.
+    /// `M[3:0]`, the exception level and its stack pointer.
     pub const MODE_MASK: u64 = 0xf;
     /// EL0.
     pub const EL0: u64 = 0b0000;
