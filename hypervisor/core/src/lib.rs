@@ -33,6 +33,7 @@
 #[cfg(any(test, feature = "fake"))]
 extern crate std;
 
+pub mod device_tree;
 mod dispatch;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;

@@ -1,0 +1,270 @@
+//! On a tree that QEMU 10.0.2 made: `-M virt,virtualization=on,gic-version=3,iommu=smmuv3,its=off
+//! -cpu cortex-a76 -smp 4 -m 512 -nodefaults -serial null -serial null`, its padding cut off.
+
+use std::string::{String, ToString};
+use std::vec;
+use std::vec::Vec;
+
+use dtoolkit::fdt::{Fdt, FdtNode};
+use dtoolkit::{Node, Property};
+use proptest::prelude::*;
+use shared_abi::addr::{Pa, PageRange, Pfn};
+
+use super::*;
+
+const VIRT: &[u8] = include_bytes!("../../tests/data/virt.dtb");
+
+fn range(first: u64, pages: u64) -> PageRange<Pfn> {
+    PageRange::<Pfn>::new(Pfn(first), pages).unwrap()
+}
+
+fn region(base: u64, bytes: u64) -> Region {
+    Region {
+        base: Pa(base),
+        bytes,
+    }
+}
+
+#[test]
+fn the_platform_is_what_qemu_says() {
+    let platform = Platform::parse(VIRT).unwrap();
+    assert_eq!(platform.ram, [range(0x40000, 0x20000)]);
+    assert_eq!(platform.cpus, [0, 1, 2, 3]);
+    assert_eq!(platform.host_console, Some(region(0x900_0000, 0x1000)));
+    assert_eq!(
+        platform.hypervisor_console,
+        Some(region(0x904_0000, 0x1000))
+    );
+    assert_eq!(platform.gic.distributor, region(0x800_0000, 0x1_0000));
+    assert_eq!(platform.gic.redistributors, region(0x80a_0000, 0xf6_0000));
+    assert_eq!(platform.smmu, Some(region(0x905_0000, 0x2_0000)));
+    assert_eq!(platform.psci, Conduit::Smc);
+    assert_eq!(platform.seed.len(), 40);
+    assert_eq!(
+        platform.denied,
+        [
+            range(0x0, 0x8000),  // flash
+            range(0x9020, 1),    // fw_cfg
+            range(0x9040, 1),    // second PL011
+            range(0x9050, 0x20), // SMMU
+            range(0xa000, 4),    // virtio-mmio
+        ]
+    );
+}
+
+fn filtered(edits: &Edits<'_>) -> Vec<u8> {
+    let mut out = vec![0xaa; 16 << 10];
+    let length = filter(VIRT, edits, &mut out).unwrap();
+    out.truncate(length);
+    out
+}
+
+const NO_EDITS: Edits<'_> = Edits {
+    initrd: None,
+    reserved: &[],
+};
+
+/// Nodes by path, with their properties.
+type Nodes = Vec<(String, Vec<(String, Vec<u8>)>)>;
+
+/// Adds all nodes from `node` on.
+fn flatten(node: FdtNode<'_>, path: &str, all: &mut Nodes) {
+    let properties = node
+        .properties()
+        .map(|property| (property.name().to_string(), property.value().to_vec()));
+    all.push((path.to_string(), properties.collect()));
+    for child in node.children() {
+        flatten(child, &std::format!("{path}/{}", child.name()), all);
+    }
+}
+
+fn nodes(blob: &[u8]) -> Nodes {
+    let mut all = Vec::new();
+    flatten(Fdt::new(blob).unwrap().root(), "", &mut all);
+    all
+}
+
+#[test]
+fn the_host_sees_all_but_what_is_withheld() {
+    let before = nodes(VIRT);
+    let after = nodes(&filtered(&NO_EDITS));
+    let mut kept = Vec::new();
+    for (path, properties) in before {
+        let withheld = [
+            "/virtio_mmio@",
+            "/fw-cfg@",
+            "/smmuv3@",
+            "/flash@",
+            "/pmu",
+            "/pl011@9040000",
+        ];
+        if withheld.iter().any(|prefix| path.starts_with(prefix)) {
+            continue;
+        }
+        let dropped = ["iommu-map", "rng-seed", "kaslr-seed", "serial1"];
+        let properties = properties
+            .into_iter()
+            .filter(|(name, _)| !dropped.contains(&name.as_str()));
+        kept.push((path, properties.collect::<Vec<_>>()));
+    }
+    assert_eq!(after, kept);
+}
+
+#[test]
+fn no_seed_is_left() {
+    let seed = Platform::parse(VIRT).unwrap().seed;
+    let blob = filtered(&NO_EDITS);
+    for piece in seed.chunks(8) {
+        assert!(!blob.windows(piece.len()).any(|window| window == piece));
+    }
+}
+
+#[test]
+fn ramdisk_and_reservations_are_told() {
+    let reserved = [range(0x40200, 0x100), range(0x5ff00, 0x100)];
+    let blob = filtered(&Edits {
+        initrd: Some((Pa(0x4100_0000), Pa(0x4180_0000))),
+        reserved: &reserved,
+    });
+    let tree = Fdt::new(&blob).unwrap();
+    let chosen = tree.root().child("chosen").unwrap();
+    let value = |name| chosen.property(name).unwrap().value_as::<u64>().unwrap();
+    assert_eq!(value("linux,initrd-start"), 0x4100_0000);
+    assert_eq!(value("linux,initrd-end"), 0x4180_0000);
+    let told: Vec<_> = tree
+        .memory_reservations()
+        .map(|range| (range.address(), range.size()))
+        .collect();
+    assert_eq!(told, [(0x4020_0000, 0x10_0000), (0x5ff0_0000, 0x10_0000)]);
+}
+
+#[test]
+fn filtering_twice_changes_nothing_more() {
+    let once = filtered(&NO_EDITS);
+    let mut twice = vec![0; once.len()];
+    // What was the hypervisor's console is gone, so the host keeps the one that is left.
+    let length = filter(&once, &NO_EDITS, &mut twice).unwrap();
+    assert_eq!(twice.get(..length), Some(once.as_slice()));
+}
+
+#[test]
+fn too_little_room_is_an_error() {
+    let needed = filtered(&NO_EDITS).len();
+    let mut out = vec![0; needed];
+    for room in (0..needed).step_by(61).chain([needed - 1]) {
+        assert_eq!(
+            filter(VIRT, &NO_EDITS, &mut out[..room]),
+            Err(DeviceTreeError::NoRoom),
+            "{room} of {needed} bytes"
+        );
+    }
+    assert_eq!(filter(VIRT, &NO_EDITS, &mut out), Ok(needed));
+}
+
+#[test]
+fn the_length_is_the_headers() {
+    let start = |bytes: &[u8]| <[u8; 8]>::try_from(&bytes[..8]).unwrap();
+    assert_eq!(total_bytes(&start(VIRT)), Ok(VIRT.len()));
+    assert_eq!(total_bytes(&[0; 8]), Err(DeviceTreeError::Malformed));
+    let mut long = start(VIRT);
+    long[4] = 0xff;
+    assert_eq!(total_bytes(&long), Err(DeviceTreeError::Malformed));
+}
+
+/// The tree with the first `from` in it replaced by `to`, of the same length.
+fn patched(from: &[u8], to: &[u8]) -> Vec<u8> {
+    assert_eq!(from.len(), to.len());
+    let mut blob = VIRT.to_vec();
+    let at = blob.windows(from.len()).position(|window| window == from);
+    blob[at.unwrap()..][..to.len()].copy_from_slice(to);
+    blob
+}
+
+#[test]
+fn what_the_hypervisor_needs_is_asked_for() {
+    for (from, to, missing) in [
+        (
+            &b"memory\0"[..],
+            &b"memorx\0"[..],
+            DeviceTreeError::Missing("RAM"),
+        ),
+        (
+            b"arm,gic-v3\0",
+            b"arm,gic-vX\0",
+            DeviceTreeError::Missing("GICv3"),
+        ),
+        (
+            b"arm,psci-1.0\0",
+            b"arm,psci-9.0\0",
+            DeviceTreeError::Missing("PSCI 1.0"),
+        ),
+        (b"smc\0", b"svc\0", DeviceTreeError::Missing("PSCI 1.0")),
+    ] {
+        let result = Platform::parse(&patched(from, to));
+        assert_eq!(result.err(), Some(missing));
+    }
+}
+
+#[test]
+fn odd_cells_are_refused() {
+    // #address-cells of the root, whose value follows that of #size-cells: both are <2>.
+    let root = Fdt::new(VIRT).unwrap().root();
+    assert!(root.property("#address-cells").is_some());
+    let prop = |value: u32| {
+        let mut bytes = 3_u32.to_be_bytes().to_vec();
+        bytes.extend(4_u32.to_be_bytes());
+        let name = nameoff("#address-cells");
+        bytes.extend(name.to_be_bytes());
+        bytes.extend(value.to_be_bytes());
+        bytes
+    };
+    for cells in [0, 3, u32::MAX] {
+        let result = Platform::parse(&patched(&prop(2), &prop(cells)));
+        assert_eq!(
+            result.err(),
+            Some(DeviceTreeError::Malformed),
+            "{cells} cells"
+        );
+    }
+}
+
+/// Where a property name is in the strings block.
+fn nameoff(name: &str) -> u32 {
+    let word = |at: usize| u32::from_be_bytes(VIRT[at..at + 4].try_into().unwrap());
+    let strings = &VIRT[word(12) as usize..];
+    let mut needle = name.as_bytes().to_vec();
+    needle.push(0);
+    let at = strings
+        .windows(needle.len())
+        .position(|window| window == needle);
+    u32::try_from(at.unwrap()).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn noise_is_an_error(blob in proptest::collection::vec(any::<u8>(), 0..512)) {
+        let mut out = [0; 1024];
+        prop_assert!(Platform::parse(&blob).is_err());
+        prop_assert!(filter(&blob, &NO_EDITS, &mut out).is_err());
+    }
+
+    #[test]
+    fn damage_never_panics(
+        damage in proptest::collection::vec((0..VIRT.len(), any::<u8>()), 1..8),
+        cut in 0..VIRT.len(),
+    ) {
+        let mut blob = VIRT.to_vec();
+        for (at, byte) in damage {
+            blob[at] = byte;
+        }
+        let mut out = vec![0; 16 << 10];
+        for blob in [&blob[..], &blob[..cut]] {
+            let _ = Platform::parse(blob);
+            if let Ok(length) = filter(blob, &NO_EDITS, &mut out) {
+                prop_assert!(Fdt::new(&out[..length]).is_ok());
+            }
+        }
+    }
+}
