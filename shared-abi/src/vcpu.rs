@@ -103,6 +103,18 @@ impl ListRegister {
         }
     }
 
+    /// The same interrupt in another state.
+    #[must_use]
+    pub const fn with_state(self, state: InterruptState) -> Self {
+        let bits = match state {
+            InterruptState::Inactive => 0b00,
+            InterruptState::Pending => 0b01,
+            InterruptState::Active => 0b10,
+            InterruptState::PendingActive => 0b11,
+        };
+        Self(self.0 & !(0b11 << Self::STATE_SHIFT) | (bits << Self::STATE_SHIFT))
+    }
+
     /// Whether deactivation reaches a physical interrupt.
     #[must_use]
     pub const fn is_hardware(self) -> bool {
@@ -426,6 +438,21 @@ mod tests {
         assert!(ListRegister(timer_as_other).check().is_err());
         assert!(ListRegister::pending(1020, 0).check().is_err());
         assert!(ListRegister(1 << 45).check().is_err());
+    }
+
+    #[test]
+    fn a_state_changes_nothing_else() {
+        let pending = ListRegister::virtual_timer(0xa0);
+        for state in [
+            InterruptState::Inactive,
+            InterruptState::Pending,
+            InterruptState::Active,
+            InterruptState::PendingActive,
+        ] {
+            let other = pending.with_state(state);
+            assert_eq!(other.state(), state);
+            assert_eq!(other.with_state(InterruptState::Pending), pending);
+        }
     }
 
     #[test]
