@@ -22,8 +22,14 @@ const fn movk_high(register: u32, value: u16) -> u32 {
     0x72a0_0000 | ((value as u32) << 5) | register
 }
 
-/// PSCI SYSTEM_OFF by `hvc`; for ever, should it come back.
-const SYSTEM_OFF: [u32; 4] = [movz(0, 0x0008), movk_high(0, 0x8400), HVC, BRANCH_TO_SELF];
+/// The low half of the IDs of PSCI SYSTEM_OFF and SYSTEM_RESET; the high half is 0x8400.
+const SYSTEM_OFF: u16 = 0x0008;
+const SYSTEM_RESET: u16 = 0x0009;
+
+/// A PSCI call by `hvc`; for ever, should it come back.
+const fn psci(function: u16) -> [u32; 4] {
+    [movz(0, function), movk_high(0, 0x8400), HVC, BRANCH_TO_SELF]
+}
 
 fn assemble(words: impl IntoIterator<Item = u32>) -> Vec<u8> {
     words.into_iter().flat_map(u32::to_le_bytes).collect()
@@ -39,7 +45,7 @@ fn print(text: &str) -> impl Iterator<Item = u32> {
 /// Prints a line on the PL011 and turns itself off.
 #[must_use]
 pub fn hello(line: &str) -> Vec<u8> {
-    assemble(print(&format!("{line}\r\n")).chain(SYSTEM_OFF))
+    assemble(print(&format!("{line}\r\n")).chain(psci(SYSTEM_OFF)))
 }
 
 /// Prints a line on the PL011 and then does nothing, for ever.
@@ -49,7 +55,8 @@ pub fn hang(line: &str) -> Vec<u8> {
 }
 
 /// Prints a line on the PL011, then reads where nothing is. The read takes an external abort; the
-/// payload's vector prints an `!` and turns the guest off. A read that comes back prints a `?`.
+/// payload's vector prints an `!` and resets the guest, as a kernel that panics may. A read that comes back
+/// prints a `?` and turns the guest off.
 #[must_use]
 pub fn fault(line: &str) -> Vec<u8> {
     /// Offset of "synchronous exception from the current level with SP_EL1" in a vector table.
@@ -73,11 +80,11 @@ pub fn fault(line: &str) -> Vec<u8> {
             .chain(print(&format!("{line}\r\n")))
             .chain([X4_IS_NOTHING, LOAD_W5])
             .chain(print("?"))
-            .chain(SYSTEM_OFF),
+            .chain(psci(SYSTEM_OFF)),
     );
     assert!(code.len() <= TABLE, "the line is too long");
     code.resize(TABLE + VECTOR, 0);
-    code.extend(assemble(print("!").chain(SYSTEM_OFF)));
+    code.extend(assemble(print("!").chain(psci(SYSTEM_RESET))));
     code
 }
 

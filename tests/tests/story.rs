@@ -26,6 +26,10 @@ fn expect_demo(run: &Run, cpus: u64) {
 
     assert_eq!(run.number("vm.vcpus"), 1);
     assert_eq!(run.number("vm.object_bytes"), 128 << 20);
+    assert_eq!(
+        run.text("guest.uid"),
+        "28b46fb6-2ec5-11e9-a9ca-4b564d003a74"
+    );
     assert_eq!(run.number("guest.features"), FEATURES);
 
     assert!(run.number("disk.read_bytes") > 0);
