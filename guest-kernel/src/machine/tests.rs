@@ -5,6 +5,8 @@ use proptest::prelude::*;
 const IMAGE: Span = 0x4020_0000..0x4028_0000;
 const TREE: u64 = 0x4800_0000;
 const RAM: Span = 0x4000_0000..0x5000_0000;
+/// The same, as [`memory`] takes it.
+const BANK: (u64, u64) = (RAM.start, RAM.end);
 
 /// Cells, as a property's value.
 fn cells(values: &[u64]) -> Vec<u32, 16> {
@@ -26,10 +28,11 @@ fn node(name: &str, properties: &[(&str, &[u32])], strings: &[(&str, &str)]) -> 
     node
 }
 
-fn memory(banks: &[Span]) -> DeviceTreeNode {
+/// A memory node with banks of these starts and ends.
+fn memory(banks: &[(u64, u64)]) -> DeviceTreeNode {
     let reg: std::vec::Vec<u32> = banks
         .iter()
-        .flat_map(|bank| cells(&[bank.start, bank.end.wrapping_sub(bank.start)]))
+        .flat_map(|(start, end)| cells(&[*start, end.wrapping_sub(*start)]))
         .collect();
     node(
         "memory",
@@ -90,7 +93,7 @@ fn gic(distributor: u64, redistributor: u64) -> DeviceTreeNode {
 #[test]
 fn a_sound_machine_is_taken_as_it_is() {
     let machine = parse([
-        memory(&[RAM]),
+        memory(&[BANK]),
         initrd_at(0x4400_0000..0x4400_1234),
         gic(0x0800_0000, 0x080a_0000),
         node(
@@ -136,46 +139,49 @@ fn a_sound_machine_is_taken_as_it_is() {
 #[test]
 fn memory_that_makes_no_sense_is_refused() {
     for banks in [
-        &[0x4000_0800..0x5000_0000][..],
-        &[0x4000_0000..0x5000_0800],
-        &[RAM, 0x4fff_f000..0x6000_0000],
-        &[RAM, 0x7f_ffff_f000..0x80_0000_1000],
+        &[(0x4000_0800, 0x5000_0000)][..],
+        &[(0x4000_0000, 0x5000_0800)],
+        &[BANK, (0x4fff_f000, 0x6000_0000)],
+        &[BANK, (0x7f_ffff_f000, 0x80_0000_1000)],
         &[],
     ] {
         assert_eq!(parse([memory(banks)]).err(), Some(Error::Memory));
     }
     // A bank with no end in the address space is no bank.
     assert_eq!(
-        parse([memory(&[0xffff_ffff_ffff_f000..0x1000])]).err(),
+        parse([memory(&[(0xffff_ffff_ffff_f000, 0x1000)])]).err(),
         Some(Error::Memory)
     );
-    let many: std::vec::Vec<Span> = (0..9).map(|n| n << 28..(n << 28) + 0x1000).collect();
+    let many = [0, 1, 2, 3, 4, 5, 6, 7, 8].map(|n| (n << 28, (n << 28) + 0x1000));
     assert_eq!(parse([memory(&many)]).err(), Some(Error::TooMany));
 }
 
 #[test]
 fn payload_tree_and_initrd_lie_in_memory_and_apart() {
-    let elsewhere = memory(&[0x6000_0000..0x7000_0000]);
+    let elsewhere = memory(&[(0x6000_0000, 0x7000_0000)]);
     assert_eq!(parse([elsewhere]).err(), Some(Error::Placement("payload")));
-    let cut = memory(&[0x4000_0000..0x4028_0000 - 0x1000]);
+    let cut = memory(&[(RAM.start, IMAGE.end - 0x1000)]);
     assert_eq!(parse([cut]).err(), Some(Error::Placement("payload")));
-    let without_tree = memory(&[0x4000_0000..TREE]);
+    let without_tree = memory(&[(RAM.start, TREE)]);
     assert_eq!(
         parse([without_tree]).err(),
         Some(Error::Placement("device tree"))
     );
-    let over_payload = Machine::parse(&tree([memory(&[RAM])]), IMAGE.start, IMAGE);
+    let over_payload = Machine::parse(&tree([memory(&[BANK])]), IMAGE.start, IMAGE);
     assert_eq!(over_payload.err(), Some(Error::Placement("device tree")));
     for initrd in [
         IMAGE.end - 1..IMAGE.end + 1,
         TREE..TREE + 1,
         RAM.end - 1..RAM.end + 1,
         0x3fff_ffff..0x4000_0001,
-        0x4100_0001..0x4100_0000,
         0..u64::MAX,
+        Span {
+            start: 0x4100_0001,
+            end: 0x4100_0000,
+        },
     ] {
         assert_eq!(
-            parse([memory(&[RAM]), initrd_at(initrd.clone())]).err(),
+            parse([memory(&[BANK]), initrd_at(initrd.clone())]).err(),
             Some(Error::Placement("initrd")),
             "{initrd:?}"
         );
@@ -185,7 +191,7 @@ fn payload_tree_and_initrd_lie_in_memory_and_apart() {
 #[test]
 fn a_device_over_memory_is_not_there() {
     let machine = parse([
-        memory(&[RAM]),
+        memory(&[BANK]),
         gic(0x0800_0000, RAM.start - 0x1000),
         virtio("virtio_mmio@40000e00", RAM.start, 0x200, 1),
         virtio("virtio_mmio@3ffffe00", RAM.start - 0x200, 0x300, 2),
@@ -217,14 +223,14 @@ fn free_memory_leaves_out_whatever_is_taken() {
         &[],
     ));
     let machine = parse([
-        memory(&[RAM]),
+        memory(&[BANK]),
         initrd_at(0x4400_0800..0x4400_1234),
         reserved,
     ])
     .unwrap();
     assert_eq!(machine.free_memory(), Some(0x4a00_1000..RAM.end));
 
-    let machine = parse([memory(&[RAM]), initrd_at(0x4fff_f800..0x4fff_f801)]).unwrap();
+    let machine = parse([memory(&[BANK]), initrd_at(0x4fff_f800..0x4fff_f801)]).unwrap();
     let free = machine.free_memory().unwrap();
     assert_eq!(free, 0x4800_1000..0x4fff_f000);
 }
@@ -233,7 +239,7 @@ proptest! {
     #[test]
     fn damage_never_panics(edits in proptest::collection::vec((any::<u16>(), any::<u8>()), 0..40)) {
         let mut bytes = tree([
-            memory(&[RAM]),
+            memory(&[BANK]),
             initrd_at(0x4400_0000..0x4400_1234),
             gic(0x0800_0000, 0x080a_0000),
             virtio("virtio_mmio@a000000", 0x0a00_0000, 0x200, 16),
