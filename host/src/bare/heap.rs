@@ -1,0 +1,46 @@
+//! The heap: `linked_list_allocator` in a lock.
+
+use core::alloc::{GlobalAlloc, Layout};
+use core::ops::Range;
+use core::ptr::{self, NonNull};
+
+use bare_rt::el1::lock::IrqLock;
+use linked_list_allocator::Heap;
+
+#[global_allocator]
+static HEAP: LockedHeap = LockedHeap(IrqLock::new(Heap::empty()));
+
+struct LockedHeap(IrqLock<Heap>);
+
+// SAFETY: `Heap` hands out disjoint blocks of the memory that `init` gave it; the lock makes each call
+// atomic.
+unsafe impl GlobalAlloc for LockedHeap {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        self.0
+            .lock()
+            .allocate_first_fit(layout)
+            .map_or(ptr::null_mut(), NonNull::as_ptr)
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        if let Some(block) = NonNull::new(block) {
+            // SAFETY: the caller of `dealloc` got the block from `alloc` with the same layout.
+            unsafe { self.0.lock().deallocate(block, layout) };
+        }
+    }
+}
+
+/// Gives the heap its memory.
+///
+/// # Safety
+///
+/// Called once. The memory is mapped read-write and nothing else uses it, ever.
+pub(crate) unsafe fn init(memory: Range<u64>) {
+    let start = ptr::with_exposed_provenance_mut(memory.start as usize);
+    // SAFETY: the caller vouches for the memory.
+    unsafe {
+        HEAP.0
+            .lock()
+            .init(start, (memory.end - memory.start) as usize);
+    }
+}
