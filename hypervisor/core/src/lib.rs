@@ -35,10 +35,12 @@ extern crate std;
 
 pub mod device_tree;
 mod dispatch;
+pub mod exit;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod geometry;
 pub mod guard;
+mod guest_call;
 mod host_memory;
 pub mod hypervisor;
 pub mod inject;
@@ -48,11 +50,14 @@ pub mod machine;
 pub mod mmio;
 mod object;
 mod pool;
+pub mod psci;
 pub mod record;
 pub mod stage2;
 pub mod syndrome;
+pub mod sysreg;
 #[cfg(test)]
 mod tests;
 mod transition;
+pub mod trng;
 pub mod vcpu;
 pub mod vm;

@@ -13,6 +13,8 @@ pub mod class {
     pub const WFX: u8 = 0x01;
     /// FP/SIMD access.
     pub const FP: u8 = 0x07;
+    /// Illegal execution state: also stands for AArch32, which guests do not have.
+    pub const ILLEGAL_STATE: u8 = 0x0e;
     /// HVC from A64.
     pub const HVC64: u8 = 0x16;
     /// SMC from A64.
@@ -29,6 +31,8 @@ pub mod class {
     pub const DATA_ABORT_LOWER: u8 = 0x24;
     /// Data abort from the same exception level.
     pub const DATA_ABORT_SAME: u8 = 0x25;
+    /// SError interrupt.
+    pub const SERROR: u8 = 0x2f;
 }
 
 /// ESR_ELx.EC.

@@ -1,0 +1,209 @@
+//! Entropy for guests: the Arm TRNG firmware interface (DEN0098) over a generator that the firmware's
+//! seed started.
+//!
+//! The generator erases its own past: every answer comes from a fresh ChaCha20 key stream whose first
+//! bytes become the next key, so that who reads EL2's memory learns nothing of earlier answers.
+
+use core::fmt;
+
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use sha2::{Digest, Sha256};
+use shared_abi::kvm::trng;
+use spin::mutex::TicketMutex;
+
+/// The least seed that counts as entropy, in bytes: what a key has.
+pub const MIN_SEED_BYTES: usize = KEY_BYTES;
+
+const KEY_BYTES: usize = 32;
+
+/// Version 1.0.
+const VERSION: u64 = 1 << 16;
+
+/// The answer to GET_UUID, in w0 to w3: 3a06a1b9-27f1-4e7c-9d55-6e7b1f40c2d8, little-endian words.
+const UUID: [u64; 4] = [0xb9a1_063a, 0x7c4e_f127, 0x7b6e_559d, 0xd8c2_401f];
+
+/// Return codes (DEN0098, section 2.1).
+const NOT_SUPPORTED: u64 = (-1_i64).cast_unsigned();
+const INVALID_PARAMETERS: u64 = (-2_i64).cast_unsigned();
+
+/// The source of entropy, shared by all CPUs.
+pub struct Trng {
+    /// `None` without a seed: then there is no TRNG.
+    key: Option<TicketMutex<[u8; KEY_BYTES]>>,
+}
+
+impl fmt::Debug for Trng {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trng")
+            .field("seeded", &self.key.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Trng {
+    /// A source that starts from `seed`; with less than [`MIN_SEED_BYTES`] there is none.
+    #[must_use]
+    pub fn new(seed: &[u8]) -> Self {
+        let key = (seed.len() >= MIN_SEED_BYTES).then(|| {
+            let mut hash = Sha256::new();
+            hash.update(b"cloister trng");
+            hash.update(seed);
+            TicketMutex::new(hash.finalize().into())
+        });
+        Self { key }
+    }
+
+    /// Answers a call: x0 to x3, or `None` if `function` is none of the TRNG's.
+    #[must_use]
+    pub fn call(&self, function: u32, argument: u64) -> Option<[u64; 4]> {
+        let Some(key) = &self.key else {
+            return is_trng(function).then_some([NOT_SUPPORTED, 0, 0, 0]);
+        };
+        Some(match function {
+            trng::VERSION => [VERSION, 0, 0, 0],
+            // Arguments of a 32-bit call are 32 bits.
+            trng::FEATURES => match u32::try_from(argument & 0xffff_ffff) {
+                Ok(function) if is_trng(function) => [0; 4],
+                _ => [NOT_SUPPORTED, 0, 0, 0],
+            },
+            trng::GET_UUID => UUID,
+            trng::RND32 => random(key, argument & 0xffff_ffff, u32::BITS),
+            trng::RND64 => random(key, argument, u64::BITS),
+            _ => return None,
+        })
+    }
+}
+
+const fn is_trng(function: u32) -> bool {
+    matches!(
+        function,
+        trng::VERSION | trng::FEATURES | trng::GET_UUID | trng::RND32 | trng::RND64
+    )
+}
+
+/// `bits` of entropy in x3 (lowest), x2 and x1 (highest), each of `width` bits; what is more is 0.
+fn random(key: &TicketMutex<[u8; KEY_BYTES]>, bits: u64, width: u32) -> [u64; 4] {
+    let width = u64::from(width);
+    if bits == 0 || bits > width.saturating_mul(3) {
+        return [INVALID_PARAMETERS, 0, 0, 0];
+    }
+    let mut words = {
+        let mut key = key.lock();
+        let mut stream = ChaCha20Rng::from_seed(*key);
+        stream.fill_bytes(&mut *key);
+        [(); 3].map(|()| stream.next_u64())
+    };
+    let mut left = bits;
+    for word in &mut words {
+        let here = left.min(width);
+        let unused = u64::from(u64::BITS).saturating_sub(here);
+        *word = u32::try_from(unused)
+            .ok()
+            .and_then(|unused| u64::MAX.checked_shr(unused))
+            .map_or(0, |mask| *word & mask);
+        left = left.saturating_sub(here);
+    }
+    let [low, middle, high] = words;
+    [0, high, middle, low]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seeded() -> Trng {
+        Trng::new(&[7; 40])
+    }
+
+    #[test]
+    fn without_a_seed_there_is_none() {
+        for seed in [&[][..], &[1; 8], &[1; MIN_SEED_BYTES - 1]] {
+            let trng = Trng::new(seed);
+            for function in [
+                trng::VERSION,
+                trng::FEATURES,
+                trng::GET_UUID,
+                trng::RND32,
+                trng::RND64,
+            ] {
+                assert_eq!(trng.call(function, 64), Some([NOT_SUPPORTED, 0, 0, 0]));
+            }
+            assert_eq!(trng.call(0x8400_0000, 0), None);
+        }
+    }
+
+    #[test]
+    fn version_features_and_uuid() {
+        let trng = seeded();
+        assert_eq!(trng.call(trng::VERSION, 0), Some([0x1_0000, 0, 0, 0]));
+        for (function, there) in [
+            (0x8400_0050, true),
+            (0x8400_0051, true),
+            (0x8400_0052, true),
+            (0x8400_0053, true),
+            (0xc400_0053, true),
+            (0xc400_0050, false),
+            (0x8400_0054, false),
+            (0, false),
+        ] {
+            let answer = if there { 0 } else { NOT_SUPPORTED };
+            assert_eq!(trng.call(trng::FEATURES, function), Some([answer, 0, 0, 0]));
+        }
+        let uuid = trng.call(trng::GET_UUID, 0).unwrap();
+        assert_ne!(uuid[0] & 0xffff_ffff, 0xffff_ffff, "that would be an error");
+        assert_eq!(trng.call(0x8400_0054, 0), None);
+    }
+
+    #[test]
+    fn only_the_bits_that_were_asked_for() {
+        let trng = seeded();
+        for (function, width) in [(trng::RND32, 32), (trng::RND64, 64)] {
+            for bits in 1..=3 * width {
+                // The union of many answers has every bit that may be set.
+                let mut union = [0; 3];
+                for _ in 0..64 {
+                    let [status, high, middle, low] = trng.call(function, bits).unwrap();
+                    assert_eq!(status, 0);
+                    for (all, word) in union.iter_mut().zip([low, middle, high]) {
+                        *all |= word;
+                    }
+                }
+                for (index, word) in (0..).zip(union) {
+                    let expected = bits.saturating_sub(index * width).min(width);
+                    let mask = u64::MAX.checked_shr(64 - expected as u32).unwrap_or(0);
+                    assert_eq!(word, mask, "{bits} bits, word {index}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn none_and_too_many_bits_are_refused() {
+        let trng = seeded();
+        for (function, bits) in [
+            (trng::RND32, 0),
+            (trng::RND32, 97),
+            (trng::RND64, 0),
+            (trng::RND64, 193),
+            (trng::RND64, u64::MAX),
+        ] {
+            assert_eq!(
+                trng.call(function, bits),
+                Some([INVALID_PARAMETERS, 0, 0, 0])
+            );
+        }
+    }
+
+    #[test]
+    fn answers_differ_and_follow_from_the_seed() {
+        let (first, second) = (seeded(), seeded());
+        let answers = [(); 8].map(|()| first.call(trng::RND64, 192).unwrap());
+        for (index, answer) in answers.iter().enumerate() {
+            assert_eq!(second.call(trng::RND64, 192), Some(*answer));
+            assert!(!answers[..index].contains(answer));
+        }
+        let other = Trng::new(&[8; 40]);
+        assert_ne!(other.call(trng::RND64, 192), Some(answers[0]));
+    }
+}
