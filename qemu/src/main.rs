@@ -1,2 +1,7 @@
-//! The tool: under construction.
-fn main() {}
+//! `cargo run`: prepares the machine, builds, packs and boots Cloister in QEMU.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    qemu::main()
+}

@@ -1,0 +1,121 @@
+//! Builds and checks the bare-metal binaries.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::failure::{Failure, Kind, Result};
+use crate::process;
+use crate::toolchain::Toolchain;
+use crate::ui::Ui;
+use crate::workspace::{self, BARE_TARGET};
+
+/// The longest that one call of cargo may take: a first build on a slow machine, waiting for another.
+const LIMIT: Duration = Duration::from_secs(1800);
+
+/// A bare-metal binary of the workspace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Binary {
+    /// Its package.
+    pub package: &'static str,
+    /// Its name.
+    pub name: &'static str,
+}
+
+/// The hypervisor.
+pub const HYPERVISOR: Binary = Binary {
+    package: "hypervisor",
+    name: "hypervisor",
+};
+/// The host.
+pub const HOST: Binary = Binary {
+    package: "host",
+    name: "host",
+};
+/// The payload that boots by default.
+pub const DEMO: Binary = Binary {
+    package: "guest-kernel",
+    name: "demo",
+};
+
+/// Packages with something for bare metal in them, in the order of their checks.
+const CHECKED: [&str; 4] = ["hypervisor", "host", "guest-kernel", "bootimg"];
+
+impl Binary {
+    /// Where its ELF file is once it is built.
+    #[must_use]
+    pub fn elf(self, root: &Path) -> PathBuf {
+        root.join("target/bare")
+            .join(BARE_TARGET)
+            .join("bare")
+            .join(self.name)
+    }
+
+    /// Builds it and reads its ELF file.
+    ///
+    /// # Errors
+    ///
+    /// A build failure comes with all that cargo said.
+    pub fn build(self, toolchain: Toolchain, ui: Ui) -> Result<Vec<u8>> {
+        let root = workspace::root()?;
+        let mut command = toolchain.cargo("build", &root);
+        // By itself: the features of one binary must not reach another.
+        command.args(["-p", self.package, "--bin", self.name]);
+        let what = if self.name == self.package {
+            format!("building the {}", self.name)
+        } else {
+            format!("building {} of {}", self.name, self.package)
+        };
+        cargo(&mut command, &what, ui)?;
+        let elf = self.elf(&root);
+        fs::read(&elf).map_err(|error| Failure::system(elf.display(), error))
+    }
+}
+
+/// Runs clippy with warnings denied over all that is built for bare metal.
+///
+/// # Errors
+///
+/// What cargo said when it found something.
+pub fn check(toolchain: Toolchain, ui: Ui) -> Result<()> {
+    let root = workspace::root()?;
+    for package in CHECKED {
+        let mut command = toolchain.cargo("clippy", &root);
+        command.args(["-p", package]);
+        if package == "bootimg" {
+            // What the hypervisor and the host use of it.
+            command.args(["--lib", "--no-default-features"]);
+        }
+        command.args(["--", "-D", "warnings"]);
+        cargo(
+            &mut command,
+            &format!("checking {package} for bare metal"),
+            ui,
+        )?;
+    }
+    Ok(())
+}
+
+fn cargo(command: &mut std::process::Command, what: &str, ui: Ui) -> Result<()> {
+    let step = ui.step(what);
+    let output =
+        process::run(command, LIMIT, |line| step.detail(line)).map_err(
+            |failure| match failure.kind {
+                Kind::System => Failure::new(Kind::Build, failure.message),
+                _ => failure,
+            },
+        )?;
+    if output.success() {
+        step.done();
+        return Ok(());
+    }
+    drop(step);
+    let end = match output.status {
+        Some(_) => "failed",
+        None => "took more than half an hour and was stopped",
+    };
+    Err(Failure::new(
+        Kind::Build,
+        format!("{what} {end}; cargo said:\n{}", output.text.trim_end()),
+    ))
+}

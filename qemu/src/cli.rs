@@ -1,0 +1,248 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::disk::DiskArgument;
+use crate::machine::MAX_CPUS;
+use crate::toolchain::Toolchain;
+
+/// Boots Cloister, an Arm EL2 hypervisor with protected guests, in QEMU.
+///
+/// Without a command it does what `boot` does: prepares the machine if it has to, builds, packs and
+/// boots the demo.
+///
+/// Exit status: 0 all is well; 1 a run or a check failed; 2 bad usage or input; 3 the machine is not
+/// prepared and can't be; 4 a build failed; 124 the run outlasted --timeout.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "qemu", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The arguments of `boot`, which needs no name.
+    #[command(flatten)]
+    pub boot: BootArgs,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one value of it in the life of the process"
+)]
+pub enum Command {
+    /// Boot the demo, or a payload of yours, in a protected VM
+    Boot(BootArgs),
+    /// Prepare this machine: QEMU and a Rust that builds for bare metal
+    Setup(SetupArgs),
+    /// Pack boot images and look into them
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Run clippy over what is built for bare metal, with warnings denied
+    Check(CheckArgs),
+}
+
+/// The arguments of `boot`.
+#[derive(Clone, Debug, Args)]
+pub struct BootArgs {
+    /// A payload instead of the demo: a static ELF file, an arm64 Image or a flat binary
+    #[arg(long, value_name = "FILE")]
+    pub payload: Option<PathBuf>,
+    /// Boot arguments for the guest (/chosen/bootargs)
+    #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
+    pub append: Option<String>,
+    /// The payload's initial RAM disk
+    #[arg(long, value_name = "FILE", requires = "payload")]
+    pub initrd: Option<PathBuf>,
+    /// The guest's disk. The demo works on a copy of it; a payload of yours writes it, unless
+    /// ",readonly" follows
+    #[arg(long, value_name = "FILE[,readonly]", value_parser = DiskArgument::parse)]
+    pub disk: Option<DiskArgument>,
+    /// CPUs of the machine
+    #[arg(long, value_name = "N", default_value_t = 4,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_CPUS)))]
+    pub cpus: u32,
+    /// vCPUs of the guest
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(host::machine::MAX_VCPUS)))]
+    pub smp: u32,
+    /// Memory of the guest, in bytes or with K, M or G
+    #[arg(long, value_name = "SIZE", default_value = "128M", value_parser = parse_size)]
+    pub mem: u64,
+    /// Boot an ordinary VM: its memory stays within the host's reach
+    #[arg(long)]
+    pub unprotected: bool,
+    /// Wait for a debugger at the first instruction
+    #[arg(long)]
+    pub gdb: bool,
+    /// End the run after so many seconds [default: 120, with --gdb none]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub timeout: Option<u64>,
+    /// Boot this image as it is, without building, packing or verifying it here
+    #[arg(long, value_name = "FILE",
+          conflicts_with_all = ["payload", "append", "initrd", "smp", "mem", "unprotected"])]
+    pub image: Option<PathBuf>,
+    /// Show all consoles as they speak
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Write a JSON record to FILE, or to standard output, which then carries nothing else
+    #[arg(long, value_name = "FILE", num_args = 0..=1)]
+    pub json: Option<Option<PathBuf>>,
+    /// The Rust that builds for bare metal [default: what is there]
+    #[arg(long, value_name = "NAME")]
+    pub toolchain: Option<Toolchain>,
+}
+
+/// The arguments of `setup`.
+#[derive(Clone, Debug, Args)]
+pub struct SetupArgs {
+    /// The Rust that builds for bare metal [default: what is there, else rustup, else debian]
+    #[arg(long, value_name = "NAME")]
+    pub toolchain: Option<Toolchain>,
+    /// Only look, install nothing
+    #[arg(long)]
+    pub check: bool,
+    /// Write a JSON record to FILE, or to standard output, which then carries nothing else
+    #[arg(long, value_name = "FILE", num_args = 0..=1)]
+    pub json: Option<Option<PathBuf>>,
+}
+
+/// What to do with images.
+#[derive(Clone, Debug, Subcommand)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one value of it in the life of the process"
+)]
+pub enum ImageCommand {
+    /// Build hypervisor and host and pack them, with the demo or with what is given, into one image
+    Pack(bootimg::cli::PartArgs),
+    /// Show what is in an image
+    List(bootimg::cli::ReadArgs),
+    /// Check every byte of an image against its manifest
+    Verify(bootimg::cli::ReadArgs),
+}
+
+/// The arguments of `check`.
+#[derive(Clone, Debug, Args)]
+pub struct CheckArgs {
+    /// The Rust that builds for bare metal [default: what is there]
+    #[arg(long, value_name = "NAME")]
+    pub toolchain: Option<Toolchain>,
+}
+
+impl BootArgs {
+    /// The time that the run may take, in seconds; `None` for any.
+    #[must_use]
+    pub fn limit_seconds(&self) -> Option<u64> {
+        const DEFAULT_SECONDS: u64 = 120;
+        self.timeout.or((!self.gdb).then_some(DEFAULT_SECONDS))
+    }
+}
+
+/// Reads a size in bytes, with an optional binary unit: `134217728`, `128M`, `1G`.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    const PAGE: u64 = shared_abi::addr::PAGE_SIZE;
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..].to_ascii_uppercase()[..] {
+        "" => 1,
+        "K" | "KIB" => 1 << 10,
+        "M" | "MIB" => 1 << 20,
+        "G" | "GIB" => 1 << 30,
+        other => return Err(format!("unknown unit {other:?}: K, M and G are known")),
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "a number is needed, such as 128M".to_owned())?;
+    let bytes = number
+        .checked_mul(unit)
+        .ok_or_else(|| "too large".to_owned())?;
+    if bytes == 0 || !bytes.is_multiple_of(PAGE) {
+        return Err(format!("memory comes in whole pages of {PAGE} bytes"));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("qemu").chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn no_command_means_boot() {
+        let cli = parse("").unwrap();
+        assert!(cli.command.is_none());
+        assert_eq!(
+            (cli.boot.cpus, cli.boot.smp, cli.boot.mem),
+            (4, 1, 128 << 20)
+        );
+        assert_eq!(cli.boot.limit_seconds(), Some(120));
+        let cli = parse("--cpus 2 --disk a,readonly").unwrap();
+        assert_eq!(cli.boot.cpus, 2);
+        assert!(cli.boot.disk.is_some());
+    }
+
+    #[test]
+    fn boot_takes_what_the_contract_names() {
+        let cli = parse(
+            "boot --payload p --append a --initrd i --disk d --cpus 1 --smp 2 --mem 64M \
+             --unprotected --gdb --json out.json",
+        )
+        .unwrap();
+        let Some(Command::Boot(boot)) = cli.command else {
+            panic!("not boot");
+        };
+        assert_eq!(boot.json, Some(Some("out.json".into())));
+        assert_eq!(boot.limit_seconds(), None);
+        assert_eq!(parse("--json").unwrap().boot.json, Some(None));
+        assert_eq!(
+            parse("--gdb --timeout 9").unwrap().boot.limit_seconds(),
+            Some(9)
+        );
+    }
+
+    #[test]
+    fn bad_usage_is_status_2() {
+        for line in [
+            "--cpus 0",
+            "--cpus 9",
+            "--smp 0",
+            "--mem 1",
+            "--mem x",
+            "--timeout 0",
+            "--timeout soon",
+            "--initrd i",
+            "--image i --payload p",
+            "frobnicate",
+            "setup --toolchain nightly",
+        ] {
+            let error = parse(line).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(parse_size("4096"), Ok(4096));
+        assert_eq!(parse_size("8k"), Ok(8192));
+        assert_eq!(parse_size("128M"), Ok(128 << 20));
+        assert_eq!(parse_size("1GiB"), Ok(1 << 30));
+        for bad in ["", "M", "0", "100", "1T", "-1", "99999999999G"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+}

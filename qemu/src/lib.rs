@@ -1,0 +1,87 @@
+//! `cargo run`: prepares the machine, builds, packs and boots Cloister in QEMU, and tells what happened.
+//!
+//! The way of a boot, module by module:
+//!
+//! * [`cli`]: what was asked for.
+//! * [`setup`], [`toolchain`], [`bare`]: QEMU and a Rust for bare metal; the binaries built with it.
+//! * [`disk`], [`job`]: the guest's disk, the boot image, and what the boot is held to.
+//! * [`machine`], [`run`]: QEMU's command line as data; QEMU run, listened to and ended.
+//! * [`facts`], [`story`], [`record`]: what the parties reported, judged, for people and for programs.
+//!
+//! Everything that can fail does so as a [`failure::Failure`], which has its exit status.
+
+pub mod bare;
+pub mod boot;
+pub mod cli;
+pub mod directory;
+pub mod disk;
+pub mod facts;
+pub mod failure;
+pub mod image;
+pub mod interrupt;
+pub mod job;
+pub mod machine;
+pub mod process;
+pub mod record;
+pub mod run;
+pub mod setup;
+pub mod story;
+pub mod toolchain;
+pub mod ui;
+pub mod workspace;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::cli::{Cli, Command};
+use crate::failure::{Result, status};
+use crate::record::{Destination, SetupRecord};
+use crate::ui::Ui;
+
+/// What the binary does.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let ui = Ui::new(false);
+    if let Err(failure) = interrupt::watch() {
+        ui.error(&failure.message);
+        return ExitCode::from(failure.kind.status());
+    }
+    ExitCode::from(match &cli.command {
+        None => boot::boot(&cli.boot),
+        Some(Command::Boot(args)) => boot::boot(args),
+        Some(Command::Setup(args)) => run_setup(args),
+        Some(Command::Image(command)) => image::run(command),
+        Some(Command::Check(args)) => concluded(
+            setup::prepare_toolchain(args.toolchain, ui)
+                .and_then(|toolchain| bare::check(toolchain, ui)),
+            ui,
+        ),
+    })
+}
+
+fn concluded(result: Result<()>, ui: Ui) -> u8 {
+    match result {
+        Ok(()) => status::OK,
+        Err(failure) => {
+            ui.error(&failure.message);
+            failure.kind.status()
+        }
+    }
+}
+
+fn run_setup(args: &cli::SetupArgs) -> u8 {
+    let destination = Destination::from_argument(args.json.as_ref());
+    let ui = Ui::new(destination == Destination::Stdout);
+    let prepared = setup::prepare(args.toolchain, !args.check, ui);
+    if let Ok(prepared) = &prepared {
+        ui.line(&format!(
+            "ready: QEMU {}, bare-metal Rust by {}",
+            prepared.qemu.version,
+            prepared.toolchain.name()
+        ));
+    }
+    let written = destination.write(&SetupRecord::new(&prepared));
+    concluded(prepared.map(drop).and(written), ui)
+}

@@ -1,0 +1,459 @@
+//! The story of a boot: what must have happened, and whether it did.
+
+use shared_abi::kvm;
+use shared_abi::record::{Digest, GuestEnd, Uid};
+
+use crate::facts::Facts;
+use crate::failure::{Failure, Kind};
+use crate::machine::{Console, DiskMode};
+use crate::run::Ended;
+use crate::ui::{Style, paint};
+
+/// What a boot is held to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// CPUs of the machine.
+    pub cpus: u32,
+    /// vCPUs of the guest.
+    pub vcpus: u32,
+    /// Memory of the guest in bytes.
+    pub memory_bytes: u64,
+    /// Whether the VM is protected.
+    pub protected: bool,
+    /// The launch measurement; `None` for a payload from elsewhere.
+    pub measurement: Option<Digest>,
+    /// What the demo does; `None` for a payload from elsewhere.
+    pub demo: Option<ExpectedDisk>,
+}
+
+/// What the demo does with its disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExpectedDisk {
+    /// Blocks to verify.
+    pub blocks: u64,
+    /// Bytes to write.
+    pub write_bytes: u64,
+    /// Whether it may write.
+    pub mode: DiskMode,
+    /// The digest of what must be on the disk in the end.
+    pub expected: Digest,
+    /// The digest of what is in the file; `None` until the machine is off.
+    pub file: Option<Digest>,
+}
+
+/// One point of the story.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// Who or what it is about.
+    pub topic: &'static str,
+    /// Whether it is as it must be.
+    pub holds: bool,
+    /// What happened.
+    pub text: String,
+}
+
+impl Line {
+    /// The line for people.
+    #[must_use]
+    pub fn render(&self, colour: bool) -> String {
+        let (mark, style) = if self.holds {
+            ("ok", Style::Good)
+        } else {
+            ("NO", Style::Bad)
+        };
+        format!(
+            "  {}  {}  {}",
+            paint(colour, style, mark),
+            paint(colour, Style::Bold, &format!("{:<10}", self.topic)),
+            self.text
+        )
+    }
+}
+
+/// Why the run as a whole failed, if it did; the points of the story come on top of that.
+#[must_use]
+pub fn failure(facts: &Facts, ended: &Ended, seconds: Option<u64>) -> Option<Failure> {
+    if let Some(message) = &facts.panic {
+        return Some(Failure::new(
+            Kind::Panic,
+            format!("the hypervisor panicked: {message}"),
+        ));
+    }
+    if let Some((who, message)) = &facts.refused {
+        return Some(Failure::new(
+            Kind::Refused,
+            format!("the {who} refused to go on: {message}"),
+        ));
+    }
+    match ended {
+        Ended::PoweredOff => None,
+        Ended::Stuck => Some(Failure::new(
+            Kind::Run,
+            "the machine said that it powers off, and did not",
+        )),
+        Ended::Broke(reason) => Some(Failure::new(Kind::Run, reason.clone())),
+        Ended::TimedOut => {
+            let limit = seconds.map_or(String::new(), |seconds| format!(" of {seconds} s"));
+            Some(Failure::new(
+                Kind::Timeout,
+                format!("the run outlasted its time{limit}: {}", progress(facts)),
+            ))
+        }
+    }
+}
+
+/// How far a run came.
+fn progress(facts: &Facts) -> &'static str {
+    if facts.hypervisor.is_none() {
+        "the hypervisor reported nothing (--gdb waits at the first instruction)"
+    } else if facts.host.is_none() {
+        "the hypervisor runs, the host reported nothing"
+    } else if facts.vm_start.is_none() {
+        "the host runs, no VM was started"
+    } else if facts.guest_end.is_none() {
+        "the guest had not ended"
+    } else {
+        "the guest had ended, the machine had not powered off"
+    }
+}
+
+/// The story, point by point.
+#[must_use]
+pub fn tell(facts: &Facts, ended: &Ended, expected: &Expected) -> Vec<Line> {
+    let mut lines = vec![
+        hypervisor(facts, expected),
+        host(facts, expected),
+        vm(facts, expected),
+    ];
+    if let Some(disk) = &expected.demo {
+        lines.push(guest(facts));
+        lines.push(disk_line(facts, disk));
+        lines.push(cost(facts));
+        if expected.protected {
+            lines.push(attack(facts));
+        }
+    }
+    lines.push(guest_end(facts));
+    lines.push(teardown(facts, expected));
+    lines.push(power_off(facts, ended));
+    lines
+}
+
+fn silent(topic: &'static str, who: &str) -> Line {
+    Line {
+        topic,
+        holds: false,
+        text: format!("{who} reported nothing"),
+    }
+}
+
+fn hypervisor(facts: &Facts, expected: &Expected) -> Line {
+    const TOPIC: &str = "hypervisor";
+    let Some(hypervisor) = facts.hypervisor else {
+        return silent(TOPIC, "the hypervisor");
+    };
+    Line {
+        topic: TOPIC,
+        holds: hypervisor.cpus == u64::from(expected.cpus),
+        text: format!(
+            "owns EL2 on {}: {} of memory ({} pages), {} of code",
+            count(hypervisor.cpus, "CPU"),
+            bytes(hypervisor.memory_bytes),
+            hypervisor.pages,
+            bytes(hypervisor.text_bytes)
+        ),
+    }
+}
+
+fn host(facts: &Facts, expected: &Expected) -> Line {
+    const TOPIC: &str = "host";
+    let Some(host) = facts.host else {
+        return silent(TOPIC, "the host");
+    };
+    let under = facts.host_cpus.values().filter(|stage2| **stage2).count() as u64;
+    let entered = facts.host_cpus.len() as u64;
+    Line {
+        topic: TOPIC,
+        holds: host.el == 1
+            && under == entered
+            && entered == host.cpus
+            && host.cpus == u64::from(expected.cpus),
+        text: format!(
+            "runs at EL{} under stage 2 on {under} of {}",
+            host.el,
+            count(entered.max(host.cpus), "CPU")
+        ),
+    }
+}
+
+fn vm(facts: &Facts, expected: &Expected) -> Line {
+    const TOPIC: &str = "VM";
+    let (Some(vm), Some(start)) = (facts.vm, facts.vm_start) else {
+        return silent(TOPIC, "nobody");
+    };
+    let measured = expected.measurement.is_some();
+    let as_expected = expected
+        .measurement
+        .is_none_or(|measurement| start.measured && measurement == start.measurement);
+    let measurement = match (measured, as_expected) {
+        (true, true) => format!(
+            "measured as the manifest says ({})",
+            short(&start.measurement)
+        ),
+        (true, false) => format!(
+            "measured {}, which is not what the manifest says",
+            short(&start.measurement)
+        ),
+        (false, _) => format!("unmeasured payload ({})", short(&start.measurement)),
+    };
+    let (kind, reach) = if start.protected {
+        (
+            "protected",
+            "; the host's CPUs no longer reach them (DMA not confined yet)",
+        )
+    } else {
+        ("ordinary", "; the host keeps access to its memory")
+    };
+    Line {
+        topic: TOPIC,
+        holds: start.protected == expected.protected
+            && start.vcpus == u64::from(expected.vcpus)
+            && vm.object_bytes == expected.memory_bytes
+            && as_expected,
+        text: format!(
+            "{kind}, {}: a memory object of {}, {} donated, {measurement}{reach}",
+            count(start.vcpus, "vCPU"),
+            bytes(vm.object_bytes),
+            count(vm.pages_donated, "page"),
+        ),
+    }
+}
+
+fn guest(facts: &Facts) -> Line {
+    const TOPIC: &str = "guest";
+    let Some(guest) = facts.guest else {
+        return silent(TOPIC, "the guest");
+    };
+    let known = guest.uid == Uid(kvm::UID);
+    let whose = if known { "KVM's" } else { "unknown" };
+    Line {
+        topic: TOPIC,
+        holds: known && guest.features != 0 && guest.shares != 0,
+        text: format!(
+            "found the hypervisor by its UID {} ({whose}), FEATURES {:#x}; shared {}",
+            uuid(guest.uid),
+            guest.features,
+            count(guest.shares, "page"),
+        ),
+    }
+}
+
+fn disk_line(facts: &Facts, expected: &ExpectedDisk) -> Line {
+    const TOPIC: &str = "disk";
+    let Some(disk) = facts.disk else {
+        return silent(TOPIC, "the guest");
+    };
+    let guest_agrees = disk.sha256 == expected.expected;
+    let file_agrees = expected.file == Some(expected.expected);
+    let content = match (guest_agrees, file_agrees) {
+        (true, true) => format!(
+            "the file then has the SHA-256 that it must have ({})",
+            short(&expected.expected)
+        ),
+        (false, _) => "the guest's SHA-256 of it is not the expected one".to_owned(),
+        (true, false) => "the file's SHA-256 is not the expected one".to_owned(),
+    };
+    let failed = match disk.blocks_failed {
+        0 => String::new(),
+        failed => format!(", {} WRONG", count(failed, "block")),
+    };
+    let wrote = match expected.mode {
+        DiskMode::ReadWrite => format!(", wrote {} and read it back", bytes(disk.written_bytes)),
+        DiskMode::ReadOnly => ", wrote nothing".to_owned(),
+    };
+    Line {
+        topic: TOPIC,
+        holds: disk.blocks_failed == 0
+            && disk.blocks_verified >= expected.blocks
+            && disk.written_bytes == expected.write_bytes
+            && guest_agrees
+            && file_agrees,
+        text: format!(
+            "read {}, verified {} by SHA-256{failed}{wrote}; {content}",
+            bytes(disk.read_bytes),
+            count(disk.blocks_verified, "block"),
+        ),
+    }
+}
+
+fn cost(facts: &Facts) -> Line {
+    const TOPIC: &str = "cost";
+    let (Some(disk), Some(end), Some(copied)) = (facts.disk, facts.vm_end, facts.copied_bytes())
+    else {
+        return silent(TOPIC, "nobody");
+    };
+    const MIB: f64 = 1_048_576.0;
+    let moved = (disk.read_bytes + disk.written_bytes) as f64 / MIB;
+    let throughput = match disk.time {
+        Some(time) if !time.is_zero() => {
+            format!("{:.1} MiB/s under emulation", moved / time.as_secs_f64())
+        }
+        _ => "no time measured".to_owned(),
+    };
+    Line {
+        topic: TOPIC,
+        holds: true,
+        text: format!(
+            "{throughput}; {}, {}, {} copied",
+            count(end.hypercalls, "hypercall"),
+            count(end.exits, "exit"),
+            bytes(copied),
+        ),
+    }
+}
+
+fn attack(facts: &Facts) -> Line {
+    const TOPIC: &str = "attack";
+    let Some(attack) = facts.attack else {
+        return silent(TOPIC, "the host");
+    };
+    let outcome = |faulted| {
+        if faulted {
+            "took a fault"
+        } else {
+            "WENT THROUGH"
+        }
+    };
+    let intact = facts.guest_done.is_some_and(|done| done.content_intact);
+    let continued = facts.guest_end.is_some();
+    Line {
+        topic: TOPIC,
+        holds: attack.read_faulted && attack.write_faulted && intact && continued,
+        text: format!(
+            "the host read a private page of the guest's: it {}; wrote it: it {}; {}, and the guest's content {}",
+            outcome(attack.read_faulted),
+            outcome(attack.write_faulted),
+            if continued {
+                "the host went on"
+            } else {
+                "the host did NOT go on"
+            },
+            if intact {
+                "is intact"
+            } else {
+                "was NOT reported intact"
+            },
+        ),
+    }
+}
+
+fn guest_end(facts: &Facts) -> Line {
+    const TOPIC: &str = "guest";
+    let Some(end) = facts.guest_end else {
+        return silent(TOPIC, "the host, about the guest's end,");
+    };
+    Line {
+        topic: TOPIC,
+        holds: end.reason == GuestEnd::Off,
+        text: match end.reason {
+            GuestEnd::Off => "turned itself off",
+            GuestEnd::Reset => "asked for a reset, which ends its run",
+            GuestEnd::Stopped => "was stopped",
+        }
+        .to_owned(),
+    }
+}
+
+fn teardown(facts: &Facts, expected: &Expected) -> Line {
+    const TOPIC: &str = "teardown";
+    let (Some(teardown), Some(end)) = (facts.teardown, facts.guest_end) else {
+        return silent(TOPIC, "the host");
+    };
+    let wiped = match teardown.pages_nonzero {
+        0 => "all of them zeroes".to_owned(),
+        dirty => format!("{} NOT WIPED", count(dirty, "page")),
+    };
+    Line {
+        topic: TOPIC,
+        holds: facts.vm_end.is_some()
+            && teardown.pages_nonzero == 0
+            && (!expected.protected || teardown.pages_returned == end.pages_donated),
+        text: format!(
+            "VM destroyed: {} of {} donated came back, {wiped}",
+            teardown.pages_returned,
+            count(end.pages_donated, "page"),
+        ),
+    }
+}
+
+fn power_off(facts: &Facts, ended: &Ended) -> Line {
+    let clean = facts.power_off && *ended == Ended::PoweredOff;
+    Line {
+        topic: "power",
+        holds: clean,
+        text: if clean {
+            "clean power-off".to_owned()
+        } else {
+            "no clean power-off".to_owned()
+        },
+    }
+}
+
+/// The UUID that a UID is, as KVM's documentation writes it: each word's bytes from the lowest up.
+#[must_use]
+pub fn uuid(uid: Uid) -> String {
+    let hex: String = uid
+        .0
+        .iter()
+        .flat_map(|word| word.to_le_bytes())
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    [
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..],
+    ]
+    .join("-")
+}
+
+fn short(digest: &Digest) -> String {
+    format!("{}...", &digest.to_string()[..12])
+}
+
+fn count(number: u64, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
+}
+
+/// A number of bytes for people.
+#[must_use]
+pub fn bytes(bytes: u64) -> String {
+    const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    match UNITS.iter().find(|(size, _)| bytes >= *size) {
+        Some((size, unit)) if bytes.is_multiple_of(*size) => format!("{} {unit}", bytes / size),
+        Some((size, unit)) => format!("{:.1} {unit}", bytes as f64 / *size as f64),
+        None => format!("{bytes} bytes"),
+    }
+}
+
+/// Who said what last, for a run that failed.
+#[must_use]
+pub fn last_words(tails: &[(Console, Vec<String>)]) -> String {
+    let mut text = String::new();
+    for (console, lines) in tails {
+        if lines.is_empty() {
+            text.push_str(&format!("the {console} said nothing\n"));
+        } else {
+            text.push_str(&format!("the {console} said last:\n"));
+        }
+        for line in lines {
+            text.push_str(&format!("    {line}\n"));
+        }
+    }
+    text.trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests;
