@@ -1,26 +1,69 @@
 //! Cloister's EL2 hypervisor: the thin layer over `hyp-core` that touches the machine.
+//!
+//! [`hyp_core`] decides; this binary brings the machine up, switches worlds and does what was decided.
+//!
+//! * `boot`: the boot CPU's way from the first instruction to the host; `secondary`: the others'.
+//! * `host`: the host's traps, calls and faults; `relay`: its PSCI.
+//! * `guest`: running a vCPU from entry to exit.
+//! * `switch`, `vectors`: entering EL1 and coming back. `state`, `fp`, `gic`: the registers that change
+//!   hands.
+//! * `el2`: the machine as the core sees it. `mmu`, `memory`: EL2's own map and memory.
+//! * `console`, `power`: reporting, and the end. `arch`: one instruction a function.
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
+#![cfg_attr(
+    target_os = "none",
+    expect(
+        unsafe_code,
+        reason = "EL2 is where system registers, page tables and raw memory are"
+    )
+)]
+
+#[cfg(target_os = "none")]
+mod arch;
+#[cfg(target_os = "none")]
+mod boot;
+#[cfg(target_os = "none")]
+mod console;
+#[cfg(target_os = "none")]
+mod cpu;
+#[cfg(target_os = "none")]
+mod el2;
+#[cfg(target_os = "none")]
+mod fp;
+#[cfg(target_os = "none")]
+mod gic;
+#[cfg(target_os = "none")]
+mod guest;
+#[cfg(target_os = "none")]
+mod host;
+#[cfg(target_os = "none")]
+mod memory;
+#[cfg(target_os = "none")]
+mod mmu;
+#[cfg(target_os = "none")]
+mod power;
+#[cfg(target_os = "none")]
+mod relay;
+#[cfg(target_os = "none")]
+mod secondary;
+#[cfg(target_os = "none")]
+mod state;
+#[cfg(target_os = "none")]
+mod switch;
+#[cfg(target_os = "none")]
+mod vectors;
+
+#[cfg(target_os = "none")]
+bare_rt::image_main!(boot::main, stack_bytes = 128 * 1024);
+
+#[cfg(target_os = "none")]
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    power::panicked(info)
+}
 
 #[cfg(not(target_os = "none"))]
 fn main() {
     eprintln!("this is a bare-metal binary: run it with `cargo run` from the workspace");
-}
-
-#[cfg(target_os = "none")]
-mod bare {
-    bare_rt::image_main!(main, stack_bytes = 16 * 1024);
-
-    fn main(_device_tree: u64) -> ! {
-        loop {
-            core::hint::spin_loop();
-        }
-    }
-
-    #[panic_handler]
-    fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-        loop {
-            core::hint::spin_loop();
-        }
-    }
 }

@@ -1,0 +1,291 @@
+//! From the first instruction to the host: what the boot CPU does, once.
+
+use core::ops::Range;
+
+use bare_rt::image::Layout;
+use bootimg::{Image, Manifest};
+use heapless::Vec;
+use hyp_core::device_tree::{self, Conduit, Edits, Platform};
+use hyp_core::hypervisor::{CpuIndex, Hypervisor, MAX_REGIONS, Setup};
+use hyp_core::trng::Trng;
+use shared_abi::addr::{PAGE_SIZE, Pa, PageRange, Pfn};
+use shared_abi::record::Record;
+use spin::Once;
+
+use crate::cpu::{self, Cpu};
+use crate::el2::El2;
+use crate::memory::{self, Block};
+use crate::mmu::Stage1;
+use crate::{arch, console, host, power, secondary, state, vectors};
+
+/// The manifest is one page (bootimg's format).
+const MANIFEST_BYTES: usize = 4096;
+
+static HYPERVISOR: Once<Hypervisor<'static, El2>> = Once::new();
+static TRNG: Once<Trng> = Once::new();
+static RESERVED: Once<[PageRange<Pfn>; 2]> = Once::new();
+static PLATFORM: Once<Platform> = Once::new();
+
+/// The CPUs of the machine, by index: their MPIDR_EL1.
+pub(crate) fn cpus() -> &'static [u64] {
+    PLATFORM.get().map_or(&[], |platform| &platform.cpus)
+}
+
+/// Where guests' entropy comes from. Without a seed it answers that there is none.
+pub(crate) fn trng() -> &'static Trng {
+    TRNG.call_once(|| Trng::new(PLATFORM.get().map_or(&[], |platform| &platform.seed)))
+}
+
+/// Where the image is and what the boot loader put beside it.
+struct Loaded {
+    layout: Layout,
+    tree: Range<u64>,
+    /// From the hypervisor's first byte to the end of the last part's memory.
+    image: Range<u64>,
+}
+
+/// Entered by the boot loader at EL2 with the MMU off.
+pub(crate) fn main(tree: u64) -> ! {
+    vectors::install();
+    // SAFETY: the boot protocol puts a device tree at this address; its header says how long it is.
+    let tree = unsafe { blob(tree) };
+    let platform = match tree.map(|tree| (tree, Platform::parse(tree))) {
+        Some((tree, Ok(platform))) => {
+            let platform = PLATFORM.call_once(|| platform);
+            if let Some(console) = platform.hypervisor_console {
+                // SAFETY: the tree's second PL011 is nobody else's; with the MMU off all of memory is
+                // device memory, and the map that comes has this page as such.
+                unsafe { console::init(console.base) };
+            }
+            (tree, platform)
+        }
+        // There is no console to say so on.
+        _ => power::off(),
+    };
+    let (tree, platform) = platform;
+    match prepare(tree, platform) {
+        Ok((hypervisor, mut cpu)) => host::run(hypervisor, &mut cpu),
+        Err(message) => power::refuse(&message),
+    }
+}
+
+/// The device tree at an address, if there is one.
+///
+/// # Safety
+///
+/// `address` is where the boot loader put it.
+unsafe fn blob(address: u64) -> Option<&'static [u8]> {
+    let start = core::ptr::with_exposed_provenance::<u8>(address as usize);
+    if start.is_null() || !start.cast::<u64>().is_aligned() {
+        return None;
+    }
+    // SAFETY: the caller's promise: a device tree has a header of 40 bytes.
+    let header = unsafe { &*start.cast::<[u8; 8]>() };
+    let bytes = device_tree::total_bytes(header).ok()?;
+    // SAFETY: the header says that it is that long, and nobody writes it before the host runs.
+    Some(unsafe { core::slice::from_raw_parts(start, bytes) })
+}
+
+type Message = heapless::String<160>;
+
+fn message(text: core::fmt::Arguments<'_>) -> Message {
+    let mut message = Message::new();
+    // A text that is too long is cut.
+    let _ = core::fmt::write(&mut message, text);
+    message
+}
+
+/// Everything up to the host's first instruction.
+fn prepare(
+    tree: &'static [u8],
+    platform: &'static Platform,
+) -> Result<(&'static Hypervisor<'static, El2>, Cpu), Message> {
+    if platform.psci != Conduit::Smc {
+        return Err(message(format_args!(
+            "PSCI is not called by SMC: this is no EL2 to own"
+        )));
+    }
+    let layout = Layout::current();
+    let ram: Vec<Range<u64>, MAX_REGIONS> = platform.ram.iter().map(memory::bytes).collect();
+    let home = ram
+        .iter()
+        .find(|region| region.contains(&layout.image().start))
+        .ok_or_else(|| message(format_args!("the image is not in RAM")))?;
+    let loaded = loaded(layout, tree, home)?;
+    let used = [loaded.image.clone(), loaded.tree.clone()];
+    let cpus = platform.cpus.len();
+
+    let needs = Hypervisor::<El2>::needs(&platform.ram, &platform.denied);
+    let block = memory::plan(&ram, &used, needs, Stage1::tables_needed(&ram), cpus as u64)
+        .ok_or_else(|| message(format_args!("RAM is too small")))?;
+    let devices: Vec<u64, 1> = platform
+        .hypervisor_console
+        .iter()
+        .map(|console| console.base.0)
+        .collect();
+    // SAFETY: the block was just set aside and the MMU is off.
+    let stage1 = unsafe { Stage1::new(block.stage1.clone(), &loaded.layout, &ram, &devices) }
+        .map_err(|error| message(format_args!("EL2's stage 1: {error}")))?;
+    // SAFETY: the map has all RAM and the console.
+    unsafe { stage1.enable() };
+
+    report(&loaded.layout, &block, &ram, cpus);
+    let limit = home.end - loaded.image.start;
+    let image = verify(&loaded, limit).map_err(|error| message(format_args!("{error}")))?;
+
+    let used = [
+        loaded.image.clone(),
+        loaded.tree.clone(),
+        block.whole.clone(),
+    ];
+    let hypervisor = ownership(platform, &loaded.layout, &block, &image)?;
+    let host_tree = host_tree(&loaded, &ram, &used, tree, &image)?;
+    let index = platform
+        .cpus
+        .iter()
+        .position(|mpidr| *mpidr == cpu::affinity())
+        .ok_or_else(|| message(format_args!("the boot CPU is not in the device tree")))?;
+    state::init_cpu();
+    arch::tlbi_alle1();
+    arch::dsb_ish();
+    secondary::prepare(&block, stage1, index);
+    // The other CPUs start with their caches off: let memory hold what they read.
+    let data = &loaded.layout.data;
+    arch::clean_and_invalidate(data.start, data.end - data.start);
+    let entry = Pa(loaded.image.start + image.manifest().host().memory().start);
+    Ok((hypervisor, Cpu::new(CpuIndex(index), entry, host_tree)))
+}
+
+/// Finds out how much memory the image takes.
+fn loaded(layout: Layout, tree: &'static [u8], home: &Range<u64>) -> Result<Loaded, Message> {
+    let start = layout.image().start;
+    let manifest = layout.image().end;
+    if manifest + MANIFEST_BYTES as u64 > home.end {
+        return Err(message(format_args!(
+            "no room for a manifest behind the hypervisor"
+        )));
+    }
+    let parsed = Manifest::parse(bytes_at(manifest, MANIFEST_BYTES))
+        .map_err(|error| message(format_args!("{error}")))?;
+    let end = start
+        .checked_add(parsed.memory_bytes())
+        .filter(|end| *end <= home.end)
+        .ok_or_else(|| message(format_args!("the image is larger than RAM")))?;
+    let tree = tree.as_ptr().addr() as u64..tree.as_ptr_range().end.addr() as u64;
+    if tree.start < end && start < tree.end {
+        return Err(message(format_args!("the device tree lies in the image")));
+    }
+    Ok(Loaded {
+        layout,
+        tree,
+        image: start..end,
+    })
+}
+
+/// RAM that holds what the boot loader put there.
+fn bytes_at(start: u64, bytes: usize) -> &'static [u8] {
+    // SAFETY: callers name ranges of RAM (checked against the device tree's) that belong to the image,
+    // which nobody writes before the host runs.
+    unsafe {
+        core::slice::from_raw_parts(core::ptr::with_exposed_provenance(start as usize), bytes)
+    }
+}
+
+/// Checks every byte of the image behind the hypervisor.
+fn verify(loaded: &Loaded, limit: u64) -> Result<Image<'static>, bootimg::Error> {
+    let manifest = loaded.layout.image().end;
+    let offset = manifest - loaded.image.start;
+    let bytes = bytes_at(manifest, (loaded.image.end - manifest) as usize);
+    Image::verify(bytes, offset, limit)
+}
+
+fn report(layout: &Layout, block: &Block, ram: &[Range<u64>], cpus: usize) {
+    let image = layout.image();
+    let memory_bytes = (image.end - image.start) + (block.whole.end - block.whole.start);
+    console::record(&Record::Hypervisor {
+        memory_bytes,
+        pages: memory_bytes / PAGE_SIZE,
+        cpus: cpus as u64,
+        text_bytes: layout.text.end - layout.text.start,
+        ram_bytes: ram.iter().map(|region| region.end - region.start).sum(),
+    });
+}
+
+/// Makes the ownership core: from here on every page of RAM has an owner.
+fn ownership(
+    platform: &'static Platform,
+    layout: &Layout,
+    block: &Block,
+    image: &Image<'_>,
+) -> Result<&'static Hypervisor<'static, El2>, Message> {
+    let wrong = || message(format_args!("the hypervisor's memory has no pages"));
+    let own = memory::pages(&layout.image()).ok_or_else(wrong)?;
+    let whole = memory::pages(&block.whole).ok_or_else(wrong)?;
+    let tables = memory::pages(&block.host_tables).ok_or_else(wrong)?;
+    let records = &block.records;
+    // SAFETY: the range was set aside for the records alone, is RAM, aligned to pages, and any content
+    // is a valid `u64`.
+    let records = unsafe {
+        core::slice::from_raw_parts_mut(
+            core::ptr::with_exposed_provenance_mut(records.start as usize),
+            ((records.end - records.start) / 8) as usize,
+        )
+    };
+    let core = Hypervisor::new(
+        El2,
+        Setup {
+            ram: &platform.ram,
+            reserved: RESERVED.call_once(|| [own, whole]),
+            denied_devices: &platform.denied,
+            records,
+            tables,
+            cpus: platform.cpus.len(),
+            expected: image.measurement(),
+        },
+    )
+    .map_err(|error| message(format_args!("{error}")))?;
+    Ok(HYPERVISOR.call_once(|| core))
+}
+
+/// Writes the host's device tree into memory of the host's, erases the original, and returns where it
+/// is.
+fn host_tree(
+    loaded: &Loaded,
+    ram: &[Range<u64>],
+    used: &[Range<u64>],
+    tree: &'static [u8],
+    image: &Image<'_>,
+) -> Result<u64, Message> {
+    let room = (tree.len() as u64 + PAGE_SIZE).next_multiple_of(PAGE_SIZE);
+    let place = memory::place(ram, used, room, PAGE_SIZE)
+        .ok_or_else(|| message(format_args!("no room for the host's device tree")))?;
+    let parts = loaded.image.start + image.manifest().offset()
+        ..loaded.image.start + image.manifest().file_bytes();
+    // SAFETY: RAM that touches nothing in use; the host does not run yet.
+    let out = unsafe {
+        core::slice::from_raw_parts_mut(
+            core::ptr::with_exposed_provenance_mut::<u8>(place as usize),
+            room as usize,
+        )
+    };
+    let edits = Edits {
+        initrd: Some((Pa(parts.start), Pa(parts.end))),
+        reserved: RESERVED.get().map_or(&[], |reserved| reserved),
+    };
+    device_tree::filter(tree, &edits, out)
+        .map_err(|error| message(format_args!("the host's device tree: {error}")))?;
+    arch::clean_and_invalidate(place, room);
+    // SAFETY: the original is RAM of nobody's by now; `tree` is not used again. The seeds must not be
+    // left in it.
+    unsafe {
+        core::ptr::with_exposed_provenance_mut::<u8>(loaded.tree.start as usize)
+            .write_bytes(0, (loaded.tree.end - loaded.tree.start) as usize);
+    }
+    arch::clean_and_invalidate(loaded.tree.start, loaded.tree.end - loaded.tree.start);
+    Ok(place)
+}
+
+/// The one hypervisor, once the boot CPU has made it.
+pub(crate) fn hypervisor() -> Option<&'static Hypervisor<'static, El2>> {
+    HYPERVISOR.get()
+}

@@ -1,0 +1,90 @@
+//! The hypervisor's own console: the second PL011, which the host never reaches.
+
+use core::fmt::{self, Write as _};
+
+use arm_pl011_uart::{DataBits, LineConfig, PL011Registers, Parity, StopBits, Uart};
+use embedded_io::Write as _;
+use safe_mmio::UniqueMmioPointer;
+use shared_abi::addr::Pa;
+use shared_abi::record::Record;
+use spin::Once;
+use spin::mutex::TicketMutex;
+
+/// The usual rate.
+const BAUD: u32 = 115_200;
+/// The usual reference clock of a PL011 on Arm's boards.
+const CLOCK_HZ: u32 = 24_000_000;
+
+static CONSOLE: Once<TicketMutex<Uart<'static>>> = Once::new();
+
+/// Takes the PL011 at `registers` for the hypervisor; once, on the boot CPU.
+///
+/// # Safety
+///
+/// `registers` is the PL011 that the device tree names for the hypervisor, mapped as a device, and no
+/// one else uses it.
+pub(crate) unsafe fn init(registers: Pa) {
+    let Some(pointer) = core::ptr::NonNull::new(core::ptr::with_exposed_provenance_mut::<
+        PL011Registers,
+    >(registers.0 as usize)) else {
+        return;
+    };
+    // SAFETY: the caller's promise: mapped, and ours alone for ever.
+    let registers = unsafe { UniqueMmioPointer::new(pointer) };
+    let mut uart = Uart::new(registers);
+    let line = LineConfig {
+        data_bits: DataBits::Bits8,
+        parity: Parity::None,
+        stop_bits: StopBits::One,
+    };
+    // A rate that can't be had leaves the UART as the firmware set it.
+    let _ = uart.enable(line, BAUD, CLOCK_HZ);
+    CONSOLE.call_once(|| TicketMutex::new(uart));
+}
+
+/// Writes one line. Without a console it is lost.
+pub(crate) fn line(text: impl fmt::Display) {
+    if let Some(console) = CONSOLE.get() {
+        // The PL011 reports no errors on transmission.
+        let _ = core::writeln!(Lines(&mut *console.lock()), "{text}");
+    }
+}
+
+/// Reports to the tool.
+pub(crate) fn record(record: &Record<'_>) {
+    line(record);
+}
+
+/// Writes one line from a CPU that will do nothing else any more: if another CPU holds the console for
+/// long, or this one did when it failed, the line is written through it all the same.
+pub(crate) fn last_line(text: impl fmt::Display) {
+    /// Turns to wait for the holder; far more than a line takes.
+    const PATIENCE: u32 = 1 << 24;
+    let Some(console) = CONSOLE.get() else { return };
+    for _ in 0..PATIENCE {
+        if let Some(mut uart) = console.try_lock() {
+            let _ = core::writeln!(Lines(&mut *uart), "{text}");
+            return;
+        }
+        core::hint::spin_loop();
+    }
+    // SAFETY: the machine is going down; a garbled line is better than none, and PL011 writes are
+    // single volatile stores.
+    unsafe { console.force_unlock() };
+    let _ = core::writeln!(Lines(&mut *console.lock()), "{text}");
+}
+
+/// Ends lines as terminals want them.
+struct Lines<'a>(&'a mut Uart<'static>);
+
+impl fmt::Write for Lines<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            if byte == b'\n' {
+                self.0.write_all(b"\r").map_err(|_| fmt::Error)?;
+            }
+            self.0.write_all(&[byte]).map_err(|_| fmt::Error)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,85 @@
+//! What EL2 keeps for each physical CPU. It lives on that CPU's EL2 stack, so no other CPU can reach it.
+
+use hyp_core::hypervisor::CpuIndex;
+use hyp_core::vcpu::{FpRegisters, SystemRegisters, VcpuContext};
+use shared_abi::addr::Pa;
+
+use crate::switch::Registers;
+use crate::{arch, fp, state};
+
+/// One physical CPU and the host that runs on it.
+#[derive(Debug)]
+pub(crate) struct Cpu {
+    /// Which one.
+    pub(crate) index: CpuIndex,
+    /// The host's general registers, PC and PSTATE while EL2 runs.
+    pub(crate) host: Registers,
+    /// The host's system registers while a guest runs.
+    pub(crate) host_system: SystemRegisters,
+    host_fp: FpRegisters,
+    /// The host's FP registers are in `host_fp`, and FP traps in the host.
+    host_fp_saved: bool,
+}
+
+impl Cpu {
+    /// A CPU whose host is about to start at `entry` as PSCI starts a CPU (DEN0022, 6.4).
+    pub(crate) fn new(index: CpuIndex, entry: Pa, argument: u64) -> Self {
+        let mut host = Registers {
+            pc: entry.0,
+            pstate: hyp_core::vcpu::RESET_PSTATE,
+            ..Registers::default()
+        };
+        host.x[0] = argument;
+        Self {
+            index,
+            host,
+            host_system: SystemRegisters::default(),
+            host_fp: FpRegisters::default(),
+            host_fp_saved: false,
+        }
+    }
+
+    /// Whether FP has to trap in the host.
+    pub(crate) const fn traps_host_fp(&self) -> bool {
+        self.host_fp_saved
+    }
+
+    /// The host touched FP: it gets its registers back.
+    pub(crate) fn give_fp_to_host(&mut self) {
+        state::untrap_fp();
+        if self.host_fp_saved {
+            // SAFETY: FP does not trap now, and these are the host's, which runs next.
+            unsafe { fp::load(&raw const self.host_fp) };
+            self.host_fp_saved = false;
+        }
+    }
+
+    /// The guest touched FP: the host's registers are put away, the guest's loaded.
+    pub(crate) fn give_fp_to_guest(&mut self, context: &mut VcpuContext) {
+        state::untrap_fp();
+        if !self.host_fp_saved {
+            // SAFETY: FP does not trap now.
+            unsafe { fp::save(&raw mut self.host_fp) };
+            self.host_fp_saved = true;
+        }
+        // SAFETY: FP does not trap now, and these are the guest's, which runs next.
+        unsafe { fp::load(&raw const context.fp) };
+        context.fp_live = 1;
+    }
+
+    /// The guest leaves the CPU: its FP registers go with it.
+    pub(crate) fn take_fp_from_guest(context: &mut VcpuContext) {
+        if context.fp_live != 0 {
+            // SAFETY: FP does not trap since the guest touched it.
+            unsafe { fp::save(&raw mut context.fp) };
+            context.fp_live = 0;
+        }
+    }
+}
+
+/// The index of a CPU by its MPIDR_EL1, in the order of the device tree.
+pub(crate) fn affinity() -> u64 {
+    /// Aff3, Aff2, Aff1, Aff0 (Arm ARM DDI0487, D24.2.129).
+    const AFFINITY: u64 = 0xff_00ff_ffff;
+    arch::read!("mpidr_el1") & AFFINITY
+}

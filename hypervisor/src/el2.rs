@@ -1,0 +1,132 @@
+//! The machine below the core: [`Machine`] on metal.
+//!
+//! All RAM is mapped at its own address, writable and never executable (`mmu.rs`). What the core may
+//! touch of it, it proves by the tokens that it passes.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use hyp_core::geometry::{Geometry, Granule4K};
+use hyp_core::machine::{Frames, Machine, Removed, Space, TableRef, VcpuClaim};
+use hyp_core::vcpu::VcpuContext;
+use shared_abi::addr::{PAGE_SIZE, Pfn};
+
+use crate::{arch, state};
+
+/// The CPU and memory that this runs on.
+#[derive(Debug)]
+pub(crate) struct El2;
+
+/// The pointer to a page in the identity map.
+fn page_pointer<T>(page: Pfn) -> *mut T {
+    core::ptr::with_exposed_provenance_mut(page.base().0 as usize)
+}
+
+fn entry(table: TableRef, index: usize) -> &'static AtomicU64 {
+    assert!(index < Granule4K::ENTRIES);
+    // SAFETY: a `TableRef` is made by the core for pages in its custody, which are RAM and mapped; the
+    // index is within the page; table walkers and other CPUs use it by single 64-bit accesses only.
+    unsafe { AtomicU64::from_ptr(page_pointer::<u64>(table.page()).wrapping_add(index)) }
+}
+
+/// Runs `maintenance` with `space` in VTTBR_EL2, as TLB maintenance by VMID wants it.
+fn in_space(space: Space, maintenance: impl FnOnce()) {
+    let wanted = state::vttbr(space);
+    let current = arch::read!("vttbr_el2");
+    if current == wanted {
+        maintenance();
+        return;
+    }
+    // SAFETY: EL1 does not run meanwhile, and the value is back before it does.
+    unsafe { arch::write!("vttbr_el2", wanted) };
+    arch::isb();
+    maintenance();
+    // SAFETY: as it was.
+    unsafe { arch::write!("vttbr_el2", current) };
+    arch::isb();
+}
+
+impl Machine for El2 {
+    type Geometry = Granule4K;
+
+    #[inline]
+    fn read_entry(&self, table: TableRef, index: usize) -> u64 {
+        entry(table, index).load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    fn write_entry(&self, table: TableRef, index: usize, value: u64) {
+        entry(table, index).store(value, Ordering::Release);
+    }
+
+    fn wipe(&self, pages: &Frames) {
+        let range = pages.range();
+        let bytes = range.len() * PAGE_SIZE;
+        // SAFETY: `Frames` proves that the pages are in the core's custody; they are RAM and mapped.
+        unsafe { page_pointer::<u8>(range.first()).write_bytes(0, bytes as usize) };
+        arch::clean_and_invalidate(range.first().base().0, bytes);
+    }
+
+    fn clean(&self, pages: &Frames) {
+        let range = pages.range();
+        arch::clean_and_invalidate(range.first().base().0, range.len() * PAGE_SIZE);
+        arch::ic_ialluis();
+        arch::dsb_ish();
+    }
+
+    fn with_page<R>(&self, pages: &Frames, index: u64, f: impl FnOnce(&[u8; 4096]) -> R) -> R {
+        let range = pages.range();
+        assert!(index < range.len());
+        let page = Pfn(range.first().0 + index);
+        // SAFETY: `Frames` proves that nobody writes the page meanwhile; it is RAM and mapped.
+        f(unsafe { &*page_pointer::<[u8; 4096]>(page) })
+    }
+
+    fn put_context(&self, claim: &mut VcpuClaim, context: VcpuContext) {
+        // SAFETY: the one claim to the vCPU is borrowed mutably; its page is the core's, RAM, mapped,
+        // and larger than a context (asserted in vcpu.rs).
+        unsafe { page_pointer::<VcpuContext>(claim.page()).write(context) };
+    }
+
+    #[inline]
+    fn with_context<R>(&self, claim: &mut VcpuClaim, f: impl FnOnce(&mut VcpuContext) -> R) -> R {
+        // SAFETY: as in `put_context`, which has initialised it.
+        f(unsafe { &mut *page_pointer::<VcpuContext>(claim.page()) })
+    }
+
+    #[inline]
+    fn publish(&self) {
+        arch::dsb_ishst();
+        arch::isb();
+    }
+
+    fn invalidate(&self, space: Space, removed: &[Removed]) {
+        arch::dsb_ishst();
+        in_space(space, || {
+            for leaf in removed {
+                arch::tlbi_ipas2e1is(leaf.page);
+            }
+            arch::dsb_ish();
+            arch::tlbi_vmalle1is();
+            arch::dsb_ish();
+            arch::isb();
+        });
+    }
+
+    fn invalidate_all(&self, space: Space) {
+        arch::dsb_ishst();
+        in_space(space, || {
+            arch::tlbi_vmalls12e1is();
+            arch::dsb_ish();
+            arch::isb();
+        });
+    }
+
+    fn forget_previous_vcpu(&self, space: Space) {
+        in_space(space, || {
+            arch::tlbi_vmalle1();
+            arch::ic_iallu();
+            arch::dsb_nsh();
+            arch::isb();
+        });
+    }
+}

@@ -1,0 +1,176 @@
+//! The host as EL2 sees it: entered, and answered when it comes back. Nothing that it does is fatal.
+
+use hyp_core::hypervisor::{CallFailure, HostAbort, HostAccess, Hypervisor};
+use hyp_core::inject::{Abort, El1Context, Exception};
+use hyp_core::syndrome::{Fault, Syndrome};
+use shared_abi::error::CallError;
+use shared_abi::host_call::{Arguments, HostCall};
+use shared_abi::record::Record;
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::cpu::Cpu;
+use crate::el2::El2;
+use crate::switch::{self, Vector};
+use crate::{arch, console, guest, relay, state};
+
+/// Faults injected into the host since it started.
+static FAULTS: AtomicU64 = AtomicU64::new(0);
+
+/// How often the host was refused an access.
+pub(crate) fn faults() -> u64 {
+    FAULTS.load(Ordering::Relaxed)
+}
+
+/// Runs the host on this CPU, for ever.
+pub(crate) fn run(hypervisor: &'static Hypervisor<'static, El2>, cpu: &mut Cpu) -> ! {
+    // SAFETY: the host's stage 2, and the host runs next.
+    unsafe { state::select_host(hypervisor.host_space(), cpu.traps_host_fp()) };
+    console::record(&Record::HostCpu {
+        cpu: cpu.index.0 as u64,
+        stage2: state::stage2_is_on(arch::read!("hcr_el2")),
+    });
+    loop {
+        // SAFETY: the host's registers are this CPU's own; PSTATE in them is what the host had, or
+        // that of a started CPU or of an injected exception.
+        match unsafe { switch::enter(&raw mut cpu.host) } {
+            Vector::Synchronous => synchronous(hypervisor, cpu),
+            // The host takes its interrupts itself; one that got here anyway is still pending there.
+            Vector::Interrupt | Vector::SError => {}
+        }
+    }
+}
+
+fn synchronous(hypervisor: &'static Hypervisor<'static, El2>, cpu: &mut Cpu) {
+    match Syndrome::decode(arch::read!("esr_el2")) {
+        Syndrome::Hvc { imm } => call(hypervisor, cpu, imm),
+        Syndrome::Smc { imm } => {
+            // A trapped SMC returns to itself (Arm ARM DDI0487, D1.3.5).
+            cpu.host.pc += 4;
+            call(hypervisor, cpu, imm);
+        }
+        Syndrome::DataAbort(abort) => {
+            let access = if abort.write && !abort.cache_maintenance {
+                HostAccess::Write
+            } else {
+                HostAccess::Read
+            };
+            fault(hypervisor, cpu, &abort.fault, access);
+        }
+        Syndrome::InstructionAbort(abort) => fault(hypervisor, cpu, &abort, HostAccess::Execute),
+        Syndrome::FpTrap => cpu.give_fp_to_host(),
+        Syndrome::SysReg(_) | Syndrome::Wfx { .. } | Syndrome::Unknown(_) => {
+            inject(cpu, Exception::Undefined);
+        }
+    }
+}
+
+/// Answers a hypercall, by HVC or SMC alike.
+fn call(hypervisor: &'static Hypervisor<'static, El2>, cpu: &mut Cpu, imm: u16) {
+    let Ok(function) = u32::try_from(cpu.host.x[0]) else {
+        return refuse(cpu);
+    };
+    if imm != 0 {
+        return refuse(cpu);
+    }
+    if relay::is_psci(function) {
+        return relay::call(cpu, function);
+    }
+    let mut arguments: Arguments = [0; 17];
+    arguments.copy_from_slice(&cpu.host.x[1..18]);
+    let (status, results) = match HostCall::parse(function, &arguments) {
+        Ok(HostCall::VcpuRun { vm, vcpu, entry }) => {
+            match guest::run(hypervisor, cpu, vm, vcpu, &entry) {
+                Ok(record) => (0, record.emit()),
+                Err(error) => (error.code(), [0; 17]),
+            }
+        }
+        Ok(call) => ownership_call(hypervisor, &call),
+        Err(error) => (error.code(), [0; 17]),
+    };
+    cpu.host.x[0] = status;
+    cpu.host.x[1..18].copy_from_slice(&results);
+}
+
+fn refuse(cpu: &mut Cpu) {
+    cpu.host.x[0] = CallError::NotSupported.code();
+}
+
+/// Answers every call but `VcpuRun`, and reports what the tool wants to know from the hypervisor
+/// rather than from the host.
+fn ownership_call(hypervisor: &Hypervisor<'static, El2>, call: &HostCall) -> (u64, Arguments) {
+    let before = match call {
+        HostCall::VmDestroy { vm } => hypervisor.vm_report(*vm),
+        _ => None,
+    };
+    let (status, values) = match hypervisor.host_call(call) {
+        Ok(values) => (0, values),
+        Err(CallFailure { error, value }) => (error.code(), [value, 0, 0, 0, 0]),
+    };
+    if status == 0 {
+        if let HostCall::VmStart { vm, .. } = call
+            && let Some(report) = hypervisor.vm_report(*vm)
+            && let Some(measurement) = report.measurement
+        {
+            console::record(&Record::VmStart {
+                protected: report.protected,
+                measured: values[0] == 1,
+                measurement,
+                vcpus: report.vcpus,
+                pages: report.populated,
+            });
+        }
+        if let Some(report) = before {
+            console::record(&Record::VmEnd {
+                pages_returned: report.returned + values[0],
+                hypercalls: report.hypercalls,
+                exits: report.exits,
+            });
+        }
+    }
+    let mut results = [0; 17];
+    results[..values.len()].copy_from_slice(&values);
+    (status, results)
+}
+
+/// Decides about a stage-2 fault of the host's.
+fn fault(hypervisor: &Hypervisor<'static, El2>, cpu: &mut Cpu, fault: &Fault, access: HostAccess) {
+    let far = arch::read!("far_el2");
+    let refused = match fault.ipa(arch::read!("hpfar_el2"), far) {
+        Some(ipa) => hypervisor.host_abort(ipa, access) == HostAbort::Inject,
+        // No translation of ours was at fault, so there is nothing to retry with.
+        None => true,
+    };
+    if refused {
+        FAULTS.fetch_add(1, Ordering::Relaxed);
+        inject(
+            cpu,
+            Exception::ExternalAbort(Abort {
+                fetch: access == HostAccess::Execute,
+                write: access == HostAccess::Write,
+                far: (!fault.far_not_valid).then_some(far),
+            }),
+        );
+    }
+}
+
+/// Makes the host take an exception at EL1.
+fn inject(cpu: &mut Cpu, exception: Exception) {
+    let taken = exception.take(El1Context {
+        pc: cpu.host.pc,
+        pstate: cpu.host.pstate,
+        vbar_el1: arch::read!("vbar_el1"),
+        sctlr_el1: arch::read!("sctlr_el1"),
+    });
+    cpu.host.pc = taken.pc;
+    cpu.host.pstate = taken.pstate;
+    // SAFETY: the exception registers of EL1, as the exception leaves them; the host runs next.
+    unsafe {
+        arch::write!("elr_el1", taken.elr_el1);
+        arch::write!("spsr_el1", taken.spsr_el1);
+        arch::write!("esr_el1", taken.esr_el1);
+        if let Some(far) = taken.far_el1 {
+            arch::write!("far_el1", far);
+        }
+    }
+}

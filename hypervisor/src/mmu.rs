@@ -1,0 +1,163 @@
+//! EL2's own stage 1: an identity map. Text is executable and read-only, constants are read-only, all
+//! other RAM is writable and never executable, and of the devices only the hypervisor's own are there.
+
+use core::ops::Range;
+use core::ptr::NonNull;
+
+use aarch64_paging::descriptor::{El23Attributes, PhysicalAddress};
+use aarch64_paging::paging::{Constraints, El2, MemoryRegion, PAGE_SIZE, PageTable, Translation};
+use aarch64_paging::{MapError, Mapping};
+use bare_rt::image::Layout;
+
+use crate::arch;
+
+/// The tables start at level 0: 48 bits of address.
+const ROOT_LEVEL: usize = 0;
+
+/// MAIR_EL2: index 0 is Device-nGnRE, index 1 Normal write-back (Arm ARM DDI0487, D24.2.122).
+const MAIR: u64 = 0xff_04;
+
+/// TCR_EL2 without PS: 48 bits, write-back inner-shareable walks (Arm ARM DDI0487, D24.2.198).
+const TCR: u64 = {
+    const RES1: u64 = 1 << 31 | 1 << 23;
+    const T0SZ_48_BITS: u64 = 64 - 48;
+    const IRGN0_WRITE_BACK: u64 = 1 << 8;
+    const ORGN0_WRITE_BACK: u64 = 1 << 10;
+    const SH0_INNER: u64 = 3 << 12;
+    RES1 | T0SZ_48_BITS | IRGN0_WRITE_BACK | ORGN0_WRITE_BACK | SH0_INNER
+};
+const TCR_PS_SHIFT: u32 = 16;
+
+/// SCTLR_EL2: MMU and caches on, writable memory never executes (Arm ARM DDI0487, D24.2.175).
+const SCTLR: u64 = {
+    const RES1: u64 =
+        1 << 29 | 1 << 28 | 1 << 23 | 1 << 22 | 1 << 18 | 1 << 16 | 1 << 11 | 1 << 5 | 1 << 4;
+    const M_MMU: u64 = 1 << 0;
+    const C_DATA_CACHE: u64 = 1 << 2;
+    const SA_STACK_ALIGNMENT: u64 = 1 << 3;
+    const I_INSTRUCTION_CACHE: u64 = 1 << 12;
+    const WXN: u64 = 1 << 19;
+    RES1 | M_MMU | C_DATA_CACHE | SA_STACK_ALIGNMENT | I_INSTRUCTION_CACHE | WXN
+};
+
+const VALID: El23Attributes = El23Attributes::VALID.union(El23Attributes::ACCESSED);
+const DEVICE: El23Attributes = VALID
+    .union(El23Attributes::ATTRIBUTE_INDEX_0)
+    .union(El23Attributes::XN);
+const NORMAL: El23Attributes = VALID
+    .union(El23Attributes::ATTRIBUTE_INDEX_1)
+    .union(El23Attributes::INNER_SHAREABLE);
+const TEXT: El23Attributes = NORMAL.union(El23Attributes::READ_ONLY);
+const RODATA: El23Attributes = TEXT.union(El23Attributes::XN);
+const DATA: El23Attributes = NORMAL.union(El23Attributes::XN);
+
+/// Hands out table pages from a range that was set aside.
+struct Tables {
+    free: Range<u64>,
+}
+
+impl Translation<El23Attributes> for Tables {
+    fn allocate_table(&mut self) -> (NonNull<PageTable<El23Attributes>>, PhysicalAddress) {
+        let page = self.free.start;
+        assert!(
+            page < self.free.end,
+            "stage 1 of EL2 takes more tables than were set aside"
+        );
+        self.free.start += PAGE_SIZE as u64;
+        let table = self.physical_to_virtual(PhysicalAddress(page as usize));
+        // SAFETY: the page is in the range that `Stage1::new` was given for tables alone, and is
+        // handed out here once.
+        unsafe { table.write_bytes(0, 1) };
+        (table, PhysicalAddress(page as usize))
+    }
+
+    unsafe fn deallocate_table(&mut self, _table: NonNull<PageTable<El23Attributes>>) {
+        // The map only grows, and lives as long as the machine.
+    }
+
+    fn physical_to_virtual(&self, pa: PhysicalAddress) -> NonNull<PageTable<El23Attributes>> {
+        NonNull::new(core::ptr::with_exposed_provenance_mut(pa.0))
+            .expect("no table is at address 0")
+    }
+}
+
+/// What a CPU needs to turn the map on; the same for all of them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stage1 {
+    root: u64,
+}
+
+impl Stage1 {
+    /// How many table pages a map of that much RAM takes: one for each of its gigabytes and those that
+    /// it begins in, two for the edges of each range, and some for devices and the top.
+    pub(crate) fn tables_needed(ram: &[Range<u64>]) -> u64 {
+        const FIXED: u64 = 16;
+        ram.iter()
+            .map(|range| ((range.end - range.start) >> 30) + 6)
+            .sum::<u64>()
+            + FIXED
+    }
+
+    /// Makes the map, of `ram` (in which the running binary lies) and the pages of `devices`.
+    ///
+    /// # Safety
+    ///
+    /// `tables` is RAM that nobody uses for anything else, ever; the MMU is off.
+    pub(crate) unsafe fn new(
+        tables: Range<u64>,
+        layout: &Layout,
+        ram: &[Range<u64>],
+        devices: &[u64],
+    ) -> Result<Self, MapError> {
+        let mut mapping = Mapping::new(Tables { free: tables }, ROOT_LEVEL, El2);
+        let mut map = |range: Range<u64>, attributes| {
+            if range.is_empty() {
+                return Ok(());
+            }
+            mapping.map_range(
+                &MemoryRegion::new(range.start as usize, range.end as usize),
+                PhysicalAddress(range.start as usize),
+                attributes,
+                Constraints::empty(),
+            )
+        };
+        let image = layout.image();
+        for range in ram {
+            map(
+                range.start..range.end.min(image.start).max(range.start),
+                DATA,
+            )?;
+            map(range.start.max(image.end).min(range.end)..range.end, DATA)?;
+        }
+        map(layout.text.clone(), TEXT)?;
+        map(layout.rodata.clone(), RODATA)?;
+        map(layout.data.clone(), DATA)?;
+        for device in devices {
+            map(*device..*device + PAGE_SIZE as u64, DEVICE)?;
+        }
+        let root = mapping.root_address().0 as u64;
+        // The tables are to outlive everything.
+        core::mem::forget(mapping);
+        Ok(Self { root })
+    }
+
+    /// Turns the map on for this CPU.
+    ///
+    /// # Safety
+    ///
+    /// The CPU is at EL2 with its MMU off; the map holds all that it uses.
+    pub(crate) unsafe fn enable(self) {
+        let tcr = TCR | (arch::physical_range() << TCR_PS_SHIFT);
+        arch::tlbi_alle2();
+        // SAFETY: the caller's promise; the identity map makes the step over SCTLR_EL2 seamless.
+        unsafe {
+            arch::write!("mair_el2", MAIR);
+            arch::write!("tcr_el2", tcr);
+            arch::write!("ttbr0_el2", self.root);
+            arch::dsb_ish();
+            arch::isb();
+            arch::write!("sctlr_el2", SCTLR);
+        }
+        arch::isb();
+    }
+}

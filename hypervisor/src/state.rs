@@ -1,0 +1,219 @@
+//! The system registers of EL1 and the traps of EL2: whose they are at the moment.
+
+use hyp_core::machine::Space;
+use hyp_core::vcpu::SystemRegisters;
+
+use crate::arch;
+
+/// Bits of HCR_EL2 (Arm ARM DDI0487, D24.2.53).
+mod hcr {
+    pub(super) const VM: u64 = 1 << 0;
+    pub(super) const SWIO: u64 = 1 << 1;
+    pub(super) const PTW: u64 = 1 << 2;
+    pub(super) const FMO: u64 = 1 << 3;
+    pub(super) const IMO: u64 = 1 << 4;
+    pub(super) const AMO: u64 = 1 << 5;
+    pub(super) const FB: u64 = 1 << 9;
+    pub(super) const BSU_INNER_SHAREABLE: u64 = 1 << 10;
+    pub(super) const TWI: u64 = 1 << 13;
+    pub(super) const TWE: u64 = 1 << 14;
+    pub(super) const TID3: u64 = 1 << 18;
+    pub(super) const TSC: u64 = 1 << 19;
+    pub(super) const TIDCP: u64 = 1 << 20;
+    pub(super) const TACR: u64 = 1 << 21;
+    pub(super) const TSW: u64 = 1 << 22;
+    pub(super) const RW: u64 = 1 << 31;
+    pub(super) const TLOR: u64 = 1 << 35;
+}
+
+/// The host: AArch64, under stage 2, its SMCs trapped. Interrupts are its own.
+const HOST_HCR: u64 = hcr::VM | hcr::SWIO | hcr::TSC | hcr::RW;
+
+/// A guest: as the host, and interrupts, WFI and WFE, ID registers and what else it has no business
+/// with come to EL2.
+const GUEST_HCR: u64 = HOST_HCR
+    | hcr::PTW
+    | hcr::FMO
+    | hcr::IMO
+    | hcr::AMO
+    | hcr::FB
+    | hcr::BSU_INNER_SHAREABLE
+    | hcr::TWI
+    | hcr::TWE
+    | hcr::TID3
+    | hcr::TIDCP
+    | hcr::TACR
+    | hcr::TSW
+    | hcr::TLOR;
+
+/// Whether stage 2 is on, by a value of HCR_EL2.
+pub(crate) const fn stage2_is_on(hcr: u64) -> bool {
+    hcr & hcr::VM != 0
+}
+
+/// Bits of CPTR_EL2 with E2H = 0 (Arm ARM DDI0487, D24.2.35).
+mod cptr {
+    /// RES1, TZ and TSM among them: SVE and SME trap.
+    pub(super) const RES1: u64 = 0x33ff;
+    /// FP and SIMD trap.
+    pub(super) const TFP: u64 = 1 << 10;
+    /// Trace registers trap.
+    pub(super) const TTA: u64 = 1 << 20;
+}
+
+/// Bits of MDCR_EL2 (Arm ARM DDI0487, D24.3.19).
+mod mdcr {
+    /// HPMN: the event counters that EL1 has. Kept as it was at reset.
+    pub(super) const HPMN: u64 = 0x1f;
+    /// TPMCR, TPM: the performance monitors trap.
+    pub(super) const TPM: u64 = 1 << 5 | 1 << 6;
+    /// TDA, TDOSA, TDRA: debug registers trap.
+    pub(super) const TD: u64 = 1 << 9 | 1 << 10 | 1 << 11;
+    /// TPMS: the statistical profiling extension traps.
+    pub(super) const TPMS: u64 = 1 << 14;
+    /// TTRF: trace filter registers trap.
+    pub(super) const TTRF: u64 = 1 << 19;
+}
+
+/// Bits of CNTHCTL_EL2 with E2H = 0 (Arm ARM DDI0487, D24.10.2).
+mod cnthctl {
+    /// The physical counter does not trap.
+    pub(super) const EL1PCTEN: u64 = 1 << 0;
+    /// The physical timer does not trap.
+    pub(super) const EL1PCEN: u64 = 1 << 1;
+}
+
+/// VTCR_EL2 without PS: 40-bit IPA in two concatenated tables at level 1, 4 KiB granule, write-back
+/// inner-shareable walks, 8-bit VMID (Arm ARM DDI0487, D24.2.206).
+const VTCR: u64 = {
+    const RES1: u64 = 1 << 31;
+    const T0SZ_40_BITS: u64 = 64 - 40;
+    const SL0_LEVEL_1: u64 = 1 << 6;
+    const IRGN0_WRITE_BACK: u64 = 1 << 8;
+    const ORGN0_WRITE_BACK: u64 = 1 << 10;
+    const SH0_INNER: u64 = 3 << 12;
+    RES1 | T0SZ_40_BITS | SL0_LEVEL_1 | IRGN0_WRITE_BACK | ORGN0_WRITE_BACK | SH0_INNER
+};
+const VTCR_PS_SHIFT: u32 = 16;
+
+/// The value of VTTBR_EL2 for a stage-2 address space.
+pub(crate) const fn vttbr(space: Space) -> u64 {
+    const VMID_SHIFT: u32 = 48;
+    space.root.0 | ((space.vmid.0 as u64) << VMID_SHIFT)
+}
+
+macro_rules! system_registers {
+    ($($field:ident: $register:literal,)*) => {
+        /// Stores the registers of whoever ran last.
+        pub(crate) fn save_system(registers: &mut SystemRegisters) {
+            $(registers.$field = arch::read!($register);)*
+        }
+
+        /// Loads the registers of whoever runs next.
+        ///
+        /// # Safety
+        ///
+        /// They are that host's or guest's, and EL1 does not run before its stage 2 is loaded as well.
+        pub(crate) unsafe fn load_system(registers: &SystemRegisters) {
+            // SAFETY: EL1's registers have no effect on EL2; the rest is the caller's promise.
+            $(unsafe { arch::write!($register, registers.$field) };)*
+        }
+    };
+}
+
+system_registers! {
+    sp_el0: "sp_el0",
+    sp_el1: "sp_el1",
+    elr_el1: "elr_el1",
+    spsr_el1: "spsr_el1",
+    sctlr_el1: "sctlr_el1",
+    cpacr_el1: "cpacr_el1",
+    ttbr0_el1: "ttbr0_el1",
+    ttbr1_el1: "ttbr1_el1",
+    tcr_el1: "tcr_el1",
+    esr_el1: "esr_el1",
+    afsr0_el1: "afsr0_el1",
+    afsr1_el1: "afsr1_el1",
+    far_el1: "far_el1",
+    mair_el1: "mair_el1",
+    amair_el1: "amair_el1",
+    vbar_el1: "vbar_el1",
+    contextidr_el1: "contextidr_el1",
+    tpidr_el0: "tpidr_el0",
+    tpidrro_el0: "tpidrro_el0",
+    tpidr_el1: "tpidr_el1",
+    cntkctl_el1: "cntkctl_el1",
+    par_el1: "par_el1",
+    mdscr_el1: "mdscr_el1",
+    csselr_el1: "csselr_el1",
+    cntv_ctl_el0: "cntv_ctl_el0",
+    cntv_cval_el0: "cntv_cval_el0",
+}
+
+/// Sets what is the same for the host and all guests; once per CPU.
+pub(crate) fn init_cpu() {
+    const SRE_AND_ENABLE: u64 = 0b1001;
+    let (midr, sre) = (arch::read!("midr_el1"), arch::read!("icc_sre_el2"));
+    let physical_range = arch::physical_range();
+    // SAFETY: EL1 has not run yet, and these take away from it or set known values.
+    unsafe {
+        arch::write!("vtcr_el2", VTCR | (physical_range << VTCR_PS_SHIFT));
+        arch::write!("hstr_el2", 0);
+        arch::write!("cntvoff_el2", 0);
+        arch::write!("vpidr_el2", midr);
+        arch::write!("icc_sre_el2", sre | SRE_AND_ENABLE);
+        arch::isb();
+        arch::write!("ich_hcr_el2", 0);
+    }
+    arch::isb();
+}
+
+/// From the next entry on the host runs: its traps, its stage 2.
+///
+/// # Safety
+///
+/// `space` is the host's.
+pub(crate) unsafe fn select_host(space: Space, trap_fp: bool) {
+    let mdcr = arch::read!("mdcr_el2") & mdcr::HPMN;
+    let mpidr = arch::read!("mpidr_el1");
+    // SAFETY: the caller's promise.
+    unsafe {
+        arch::write!("vttbr_el2", vttbr(space));
+        arch::write!("hcr_el2", HOST_HCR);
+        arch::write!("cptr_el2", cptr::RES1 | if trap_fp { cptr::TFP } else { 0 });
+        arch::write!("mdcr_el2", mdcr);
+        arch::write!("cnthctl_el2", cnthctl::EL1PCTEN | cnthctl::EL1PCEN);
+        arch::write!("vmpidr_el2", mpidr);
+    }
+    arch::isb();
+}
+
+/// From the next entry on a guest's vCPU runs: its traps, its stage 2, its MPIDR_EL1. FP traps.
+///
+/// # Safety
+///
+/// `space` is the VM's.
+pub(crate) unsafe fn select_guest(space: Space, vmpidr: u64) {
+    let mdcr = arch::read!("mdcr_el2") & mdcr::HPMN;
+    // SAFETY: the caller's promise.
+    unsafe {
+        arch::write!("vttbr_el2", vttbr(space));
+        arch::write!("hcr_el2", GUEST_HCR);
+        arch::write!("cptr_el2", cptr::RES1 | cptr::TFP | cptr::TTA);
+        arch::write!(
+            "mdcr_el2",
+            mdcr | mdcr::TPM | mdcr::TD | mdcr::TPMS | mdcr::TTRF
+        );
+        arch::write!("cnthctl_el2", cnthctl::EL1PCTEN);
+        arch::write!("vmpidr_el2", vmpidr);
+    }
+    arch::isb();
+}
+
+/// Lets EL1 use FP and SIMD, until the next [`select_host`] or [`select_guest`].
+pub(crate) fn untrap_fp() {
+    let cptr = arch::read!("cptr_el2");
+    // SAFETY: the caller has loaded the registers of whoever runs, or is about to.
+    unsafe { arch::write!("cptr_el2", cptr & !cptr::TFP) };
+    arch::isb();
+}

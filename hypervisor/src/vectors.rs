@@ -1,0 +1,60 @@
+//! The sixteen vectors of EL2 (Arm ARM DDI0487, D1.4.1).
+
+use core::arch::global_asm;
+
+use crate::arch;
+use crate::switch::{self, Vector};
+
+global_asm!(
+    // From a lower level: free two registers, say which vector it was, go on in `leave`.
+    ".macro lower vector",
+    ".balign 0x80",
+    "stp x0, x1, [sp, #-16]!",
+    "mov x1, #\\vector",
+    "b {leave}",
+    ".endm",
+    // From EL2 itself: a bug of ours.
+    ".macro own",
+    ".balign 0x80",
+    "mrs x0, esr_el2",
+    "mrs x1, elr_el2",
+    "mrs x2, far_el2",
+    "b {fault}",
+    ".endm",
+    ".section .text.vectors, \"ax\"",
+    ".balign 0x800",
+    "hypervisor_vectors:",
+    ".rept 8", // current level, SP_EL0 and SP_ELx
+    "own",
+    ".endr",
+    "lower {synchronous}", // lower level, AArch64
+    "lower {interrupt}",
+    "lower {interrupt}", // FIQ: the host's as well
+    "lower {serror}",
+    "lower {synchronous}", // lower level, AArch32
+    "lower {interrupt}",
+    "lower {interrupt}",
+    "lower {serror}",
+    ".balign 0x80",
+    leave = sym switch::leave,
+    fault = sym own_fault,
+    synchronous = const Vector::Synchronous as u64,
+    interrupt = const Vector::Interrupt as u64,
+    serror = const Vector::SError as u64,
+);
+
+/// EL2 took an exception of its own.
+extern "C" fn own_fault(esr: u64, elr: u64, far: u64) -> ! {
+    panic!("exception in EL2: ESR {esr:#x}, ELR {elr:#x}, FAR {far:#x}");
+}
+
+/// Makes this CPU use the vectors.
+pub(crate) fn install() {
+    unsafe extern "C" {
+        safe static hypervisor_vectors: u8;
+    }
+    let vectors = (&raw const hypervisor_vectors).addr() as u64;
+    // SAFETY: the vectors are there, aligned to 2 KiB, and in executable memory.
+    unsafe { arch::write!("vbar_el2", vectors) };
+    arch::isb();
+}
