@@ -15,6 +15,9 @@ use crate::virtio::console::VirtioConsole;
 /// Bytes that are kept until there is a console.
 const EARLY_BYTES: usize = 1024;
 
+/// Bytes of a line that go out in one request; every record fits.
+const LINE_BYTES: usize = 512;
+
 struct State {
     early: Vec<u8, EARLY_BYTES>,
     uart: Option<u64>,
@@ -133,7 +136,7 @@ pub fn print(text: fmt::Arguments<'_>) {
 }
 
 /// Collects pieces of text.
-struct Line(Vec<u8, 256>);
+struct Line(Vec<u8, LINE_BYTES>);
 
 impl Line {
     fn send(&mut self) {

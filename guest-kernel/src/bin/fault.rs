@@ -9,12 +9,6 @@ fn run(_: &mut guest_kernel::Guest) -> Result<(), guest_kernel::Failure> {
     guest_kernel::println!("about to read an address where nothing is");
     let nowhere = core::ptr::without_provenance::<u64>(0x7f_ffff_f000);
     // SAFETY: nothing is mapped there: the CPU takes a translation fault, and no memory is read.
-    let value = unsafe { nowhere.read_volatile() };
-    Err(alloc_error(value))
-}
-
-#[cfg(target_os = "none")]
-fn alloc_error(value: u64) -> guest_kernel::Failure {
-    extern crate alloc;
-    alloc::format!("read {value:#x} where nothing is").into()
+    unsafe { nowhere.read_volatile() };
+    Err("the read did not fault".into())
 }

@@ -21,6 +21,7 @@ const CANARY_BYTES: usize = 4096;
 /// What the demo itself finds wrong.
 #[derive(Debug)]
 enum Wrong {
+    NoPlan,
     NoDisk,
     Size { disk: u64, plan: u64 },
     Digest { block: u64 },
@@ -31,6 +32,7 @@ enum Wrong {
 impl fmt::Display for Wrong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NoPlan => f.write_str("there is no plan: the demo wants one as its initrd"),
             Self::NoDisk => f.write_str("there is no disk"),
             Self::Size { disk, plan } => {
                 write!(f, "the disk has {disk} bytes, but the plan is for {plan}")
@@ -58,6 +60,9 @@ pub(crate) fn run(guest: &mut Guest) -> Result<(), Failure> {
     let private = private_digest(guest, &canary);
     describe(guest);
 
+    if guest.initrd().is_empty() {
+        return Err(Wrong::NoPlan.into());
+    }
     let plan = Plan::parse(guest.initrd())?;
     let disk = guest.disk().ok_or(Wrong::NoDisk)?;
     let mut job = Job::new(disk, plan)?;
