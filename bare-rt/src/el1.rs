@@ -2,9 +2,9 @@
 //!
 //! * [`syndrome`]: ESR_EL1 decoded into an enum.
 //! * [`frame`]: the registers of the interrupted code, which a handler may change.
-//! * [`vectors`]: the vector table, generic over the binary's handlers.
+//! * `vectors`: the vector table, generic over the binary's handlers.
 //! * [`stage1`]: an identity map with W^X, from tables that need no heap.
-//! * [`cpu`]: one instruction per function.
+//! * `cpu`: one instruction per function.
 //! * [`lock`]: a spin lock that masks interrupts while it is held.
 
 #[cfg(target_os = "none")]
