@@ -1,6 +1,9 @@
 //! Tests of the core as a whole, on the fake machine.
 
 mod bench_machine;
+mod guest;
+mod lifecycle;
 mod model;
+mod refusals;
 mod sequence;
 mod transitions;

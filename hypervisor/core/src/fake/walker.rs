@@ -54,7 +54,9 @@ pub fn walk(
             return None;
         }
         let covered = 1_u64.checked_shl(shift)?;
-        let page = (address / 4096).checked_add(ipa_page % covered)?;
+        // A block's output address has no bits below the block's size (D8.3.1).
+        let first = (address / 4096) / covered * covered;
+        let page = first.checked_add(ipa_page % covered)?;
         let field = |low: u32, width: u32| (descriptor >> low) & ((1 << width) - 1);
         return Some(Translation {
             page: Pfn(page),

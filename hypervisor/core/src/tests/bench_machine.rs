@@ -8,6 +8,8 @@ use shared_abi::addr::{Gfn, PageRange, Pfn};
 use shared_abi::error::CallError;
 use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState, VcpuIndex, VmHandle};
 
+use shared_abi::record::Digest;
+
 use crate::fake::Fake;
 use crate::geometry::Geometry;
 use crate::hypervisor::{CallFailure, CpuIndex, Hypervisor, Setup, SetupError};
@@ -43,6 +45,16 @@ pub(super) fn make<G: Geometry>(
     reserved: (u64, u64),
     denied: (u64, u64),
 ) -> Result<Hypervisor<'static, Fake<G>>, SetupError> {
+    make_expecting(ram, reserved, denied, None)
+}
+
+/// The same, with the launch measurement that the manifest names.
+pub(super) fn make_expecting<G: Geometry>(
+    ram: (u64, u64),
+    reserved: (u64, u64),
+    denied: (u64, u64),
+    expected: Option<Digest>,
+) -> Result<Hypervisor<'static, Fake<G>>, SetupError> {
     let ram = vec![range(ram.0, ram.1)].leak();
     let denied_devices = vec![range(denied.0, denied.1)].leak();
     let needs = Hypervisor::<Fake<G>>::needs(ram, denied_devices);
@@ -53,7 +65,7 @@ pub(super) fn make<G: Geometry>(
         records: Box::leak(vec![u64::MAX; needs.records].into_boxed_slice()),
         tables: range(reserved.0, needs.tables),
         cpus: 2,
-        expected: None,
+        expected,
     };
     Hypervisor::new(Fake::default(), setup)
 }

@@ -110,6 +110,49 @@ fn a_block_is_one_entry_everywhere_until_a_part_of_it_leaves() {
 }
 
 #[test]
+fn a_block_that_lost_one_page_and_got_it_back_is_one_entry_again() {
+    let hypervisor = tiny();
+    let vm = TestVm::new(&hypervisor, true, 54, 10);
+    let level = |page| {
+        let translation = hypervisor.machine().walk(hypervisor.host_space(), page);
+        translation.map(|translation| translation.level)
+    };
+    for page in [72, 74, 73] {
+        assert_eq!(level(75), Some(1));
+        assert_eq!(vm.populate(&hypervisor, 0, page, 1), Ok(1));
+        assert_eq!(level(75), Some(3));
+        assert_eq!(level(76), Some(2));
+        assert_eq!(vm.punch(&hypervisor, 0, 1), Ok(1));
+    }
+    assert_eq!(level(75), Some(1));
+    no_violations(&hypervisor);
+}
+
+#[test]
+fn scattered_pages_never_look_like_a_block() {
+    let hypervisor = tiny();
+    let vm = TestVm::new(&hypervisor, true, 54, 10);
+    let pages = [72, 74, 73, 90];
+    for (offset, page) in (4..).zip(pages) {
+        assert_eq!(vm.populate(&hypervisor, offset, page, 1), Ok(1));
+    }
+    // One run whose place in memory is not aligned as the guest sees it.
+    assert_eq!(vm.populate(&hypervisor, 8, 93, 4), Ok(4));
+    for (offset, page) in (4..).zip(pages.into_iter().chain(93..97)) {
+        assert_eq!(
+            reached(&hypervisor, vm.space, GUEST_FIRST + offset),
+            Some(page)
+        );
+        assert_eq!(vm.query(&hypervisor, offset).0, PageState::Private);
+    }
+    assert_eq!(vm.punch(&hypervisor, 4, 8), Ok(8));
+    for page in pages.into_iter().chain(93..97) {
+        assert!(host_reaches(&hypervisor, page));
+    }
+    no_violations(&hypervisor);
+}
+
+#[test]
 fn a_giant_is_one_entry_in_the_guest_too() {
     let hypervisor = tiny();
     let vm = TestVm::new(&hypervisor, true, 54, 10);

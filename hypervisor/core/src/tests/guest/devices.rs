@@ -1,0 +1,158 @@
+//! Accesses where no memory is: the MMIO guard decides.
+
+use shared_abi::addr::Ipa;
+use shared_abi::error::CallError;
+use shared_abi::kvm::function;
+use shared_abi::vcpu::AccessSize;
+
+use super::*;
+
+/// `ldrb w3, [..]` and `str w3, [..]`: translation faults with a syndrome.
+const LOAD_BYTE: u64 = 0x9303_0007;
+const STORE_WORD: u64 = 0x9383_0047;
+/// `ldp`: no syndrome.
+const LOAD_PAIR: u64 = 0x9200_0007;
+const FETCH: u64 = 0x8200_0007;
+
+/// Whether the guest has just taken an external abort.
+fn aborted(vcpu: &mut Vcpu<'_>) -> bool {
+    let context = snapshot(vcpu);
+    context.system.esr_el1 & 0x3f == 0x10 && context.pc == context.system.vbar_el1 + 0x200
+}
+
+fn read(ipa: u64) -> GuestAction {
+    GuestAction::Exit(Exit::MmioRead {
+        ipa: Ipa(ipa),
+        size: AccessSize::Byte,
+    })
+}
+
+#[test]
+fn a_read_is_finished_by_the_host() {
+    let guest = Guest::new(true);
+    let mut vcpu = guest.load(0);
+    let pc = snapshot(&mut vcpu).pc;
+    assert_eq!(guest.abort(&mut vcpu, LOAD_BYTE, 0x5018), read(0x5018));
+    assert_eq!(guest_entry(&mut vcpu, Resume::MmioRead(0xabcd)), Ok(()));
+    let after = snapshot(&mut vcpu);
+    assert_eq!((after.x[3], after.pc), (0xcd, pc + 4));
+}
+
+#[test]
+fn a_pending_access_outlives_the_load() {
+    let guest = Guest::new(true);
+    let mut vcpu = guest.load(0);
+    assert_eq!(guest.abort(&mut vcpu, LOAD_BYTE, 0x5018), read(0x5018));
+    drop(vcpu);
+    let mut vcpu = guest.load(0);
+    assert_eq!(
+        guest_entry(&mut vcpu, Resume::MmioWritten),
+        Err(CallError::InvalidParameter)
+    );
+    assert_eq!(guest_entry(&mut vcpu, Resume::MmioRead(7)), Ok(()));
+    assert_eq!(snapshot(&mut vcpu).x[3], 7);
+}
+
+#[test]
+fn a_write_shows_its_value_and_nothing_more() {
+    let guest = Guest::new(true);
+    let mut vcpu = guest.load(0);
+    vcpu.with_context(|context| context.x[3] = 0x1122_3344_5566_7788);
+    assert_eq!(
+        guest.abort(&mut vcpu, STORE_WORD, 0x5000),
+        GuestAction::Exit(Exit::MmioWrite {
+            ipa: Ipa(0x5000),
+            size: AccessSize::Word,
+            value: 0x5566_7788,
+        })
+    );
+    assert_eq!(guest_entry(&mut vcpu, Resume::Abort), Ok(()));
+    assert!(aborted(&mut vcpu));
+    assert_eq!(snapshot(&mut vcpu).system.far_el1, 0x5000);
+}
+
+#[test]
+fn what_cannot_be_emulated_is_an_abort_in_the_guest() {
+    let guest = Guest::new(true);
+    for (esr, ipa) in [
+        (LOAD_PAIR, 0x5000),
+        (STORE_WORD, 0x5ffd), // reaches into the next page
+        (FETCH, 0x5000),
+        (0x9200_0087, 0x5000), // a stage-1 walk
+        (0x9303_000f, 0x5000), // permission
+        (0x9303_0000, 0x5000), // address size
+        (0x9303_0010, 0x5000), // external
+    ] {
+        let mut vcpu = guest.load(0);
+        assert_eq!(guest.abort(&mut vcpu, esr, ipa), GuestAction::Resume);
+        assert!(aborted(&mut vcpu), "ESR {esr:#x}");
+        let pending = guest_entry(&mut vcpu, Resume::MmioRead(0));
+        assert_eq!(pending, Err(CallError::InvalidParameter));
+    }
+    // A device has no cache line to maintain: the instruction is over.
+    let mut vcpu = guest.load(0);
+    let pc = snapshot(&mut vcpu).pc;
+    assert_eq!(
+        guest.abort(&mut vcpu, 0x9200_0147, 0x5000),
+        GuestAction::Resume
+    );
+    assert_eq!(snapshot(&mut vcpu).pc, pc + 4);
+}
+
+#[test]
+fn once_enrolled_only_guarded_pages_are_devices() {
+    for enrol_first in [true, false] {
+        let guest = Guest::new(true);
+        let mut vcpu = guest.load(0);
+        assert_eq!(guest.abort(&mut vcpu, LOAD_BYTE, 0x6000), read(0x6000));
+        guest_entry(&mut vcpu, Resume::Continue).unwrap();
+        if enrol_first {
+            let enrol = [function::MMIO_GUARD_ENROLL.into(), 0, 0, 0];
+            assert_eq!(guest.call(&mut vcpu, enrol), [0; 4]);
+            guest.abort(&mut vcpu, LOAD_BYTE, 0x5000);
+            assert!(aborted(&mut vcpu));
+        }
+        let map = [function::MMIO_GUARD_MAP.into(), 0x5000, 0, 0];
+        assert_eq!(guest.call(&mut vcpu, map), [0; 4]);
+        assert_eq!(guest.call(&mut vcpu, map), [0; 4], "again is fine");
+        assert_eq!(guest.abort(&mut vcpu, LOAD_BYTE, 0x5000), read(0x5000));
+        guest_entry(&mut vcpu, Resume::Continue).unwrap();
+        assert_eq!(
+            guest.abort(&mut vcpu, LOAD_BYTE, 0x6000),
+            GuestAction::Resume
+        );
+        assert!(aborted(&mut vcpu));
+        let unmap = [function::MMIO_GUARD_UNMAP.into(), 0x5000, 0, 0];
+        assert_eq!(guest.call(&mut vcpu, unmap), [0; 4]);
+        assert_eq!(
+            guest.abort(&mut vcpu, LOAD_BYTE, 0x5000),
+            GuestAction::Resume
+        );
+    }
+}
+
+#[test]
+fn memory_is_no_device_whatever_the_guard_says() {
+    let guest = Guest::new(true);
+    let mut vcpu = guest.load(0);
+    for offset in [0, 7] {
+        let ipa = (GUEST_FIRST + offset) << 12;
+        let map = [function::MMIO_GUARD_MAP.into(), ipa, 0, 0];
+        assert_eq!(guest.call(&mut vcpu, map)[0], -3_i64 as u64);
+    }
+    for ipa in [0x5008, u64::MAX] {
+        let map = [function::MMIO_GUARD_MAP.into(), ipa, 0, 0];
+        assert_eq!(guest.call(&mut vcpu, map)[0], -3_i64 as u64);
+    }
+}
+
+#[test]
+fn an_ordinary_vm_has_no_guard() {
+    let guest = Guest::new(false);
+    let mut vcpu = guest.load(0);
+    for function in [function::MMIO_GUARD_ENROLL, function::MMIO_GUARD_MAP] {
+        let call = [function.into(), 0x5000, 0, 0];
+        assert_eq!(guest.call(&mut vcpu, call), [u64::MAX, 0, 0, 0]);
+    }
+    assert_eq!(guest.abort(&mut vcpu, LOAD_BYTE, 0x6000), read(0x6000));
+}
