@@ -248,6 +248,3 @@ fn instruction_abort<M: Machine>(
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -173,6 +173,3 @@ fn guard_map<M: Machine>(vcpu: &Loaded<'_, '_, M>, ipa: u64) -> u64 {
         Err(_) => INVALID_PARAMETER,
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,1 +1,0 @@
-//! Traps of guests.

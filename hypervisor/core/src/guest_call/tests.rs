@@ -1,1 +1,0 @@
-//! Hypercalls of guests.
