@@ -11,6 +11,7 @@
 //! * [`vm`]: the life of a VM: pages donated, populated, returned and looked at.
 //! * [`vgic`], [`pl011`], [`virtio`]: the devices that the guest sees.
 //! * [`vmm`]: what to do about each exit.
+//! * [`platform`]: the four traits as one.
 //! * [`attacks`]: what the host tries although it must not succeed.
 //!
 //! The VMM trusts no guest: what it reads from guest memory is read once, checked, and then used.
@@ -20,10 +21,16 @@
 
 extern crate alloc;
 
+pub mod attacks;
 pub mod config;
 pub mod hypervisor;
 pub mod layout;
 pub mod machine;
 pub mod memory;
 pub mod payload;
+pub mod pl011;
+pub mod platform;
+pub mod vgic;
+pub mod virtio;
 pub mod vm;
+pub mod vmm;
