@@ -45,7 +45,8 @@ pub enum PowerOnError {
     AlreadyOn,
 }
 
-/// A vCPU that this CPU, and no other, may enter. Dropping it gives the vCPU back.
+/// A vCPU that this CPU, and no other, may enter. Dropping it gives the vCPU back: by then VTTBR_EL2
+/// must name another space, as the VM's tables may be taken apart at once.
 #[derive(Debug)]
 pub struct Loaded<'h, 'm, M: Machine> {
     hypervisor: &'h Hypervisor<'m, M>,

@@ -35,7 +35,9 @@ impl TableRef {
 
 /// Physically contiguous pages in the core's custody: nobody else reaches them while this exists.
 ///
-/// It can't be copied: who holds it decides what becomes of the pages.
+/// It can't be copied: who holds it decides what becomes of the pages. The pages of an ordinary VM are
+/// the exception: they stay the host's to reach, so no more than [`Machine::wipe`] and
+/// [`Machine::clean`] is ever asked for them.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Frames(PageRange<Pfn>);
 

@@ -18,6 +18,7 @@ use shared_abi::addr::{PageRange, Pfn};
 
 use crate::geometry::{Geometry, Level, Piece};
 use crate::hypervisor::{MAX_REGIONS, SetupError};
+use crate::vm::{MAX_OBJECTS, MAX_VMS};
 
 /// The place of a VM in the table of VMs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -84,6 +85,12 @@ const SPLIT: u64 = 1 << 63;
 const DEVIATING_SHIFT: u32 = 52;
 const DEVIATING_MASK: u64 = 0x7ff;
 const BASE_MASK: u64 = (1 << 40) - 1;
+
+const _: () = assert!(
+    MAX_VMS <= 1 << (OBJECT_SHIFT - VM_SHIFT),
+    "a VM fits in its field"
+);
+const _: () = assert!(MAX_OBJECTS <= 1 << 2, "an object fits in its field");
 
 impl Record {
     /// [`Owner::Hypervisor`].

@@ -41,7 +41,7 @@ pub fn walk(
         }
         index %= entries;
         let descriptor = read(table, usize::try_from(index).ok()?);
-        if descriptor % 2 == 0 {
+        if descriptor.is_multiple_of(2) {
             return None;
         }
         let bit_1 = (descriptor / 2) % 2 == 1;

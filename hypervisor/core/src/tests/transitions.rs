@@ -1,5 +1,6 @@
 //! One test per transition: what it does to every party, and what it costs.
 
+use std::string::String;
 use std::vec;
 
 use shared_abi::addr::{Gfn, Pfn};
@@ -10,6 +11,7 @@ use crate::fake::Event;
 use crate::geometry::Granule4K;
 use crate::hypervisor::{HostAbort, HostAccess};
 use crate::loaded::{GuestPage, ShareError};
+use crate::machine::Space;
 
 #[test]
 fn at_boot_the_host_reaches_its_ram_and_nothing_else() {
@@ -309,6 +311,56 @@ fn a_vm_gives_back_everything_wiped() {
         );
     }
     no_violations(&hypervisor);
+}
+
+/// What happened, in order and by name: `g` and `h` for entries and maintenance of guest and host.
+fn story(hypervisor: &TinyHypervisor, guest: Space) -> String {
+    let host = hypervisor.host_space();
+    let in_host_tables = |table: Pfn| table.0 < RESERVED.0 + RESERVED.1;
+    let mut story = String::new();
+    for event in hypervisor.machine().take_events() {
+        let word = match event {
+            Event::Write { table, .. } if in_host_tables(table) => "h-entry",
+            // Object words and guest entries are in the pool's pages; the guest's is what counts.
+            Event::Write { .. } => "g-entry",
+            Event::Invalidate(space, _) if space == host => "h-tlbi",
+            Event::Invalidate(space, _) if space == guest => "g-tlbi",
+            Event::Invalidate(..) | Event::InvalidateAll(_) => "tlbi",
+            Event::Wipe(_) => "wipe",
+            Event::Clean(_) => "clean",
+            Event::Publish => "publish",
+            Event::ForgetPreviousVcpu(_) => "forget",
+        };
+        if !story.ends_with(word) {
+            story.push(' ');
+            story.push_str(word);
+        }
+    }
+    story.trim_start().into()
+}
+
+#[test]
+fn a_page_changes_hands_only_after_its_old_owner_has_lost_it() {
+    let hypervisor = tiny();
+    let vm = TestVm::new(&hypervisor, true, 54, 10);
+    vm.populate(&hypervisor, 0, 72, 2).unwrap();
+    hypervisor.machine().take_events();
+    vm.populate(&hypervisor, 2, 74, 1).unwrap();
+    assert_eq!(
+        story(&hypervisor, vm.space),
+        "h-entry h-tlbi wipe g-entry publish"
+    );
+    vm.punch(&hypervisor, 2, 1).unwrap();
+    assert_eq!(
+        story(&hypervisor, vm.space),
+        "g-entry g-tlbi g-entry wipe h-entry publish"
+    );
+    vm.populate_with(&hypervisor, 2, 74, 1, Content::Keep)
+        .unwrap();
+    assert_eq!(
+        story(&hypervisor, vm.space),
+        "h-entry h-tlbi clean g-entry publish"
+    );
 }
 
 #[test]
