@@ -44,10 +44,12 @@ mod pcie;
 #[cfg(target_os = "none")]
 mod power;
 #[cfg(target_os = "none")]
-mod scheduler;
-#[cfg(target_os = "none")]
-mod sleep_lock;
-#[cfg(target_os = "none")]
 mod timer;
 #[cfg(target_os = "none")]
 mod tolerant;
+#[cfg(target_os = "none")]
+mod guest;
+#[cfg(target_os = "none")]
+mod scheduler;
+#[cfg(target_os = "none")]
+mod sleep_lock;

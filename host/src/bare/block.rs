@@ -1,6 +1,6 @@
 //! The machine's virtio disk.
 
-use virtio_drivers::Error;
+use host::virtio::block::{BlockBackend, DiskError};
 use virtio_drivers::queue::VirtQueue;
 use virtio_drivers::transport::Transport;
 
@@ -77,46 +77,46 @@ impl Disk {
         })
     }
 
-    /// Size in sectors of 512 bytes.
-    pub(crate) fn sectors(&self) -> u64 {
+    /// Makes it a disk that refuses writes, whatever the device allows.
+    pub(crate) fn forbid_writes(&mut self) {
+        self.features |= Features::RO;
+    }
+
+    fn request<'a>(
+        &mut self,
+        inputs: &'a [&'a [u8]],
+        outputs: &'a mut [&'a mut [u8]],
+    ) -> Result<(), DiskError> {
+        devices::request(&mut self.queue, &mut self.transport, QUEUE, inputs, outputs)
+            .map(drop)
+            .map_err(|_| DiskError)
+    }
+}
+
+impl BlockBackend for Disk {
+    fn sectors(&self) -> u64 {
         self.sectors
     }
 
-    /// Whether it can't be written.
-    pub(crate) fn is_read_only(&self) -> bool {
+    fn is_read_only(&self) -> bool {
         self.features.contains(Features::RO)
     }
 
-    /// Reads whole sectors.
-    ///
-    /// # Errors
-    ///
-    /// The queue's, or [`Error::IoError`] if the disk says that it failed.
-    pub(crate) fn read(&mut self, sector: u64, into: &mut [u8]) -> virtio_drivers::Result {
+    fn read(&mut self, sector: u64, into: &mut [u8]) -> Result<(), DiskError> {
         let mut status = [STATUS_NOT_WRITTEN];
         let header = RequestType::Read.header(sector);
         self.request(&[&header], &mut [into, &mut status])?;
         succeeded(status)
     }
 
-    /// Writes whole sectors.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::read`].
-    pub(crate) fn write(&mut self, sector: u64, from: &[u8]) -> virtio_drivers::Result {
+    fn write(&mut self, sector: u64, from: &[u8]) -> Result<(), DiskError> {
         let mut status = [STATUS_NOT_WRITTEN];
         let header = RequestType::Write.header(sector);
         self.request(&[&header, from], &mut [&mut status])?;
         succeeded(status)
     }
 
-    /// Makes what was written durable.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::read`].
-    pub(crate) fn flush(&mut self) -> virtio_drivers::Result {
+    fn flush(&mut self) -> Result<(), DiskError> {
         if !self.features.contains(Features::FLUSH) {
             return Ok(());
         }
@@ -125,19 +125,11 @@ impl Disk {
         self.request(&[&header], &mut [&mut status])?;
         succeeded(status)
     }
-
-    fn request<'a>(
-        &mut self,
-        inputs: &'a [&'a [u8]],
-        outputs: &'a mut [&'a mut [u8]],
-    ) -> virtio_drivers::Result {
-        devices::request(&mut self.queue, &mut self.transport, QUEUE, inputs, outputs).map(drop)
-    }
 }
 
-fn succeeded(status: [u8; 1]) -> virtio_drivers::Result {
+fn succeeded(status: [u8; 1]) -> Result<(), DiskError> {
     match status {
         [STATUS_OK] => Ok(()),
-        _ => Err(Error::IoError),
+        _ => Err(DiskError),
     }
 }

@@ -11,7 +11,7 @@ use spin::Mutex;
 
 use super::boot_image::BootImage;
 use super::platform::{self, Platform};
-use super::{console, cpus, devices, exceptions, interrupts, memory, power, scheduler};
+use super::{console, cpus, devices, exceptions, guest, interrupts, memory, power, scheduler};
 
 bare_rt::image_main!(main, stack_bytes = 128 * 1024);
 
@@ -65,13 +65,9 @@ fn main(device_tree: u64) -> ! {
     // SAFETY: the memory is RAM as the hypervisor says, and the frame allocator left it out.
     let image = unsafe { BootImage::open(memory) }
         .unwrap_or_else(|error| power::refuse(format_args!("boot image: {error}")));
-    console::line(format_args!(
-        "{} MiB free, arguments \"{}\", disk of {:?} sectors, console {}",
-        memory::available() >> 20,
-        image.text(bootimg::Kind::HostArgs),
-        devices.disk.as_ref().map(super::block::Disk::sectors),
-        devices.console.is_some(),
-    ));
+    if let Err(error) = guest::run(&image, devices) {
+        power::refuse(format_args!("{error}"));
+    }
     power::off()
 }
 
@@ -82,8 +78,8 @@ fn bring_up_memory(device_tree: u64) -> Result<(Platform, Registers), Error> {
     let tree = core::ptr::with_exposed_provenance(device_tree as usize);
     // SAFETY: the boot protocol puts the address of a device tree in x0, and nobody writes to it while
     // the host runs.
-    let tree =
-        unsafe { Fdt::from_raw(tree) }.map_err(|_| Error::Platform(platform::Error::Malformed))?;
+    let tree = unsafe { Fdt::from_raw(tree) }
+        .map_err(|_| Error::Platform(platform::Error::Malformed))?;
     let platform = Platform::parse(tree).map_err(Error::Platform)?;
     power::set_conduit(platform.psci);
     let mut stage1 = Stage1::new(&Layout::current()).map_err(Error::Stage1)?;

@@ -38,23 +38,29 @@ impl ConsolePort {
             transmit,
         })
     }
+}
 
-    /// Writes bytes, and sleeps until the device has taken them.
-    ///
-    /// # Errors
-    ///
-    /// The queue's.
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> virtio_drivers::Result {
-        if bytes.is_empty() {
-            return Ok(());
+impl embedded_io::ErrorType for ConsolePort {
+    type Error = embedded_io::ErrorKind;
+}
+
+impl embedded_io::Write for ConsolePort {
+    /// Writes all of it, and sleeps until the device has taken it.
+    fn write(&mut self, bytes: &[u8]) -> Result<usize, Self::Error> {
+        if !bytes.is_empty() {
+            devices::request(
+                &mut self.transmit,
+                &mut self.transport,
+                TRANSMIT,
+                &[bytes],
+                &mut [],
+            )
+            .map_err(|_| embedded_io::ErrorKind::Other)?;
         }
-        devices::request(
-            &mut self.transmit,
-            &mut self.transport,
-            TRANSMIT,
-            &[bytes],
-            &mut [],
-        )
-        .map(drop)
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> Result<(), Self::Error> {
+        Ok(())
     }
 }

@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use bare_rt::el1::cpu;
 use bare_rt::el1::stage1::Registers;
 use bare_rt::image::{SecondaryBoot, secondary_start};
+use shared_abi::host_call::VcpuIndex;
 
 use super::platform::Platform;
 use super::{exceptions, interrupts, power};
@@ -41,6 +42,11 @@ pub(crate) fn present() -> usize {
 /// CPUs that run.
 pub(crate) fn online() -> usize {
     ONLINE.load(Ordering::Acquire)
+}
+
+/// The CPU that a vCPU runs on.
+pub(crate) fn home_of(vcpu: VcpuIndex) -> usize {
+    vcpu.0 as usize % online().max(1)
 }
 
 /// Makes this CPU, which runs already, number 0.

@@ -102,11 +102,3 @@ impl FrameAllocator for MachineFrames {
         }
     }
 }
-
-/// Free memory in bytes.
-pub(crate) fn available() -> u64 {
-    FRAMES
-        .lock()
-        .as_ref()
-        .map_or(0, |frames| frames.available() * PAGE_SIZE)
-}
