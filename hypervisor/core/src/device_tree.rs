@@ -2,7 +2,7 @@
 //!
 //! [`Platform::parse`] reads what EL2 has to know of the machine, so that no address of any machine is
 //! in the code. [`filter`] copies the tree for the host without what the host must not use: whatever
-//! [`Platform`] denies it is left out by the same rule, [`withheld`].
+//! [`Platform`] denies it is left out, by one and the same rule.
 
 mod filter;
 mod platform;
