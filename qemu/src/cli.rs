@@ -28,10 +28,6 @@ pub struct Cli {
 
 /// What to do.
 #[derive(Clone, Debug, Subcommand)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one value of it in the life of the process"
-)]
 pub enum Command {
     /// Boot the demo, or a payload of yours, in a protected VM
     Boot(BootArgs),
@@ -111,10 +107,6 @@ pub struct SetupArgs {
 
 /// What to do with images.
 #[derive(Clone, Debug, Subcommand)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one value of it in the life of the process"
-)]
 pub enum ImageCommand {
     /// Build hypervisor and host and pack them, with the demo or with what is given, into one image
     Pack(bootimg::cli::PartArgs),

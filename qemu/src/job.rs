@@ -6,8 +6,8 @@ use std::path::Path;
 
 use bootimg::flat::FlatImage;
 use bootimg::measure::LaunchMeasurement;
-use bootimg::pack::{Input, pack};
-use bootimg::{Kind, file};
+use bootimg::pack::{Input, PackError, pack};
+use bootimg::{Image, Kind as PartKind, file};
 use host::config::{Disk, GuestKind, HostConfig};
 use host::layout::{GuestConfig, GuestLayout};
 use shared_abi::record::Digest;
@@ -17,7 +17,7 @@ use crate::bare::{DEMO, HOST, HYPERVISOR};
 use crate::cli::BootArgs;
 use crate::directory;
 use crate::disk::{self, DemoDisk, DiskArgument};
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Kind, Result};
 use crate::machine::{self, DiskMode, IMAGE_FILE, Machine};
 use crate::story::{Expected, ExpectedDisk};
 use crate::toolchain::Toolchain;
@@ -116,7 +116,7 @@ impl Job {
             return Self::from_image(image, args, directory);
         }
         match &args.payload {
-            None => Self::from_demo(args, directory, toolchain()?, ui),
+            None => Self::from_demo(args, directory, toolchain, ui),
             Some(payload) => {
                 // Bad input is told before anything is built.
                 let guest = foreign(payload, args)?;
@@ -132,10 +132,11 @@ impl Job {
     fn from_demo(
         args: &BootArgs,
         directory: TempDir,
-        toolchain: Toolchain,
+        toolchain: impl FnOnce() -> Result<Toolchain>,
         ui: Ui,
     ) -> Result<Self> {
         let disk = DemoDisk::new(args.disk.as_ref(), directory.path())?;
+        let toolchain = toolchain()?;
         let config = HostConfig {
             vcpus: args.smp,
             memory_bytes: args.mem,
@@ -160,7 +161,7 @@ impl Job {
     ) -> Result<Self> {
         let hypervisor = HYPERVISOR.build(toolchain, ui)?;
         let host = HOST.build(toolchain, ui)?;
-        let measurement = if guest.ours {
+        let measurement = if guest.ours && guest.config.protected {
             Some(guest.measure()?)
         } else {
             None
@@ -175,7 +176,16 @@ impl Job {
             guest_args: &guest.bootargs,
             measurement,
         })
-        .map_err(|error| Failure::usage(format!("can't pack the image: {error}")))?;
+        .map_err(|error| {
+            let kind = match error {
+                // What is wrong with the binaries that were just built is nobody's input.
+                PackError::Hypervisor(_) | PackError::HypervisorEnd(_) | PackError::Host(_) => {
+                    Kind::Build
+                }
+                PackError::Image(_) => Kind::Usage,
+            };
+            Failure::new(kind, format!("can't pack the image: {error}"))
+        })?;
         Self::assemble(
             args,
             directory,
@@ -196,9 +206,9 @@ impl Job {
         let parsed = file::parse(&image).ok();
         let config: HostConfig = parsed
             .as_ref()
-            .and_then(|image| image.text(Kind::HostArgs)?.parse().ok())
+            .and_then(|image| image.text(PartKind::HostArgs)?.parse().ok())
             .unwrap_or_default();
-        let measurement = parsed.as_ref().and_then(bootimg::Image::measurement);
+        let measurement = parsed.as_ref().and_then(Image::measurement);
         let demo_disk = match (config.kind, config.disk, &args.disk) {
             (GuestKind::Demo, Disk::ReadOnly, Some(disk)) => {
                 let disk = DiskArgument {

@@ -121,6 +121,7 @@ pub fn run(
         String::new()
     };
     drop(qemu);
+    drop(listeners);
     let drained = Instant::now() + DRAIN;
     while let Ok(Event { console, bytes }) =
         events.recv_timeout(drained.saturating_duration_since(Instant::now()))

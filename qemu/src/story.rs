@@ -126,7 +126,7 @@ pub fn tell(facts: &Facts, ended: &Ended, expected: &Expected) -> Vec<Line> {
         vm(facts, expected),
     ];
     if let Some(disk) = &expected.demo {
-        lines.push(guest(facts));
+        lines.push(guest(facts, expected));
         lines.push(disk_line(facts, disk));
         lines.push(cost(facts));
         if expected.protected {
@@ -229,7 +229,7 @@ fn vm(facts: &Facts, expected: &Expected) -> Line {
     }
 }
 
-fn guest(facts: &Facts) -> Line {
+fn guest(facts: &Facts, expected: &Expected) -> Line {
     const TOPIC: &str = "guest";
     let Some(guest) = facts.guest else {
         return silent(TOPIC, "the guest");
@@ -238,7 +238,8 @@ fn guest(facts: &Facts) -> Line {
     let whose = if known { "KVM's" } else { "unknown" };
     Line {
         topic: TOPIC,
-        holds: known && guest.features != 0 && guest.shares != 0,
+        // An ordinary VM has nothing to share: the host reaches its memory as it is.
+        holds: known && guest.features != 0 && (guest.shares != 0 || !expected.protected),
         text: format!(
             "found the hypervisor by its UID {} ({whose}), FEATURES {:#x}; shared {}",
             uuid(guest.uid),

@@ -53,19 +53,24 @@ impl Drop for Listener {
 }
 
 fn accept(listener: &UnixListener, given_up: &AtomicBool) -> Option<UnixStream> {
-    while !given_up.load(Ordering::Relaxed) {
+    loop {
         match listener.accept() {
             Ok((stream, _)) => {
                 // On some systems it inherits the listener's mode.
                 stream.set_nonblocking(false).ok()?;
                 return Some(stream);
             }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(POLL),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                // Looked at only when nobody is waiting: a QEMU that came and went is still heard.
+                if given_up.load(Ordering::Relaxed) {
+                    return None;
+                }
+                thread::sleep(POLL);
+            }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(_) => return None,
         }
     }
-    None
 }
 
 /// Sends on what comes until QEMU is gone, or nobody listens any more.
