@@ -76,12 +76,17 @@ fn files_that_are_no_payload_are_refused_with_what_they_are() {
 
 #[test]
 fn a_file_that_is_missing_is_bad_input() {
-    for option in ["--disk", "--payload", "--initrd"] {
-        let run = Tool::boot(&[option, "/nonexistent/file"]).run();
+    let directory = tempfile::tempdir().unwrap();
+    let payload = file(&directory, &payload::hello("never runs"));
+    let payload = payload.to_str().unwrap();
+    let missing = "/nonexistent/file";
+    for arguments in [
+        &["--disk", missing][..],
+        &["--payload", missing],
+        &["--payload", payload, "--initrd", missing],
+    ] {
+        let run = Tool::boot(arguments).run();
         run.expect_status(2);
-        assert!(
-            run.text("error.message").contains("/nonexistent/file"),
-            "{run}"
-        );
+        assert!(run.text("error.message").contains(missing), "{run}");
     }
 }
