@@ -67,7 +67,9 @@ pub fn guest_entry<M: Machine>(
     vcpu.with_context(|context| mmio::resume(context, resume))
 }
 
-/// Handles a trap of the guest's. Its registers are in its context by now.
+/// Handles a trap of the guest's. Its registers are in its context by now; for an HVC that need not hold
+/// for its system registers.
+#[inline]
 pub fn guest_exit<M: Machine>(
     vcpu: &mut Loaded<'_, '_, M>,
     services: &Services<'_>,
@@ -88,6 +90,7 @@ pub fn guest_exit<M: Machine>(
 }
 
 /// Everything but hypercalls, which are to be quick.
+#[inline(never)]
 fn synchronous<M: Machine>(
     vcpu: &mut Loaded<'_, '_, M>,
     services: &Services<'_>,

@@ -188,3 +188,39 @@ fn exits_and_calls_are_counted() {
     let x = guest.hypervisor.host_call(&counters).unwrap();
     assert_eq!(x[..3], [2, 1, 0]);
 }
+
+#[test]
+fn what_the_host_is_told_does_not_depend_on_a_secret() {
+    let esrs = [
+        0x07e0_0000, // wfi
+        0x9303_0007, // ldrb from a device
+        0x9200_0007, // ldp
+        0x8200_0007, // fetch
+        0x1fe0_0000, // FP
+        0x6230_00a9, // mrs
+        0x0200_0000, // undefined
+    ];
+    for esr in esrs {
+        for ipa in [DEVICE << 12, (GUEST_FIRST + 7) << 12] {
+            let [one, other] = [0, u64::MAX].map(|secret| {
+                let guest = Guest::new(true);
+                let mut vcpu = guest.load(0);
+                vcpu.with_context(|context| {
+                    context.x = [secret; 31];
+                    context.fp.q = [secret.into(); 32];
+                    context.system.ttbr0_el1 = secret;
+                    context.system.tpidr_el1 = secret;
+                    context.system.elr_el1 = secret;
+                });
+                // The virtual address is the guest's own affair as well: only its page offset shows.
+                let trap = Trap::Synchronous {
+                    esr,
+                    far: secret & !0xfff,
+                    hpfar: (ipa >> 12) << 4,
+                };
+                guest_exit(&mut vcpu, &guest.services(), trap)
+            });
+            assert_eq!(one, other, "ESR {esr:#x}, IPA {ipa:#x}");
+        }
+    }
+}
