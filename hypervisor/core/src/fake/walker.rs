@@ -1,6 +1,11 @@
 //! What stage-2 tables mean, read from the Arm ARM (DDI0487, D8.2 and D8.3) and not from the mapper:
 //! this shares no constant with it.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "an oracle in plain words: tables of a test machine are small, and an overflow fails the test"
+)]
+
 use shared_abi::addr::{Pa, Pfn};
 
 /// What one IPA page translates to.
