@@ -22,7 +22,8 @@ pub enum HostPsci {
     /// Wait for an interrupt, then x0 = 0.
     Suspend,
     /// Start a CPU: [`HostCpus::claim`] it if the host may execute at `entry`, else
-    /// [`PsciError::INVALID_ADDRESS`].
+    /// [`PsciError::INVALID_ADDRESS`]. A wrong answer is the host's own loss: the CPU gets there under
+    /// stage 2.
     CpuOn {
         /// MPIDR_EL1's affinity fields.
         target: u64,
@@ -103,6 +104,9 @@ pub fn decide(imm: u16, x: &[u64; 4]) -> HostPsci {
         }
         Function::MigrateInfoType => HostPsci::Return(MIGRATION_NOT_REQUIRED),
         Function::CpuSuspend { .. } => HostPsci::Suspend,
+        Function::CpuOn { entry, .. } if !is_instruction(entry.entry_point_address()) => {
+            HostPsci::Return(PsciError::INVALID_ADDRESS.x0())
+        }
         Function::CpuOn { target_cpu, entry } => HostPsci::CpuOn {
             target: target_cpu.into(),
             entry: Ipa(entry.entry_point_address()),
@@ -119,6 +123,11 @@ pub fn decide(imm: u16, x: &[u64; 4]) -> HostPsci {
         Function::SystemOff | Function::SystemReset => HostPsci::SystemOff,
         _ => not_supported,
     }
+}
+
+/// Whether an A64 instruction may be at `address`.
+const fn is_instruction(address: u64) -> bool {
+    address.is_multiple_of(4)
 }
 
 /// Whether a CPU runs host code.
@@ -150,10 +159,11 @@ impl HostCpus {
     /// CPUs with these affinity fields (at most [`MAX_CPUS`], the rest is left off for good), all off
     /// but `boot`, which runs this.
     #[must_use]
-    pub fn new(mpidrs: &[u64], boot: u64) -> Self {
-        let cpus = mpidrs.iter().take(MAX_CPUS).map(|&mpidr| HostCpu {
+    pub fn new(mpidrs: &[u64], boot: CpuIndex) -> Self {
+        let numbered = mpidrs.iter().enumerate().take(MAX_CPUS);
+        let cpus = numbered.map(|(index, &mpidr)| HostCpu {
             mpidr,
-            state: AtomicU8::new(if mpidr == boot { ON } else { OFF }),
+            state: AtomicU8::new(if index == boot.0 { ON } else { OFF }),
             entry: AtomicU64::new(0),
             context_id: AtomicU64::new(0),
         });
@@ -211,6 +221,13 @@ impl HostCpus {
     /// is on still.
     pub fn leave(&self, cpu: CpuIndex) {
         self.change(cpu, ON, OFF);
+    }
+
+    /// The firmware refused to stop this CPU: it goes on.
+    pub fn stay(&self, cpu: CpuIndex) {
+        if let Some(cpu) = self.get(cpu) {
+            cpu.state.store(ON, Ordering::Release);
+        }
     }
 
     /// The answer to AFFINITY_INFO. From level 1 on, the CPUs are meant that share the fields from there
@@ -291,6 +308,10 @@ mod tests {
             ),
             ([0xc400_0003, 1 << 31, 0, 0], HostPsci::Return(u64::MAX - 1)),
             (
+                [0xc400_0003, 1, 0x4020_0002, 0],
+                HostPsci::Return(u64::MAX - 8),
+            ),
+            (
                 [0xc400_0004, 1, 0, 0],
                 HostPsci::AffinityInfo {
                     target: 1,
@@ -329,7 +350,7 @@ mod tests {
 
     #[test]
     fn a_cpu_goes_on_and_off() {
-        let cpus = HostCpus::new(&[0, 1, 0x100], 0);
+        let cpus = HostCpus::new(&[0, 1, 0x100], CpuIndex(0));
         assert_eq!(cpus.claim(0, Ipa(0), 0), Err(PsciError::ALREADY_ON));
         assert_eq!(cpus.claim(2, Ipa(0), 0), Err(PsciError::INVALID_PARAMETERS));
         assert_eq!(cpus.arrive(CpuIndex(1)), None, "nobody wanted it");
@@ -346,13 +367,15 @@ mod tests {
         assert_eq!(cpus.affinity_info(0x100, 0), 1);
         assert_eq!(cpus.claim(0x100, Ipa(0x6000), 1), Ok(CpuIndex(2)));
         cpus.release(CpuIndex(2));
+        cpus.stay(CpuIndex(0));
+        assert_eq!(cpus.affinity_info(0, 0), 0);
         assert_eq!(cpus.arrive(CpuIndex(2)), None);
         assert_eq!(cpus.claim(0x100, Ipa(0x6000), 1), Ok(CpuIndex(2)));
     }
 
     #[test]
     fn affinity_info_looks_at_levels() {
-        let cpus = HostCpus::new(&[0, 1, 0x100], 0);
+        let cpus = HostCpus::new(&[0, 1, 0x100], CpuIndex(0));
         assert_eq!(cpus.affinity_info(1, 0), 1);
         assert_eq!(cpus.affinity_info(1, 1), 0, "CPU 0 of the cluster is on");
         assert_eq!(cpus.affinity_info(0x100, 1), 1);
@@ -362,7 +385,7 @@ mod tests {
 
     #[test]
     fn of_many_who_start_a_cpu_one_succeeds() {
-        let cpus = HostCpus::new(&[0, 1], 0);
+        let cpus = HostCpus::new(&[0, 1], CpuIndex(0));
         let (started, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
         thread::scope(|scope| {
             for _ in 0..8 {
