@@ -82,7 +82,12 @@ impl<M: Machine> Hypervisor<'_, M> {
                 match taken.run.content {
                     Content::Present(first) => {
                         self.release_run(vm, page, first, taken.run.pages);
-                        budget.returned(taken.run.pages);
+                        // What an ordinary VM was lent never left the host.
+                        if vm.protected {
+                            budget.returned(taken.run.pages);
+                        } else {
+                            budget.spend(taken.run.pages);
+                        }
                     }
                     Content::Absent | Content::Poisoned => budget.spend(1),
                 }

@@ -282,6 +282,14 @@ fn an_ordinary_vm_is_lent_pages_that_stay_the_hosts() {
     assert_eq!(vm.populate(&hypervisor, 0, 70, 1), Ok(1));
     assert!(vm.populate(&hypervisor, 2, 70, 1).is_err());
     no_violations(&hypervisor);
+    // At the end only the pool comes back: the rest was the host's all along.
+    assert_eq!(vm.destroy(&hypervisor), Ok(10));
+    assert_eq!(hypervisor.machine().uniform_byte(Pfn(71)), Some(0));
+    assert!(
+        TestVm::new(&hypervisor, true, 70, 10)
+            .populate(&hypervisor, 0, 54, 1)
+            .is_ok()
+    );
 }
 
 #[test]
