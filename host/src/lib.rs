@@ -30,6 +30,8 @@ pub mod memory;
 pub mod payload;
 pub mod pl011;
 pub mod platform;
+#[cfg(test)]
+mod testing;
 pub mod vgic;
 pub mod virtio;
 pub mod vm;
