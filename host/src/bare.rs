@@ -3,10 +3,12 @@
 //!
 //! * [`platform`]: what the device tree says of the machine.
 //! * [`frames`]: the bookkeeping of free page frames.
-//! * `boot`, `boot_image`: the order in which everything comes up, and the VM's life.
+//! * `boot`: the order in which everything comes up. `boot_image`: what it was loaded with.
+//! * `guest`, `scheduler`: the VM's life, and which vCPU runs where.
 //! * `memory`, `heap`: the machine's frames, and the heap in some of them.
 //! * `exceptions`, `tolerant`: faults, and accesses that survive them.
-//! * `interrupts`, `timer`, `cpus`: the GIC, the tick, the other CPUs.
+//! * `interrupts`, `timer`, `cpus`, `sleep_lock`: the GIC, the tick, the other CPUs, and waiting for
+//!   them.
 //! * `pcie`, `dma`, `devices`, `block`, `console_port`: the machine's own disk and console.
 //! * `hypercall`, `power`, `console`: the way out: to EL2, to firmware, to the UART.
 
@@ -32,6 +34,8 @@ mod dma;
 #[cfg(target_os = "none")]
 mod exceptions;
 #[cfg(target_os = "none")]
+mod guest;
+#[cfg(target_os = "none")]
 mod heap;
 #[cfg(target_os = "none")]
 mod hypercall;
@@ -44,12 +48,10 @@ mod pcie;
 #[cfg(target_os = "none")]
 mod power;
 #[cfg(target_os = "none")]
-mod timer;
-#[cfg(target_os = "none")]
-mod tolerant;
-#[cfg(target_os = "none")]
-mod guest;
-#[cfg(target_os = "none")]
 mod scheduler;
 #[cfg(target_os = "none")]
 mod sleep_lock;
+#[cfg(target_os = "none")]
+mod timer;
+#[cfg(target_os = "none")]
+mod tolerant;

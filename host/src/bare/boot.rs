@@ -78,8 +78,8 @@ fn bring_up_memory(device_tree: u64) -> Result<(Platform, Registers), Error> {
     let tree = core::ptr::with_exposed_provenance(device_tree as usize);
     // SAFETY: the boot protocol puts the address of a device tree in x0, and nobody writes to it while
     // the host runs.
-    let tree = unsafe { Fdt::from_raw(tree) }
-        .map_err(|_| Error::Platform(platform::Error::Malformed))?;
+    let tree =
+        unsafe { Fdt::from_raw(tree) }.map_err(|_| Error::Platform(platform::Error::Malformed))?;
     let platform = Platform::parse(tree).map_err(Error::Platform)?;
     power::set_conduit(platform.psci);
     let mut stage1 = Stage1::new(&Layout::current()).map_err(Error::Stage1)?;

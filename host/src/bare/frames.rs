@@ -75,7 +75,8 @@ impl<'a> Frames<'a> {
     }
 
     /// Free frames.
-    pub(crate) fn available(&self) -> u64 {
+    #[cfg(test)]
+    fn available(&self) -> u64 {
         self.free
             .iter()
             .map(|word| u64::from(word.count_ones()))

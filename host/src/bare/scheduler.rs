@@ -178,7 +178,9 @@ fn finish(vcpu: VcpuIndex, exit: Result<ExitRecord, Refusal>) {
             write_faulted: attack.write_faulted,
         }),
         Some(Notice::BrokenQueue(error)) => {
-            console::line(format_args!("a driver of the guest's broke its queue: {error}"));
+            console::line(format_args!(
+                "a driver of the guest's broke its queue: {error}"
+            ));
         }
         None => {}
     }
