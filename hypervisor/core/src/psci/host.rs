@@ -88,7 +88,7 @@ pub fn decide(imm: u16, x: &[u64; 4]) -> HostPsci {
     let function = function & !NO_SVE_HINT;
     match function {
         SMCCC_VERSION => return HostPsci::Return(SMCCC_1_2),
-        SMCCC_ARCH_FEATURES if x1 & 0xffff_ffff == SMCCC_VERSION.into() => {
+        SMCCC_ARCH_FEATURES if x1 & 0xffff_ffff == u64::from(SMCCC_VERSION) => {
             return HostPsci::Return(0);
         }
         _ => {}
