@@ -24,6 +24,9 @@ use crate::virtio::disk::Disk;
 use crate::virtio::{self, DeviceType, hal};
 use crate::{console, heap, power, println};
 
+/// CurrentEL.EL of the exception level that payloads run at.
+const EL1: u64 = 1;
+
 /// What a payload's function, and whatever it calls, fails with: any error.
 pub type Failure = Box<dyn core::error::Error + Send + Sync>;
 
@@ -118,12 +121,22 @@ fn bring_up(device_tree: u64) -> Result<Guest, Failure> {
     if let Some(chosen) = machine.conduit {
         conduit::choose(chosen);
     }
+    if cpu::current_el() != EL1 {
+        // Stage 1 of EL1 has no effect here: a PL011 is reached without being mapped.
+        if let Some(uart) = machine.uart {
+            console::set_uart(uart);
+        }
+        require(Err::<(), _>("a payload runs at EL1"));
+    }
     let hypervisor = if machine.conduit.is_some() && hyp::has_smccc_1_1::<Conduit>() {
         Hypervisor::<Conduit>::probe()
     } else {
         None
     };
     if let Some(hypervisor) = &hypervisor {
+        if hypervisor.is_protected() {
+            exceptions::keep_registers_private();
+        }
         require(hypervisor.enrol());
     }
     for bank in &machine.ram {
@@ -142,8 +155,6 @@ fn bring_up(device_tree: u64) -> Result<Guest, Failure> {
         disk: None,
     };
     devices.bring_up(&mut guest)?;
-    // The tables are in use from now on, for ever.
-    core::mem::forget(devices);
     Ok(guest)
 }
 

@@ -1,5 +1,6 @@
 //! What happens when something goes wrong: a report on the console, then a reset of the VM.
 
+use core::fmt;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,7 +14,7 @@ pub(crate) struct Exceptions;
 
 impl Handlers for Exceptions {
     fn synchronous(frame: &mut Frame) {
-        fail(format_args!("fault: {frame}"));
+        fail_at(frame, format_args!("fault"));
     }
 
     fn irq(_: &mut Frame) {
@@ -21,8 +22,29 @@ impl Handlers for Exceptions {
     }
 
     fn other(frame: &mut Frame, vector: Vector) {
-        fail(format_args!("{vector}: {frame}"));
+        fail_at(frame, format_args!("{vector}"));
     }
+}
+
+/// The host reads the console, and a protected VM's registers are none of its business.
+static PRIVATE: AtomicBool = AtomicBool::new(false);
+
+/// From now on a report names the place and the cause of a fault, but no general register.
+pub(crate) fn keep_registers_private() {
+    PRIVATE.store(true, Ordering::Relaxed);
+}
+
+fn fail_at(frame: &Frame, what: fmt::Arguments<'_>) -> ! {
+    if PRIVATE.load(Ordering::Relaxed) {
+        fail(format_args!(
+            "{what}: {}\nelr={:016x} esr={:x} far={:016x}; the other registers are private",
+            frame.syndrome(),
+            frame.elr,
+            frame.esr,
+            frame.far
+        ))
+    }
+    fail(format_args!("{what}: {frame}"))
 }
 
 #[panic_handler]
@@ -31,7 +53,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 }
 
 /// Prints a last report and resets the VM. A failure on the way there ends the report.
-pub(crate) fn fail(report: core::fmt::Arguments<'_>) -> ! {
+pub(crate) fn fail(report: fmt::Arguments<'_>) -> ! {
     static FAILED: AtomicBool = AtomicBool::new(false);
     if !FAILED.load(Ordering::Relaxed) {
         FAILED.store(true, Ordering::Relaxed);

@@ -9,6 +9,7 @@
 mod tables;
 
 use core::fmt;
+use core::mem::ManuallyDrop;
 use core::ops::Range;
 
 use aarch64_paging::descriptor::El1Attributes;
@@ -79,10 +80,11 @@ impl fmt::Display for Error {
 
 impl core::error::Error for Error {}
 
-/// The map of this binary.
+/// The map of this binary. It outlives its value: once enabled it stays in effect.
 #[derive(Debug)]
 pub struct Stage1 {
-    mapping: Mapping<Tables, El1And0>,
+    /// Never dropped: that would free tables which the CPU walks.
+    mapping: ManuallyDrop<Mapping<Tables, El1And0>>,
     layout: Layout,
 }
 
@@ -98,13 +100,13 @@ impl Stage1 {
 
     fn with_tables(tables: Tables, layout: &Layout) -> Result<Self, Error> {
         let mut stage1 = Self {
-            mapping: Mapping::with_asid_and_va_range(
+            mapping: ManuallyDrop::new(Mapping::with_asid_and_va_range(
                 tables,
                 ASID,
                 ROOT_LEVEL,
                 El1And0,
                 VaRange::Lower,
-            ),
+            )),
             layout: layout.clone(),
         };
         for (part, attributes) in [
@@ -207,7 +209,7 @@ impl Stage1 {
     /// # Safety
     ///
     /// Called once, on the boot CPU at EL1, with the MMU off. Every address that the binary uses
-    /// from here on is mapped, RAM as RAM and devices as devices. The map is never dropped.
+    /// from here on is mapped, RAM as RAM and devices as devices.
     #[must_use]
     pub unsafe fn enable(&self) -> Registers {
         let registers = Registers::new(self.mapping.root_address().0 as u64);

@@ -70,8 +70,7 @@ impl Translation<El1Attributes> for Tables {
         (table, PhysicalAddress(table.as_ptr().expose_provenance()))
     }
 
-    /// Does not happen but when the map is dropped or an update is undone: the page is lost, which
-    /// is harmless, as a page is given out once only.
+    /// Happens when an update is undone. The page is lost, which is harmless: it is given out once only.
     unsafe fn deallocate_table(&mut self, _page_table: NonNull<PageTable<El1Attributes>>) {}
 
     fn physical_to_virtual(&self, pa: PhysicalAddress) -> NonNull<PageTable<El1Attributes>> {
