@@ -249,14 +249,15 @@ impl<M: Machine> Loaded<'_, '_, M> {
     }
 
     /// Ends the VM's run for good, every vCPU's of it: SYSTEM_OFF, SYSTEM_RESET, or a stop by the
-    /// hypervisor. Other CPUs notice at their next exit.
+    /// hypervisor. What runs on other CPUs goes on until its next exit to the host, and is not entered
+    /// again.
     pub fn stop(&self) {
         self.with_vm(|vm| vm.life = Life::Stopped);
     }
 
-    /// Whether the VM's run was ended; the caller then leaves the guest.
-    #[must_use]
-    pub fn is_stopped(&self) -> bool {
+    /// Whether the VM's run was ended.
+    #[cfg(test)]
+    pub(crate) fn is_stopped(&self) -> bool {
         self.with_vm(|vm| vm.life != Life::Started).unwrap_or(true)
     }
 
