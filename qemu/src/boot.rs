@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::bare::{DEMO, HOST, HYPERVISOR};
 use crate::cli::BootArgs;
 use crate::facts::Facts;
-use crate::failure::{Failure, Kind, Result};
+use crate::failure::Result;
 use crate::job::Job;
 use crate::machine::{Console, GDB_PORT, IMAGE_ADDRESS};
 use crate::record::{BootResult, Destination};
@@ -51,7 +51,14 @@ fn attempt(args: &BootArgs, ui: Ui) -> Result<BootResult> {
     if let (Some(expected), Some(disk)) = (&mut job.expected.demo, &job.demo_disk) {
         expected.file = Some(disk.digest()?);
     }
-    let lines = story::tell(&watched.facts, &watched.ended, &job.expected);
+    let mut lines = story::tell(&watched.facts, &watched.ended, &job.expected);
+    let mut failure = story::failure(&watched.facts, &watched.ended, args.limit_seconds());
+    if failure.is_some() {
+        // The run ended before its time: what it did not come to is no news.
+        lines.retain(|line| line.holds);
+    } else {
+        failure = story::contradiction(&lines);
+    }
     let is_demo = job.expected.demo.is_some();
     let colour = ui.colour();
     for line in &lines {
@@ -62,20 +69,6 @@ fn attempt(args: &BootArgs, ui: Ui) -> Result<BootResult> {
             ui.note(&line.render(colour));
         }
     }
-    let failure =
-        story::failure(&watched.facts, &watched.ended, args.limit_seconds()).or_else(|| {
-            let wrong: Vec<String> = lines
-                .iter()
-                .filter(|line| !line.holds)
-                .map(|line| format!("{}: {}", line.topic, line.text))
-                .collect();
-            (!wrong.is_empty()).then(|| {
-                Failure::new(
-                    Kind::Run,
-                    format!("not everything is as it must be: {}", wrong.join("; ")),
-                )
-            })
-        });
     if failure.is_some() {
         ui.note(&story::last_words(&watched.tails()));
     }
@@ -110,9 +103,9 @@ const fn index(console: Console) -> usize {
 fn watch(job: &Job, args: &BootArgs, qemu: &Qemu, ui: Ui) -> Result<Watched> {
     let machine = &job.machine;
     let step = ui.step(&format!(
-        "booting in QEMU {}: {} CPUs, {} of memory",
+        "booting in QEMU {}: {}, {} of memory",
         qemu.version,
-        machine.cpus,
+        story::count(machine.cpus.into(), "CPU"),
         story::bytes(machine.memory_bytes)
     ));
     if args.verbose {

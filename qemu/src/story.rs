@@ -102,6 +102,22 @@ pub fn failure(facts: &Facts, ended: &Ended, seconds: Option<u64>) -> Option<Fai
     }
 }
 
+/// What is wrong with a story that came to its end, if anything is.
+#[must_use]
+pub fn contradiction(lines: &[Line]) -> Option<Failure> {
+    let wrong: Vec<String> = lines
+        .iter()
+        .filter(|line| !line.holds)
+        .map(|line| format!("{}: {}", line.topic, line.text))
+        .collect();
+    (!wrong.is_empty()).then(|| {
+        Failure::new(
+            Kind::Run,
+            format!("not everything is as it must be: {}", wrong.join("; ")),
+        )
+    })
+}
+
 /// How far a run came.
 fn progress(facts: &Facts) -> &'static str {
     if facts.hypervisor.is_none() {
@@ -189,7 +205,7 @@ fn host(facts: &Facts, expected: &Expected) -> Line {
 fn vm(facts: &Facts, expected: &Expected) -> Line {
     const TOPIC: &str = "VM";
     let (Some(vm), Some(start)) = (facts.vm, facts.vm_start) else {
-        return silent(TOPIC, "nobody");
+        return silent(TOPIC, "the host");
     };
     let measured = expected.measurement.is_some();
     let as_expected = expected
@@ -206,13 +222,18 @@ fn vm(facts: &Facts, expected: &Expected) -> Line {
         ),
         (false, _) => format!("unmeasured payload ({})", short(&start.measurement)),
     };
-    let (kind, reach) = if start.protected {
+    let (kind, given, reach) = if start.protected {
         (
             "protected",
+            "donated",
             "; the host's CPUs no longer reach them (DMA not confined yet)",
         )
     } else {
-        ("ordinary", "; the host keeps access to its memory")
+        (
+            "ordinary",
+            "lent or donated",
+            "; the host keeps access to what it lent",
+        )
     };
     Line {
         topic: TOPIC,
@@ -221,7 +242,7 @@ fn vm(facts: &Facts, expected: &Expected) -> Line {
             && vm.object_bytes == expected.memory_bytes
             && as_expected,
         text: format!(
-            "{kind}, {}: a memory object of {}, {} donated, {measurement}{reach}",
+            "{kind}, {}: a memory object of {}, {} {given}, {measurement}{reach}",
             count(start.vcpus, "vCPU"),
             bytes(vm.object_bytes),
             count(vm.pages_donated, "page"),
@@ -291,7 +312,7 @@ fn cost(facts: &Facts) -> Line {
     const TOPIC: &str = "cost";
     let (Some(disk), Some(end), Some(copied)) = (facts.disk, facts.vm_end, facts.copied_bytes())
     else {
-        return silent(TOPIC, "nobody");
+        return silent(TOPIC, "guest or host");
     };
     const MIB: f64 = 1_048_576.0;
     let moved = (disk.read_bytes + disk.written_bytes) as f64 / MIB;
@@ -351,7 +372,7 @@ fn attack(facts: &Facts) -> Line {
 fn guest_end(facts: &Facts) -> Line {
     const TOPIC: &str = "guest";
     let Some(end) = facts.guest_end else {
-        return silent(TOPIC, "the host, about the guest's end,");
+        return silent(TOPIC, "the host");
     };
     Line {
         topic: TOPIC,
@@ -379,11 +400,18 @@ fn teardown(facts: &Facts, expected: &Expected) -> Line {
         holds: facts.vm_end.is_some()
             && teardown.pages_nonzero == 0
             && (!expected.protected || teardown.pages_returned == end.pages_donated),
-        text: format!(
-            "VM destroyed: {} of {} donated came back, {wiped}",
-            teardown.pages_returned,
-            count(end.pages_donated, "page"),
-        ),
+        text: if expected.protected {
+            format!(
+                "VM destroyed: {} of {} donated came back, {wiped}",
+                teardown.pages_returned,
+                count(end.pages_donated, "page"),
+            )
+        } else {
+            format!(
+                "VM destroyed: {} that had been donated came back, {wiped}",
+                count(teardown.pages_returned, "page"),
+            )
+        },
     }
 }
 
@@ -423,7 +451,9 @@ fn short(digest: &Digest) -> String {
     format!("{}...", &digest.to_string()[..12])
 }
 
-fn count(number: u64, what: &str) -> String {
+/// A number of things for people.
+#[must_use]
+pub fn count(number: u64, what: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{number} {what}{plural}")
 }
