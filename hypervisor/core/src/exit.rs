@@ -77,9 +77,9 @@ pub fn guest_exit<M: Machine>(
 ) -> GuestAction {
     let action = match trap {
         Trap::Interrupt => GuestAction::Exit(Exit::Interrupted),
-        Trap::Synchronous { esr, far, hpfar } => match Syndrome::decode(esr) {
-            Syndrome::Hvc { imm } => guest_call(vcpu, services, imm),
-            syndrome => synchronous(vcpu, services, syndrome, far, hpfar),
+        Trap::Synchronous { esr, far, hpfar } => match Syndrome::hvc_immediate(esr) {
+            Some(imm) => guest_call(vcpu, services, imm),
+            None => synchronous(vcpu, services, Syndrome::decode(esr), far, hpfar),
         },
         Trap::SystemError => stop(vcpu, StopReason::Exception(class::SERROR)),
     };

@@ -286,6 +286,17 @@ const fn register_field(bits: u32) -> u8 {
 }
 
 impl Syndrome {
+    /// The immediate, if ESR_EL2 says HVC: for the path of hypercalls, which is to be short.
+    #[inline]
+    #[must_use]
+    pub const fn hvc_immediate(esr: u64) -> Option<u16> {
+        if (esr >> CLASS_SHIFT) & 0x3f == class::HVC64 as u64 {
+            Some((esr & 0xffff) as u16)
+        } else {
+            None
+        }
+    }
+
     /// Decodes ESR_EL2.
     #[must_use]
     pub const fn decode(esr: u64) -> Self {
@@ -401,6 +412,9 @@ mod tests {
         ];
         for (esr, expected) in table {
             assert_eq!(Syndrome::decode(esr), expected, "ESR {esr:#x}");
+            let hvc = Syndrome::hvc_immediate(esr).map(|imm| Syndrome::Hvc { imm });
+            let is_hvc = matches!(expected, Syndrome::Hvc { .. });
+            assert_eq!(hvc, is_hvc.then_some(expected));
         }
     }
 
