@@ -1,5 +1,7 @@
 //! The private directory of a run.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use tempfile::TempDir;
@@ -17,7 +19,11 @@ const MAX_PATH_BYTES: usize = 80;
 /// When there is no place for one.
 pub fn private() -> Result<TempDir> {
     let make = |parent: &Path| {
-        TempDir::with_prefix_in("cloister-", parent).map_err(|error| {
+        let mut builder = tempfile::Builder::new();
+        builder
+            .prefix("cloister-")
+            .permissions(fs::Permissions::from_mode(0o700));
+        builder.tempdir_in(parent).map_err(|error| {
             Failure::system(
                 format!("can't make a directory in {}", parent.display()),
                 error,
@@ -29,4 +35,19 @@ pub fn private() -> Result<TempDir> {
         return Ok(directory);
     }
     make(Path::new("/tmp"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_else_reaches_it_and_it_goes() {
+        let directory = private().unwrap();
+        let path = directory.path().to_owned();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        drop(directory);
+        assert!(!path.exists());
+    }
 }
