@@ -1,5 +1,6 @@
 //! Hand-made rings against the device side: what an honest driver does, and what a hostile one tries.
 
+use proptest::prelude::*;
 use shared_abi::addr::{Gfn, Ipa, PAGE_SIZE, Pfn};
 use shared_abi::vcpu::AccessSize;
 
@@ -631,4 +632,39 @@ fn no_access_to_registers_panics() {
     assert_eq!(registers.read(0x100, AccessSize::Double), 0x03_0201);
     assert_eq!(registers.read(0x101, AccessSize::Byte), 2);
     assert_eq!(registers.read(0xfff, AccessSize::Double), 0);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever a guest writes into its rings, the device stays within what is shared.
+    #[test]
+    fn rings_of_anything_do_no_harm(
+        raw in proptest::collection::vec(
+            (0_u64..0x20_0000, 0_u32..0x3000, 0_u16..8, 0_u16..10),
+            8,
+        ),
+        heads in proptest::collection::vec(0_u16..10, 8),
+        ahead in 0_u16..10,
+        request in (0_u32..10, 0_u64..80),
+    ) {
+        let driver = Driver::new();
+        let private = FIRST + 0x20;
+        driver.put(DATA, &header(request.0, request.1));
+        driver.machine.0.borrow_mut().private.insert(private);
+        for (index, (offset, bytes, flags, next)) in (0..).zip(&raw) {
+            driver.describe(index, (Ipa(DESCRIPTORS.0 + offset), *bytes, *flags, *next));
+        }
+        for (slot, head) in (0..).zip(&heads) {
+            driver.put(Ipa(DRIVER.0 + 4 + 2 * slot), &head.to_le_bytes());
+        }
+        driver.put(Ipa(DRIVER.0 + 2), &ahead.to_le_bytes());
+        let mut block = Block::new(RamDisk::new(64));
+        let _ = block.serve(&mut queue(8), &driver.memory());
+        let _ = console::transmit(&mut queue(8), &driver.memory(), &mut Printed::default());
+        driver.machine.0.borrow_mut().private.clear();
+        let mut content = [0; 4096];
+        driver.machine.read(Pfn(private).base(), &mut content).unwrap();
+        prop_assert_eq!(content, [0xee; 4096]);
+    }
 }
