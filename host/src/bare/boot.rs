@@ -18,28 +18,20 @@ bare_rt::image_main!(main, stack_bytes = 128 * 1024);
 /// The map that all CPUs run on; it lives for ever.
 static STAGE1: Mutex<Option<Stage1>> = Mutex::new(None);
 
-/// Why the machine does not come up.
-enum Error {
-    Platform(platform::Error),
-    Stage1(stage1::Error),
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Platform(error) => error.fmt(f),
-            Self::Stage1(error) => error.fmt(f),
-        }
-    }
-}
-
 /// Entered on the boot CPU at EL1, with the MMU off and the device tree's address.
 fn main(device_tree: u64) -> ! {
     exceptions::install();
-    let (platform, registers) = match bring_up_memory(device_tree) {
-        Ok(up) => up,
-        Err(error) => power::refuse(format_args!("{error}")),
+    let tree = core::ptr::with_exposed_provenance(device_tree as usize);
+    // SAFETY: the boot protocol puts the address of a device tree in x0, and nobody writes to it while
+    // the host runs.
+    let Ok(tree) = (unsafe { Fdt::from_raw(tree) }) else {
+        power::off() // there is no telling where a UART is
     };
+    let platform =
+        Platform::parse(tree).unwrap_or_else(|error| refuse_early(tree, format_args!("{error}")));
+    power::set_conduit(platform.psci);
+    let registers =
+        turn_mmu_on(&platform).unwrap_or_else(|error| refuse_early(tree, format_args!("{error}")));
     // SAFETY: the UART is mapped, and this is the one call.
     unsafe { console::init(platform.uart.start) };
     // SAFETY: RAM is mapped; the hypervisor's part of it is reserved in the device tree.
@@ -71,27 +63,32 @@ fn main(device_tree: u64) -> ! {
     power::off()
 }
 
-/// Reads the device tree and turns the MMU on.
+/// Maps the machine one to one and turns the MMU on.
 ///
 /// Until then there are no locks: exclusive accesses need caches.
-fn bring_up_memory(device_tree: u64) -> Result<(Platform, Registers), Error> {
-    let tree = core::ptr::with_exposed_provenance(device_tree as usize);
-    // SAFETY: the boot protocol puts the address of a device tree in x0, and nobody writes to it while
-    // the host runs.
-    let tree =
-        unsafe { Fdt::from_raw(tree) }.map_err(|_| Error::Platform(platform::Error::Malformed))?;
-    let platform = Platform::parse(tree).map_err(Error::Platform)?;
-    power::set_conduit(platform.psci);
-    let mut stage1 = Stage1::new(&Layout::current()).map_err(Error::Stage1)?;
+fn turn_mmu_on(platform: &Platform) -> Result<Registers, stage1::Error> {
+    let mut stage1 = Stage1::new(&Layout::current())?;
     for bank in &platform.ram {
-        stage1.map_ram(bank.clone()).map_err(Error::Stage1)?;
+        stage1.map_ram(bank.clone())?;
     }
     for device in platform.device_ranges() {
-        stage1.map_device(device).map_err(Error::Stage1)?;
+        stage1.map_device(device)?;
     }
     // SAFETY: this is the boot CPU, with the MMU off; RAM and devices are mapped as what they are,
     // and the map moves to a static that is never cleared.
     let registers = unsafe { stage1.enable() };
     *STAGE1.lock() = Some(stage1);
-    Ok((platform, registers))
+    Ok(registers)
+}
+
+/// Says why the host can't go on while the MMU is off, and turns the machine off.
+fn refuse_early(tree: Fdt<'_>, message: fmt::Arguments<'_>) -> ! {
+    if let Ok(conduit) = platform::psci(tree) {
+        power::set_conduit(conduit);
+    }
+    if let Ok(uart) = platform::uart(tree) {
+        // SAFETY: the device tree says that a PL011 is there, and this CPU is the only one that runs.
+        unsafe { console::early_epitaph(uart.start, message) };
+    }
+    power::off()
 }

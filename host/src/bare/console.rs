@@ -6,7 +6,7 @@ use core::ptr::NonNull;
 use arm_pl011_uart::{PL011Registers, Uart};
 use bare_rt::el1::lock::IrqLock;
 use safe_mmio::UniqueMmioPointer;
-use shared_abi::record::Record;
+use shared_abi::record::{PREFIX, Record};
 
 static CONSOLE: IrqLock<Option<Console>> = IrqLock::new(None);
 
@@ -25,14 +25,34 @@ impl Write for Console {
 ///
 /// `registers` is the address of a PL011 that nothing else uses, mapped as a device for good.
 pub(crate) unsafe fn init(registers: u64) {
-    let Some(registers) = NonNull::new(core::ptr::with_exposed_provenance_mut::<PL011Registers>(
-        registers as usize,
-    )) else {
-        return;
-    };
     // SAFETY: the caller vouches for the registers.
-    let registers = unsafe { UniqueMmioPointer::new(registers) };
-    *CONSOLE.lock() = Some(Console(Uart::new(registers)));
+    *CONSOLE.lock() = unsafe { open(registers) };
+}
+
+/// A UART at an address; none is at 0.
+///
+/// # Safety
+///
+/// The address is that of a PL011 that nothing else uses.
+unsafe fn open(registers: u64) -> Option<Console> {
+    let registers = core::ptr::with_exposed_provenance_mut::<PL011Registers>(registers as usize);
+    let registers = NonNull::new(registers)?;
+    // SAFETY: the caller vouches for the registers.
+    Some(Console(Uart::new(unsafe {
+        UniqueMmioPointer::new(registers)
+    })))
+}
+
+/// Writes a [`Record::Refused`] to a UART while the MMU is off and there are no locks.
+///
+/// # Safety
+///
+/// As [`init`], but for the mapping. Nothing else runs, and the machine powers off next.
+pub(crate) unsafe fn early_epitaph(registers: u64, message: fmt::Arguments<'_>) {
+    // SAFETY: the caller vouches for the registers.
+    if let Some(mut console) = unsafe { open(registers) } {
+        let _ = writeln!(console, "{PREFIX}refused {message}");
+    }
 }
 
 /// Writes a line for people.

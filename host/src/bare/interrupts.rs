@@ -160,12 +160,11 @@ pub(crate) fn enable_device(intid: u32) -> Result<(), Error> {
 /// Makes another CPU (or this one) look around.
 pub(crate) fn kick(number: usize) {
     let [aff0, aff1, aff2, _, aff3, ..] = AFFINITIES[number].load(Ordering::Relaxed).to_le_bytes();
-    // A target list has 16 CPUs (IHI 0069, ICC_SGI1R_EL1.RS is 0 for the first 16).
     let target = SgiTarget::List {
         affinity3: aff3,
         affinity2: aff2,
         affinity1: aff1,
-        target_list: 1 << (aff0 & 0xf),
+        target_list: 1 << (aff0 & 0xf), // `Platform::parse` refuses a greater one
     };
     cpu::dsb_sy(); // what the CPU is to see is written
     // An SGI is what `KICK` is, so that there is nothing to refuse.

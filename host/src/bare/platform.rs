@@ -18,6 +18,9 @@ pub(crate) use pci::PciHost;
 
 /// CPUs that the host can use.
 pub(crate) const MAX_CPUS: usize = 64;
+/// Aff0 of a CPU is below this, so that an SGI reaches it without a range selector
+/// (GIC architecture, IHI 0069, ICC_SGI1R_EL1.RS).
+const SGI_TARGETS: u64 = 16;
 /// Banks of RAM.
 const MAX_BANKS: usize = 8;
 /// Reserved ranges.
@@ -62,8 +65,6 @@ pub(crate) struct Platform {
 /// Why a device tree describes no machine that the host runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Error {
-    /// It is no device tree.
-    Malformed,
     /// Something is not there.
     Missing(&'static str),
     /// Something has no meaning here.
@@ -75,7 +76,6 @@ pub(crate) enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Malformed => f.write_str("the device tree cannot be read"),
             Self::Missing(what) => write!(f, "the device tree has no {what}"),
             Self::Bad(what) => write!(f, "the device tree's {what} makes no sense"),
             Self::TooMany(what) => write!(f, "the device tree has too many {what}"),
@@ -206,7 +206,11 @@ fn image(fdt: Fdt<'_>) -> Result<Option<Range<u64>>, Error> {
 }
 
 /// The PL011 that `/chosen/stdout-path` names by its path, else the first one.
-fn uart(fdt: Fdt<'_>) -> Result<Range<u64>, Error> {
+///
+/// # Errors
+///
+/// There is none.
+pub(crate) fn uart(fdt: Fdt<'_>) -> Result<Range<u64>, Error> {
     let named = fdt.find_node("/chosen").and_then(|chosen| {
         let path = chosen.property("stdout-path")?.value_as::<&str>().ok()?;
         fdt.find_node(path.split(':').next()?)
@@ -226,7 +230,9 @@ fn cpus(fdt: Fdt<'_>) -> Result<Vec<u64, MAX_CPUS>, Error> {
             continue;
         }
         // A CPU's `reg` is MPIDR_EL1's affinity fields; it has no size.
-        let affinity = number(cpu, "reg").ok_or(Error::Bad("cpu reg"))?;
+        let affinity = number(cpu, "reg")
+            .filter(|affinity| affinity & 0xff < SGI_TARGETS)
+            .ok_or(Error::Bad("CPU affinity"))?;
         cpus.push(affinity).map_err(|_| Error::TooMany("CPUs"))?;
     }
     if cpus.is_empty() {
@@ -235,7 +241,12 @@ fn cpus(fdt: Fdt<'_>) -> Result<Vec<u64, MAX_CPUS>, Error> {
     Ok(cpus)
 }
 
-fn psci(fdt: Fdt<'_>) -> Result<Conduit, Error> {
+/// How PSCI is called.
+///
+/// # Errors
+///
+/// The tree does not say.
+pub(crate) fn psci(fdt: Fdt<'_>) -> Result<Conduit, Error> {
     let node = fdt.find_node("/psci").ok_or(Error::Missing("PSCI"))?;
     let method = node.property("method").ok_or(Error::Bad("PSCI method"))?;
     match method.value_as::<&str>() {
