@@ -198,6 +198,38 @@ pub trait Hypervisor {
         Ok((state, x[1]))
     }
 
+    /// Undoes [`Self::object_bind`] for the same range.
+    ///
+    /// # Errors
+    ///
+    /// Those of the call.
+    fn object_unbind(&self, object: ObjectHandle, offset: u64, pages: u64) -> Result<(), Refusal> {
+        let call = HostCall::ObjectUnbind {
+            object,
+            offset,
+            pages,
+        };
+        self.call(call).map(drop)
+    }
+
+    /// Ends an object in which no page is present.
+    ///
+    /// # Errors
+    ///
+    /// Those of the call.
+    fn object_destroy(&self, object: ObjectHandle) -> Result<(), Refusal> {
+        self.call(HostCall::ObjectDestroy { object }).map(drop)
+    }
+
+    /// Takes a page of a protected VM's back by force.
+    ///
+    /// # Errors
+    ///
+    /// Those of the call.
+    fn force_reclaim(&self, page: Pfn) -> Result<(), Refusal> {
+        self.call(HostCall::ForceReclaim { page }).map(drop)
+    }
+
     /// Makes the next vCPU.
     ///
     /// # Errors
@@ -284,5 +316,73 @@ fn progress(answer: Result<Arguments, Refusal>) -> Result<Progress, Refusal> {
             detail,
         }) => Ok(Progress::More(detail)),
         Err(refusal) => Err(refusal),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers every call in the same way.
+    struct Fixed(u64, Arguments);
+
+    impl Hypervisor for Fixed {
+        fn invoke(&self, _function: u32, _arguments: &Arguments) -> (u64, Arguments) {
+            (self.0, self.1)
+        }
+    }
+
+    fn answer(code: u64, results: [u64; 6]) -> Fixed {
+        let mut x = [0; 17];
+        x[..6].copy_from_slice(&results);
+        Fixed(code, x)
+    }
+
+    #[test]
+    fn a_bounded_call_says_how_far_it_came() {
+        let more = answer(CallError::Again.code(), [7, 0, 0, 0, 0, 0]);
+        assert_eq!(more.vm_destroy(VmHandle(1)), Ok(Progress::More(7)));
+        let done = answer(0, [3, 0, 0, 0, 0, 0]);
+        assert_eq!(
+            done.object_punch(ObjectHandle(1), 0, 3),
+            Ok(Progress::Done(3))
+        );
+    }
+
+    #[test]
+    fn a_refusal_keeps_what_it_says() {
+        let poor = answer(CallError::NoMemory.code(), [5, 0, 0, 0, 0, 0]);
+        let refusal = Refusal {
+            error: CallError::NoMemory,
+            detail: 5,
+        };
+        assert_eq!(poor.object_create(VmHandle(1), 8), Err(refusal));
+        assert_eq!(poor.force_reclaim(Pfn(1)), Err(refusal));
+    }
+
+    #[test]
+    fn an_answer_that_makes_no_sense_is_a_refusal() {
+        let large = answer(0, [1 << 32, 0, 0, 0, 0, 0]);
+        assert_eq!(
+            large.vm_create(true, Pfn(2), 4),
+            Err(Refusal::UNKNOWN_ANSWER)
+        );
+        let state = answer(0, [9, 1, 0, 0, 0, 0]);
+        assert_eq!(
+            state.object_query(ObjectHandle(1), 0),
+            Err(Refusal::UNKNOWN_ANSWER)
+        );
+        let code = answer(0xdead, [0; 6]);
+        assert_eq!(code.version(), Err(Refusal::UNKNOWN_ANSWER));
+    }
+
+    #[test]
+    fn a_measurement_comes_in_four_words() {
+        let word = u64::from_le_bytes([1, 2, 3, 4, 5, 6, 7, 8]);
+        let started = answer(0, [1, word, 0, 0, 1 << 56, 0]);
+        let launch = started.vm_start(VmHandle(1), Ipa(0), 0).unwrap();
+        assert!(launch.measured);
+        assert_eq!(launch.measurement.0[..8], [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(launch.measurement.0[31], 1);
     }
 }
