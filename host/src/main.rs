@@ -1,6 +1,6 @@
 //! Cloister's untrusted host on bare metal, at EL1: the machine below the VMM library.
 //!
-//! [`bare`](self) is entered with the MMU off and brings up stage 1, the heap, the interrupt
+//! `bare` is entered with the MMU off and brings up stage 1, the heap, the interrupt
 //! controller, all CPUs and the PCIe devices; then it builds the VM that the boot image asks for with
 //! the library, runs it, and powers off.
 

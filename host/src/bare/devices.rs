@@ -120,8 +120,9 @@ pub(crate) fn request<'a, const SIZE: usize>(
     inputs: &'a [&'a [u8]],
     outputs: &'a mut [&'a mut [u8]],
 ) -> virtio_drivers::Result<u32> {
-    // SAFETY: the buffers are borrowed for the whole function, which returns only when the device is
-    // done with them.
+    // SAFETY: the buffers are borrowed for the whole function, which returns only when the device says
+    // that it is done with the one request that it has. One that lies writes where it likes anyway,
+    // within what the SMMU lets it reach.
     let token = unsafe { queue.add(inputs, outputs)? };
     if queue.should_notify() {
         transport.notify(number);
