@@ -79,6 +79,7 @@ impl Binary {
 /// What cargo said when it found something.
 pub fn check(toolchain: Toolchain, ui: Ui) -> Result<()> {
     let root = workspace::root()?;
+    let mut found = Vec::new();
     for package in CHECKED {
         let mut command = toolchain.cargo("clippy", &root);
         command.args(["-p", package]);
@@ -87,13 +88,17 @@ pub fn check(toolchain: Toolchain, ui: Ui) -> Result<()> {
             command.args(["--lib", "--no-default-features"]);
         }
         command.args(["--", "-D", "warnings"]);
-        cargo(
-            &mut command,
-            &format!("checking {package} for bare metal"),
-            ui,
-        )?;
+        let what = format!("checking {package} for bare metal");
+        match cargo(&mut command, &what, ui) {
+            // The others are worth a look all the same.
+            Err(failure) if failure.kind == Kind::Build => found.push(failure.message),
+            result => result?,
+        }
     }
-    Ok(())
+    if found.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(Kind::Build, found.join("\n\n")))
 }
 
 fn cargo(command: &mut std::process::Command, what: &str, ui: Ui) -> Result<()> {

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::disk::DiskArgument;
 use crate::machine::MAX_CPUS;
+use crate::record::Destination;
 use crate::toolchain::Toolchain;
 
 /// Boots Cloister, an Arm EL2 hypervisor with protected guests, in QEMU.
@@ -133,6 +134,36 @@ impl BootArgs {
     }
 }
 
+/// A command whose record is due even if its arguments make no sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recorded {
+    /// `boot`, or no command.
+    Boot,
+    /// `setup`.
+    Setup,
+}
+
+/// What arguments that could not be parsed say about a record: whose, and where it goes.
+#[must_use]
+pub fn record_of_bad_usage(arguments: &[String]) -> Option<(Recorded, Destination)> {
+    let recorded = match arguments.iter().find(|argument| !argument.starts_with('-')) {
+        Some(command) if command == "setup" => Recorded::Setup,
+        Some(command) if ["image", "check", "help"].contains(&&command[..]) => return None,
+        _ => Recorded::Boot,
+    };
+    let destination = arguments.iter().enumerate().find_map(|(index, argument)| {
+        let file = match argument.strip_prefix("--json")? {
+            "" => arguments
+                .get(index + 1)
+                .filter(|next| !next.starts_with('-'))
+                .map(String::as_str),
+            rest => Some(rest.strip_prefix('=')?),
+        };
+        Some(Destination::from_argument(Some(&file.map(PathBuf::from))))
+    })?;
+    Some((recorded, destination))
+}
+
 /// Reads a size in bytes, with an optional binary unit: `134217728`, `128M`, `1G`.
 ///
 /// # Errors
@@ -225,6 +256,28 @@ mod tests {
             let error = parse(line).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");
         }
+    }
+
+    #[test]
+    fn bad_usage_is_recorded_where_a_record_was_asked_for() {
+        let wanted = |line: &str| {
+            let arguments: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            record_of_bad_usage(&arguments)
+        };
+        assert_eq!(wanted("--cpus 0"), None);
+        assert_eq!(wanted("image frob --json"), None);
+        assert_eq!(
+            wanted("--json --cpus 0"),
+            Some((Recorded::Boot, Destination::Stdout))
+        );
+        assert_eq!(
+            wanted("boot --cpus 0 --json r.json"),
+            Some((Recorded::Boot, Destination::File("r.json".into())))
+        );
+        assert_eq!(
+            wanted("setup --frob --json=r.json"),
+            Some((Recorded::Setup, Destination::File("r.json".into())))
+        );
     }
 
     #[test]

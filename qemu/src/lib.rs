@@ -34,15 +34,18 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::cli::{Cli, Command};
-use crate::failure::{Result, status};
-use crate::record::{Destination, SetupRecord};
+use crate::cli::{Cli, Command, Recorded};
+use crate::failure::{Failure, Result, status};
+use crate::record::{BootResult, Destination, SetupRecord};
 use crate::ui::Ui;
 
 /// What the binary does.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return bad_usage(&error),
+    };
     let ui = Ui::new(false);
     if let Err(failure) = interrupt::watch() {
         ui.error(&failure.message);
@@ -59,6 +62,32 @@ pub fn main() -> ExitCode {
             ui,
         ),
     })
+}
+
+/// Tells what is wrong with the arguments, also in a record if they ask for one.
+fn bad_usage(error: &clap::Error) -> ExitCode {
+    // Nobody is left to be told when standard error is closed.
+    let _ = error.print();
+    let status = u8::try_from(error.exit_code()).unwrap_or(status::USAGE);
+    let arguments: Vec<String> = std::env::args_os()
+        .skip(1)
+        .map(|argument| argument.to_string_lossy().into_owned())
+        .collect();
+    if status != status::OK
+        && let Some((recorded, destination)) = cli::record_of_bad_usage(&arguments)
+    {
+        let text = error.to_string();
+        let message = text.lines().next().unwrap_or_default();
+        let failure = Failure::usage(message.trim_start_matches("error: "));
+        let written = match recorded {
+            Recorded::Boot => destination.write(&BootResult::not_booted(failure).record()),
+            Recorded::Setup => destination.write(&SetupRecord::new(&Err(failure))),
+        };
+        if let Err(failure) = written {
+            Ui::new(true).error(&failure.message);
+        }
+    }
+    ExitCode::from(status)
 }
 
 fn concluded(result: Result<()>, ui: Ui) -> u8 {

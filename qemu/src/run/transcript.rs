@@ -13,7 +13,7 @@ pub struct Transcript {
 }
 
 impl Transcript {
-    /// Takes bytes in and hands on each line that they end, without its end.
+    /// Takes bytes in and hands on each line that they end, without its end and fit to be shown.
     pub fn push(&mut self, bytes: &[u8], mut on_line: impl FnMut(&str)) {
         self.kept.extend_from_slice(bytes);
         if self.kept.len() > 2 * KEPT_BYTES {
@@ -25,7 +25,7 @@ impl Transcript {
                 self.line.push(*byte);
             }
             if ends {
-                on_line(String::from_utf8_lossy(&self.line).trim_end_matches('\r'));
+                on_line(&printable(&self.line));
                 self.line.clear();
             }
         }
@@ -53,9 +53,16 @@ impl Transcript {
             .collect();
         lines[lines.len().saturating_sub(count)..]
             .iter()
-            .map(|line| line.trim_end().to_owned())
+            .map(|line| printable(line.as_bytes()))
             .collect()
     }
+}
+
+/// A line as it may be shown: whoever said it must not steer the terminal that shows it.
+fn printable(line: &[u8]) -> String {
+    String::from_utf8_lossy(line)
+        .trim_end()
+        .replace(|c: char| c.is_control() && c != '\t', "\u{fffd}")
 }
 
 #[cfg(test)]
@@ -76,6 +83,7 @@ mod tests {
         assert_eq!(lines(&[b"on", b"e\r\ntw", b"o\nthree"]), ["one", "two"]);
         assert_eq!(lines(&[b"\n\n"]), ["", ""]);
         assert_eq!(lines(&[b"\xff\n"]), ["\u{fffd}"]);
+        assert_eq!(lines(&[b"\x1b[2Jgone\n"]), ["\u{fffd}[2Jgone"]);
     }
 
     #[test]
