@@ -1,13 +1,18 @@
 //! The story of a boot: what must have happened, and whether it did.
 
+mod amount;
+mod verdict;
+
 use shared_abi::kvm;
 use shared_abi::record::{Digest, GuestEnd, Uid};
 
 use crate::facts::Facts;
-use crate::failure::{Failure, Kind};
-use crate::machine::{Console, DiskMode};
+use crate::machine::DiskMode;
 use crate::run::Ended;
 use crate::ui::{Style, paint};
+use amount::short;
+pub use amount::{bytes, count, uuid};
+pub use verdict::{contradiction, failure, last_words};
 
 /// What a boot is held to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,69 +72,6 @@ impl Line {
             paint(colour, Style::Bold, &format!("{:<10}", self.topic)),
             self.text
         )
-    }
-}
-
-/// Why the run as a whole failed, if it did; the points of the story come on top of that.
-#[must_use]
-pub fn failure(facts: &Facts, ended: &Ended, seconds: Option<u64>) -> Option<Failure> {
-    if let Some(message) = &facts.panic {
-        return Some(Failure::new(
-            Kind::Panic,
-            format!("the hypervisor panicked: {message}"),
-        ));
-    }
-    if let Some((who, message)) = &facts.refused {
-        return Some(Failure::new(
-            Kind::Refused,
-            format!("the {who} refused to go on: {message}"),
-        ));
-    }
-    match ended {
-        Ended::PoweredOff => None,
-        Ended::Stuck => Some(Failure::new(
-            Kind::Run,
-            "the machine said that it powers off, and did not",
-        )),
-        Ended::Broke(reason) => Some(Failure::new(Kind::Run, reason.clone())),
-        Ended::TimedOut => {
-            let limit = seconds.map_or(String::new(), |seconds| format!(" of {seconds} s"));
-            Some(Failure::new(
-                Kind::Timeout,
-                format!("the run outlasted its time{limit}: {}", progress(facts)),
-            ))
-        }
-    }
-}
-
-/// What is wrong with a story that came to its end, if anything is.
-#[must_use]
-pub fn contradiction(lines: &[Line]) -> Option<Failure> {
-    let wrong: Vec<String> = lines
-        .iter()
-        .filter(|line| !line.holds)
-        .map(|line| format!("{}: {}", line.topic, line.text))
-        .collect();
-    (!wrong.is_empty()).then(|| {
-        Failure::new(
-            Kind::Run,
-            format!("not everything is as it must be: {}", wrong.join("; ")),
-        )
-    })
-}
-
-/// How far a run came.
-fn progress(facts: &Facts) -> &'static str {
-    if facts.hypervisor.is_none() {
-        "the hypervisor reported nothing (--gdb waits at the first instruction)"
-    } else if facts.host.is_none() {
-        "the hypervisor runs, the host reported nothing"
-    } else if facts.vm_start.is_none() {
-        "the host runs, no VM was started"
-    } else if facts.guest_end.is_none() {
-        "the guest had not ended"
-    } else {
-        "the guest had ended, the machine had not powered off"
     }
 }
 
@@ -426,64 +368,6 @@ fn power_off(facts: &Facts, ended: &Ended) -> Line {
             "no clean power-off".to_owned()
         },
     }
-}
-
-/// The UUID that a UID is, as KVM's documentation writes it: each word's bytes from the lowest up.
-#[must_use]
-pub fn uuid(uid: Uid) -> String {
-    let hex: String = uid
-        .0
-        .iter()
-        .flat_map(|word| word.to_le_bytes())
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    [
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..],
-    ]
-    .join("-")
-}
-
-fn short(digest: &Digest) -> String {
-    format!("{}...", &digest.to_string()[..12])
-}
-
-/// A number of things for people.
-#[must_use]
-pub fn count(number: u64, what: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{number} {what}{plural}")
-}
-
-/// A number of bytes for people.
-#[must_use]
-pub fn bytes(bytes: u64) -> String {
-    const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-    match UNITS.iter().find(|(size, _)| bytes >= *size) {
-        Some((size, unit)) if bytes.is_multiple_of(*size) => format!("{} {unit}", bytes / size),
-        Some((size, unit)) => format!("{:.1} {unit}", bytes as f64 / *size as f64),
-        None => format!("{bytes} bytes"),
-    }
-}
-
-/// Who said what last, for a run that failed.
-#[must_use]
-pub fn last_words(tails: &[(Console, Vec<String>)]) -> String {
-    let mut text = String::new();
-    for (console, lines) in tails {
-        if lines.is_empty() {
-            text.push_str(&format!("the {console} said nothing\n"));
-        } else {
-            text.push_str(&format!("the {console} said last:\n"));
-        }
-        for line in lines {
-            text.push_str(&format!("    {line}\n"));
-        }
-    }
-    text.trim_end().to_owned()
 }
 
 #[cfg(test)]

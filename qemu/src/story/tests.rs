@@ -4,6 +4,8 @@ use shared_abi::record::Record;
 
 use super::*;
 use crate::facts::Facts;
+use crate::failure::Kind;
+use crate::machine::Console;
 
 const DIGEST: Digest = Digest([0x5a; 32]);
 const MEASUREMENT: Digest = Digest([0xc3; 32]);
