@@ -62,6 +62,12 @@ pub(crate) fn wfe() {
     unsafe { asm!("wfe", options(nomem, nostack, preserves_flags)) }
 }
 
+/// WFI: waits for an interrupt, masked or not.
+pub(crate) fn wfi() {
+    // SAFETY: a hint.
+    unsafe { asm!("wfi", options(nomem, nostack, preserves_flags)) }
+}
+
 /// TLBI IPAS2E1IS: the stage-2 translations of one IPA page, for the VMID in VTTBR_EL2, on all CPUs.
 #[inline]
 pub(crate) fn tlbi_ipas2e1is(page: u64) {

@@ -5,8 +5,8 @@ use core::ops::Range;
 use bare_rt::image::Layout;
 use bootimg::{Image, Manifest};
 use heapless::Vec;
-use hyp_core::device_tree::{self, Conduit, Edits, Platform};
-use hyp_core::hypervisor::{CpuIndex, Hypervisor, MAX_REGIONS, Setup};
+use hyp_core::device_tree::{self, Conduit, DeviceTreeError, Edits, Platform};
+use hyp_core::hypervisor::{CpuIndex, Hypervisor, MAX_REGIONS, Setup, SetupError};
 use hyp_core::trng::Trng;
 use shared_abi::addr::{PAGE_SIZE, Pa, PageRange, Pfn};
 use shared_abi::record::Record;
@@ -65,7 +65,7 @@ pub(crate) fn main(tree: u64) -> ! {
     let (tree, platform) = platform;
     match prepare(tree, platform) {
         Ok((hypervisor, mut cpu)) => host::run(hypervisor, &mut cpu),
-        Err(message) => power::refuse(&message),
+        Err(error) => power::refuse(error),
     }
 }
 
@@ -86,38 +86,54 @@ unsafe fn blob(address: u64) -> Option<&'static [u8]> {
     Some(unsafe { core::slice::from_raw_parts(start, bytes) })
 }
 
-type Message = heapless::String<160>;
-
-fn message(text: core::fmt::Arguments<'_>) -> Message {
-    let mut message = Message::new();
-    // A text that is too long is cut.
-    let _ = core::fmt::write(&mut message, text);
-    message
+/// Why this machine or image is not acceptable.
+#[derive(Debug, thiserror::Error)]
+enum BootError {
+    #[error("PSCI is not called by SMC: this is no EL2 to own")]
+    Conduit,
+    #[error("the image is not in RAM")]
+    Place,
+    #[error("no room for a manifest behind the hypervisor")]
+    NoManifest,
+    #[error("the image is larger than RAM")]
+    ImageSize,
+    #[error("the device tree lies in the image")]
+    TreeInImage,
+    #[error("RAM is too small")]
+    Memory,
+    #[error("EL2's stage 1: {0}")]
+    Stage1(aarch64_paging::MapError),
+    #[error("{0}")]
+    Image(#[from] bootimg::Error),
+    #[error("{0}")]
+    Setup(#[from] SetupError),
+    #[error("the host's device tree: {0}")]
+    HostTree(DeviceTreeError),
+    #[error("the boot CPU is not in the device tree")]
+    Cpu,
 }
 
 /// Everything up to the host's first instruction.
 fn prepare(
     tree: &'static [u8],
     platform: &'static Platform,
-) -> Result<(&'static Hypervisor<'static, El2>, Cpu), Message> {
+) -> Result<(&'static Hypervisor<'static, El2>, Cpu), BootError> {
     if platform.psci != Conduit::Smc {
-        return Err(message(format_args!(
-            "PSCI is not called by SMC: this is no EL2 to own"
-        )));
+        return Err(BootError::Conduit);
     }
     let layout = Layout::current();
     let ram: Vec<Range<u64>, MAX_REGIONS> = platform.ram.iter().map(memory::bytes).collect();
     let home = ram
         .iter()
         .find(|region| region.contains(&layout.image().start))
-        .ok_or_else(|| message(format_args!("the image is not in RAM")))?;
+        .ok_or(BootError::Place)?;
     let loaded = loaded(layout, tree, home)?;
     let used = [loaded.image.clone(), loaded.tree.clone()];
     let cpus = platform.cpus.len();
 
     let needs = Hypervisor::<El2>::needs(&platform.ram, &platform.denied);
     let block = memory::plan(&ram, &used, needs, Stage1::tables_needed(&ram), cpus as u64)
-        .ok_or_else(|| message(format_args!("RAM is too small")))?;
+        .ok_or(BootError::Memory)?;
     let devices: Vec<u64, 1> = platform
         .hypervisor_console
         .iter()
@@ -125,13 +141,13 @@ fn prepare(
         .collect();
     // SAFETY: the block was just set aside and the MMU is off.
     let stage1 = unsafe { Stage1::new(block.stage1.clone(), &loaded.layout, &ram, &devices) }
-        .map_err(|error| message(format_args!("EL2's stage 1: {error}")))?;
+        .map_err(BootError::Stage1)?;
     // SAFETY: the map has all RAM and the console.
     unsafe { stage1.enable() };
 
     report(&loaded.layout, &block, &ram, cpus);
     let limit = home.end - loaded.image.start;
-    let image = verify(&loaded, limit).map_err(|error| message(format_args!("{error}")))?;
+    let image = verify(&loaded, limit)?;
 
     let used = [
         loaded.image.clone(),
@@ -144,7 +160,7 @@ fn prepare(
         .cpus
         .iter()
         .position(|mpidr| *mpidr == cpu::affinity())
-        .ok_or_else(|| message(format_args!("the boot CPU is not in the device tree")))?;
+        .ok_or(BootError::Cpu)?;
     state::init_cpu();
     arch::tlbi_alle1();
     arch::dsb_ish();
@@ -157,23 +173,20 @@ fn prepare(
 }
 
 /// Finds out how much memory the image takes.
-fn loaded(layout: Layout, tree: &'static [u8], home: &Range<u64>) -> Result<Loaded, Message> {
+fn loaded(layout: Layout, tree: &'static [u8], home: &Range<u64>) -> Result<Loaded, BootError> {
     let start = layout.image().start;
     let manifest = layout.image().end;
     if manifest + MANIFEST_BYTES as u64 > home.end {
-        return Err(message(format_args!(
-            "no room for a manifest behind the hypervisor"
-        )));
+        return Err(BootError::NoManifest);
     }
-    let parsed = Manifest::parse(bytes_at(manifest, MANIFEST_BYTES))
-        .map_err(|error| message(format_args!("{error}")))?;
+    let parsed = Manifest::parse(bytes_at(manifest, MANIFEST_BYTES))?;
     let end = start
         .checked_add(parsed.memory_bytes())
         .filter(|end| *end <= home.end)
-        .ok_or_else(|| message(format_args!("the image is larger than RAM")))?;
+        .ok_or(BootError::ImageSize)?;
     let tree = tree.as_ptr().addr() as u64..tree.as_ptr_range().end.addr() as u64;
     if tree.start < end && start < tree.end {
-        return Err(message(format_args!("the device tree lies in the image")));
+        return Err(BootError::TreeInImage);
     }
     Ok(Loaded {
         layout,
@@ -217,11 +230,10 @@ fn ownership(
     layout: &Layout,
     block: &Block,
     image: &Image<'_>,
-) -> Result<&'static Hypervisor<'static, El2>, Message> {
-    let wrong = || message(format_args!("the hypervisor's memory has no pages"));
-    let own = memory::pages(&layout.image()).ok_or_else(wrong)?;
-    let whole = memory::pages(&block.whole).ok_or_else(wrong)?;
-    let tables = memory::pages(&block.host_tables).ok_or_else(wrong)?;
+) -> Result<&'static Hypervisor<'static, El2>, BootError> {
+    let own = memory::pages(&layout.image()).ok_or(BootError::Memory)?;
+    let whole = memory::pages(&block.whole).ok_or(BootError::Memory)?;
+    let tables = memory::pages(&block.host_tables).ok_or(BootError::Memory)?;
     let records = &block.records;
     // SAFETY: the range was set aside for the records alone, is RAM, aligned to pages, and any content
     // is a valid `u64`.
@@ -242,8 +254,7 @@ fn ownership(
             cpus: platform.cpus.len(),
             expected: image.measurement(),
         },
-    )
-    .map_err(|error| message(format_args!("{error}")))?;
+    )?;
     Ok(HYPERVISOR.call_once(|| core))
 }
 
@@ -255,10 +266,9 @@ fn host_tree(
     used: &[Range<u64>],
     tree: &'static [u8],
     image: &Image<'_>,
-) -> Result<u64, Message> {
+) -> Result<u64, BootError> {
     let room = (tree.len() as u64 + PAGE_SIZE).next_multiple_of(PAGE_SIZE);
-    let place = memory::place(ram, used, room, PAGE_SIZE)
-        .ok_or_else(|| message(format_args!("no room for the host's device tree")))?;
+    let place = memory::place(ram, used, room, PAGE_SIZE).ok_or(BootError::Memory)?;
     let parts = loaded.image.start + image.manifest().offset()
         ..loaded.image.start + image.manifest().file_bytes();
     // SAFETY: RAM that touches nothing in use; the host does not run yet.
@@ -272,8 +282,7 @@ fn host_tree(
         initrd: Some((Pa(parts.start), Pa(parts.end))),
         reserved: RESERVED.get().map_or(&[], |reserved| reserved),
     };
-    device_tree::filter(tree, &edits, out)
-        .map_err(|error| message(format_args!("the host's device tree: {error}")))?;
+    device_tree::filter(tree, &edits, out).map_err(BootError::HostTree)?;
     arch::clean_and_invalidate(place, room);
     // SAFETY: the original is RAM of nobody's by now; `tree` is not used again. The seeds must not be
     // left in it.

@@ -46,7 +46,7 @@ pub(crate) unsafe fn init(registers: Pa) {
 pub(crate) fn line(text: impl fmt::Display) {
     if let Some(console) = CONSOLE.get() {
         // The PL011 reports no errors on transmission.
-        let _ = core::writeln!(Lines(&mut *console.lock()), "{text}");
+        let _ = core::writeln!(Lines(&mut console.lock()), "{text}");
     }
 }
 
@@ -63,7 +63,7 @@ pub(crate) fn last_line(text: impl fmt::Display) {
     let Some(console) = CONSOLE.get() else { return };
     for _ in 0..PATIENCE {
         if let Some(mut uart) = console.try_lock() {
-            let _ = core::writeln!(Lines(&mut *uart), "{text}");
+            let _ = core::writeln!(Lines(&mut uart), "{text}");
             return;
         }
         core::hint::spin_loop();
@@ -71,7 +71,7 @@ pub(crate) fn last_line(text: impl fmt::Display) {
     // SAFETY: the machine is going down; a garbled line is better than none, and PL011 writes are
     // single volatile stores.
     unsafe { console.force_unlock() };
-    let _ = core::writeln!(Lines(&mut *console.lock()), "{text}");
+    let _ = core::writeln!(Lines(&mut console.lock()), "{text}");
 }
 
 /// Ends lines as terminals want them.

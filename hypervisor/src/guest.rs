@@ -107,8 +107,7 @@ fn until_exit(
 }
 
 fn is_hypercall(trap: Trap) -> bool {
-    matches!(trap, Trap::Synchronous { esr, .. }
-        if matches!(Syndrome::decode(esr), Syndrome::Hvc { .. }))
+    matches!(trap, Trap::Synchronous { esr, .. } if Syndrome::hvc_immediate(esr).is_some())
 }
 
 /// Reads an ID register of this CPU: op0 = 3, op1 = 0, CRn = 0, CRm = 1 to 7.

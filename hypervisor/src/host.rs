@@ -17,6 +17,9 @@ use crate::{arch, console, guest, relay, state};
 /// Faults injected into the host since it started.
 static FAULTS: AtomicU64 = AtomicU64::new(0);
 
+/// The length of every A64 instruction.
+const INSTRUCTION_BYTES: u64 = 4;
+
 /// How often the host was refused an access.
 pub(crate) fn faults() -> u64 {
     FAULTS.load(Ordering::Relaxed)
@@ -45,8 +48,9 @@ fn synchronous(hypervisor: &'static Hypervisor<'static, El2>, cpu: &mut Cpu) {
     match Syndrome::decode(arch::read!("esr_el2")) {
         Syndrome::Hvc { imm } => call(hypervisor, cpu, imm),
         Syndrome::Smc { imm } => {
-            // A trapped SMC returns to itself (Arm ARM DDI0487, D1.3.5).
-            cpu.host.pc += 4;
+            // A trapped SMC returns to itself (Arm ARM DDI0487, D1.3.5). The host chooses where the
+            // instruction is: at the top of the address space the PC wraps.
+            cpu.host.pc = cpu.host.pc.wrapping_add(INSTRUCTION_BYTES);
             call(hypervisor, cpu, imm);
         }
         Syndrome::DataAbort(abort) => {
@@ -74,7 +78,7 @@ fn call(hypervisor: &'static Hypervisor<'static, El2>, cpu: &mut Cpu, imm: u16) 
         return refuse(cpu);
     }
     if relay::is_psci(function) {
-        return relay::call(cpu, function);
+        return relay::call(cpu);
     }
     let mut arguments: Arguments = [0; 17];
     arguments.copy_from_slice(&cpu.host.x[1..18]);

@@ -16,6 +16,10 @@
     expect(
         unsafe_code,
         reason = "EL2 is where system registers, page tables and raw memory are"
+    ),
+    expect(
+        clippy::multiple_unsafe_ops_per_block,
+        reason = "registers that change hands together are written together, for one reason"
     )
 )]
 

@@ -16,8 +16,11 @@ pub(crate) fn off() -> ! {
 }
 
 /// Says why this machine or image is not acceptable, and powers off.
-pub(crate) fn refuse(message: &str) -> ! {
-    console::record(&Record::Refused { message });
+pub(crate) fn refuse(why: impl fmt::Display) -> ! {
+    let mut message = heapless::String::<160>::new();
+    // A text that is too long is cut.
+    let _ = fmt::write(&mut message, format_args!("{why}"));
+    console::record(&Record::Refused { message: &message });
     off()
 }
 

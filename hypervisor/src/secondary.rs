@@ -3,12 +3,13 @@
 //! The host asks for a CPU by PSCI CPU_ON. The relay claims it here, and starts it in EL2; there it
 //! sets itself up as the boot CPU did, and only then drops to the host's entry at EL1.
 
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use bare_rt::image::SecondaryBoot;
-use hyp_core::hypervisor::{CpuIndex, MAX_CPUS};
-use shared_abi::addr::Pa;
-use smccc::psci::error::Error as PsciError;
+use hyp_core::hypervisor::CpuIndex;
+use hyp_core::psci::host::{HostCpus, PsciError};
+use shared_abi::addr::{Ipa, Pa};
+use smccc::psci::error::Error;
 use smccc::{Smc, psci};
 use spin::Once;
 
@@ -17,24 +18,7 @@ use crate::memory::{Block, STACK_BYTES};
 use crate::mmu::Stage1;
 use crate::{arch, boot, host, power, state, vectors};
 
-const OFF: u8 = 0;
-const STARTING: u8 = 1;
-const ON: u8 = 2;
-
-/// What a CPU finds on its way to the host.
-struct Slot {
-    power: AtomicU8,
-    entry: AtomicU64,
-    argument: AtomicU64,
-}
-
-static SLOTS: [Slot; MAX_CPUS] = [const {
-    Slot {
-        power: AtomicU8::new(OFF),
-        entry: AtomicU64::new(0),
-        argument: AtomicU64::new(0),
-    }
-}; MAX_CPUS];
+static CPUS: Once<HostCpus> = Once::new();
 
 static STAGE1: Once<Stage1> = Once::new();
 
@@ -61,58 +45,50 @@ pub(crate) fn prepare(block: &Block, stage1: Stage1, index: usize) {
         unsafe { place.write(structure) };
         arch::clean_and_invalidate(place.addr() as u64, size_of::<SecondaryBoot>() as u64);
     }
-    SLOTS[index].power.store(ON, Ordering::Relaxed);
+    CPUS.call_once(|| HostCpus::new(boot::cpus(), CpuIndex(index)));
 }
 
 /// PSCI CPU_ON of the host's: of many who try at once, one gets the CPU.
-pub(crate) fn start(mpidr: u64, entry: Pa, argument: u64) -> Result<(), PsciError> {
-    let index = boot::cpus()
-        .iter()
-        .position(|cpu| *cpu == mpidr)
-        .ok_or(PsciError::InvalidParameters)?;
-    let slot = &SLOTS[index];
-    slot.power
-        .compare_exchange(OFF, STARTING, Ordering::Acquire, Ordering::Relaxed)
-        .map_err(|power| {
-            if power == ON {
-                PsciError::AlreadyOn
-            } else {
-                PsciError::OnPending
-            }
-        })?;
-    slot.entry.store(entry.0, Ordering::Relaxed);
-    slot.argument.store(argument, Ordering::Release);
-    let structure = boot_structure(STACKS.load(Ordering::Relaxed), index).addr() as u64;
+pub(crate) fn start(target: u64, entry: Ipa, argument: u64) -> Result<(), PsciError> {
+    let cpus = CPUS.get().ok_or(PsciError::INTERNAL_FAILURE)?;
+    let index = cpus.claim(target, entry, argument)?;
+    let structure = boot_structure(STACKS.load(Ordering::Relaxed), index.0).addr() as u64;
     let first = bare_rt::image::secondary_start as *const () as usize as u64;
-    psci::cpu_on::<Smc>(mpidr, first, structure).inspect_err(|_| {
-        slot.power.store(OFF, Ordering::Release);
+    psci::cpu_on::<Smc>(target, first, structure).map_err(|error| {
+        cpus.release(index);
+        match error {
+            // It was stopping, and had not yet.
+            Error::AlreadyOn => PsciError::ALREADY_ON,
+            Error::OnPending => PsciError::ON_PENDING,
+            _ => PsciError::INTERNAL_FAILURE,
+        }
     })
 }
 
-/// PSCI AFFINITY_INFO of the host's: 0 on, 1 off, 2 on its way.
-pub(crate) fn affinity_info(mpidr: u64) -> Option<u64> {
-    let index = boot::cpus().iter().position(|cpu| *cpu == mpidr)?;
-    Some(match SLOTS[index].power.load(Ordering::Acquire) {
-        ON => 0,
-        OFF => 1,
-        _ => 2,
+/// PSCI AFFINITY_INFO of the host's: x0.
+pub(crate) fn affinity_info(target: u64, level: u32) -> u64 {
+    CPUS.get().map_or(PsciError::INTERNAL_FAILURE.x0(), |cpus| {
+        cpus.affinity_info(target, level)
     })
 }
 
 /// PSCI CPU_OFF of the host's, on this CPU; returns only if the firmware refuses.
 pub(crate) fn stop(cpu: CpuIndex) -> PsciError {
-    SLOTS[cpu.0].power.store(OFF, Ordering::Release);
-    let refused = psci::cpu_off::<Smc>()
-        .err()
-        .unwrap_or(PsciError::InternalFailure);
-    SLOTS[cpu.0].power.store(ON, Ordering::Release);
-    refused
+    if let Some(cpus) = CPUS.get() {
+        cpus.leave(cpu);
+        // It returns only to say that it was refused.
+        let _ = psci::cpu_off::<Smc>();
+        cpus.stay(cpu);
+    }
+    PsciError::INTERNAL_FAILURE
 }
 
 /// A CPU that the host asked for, at EL2 with its MMU off.
 extern "C" fn main(index: u64) -> ! {
     vectors::install();
-    let (Some(stage1), Some(hypervisor)) = (STAGE1.get(), boot::hypervisor()) else {
+    let (Some(stage1), Some(hypervisor), Some(cpus)) =
+        (STAGE1.get(), boot::hypervisor(), CPUS.get())
+    else {
         power::off();
     };
     // SAFETY: the boot CPU's map has all RAM.
@@ -120,16 +96,11 @@ extern "C" fn main(index: u64) -> ! {
     state::init_cpu();
     arch::tlbi_alle1();
     arch::dsb_nsh();
-    let index = index as usize;
-    let slot = &SLOTS[index];
-    let argument = slot.argument.load(Ordering::Acquire);
-    let mut cpu = Cpu::new(
-        CpuIndex(index),
-        Pa(slot.entry.load(Ordering::Relaxed)),
-        argument,
-    );
-    slot.power.store(ON, Ordering::Release);
-    // SAFETY: EL1 of this CPU has not run: its MMU and caches are off, as PSCI promises its caller.
-    unsafe { arch::write!("sctlr_el1", hyp_core::vcpu::RESET_SCTLR_EL1) };
+    let index = CpuIndex(index as usize);
+    let Some((entry, argument)) = cpus.arrive(index) else {
+        power::off();
+    };
+    // The host's stage 2 maps what it maps to the same address.
+    let mut cpu = Cpu::new(index, Pa(entry.0), argument);
     host::run(hypervisor, &mut cpu)
 }

@@ -1,7 +1,7 @@
 //! The system registers of EL1 and the traps of EL2: whose they are at the moment.
 
 use hyp_core::machine::Space;
-use hyp_core::vcpu::SystemRegisters;
+use hyp_core::vcpu::{RESET_SCTLR_EL1, SystemRegisters};
 
 use crate::arch;
 
@@ -161,6 +161,8 @@ pub(crate) fn init_cpu() {
         arch::write!("hstr_el2", 0);
         arch::write!("cntvoff_el2", 0);
         arch::write!("vpidr_el2", midr);
+        // MMU and caches off, as the boot protocol and PSCI promise the host.
+        arch::write!("sctlr_el1", RESET_SCTLR_EL1);
         arch::write!("icc_sre_el2", sre | SRE_AND_ENABLE);
         arch::isb();
         arch::write!("ich_hcr_el2", 0);
