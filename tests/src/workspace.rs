@@ -83,14 +83,14 @@ pub fn files(directory: &str, extensions: &[&str]) -> Vec<PathBuf> {
     found
 }
 
-/// Whether a source file holds tests only.
+/// Whether a source file holds tests, or what only tests are built with (the fake machine), only.
 #[must_use]
 pub fn is_test_file(path: &Path) -> bool {
     let path = path.strip_prefix(root()).unwrap_or(path);
     path.components().any(|part| {
         matches!(
             part.as_os_str().to_str(),
-            Some("tests" | "tests.rs" | "benches")
+            Some("tests" | "tests.rs" | "benches" | "fake" | "fake.rs")
         )
     })
 }
