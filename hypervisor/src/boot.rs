@@ -182,7 +182,7 @@ fn loaded(layout: Layout, tree: &'static [u8], home: &Range<u64>) -> Result<Load
     let parsed = Manifest::parse(bytes_at(manifest, MANIFEST_BYTES))?;
     let end = start
         .checked_add(parsed.memory_bytes())
-        .filter(|end| *end <= home.end)
+        .filter(|end| *end <= home.end && *end >= manifest + MANIFEST_BYTES as u64)
         .ok_or(BootError::ImageSize)?;
     let tree = tree.as_ptr().addr() as u64..tree.as_ptr_range().end.addr() as u64;
     if tree.start < end && start < tree.end {

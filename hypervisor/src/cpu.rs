@@ -35,7 +35,9 @@ impl Cpu {
             host,
             host_system: SystemRegisters::default(),
             host_fp: FpRegisters::default(),
-            host_fp_saved: false,
+            // Whatever the registers held before this CPU was started is not the host's to read: its
+            // first touch loads zeroes.
+            host_fp_saved: true,
         }
     }
 

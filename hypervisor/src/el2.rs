@@ -64,6 +64,9 @@ impl Machine for El2 {
         // SAFETY: `Frames` proves that the pages are in the core's custody; they are RAM and mapped.
         unsafe { page_pointer::<u8>(range.first()).write_bytes(0, bytes as usize) };
         arch::clean_and_invalidate(range.first().base().0, bytes);
+        // Nobody goes on executing what was there.
+        arch::ic_ialluis();
+        arch::dsb_ish();
     }
 
     fn clean(&self, pages: &Frames) {

@@ -3,6 +3,7 @@
 use hyp_core::hypervisor::{CallFailure, HostAbort, HostAccess, Hypervisor};
 use hyp_core::inject::{Abort, El1Context, Exception};
 use hyp_core::syndrome::{Fault, Syndrome};
+use hyp_core::vcpu::pstate;
 use shared_abi::error::CallError;
 use shared_abi::host_call::{Arguments, HostCall};
 use shared_abi::record::Record;
@@ -51,6 +52,7 @@ fn synchronous(hypervisor: &'static Hypervisor<'static, El2>, cpu: &mut Cpu) {
             // A trapped SMC returns to itself (Arm ARM DDI0487, D1.3.5). The host chooses where the
             // instruction is: at the top of the address space the PC wraps.
             cpu.host.pc = cpu.host.pc.wrapping_add(INSTRUCTION_BYTES);
+            cpu.host.pstate &= !(pstate::SS | pstate::BTYPE);
             call(hypervisor, cpu, imm);
         }
         Syndrome::DataAbort(abort) => {

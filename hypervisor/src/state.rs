@@ -24,6 +24,7 @@ mod hcr {
     pub(super) const TSW: u64 = 1 << 22;
     pub(super) const RW: u64 = 1 << 31;
     pub(super) const TLOR: u64 = 1 << 35;
+    pub(super) const TERR: u64 = 1 << 36;
 }
 
 /// The host: AArch64, under stage 2, its SMCs trapped. Interrupts are its own.
@@ -44,7 +45,8 @@ const GUEST_HCR: u64 = HOST_HCR
     | hcr::TIDCP
     | hcr::TACR
     | hcr::TSW
-    | hcr::TLOR;
+    | hcr::TLOR
+    | hcr::TERR;
 
 /// Whether stage 2 is on, by a value of HCR_EL2.
 pub(crate) const fn stage2_is_on(hcr: u64) -> bool {
@@ -59,6 +61,8 @@ mod cptr {
     pub(super) const TFP: u64 = 1 << 10;
     /// Trace registers trap.
     pub(super) const TTA: u64 = 1 << 20;
+    /// Activity monitors trap.
+    pub(super) const TAM: u64 = 1 << 30;
 }
 
 /// Bits of MDCR_EL2 (Arm ARM DDI0487, D24.3.19).
@@ -71,6 +75,8 @@ mod mdcr {
     pub(super) const TD: u64 = 1 << 9 | 1 << 10 | 1 << 11;
     /// TPMS: the statistical profiling extension traps.
     pub(super) const TPMS: u64 = 1 << 14;
+    /// HPMD: no event is counted at EL2.
+    pub(super) const HPMD: u64 = 1 << 17;
     /// TTRF: trace filter registers trap.
     pub(super) const TTRF: u64 = 1 << 19;
 }
@@ -82,6 +88,11 @@ mod cnthctl {
     /// The physical timer does not trap.
     pub(super) const EL1PCEN: u64 = 1 << 1;
 }
+
+/// ICC_SRE_EL2.SRE, DFB and DIB: system registers, no bypass (IHI 0069, section 12.2.24).
+const ICC_SRE: u64 = 0b0111;
+/// ICC_SRE_EL2.Enable: EL1 reaches ICC_SRE_EL1. A guest does not: it is not switched.
+const ICC_SRE_ENABLE: u64 = 1 << 3;
 
 /// VTCR_EL2 without PS: 40-bit IPA in two concatenated tables at level 1, 4 KiB granule, write-back
 /// inner-shareable walks, 8-bit VMID (Arm ARM DDI0487, D24.2.206).
@@ -152,8 +163,7 @@ system_registers! {
 
 /// Sets what is the same for the host and all guests; once per CPU.
 pub(crate) fn init_cpu() {
-    const SRE_AND_ENABLE: u64 = 0b1001;
-    let (midr, sre) = (arch::read!("midr_el1"), arch::read!("icc_sre_el2"));
+    let midr = arch::read!("midr_el1");
     let physical_range = arch::physical_range();
     // SAFETY: EL1 has not run yet, and these take away from it or set known values.
     unsafe {
@@ -163,7 +173,7 @@ pub(crate) fn init_cpu() {
         arch::write!("vpidr_el2", midr);
         // MMU and caches off, as the boot protocol and PSCI promise the host.
         arch::write!("sctlr_el1", RESET_SCTLR_EL1);
-        arch::write!("icc_sre_el2", sre | SRE_AND_ENABLE);
+        arch::write!("icc_sre_el2", ICC_SRE | ICC_SRE_ENABLE);
         arch::isb();
         arch::write!("ich_hcr_el2", 0);
     }
@@ -182,8 +192,16 @@ pub(crate) unsafe fn select_host(space: Space, trap_fp: bool) {
     unsafe {
         arch::write!("vttbr_el2", vttbr(space));
         arch::write!("hcr_el2", HOST_HCR);
-        arch::write!("cptr_el2", cptr::RES1 | if trap_fp { cptr::TFP } else { 0 });
-        arch::write!("mdcr_el2", mdcr);
+        arch::write!(
+            "cptr_el2",
+            cptr::RES1 | cptr::TTA | if trap_fp { cptr::TFP } else { 0 }
+        );
+        // The host counts and traces nothing: guests run on its CPUs.
+        arch::write!(
+            "mdcr_el2",
+            mdcr | mdcr::TPM | mdcr::TPMS | mdcr::TTRF | mdcr::HPMD
+        );
+        arch::write!("icc_sre_el2", ICC_SRE | ICC_SRE_ENABLE);
         arch::write!("cnthctl_el2", cnthctl::EL1PCTEN | cnthctl::EL1PCEN);
         arch::write!("vmpidr_el2", mpidr);
     }
@@ -201,12 +219,13 @@ pub(crate) unsafe fn select_guest(space: Space, vmpidr: u64) {
     unsafe {
         arch::write!("vttbr_el2", vttbr(space));
         arch::write!("hcr_el2", GUEST_HCR);
-        arch::write!("cptr_el2", cptr::RES1 | cptr::TFP | cptr::TTA);
+        arch::write!("cptr_el2", cptr::RES1 | cptr::TFP | cptr::TTA | cptr::TAM);
         arch::write!(
             "mdcr_el2",
             mdcr | mdcr::TPM | mdcr::TD | mdcr::TPMS | mdcr::TTRF
         );
         arch::write!("cnthctl_el2", cnthctl::EL1PCTEN);
+        arch::write!("icc_sre_el2", ICC_SRE);
         arch::write!("vmpidr_el2", vmpidr);
     }
     arch::isb();

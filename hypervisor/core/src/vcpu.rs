@@ -27,6 +27,8 @@ pub mod pstate {
     pub const SS: u64 = 1 << 21;
     /// Illegal execution state.
     pub const IL: u64 = 1 << 20;
+    /// Branch type.
+    pub const BTYPE: u64 = 0b11 << 10;
     /// Speculative store bypass safe.
     pub const SSBS: u64 = 1 << 12;
     /// D, A, I and F: all exceptions masked.
