@@ -66,6 +66,11 @@ fn pack_verify_list() {
     assert!(fixture.bootimg(&["verify", "image"]).status.success());
 
     let listed = fixture.bootimg(&["list", "image", "--json"]);
+    assert!(
+        listed
+            .stdout
+            .starts_with(br#"{"schema":"cloister.image-list/1","ok":true,"error":null"#)
+    );
     let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
     assert_eq!(listed["schema"], "cloister.image-list/1");
     assert_eq!(listed["ok"], true);
