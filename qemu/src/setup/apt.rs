@@ -16,8 +16,6 @@ use crate::ui::Ui;
 const LOCK_SECONDS: u32 = 120;
 /// The longest that a download and an installation may take.
 const LIMIT: Duration = Duration::from_secs(1200);
-/// Where Debian's packages come from when the machine's own sources do not say.
-const DEBIAN_URI: &str = "http://deb.debian.org/debian";
 /// The key that they are signed with.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
@@ -42,7 +40,12 @@ impl Apt {
         fs::create_dir_all(apt.directory.path().join("lists/partial")).map_err(problem)?;
         let mut sources = fs::read_to_string("/etc/apt/sources.list").unwrap_or_default();
         if let Some(release) = release {
-            let uri = debian_uri(&machine_sources());
+            let uri = mirror().ok_or_else(|| {
+                Failure::system(
+                    "reading the machine's package sources",
+                    "they name no mirror of Debian",
+                )
+            })?;
             sources.push_str(&format!(
                 "\ndeb [signed-by={KEYRING}] {uri} {release} main\n"
             ));
@@ -135,8 +138,13 @@ fn machine_sources() -> String {
     text
 }
 
+/// The mirror of Debian that this machine uses, if its sources name one.
+pub(super) fn mirror() -> Option<String> {
+    debian_uri(&machine_sources())
+}
+
 /// The mirror of Debian that sources name, in either of apt's two formats.
-fn debian_uri(sources: &str) -> String {
+fn debian_uri(sources: &str) -> Option<String> {
     sources
         .lines()
         .map(str::trim)
@@ -144,8 +152,7 @@ fn debian_uri(sources: &str) -> String {
         .flat_map(|line| line.split_whitespace())
         .map(|word| word.trim_end_matches('/'))
         .find(|word| word.contains("://") && word.ends_with("/debian"))
-        .unwrap_or(DEBIAN_URI)
-        .to_owned()
+        .map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -154,12 +161,18 @@ mod tests {
 
     #[test]
     fn the_mirror_comes_from_the_machines_sources() {
-        let deb822 = "Types: deb\n# http://snapshot.debian.org/archive/debian/1\n\
+        let deb822 = "Types: deb\n# http://archive.example/debian/1\n\
                       URIs: http://mirror.example/debian/\nSuites: bookworm\n";
-        assert_eq!(debian_uri(deb822), "http://mirror.example/debian");
+        assert_eq!(
+            debian_uri(deb822).as_deref(),
+            Some("http://mirror.example/debian")
+        );
         let lines = "deb http://security.example/debian-security bookworm-security main\n\
                      deb [arch=amd64] https://mirror.example/debian bookworm main\n";
-        assert_eq!(debian_uri(lines), "https://mirror.example/debian");
-        assert_eq!(debian_uri("# nothing\n"), DEBIAN_URI);
+        assert_eq!(
+            debian_uri(lines).as_deref(),
+            Some("https://mirror.example/debian")
+        );
+        assert_eq!(debian_uri("# nothing\n"), None);
     }
 }

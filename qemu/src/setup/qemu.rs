@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::apt::Apt;
+use super::apt::{self, Apt};
 use super::system::System;
 use super::{Setup, ask, not_prepared};
 use crate::failure::Result;
@@ -119,9 +119,13 @@ fn judge(line: &str) -> Found {
 
 /// The commands by which a user of that system gets a QEMU that is new enough.
 fn commands(system: &System) -> Vec<String> {
+    let mirror = apt::mirror().unwrap_or_else(|| "YOUR-DEBIAN-MIRROR".into());
+    let backports = format!(
+        "echo 'deb {mirror} bookworm-backports main' | sudo tee /etc/apt/sources.list.d/backports.list"
+    );
     let lines: &[&str] = match system {
         System::Debian { codename } if codename == "bookworm" => &[
-            "echo 'deb http://deb.debian.org/debian bookworm-backports main' | sudo tee /etc/apt/sources.list.d/backports.list",
+            backports.as_str(),
             "sudo apt-get update",
             "sudo apt-get install -t bookworm-backports qemu-system-arm",
         ],
