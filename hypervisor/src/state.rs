@@ -1,6 +1,7 @@
 //! The system registers of EL1 and the traps of EL2: whose they are at the moment.
 
 use hyp_core::machine::Space;
+use hyp_core::stage2::VTCR;
 use hyp_core::vcpu::{RESET_SCTLR_EL1, SystemRegisters};
 
 use crate::arch;
@@ -94,17 +95,7 @@ const ICC_SRE: u64 = 0b0111;
 /// ICC_SRE_EL2.Enable: EL1 reaches ICC_SRE_EL1. A guest does not: it is not switched.
 const ICC_SRE_ENABLE: u64 = 1 << 3;
 
-/// VTCR_EL2 without PS: 40-bit IPA in two concatenated tables at level 1, 4 KiB granule, write-back
-/// inner-shareable walks, 8-bit VMID (Arm ARM DDI0487, D24.2.206).
-const VTCR: u64 = {
-    const RES1: u64 = 1 << 31;
-    const T0SZ_40_BITS: u64 = 64 - 40;
-    const SL0_LEVEL_1: u64 = 1 << 6;
-    const IRGN0_WRITE_BACK: u64 = 1 << 8;
-    const ORGN0_WRITE_BACK: u64 = 1 << 10;
-    const SH0_INNER: u64 = 3 << 12;
-    RES1 | T0SZ_40_BITS | SL0_LEVEL_1 | IRGN0_WRITE_BACK | ORGN0_WRITE_BACK | SH0_INNER
-};
+/// VTCR_EL2.PS.
 const VTCR_PS_SHIFT: u32 = 16;
 
 /// The value of VTTBR_EL2 for a stage-2 address space.

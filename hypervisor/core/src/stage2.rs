@@ -8,7 +8,8 @@ pub(crate) mod batch;
 pub mod descriptor;
 pub(crate) mod table;
 
-/// VTCR_EL2 for these tables (Arm ARM DDI0487, D24.2.194): both host and guests run with it.
+/// VTCR_EL2 for these tables, without PS, which is the CPU's to say (Arm ARM DDI0487, D24.2.206): both
+/// host and guests run with it.
 pub const VTCR: u64 = {
     const T0SZ_40_BITS: u64 = 64 - 40;
     const SL0_LEVEL_1: u64 = 0b01 << 6;
@@ -16,14 +17,6 @@ pub const VTCR: u64 = {
     const ORGN0_WRITE_BACK: u64 = 0b01 << 10;
     const SH0_INNER: u64 = 0b11 << 12;
     const TG0_4K: u64 = 0b00 << 14;
-    const PS_40_BITS: u64 = 0b010 << 16;
     const RES1: u64 = 1 << 31;
-    T0SZ_40_BITS
-        | SL0_LEVEL_1
-        | IRGN0_WRITE_BACK
-        | ORGN0_WRITE_BACK
-        | SH0_INNER
-        | TG0_4K
-        | PS_40_BITS
-        | RES1
+    T0SZ_40_BITS | SL0_LEVEL_1 | IRGN0_WRITE_BACK | ORGN0_WRITE_BACK | SH0_INNER | TG0_4K | RES1
 };
