@@ -4,11 +4,11 @@ use shared_abi::addr::{Ipa, PageRange, Pfn};
 use shared_abi::error::CallError;
 use shared_abi::host_call::{HostCall, ObjectHandle, VcpuIndex, VmHandle};
 use shared_abi::record::Digest;
-use spin::mutex::TicketMutex;
 
 use crate::dispatch;
 use crate::host_memory::{self, HostMemory};
 use crate::loaded::Loaded;
+use crate::lock::{Lock, LockId};
 use crate::machine::{Machine, Space};
 use crate::record::ObjectIndex;
 use crate::vm::{self, MAX_OBJECTS, MAX_VMS, ObjectPlace, Vm, VmPlace, VmReport};
@@ -134,8 +134,8 @@ pub enum HostAbort {
 #[derive(Debug)]
 pub struct Hypervisor<'m, M: Machine> {
     pub(crate) machine: M,
-    pub(crate) host: TicketMutex<HostMemory<'m, M::Geometry>>,
-    pub(crate) places: [TicketMutex<VmPlace>; MAX_VMS],
+    pub(crate) host: Lock<HostMemory<'m, M::Geometry>>,
+    pub(crate) places: [Lock<VmPlace>; MAX_VMS],
     pub(crate) expected: Option<Digest>,
     host_space: Space,
     cpus: usize,
@@ -162,8 +162,10 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
         let host = HostMemory::new(&machine, setup)?;
         Ok(Self {
             host_space: host.space(),
-            host: TicketMutex::new(host),
-            places: core::array::from_fn(|_| TicketMutex::new(VmPlace::default())),
+            host: Lock::new(LockId::Host, host),
+            places: core::array::from_fn(|index| {
+                Lock::new(LockId::Place(index), VmPlace::default())
+            }),
             machine,
             expected,
             cpus,
@@ -196,7 +198,9 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
     /// Decides about a stage-2 fault of the host's at `ipa`: the record is read again under the lock,
     /// and device ranges are mapped here, on their first touch.
     pub fn host_abort(&self, ipa: Ipa, access: HostAccess) -> HostAbort {
-        self.host.lock().abort(&self.machine, ipa.page().0, access)
+        self.host
+            .lock(&self.machine)
+            .abort(&self.machine, ipa.page().0, access)
     }
 
     /// Claims a vCPU for `cpu`, to be entered there.
@@ -231,7 +235,8 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
         f: impl FnOnce(&mut Vm, &mut [ObjectPlace; MAX_OBJECTS]) -> Result<R, CallFailure>,
     ) -> Result<R, CallFailure> {
         let (place, generation) = vm::vm_place(handle);
-        let mut place = self.places.get(place).ok_or(CallError::NotFound)?.lock();
+        let place = self.places.get(place).ok_or(CallError::NotFound)?;
+        let mut place = place.lock(&self.machine);
         let place = &mut *place;
         match &mut place.vm {
             Some(vm) if place.generation == generation => f(vm, &mut place.objects),
@@ -246,7 +251,8 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
         f: impl FnOnce(&mut Vm, ObjectIndex, &mut ObjectPlace) -> Result<R, CallFailure>,
     ) -> Result<R, CallFailure> {
         let (place, index, generation) = vm::object_place(handle);
-        let mut place = self.places.get(place).ok_or(CallError::NotFound)?.lock();
+        let place = self.places.get(place).ok_or(CallError::NotFound)?;
+        let mut place = place.lock(&self.machine);
         let place = &mut *place;
         let object = place
             .objects

@@ -35,6 +35,7 @@ extern crate std;
 
 pub mod device_tree;
 mod dispatch;
+pub mod event;
 pub mod exit;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
@@ -46,6 +47,7 @@ pub mod hypervisor;
 pub mod inject;
 mod lifecycle;
 pub mod loaded;
+pub mod lock;
 pub mod machine;
 pub mod mmio;
 mod object;

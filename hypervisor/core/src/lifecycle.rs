@@ -46,7 +46,7 @@ impl<M: Machine> Hypervisor<'_, M> {
             return Err(CallError::InvalidParameter.into());
         }
         for (place, index) in self.places.iter().zip(0_u8..) {
-            let mut place = place.lock();
+            let mut place = place.lock(&self.machine);
             if place.vm.is_some() {
                 continue;
             }
@@ -159,7 +159,7 @@ impl<M: Machine> Hypervisor<'_, M> {
         wipe: bool,
     ) -> Result<Frames, CallError> {
         {
-            let mut host = self.host.lock();
+            let mut host = self.host.lock(&self.machine);
             if !host.records().is_ram(range) {
                 return Err(CallError::InvalidParameter);
             }
@@ -179,7 +179,7 @@ impl<M: Machine> Hypervisor<'_, M> {
     pub(crate) fn return_to_host(&self, frames: Frames, from: Record) {
         self.machine.wipe(&frames);
         self.host
-            .lock()
+            .lock(&self.machine)
             .assign(&self.machine, frames.range(), from, Record::HOST);
     }
 }

@@ -3,10 +3,10 @@
 use shared_abi::addr::{Gfn, Ipa};
 use shared_abi::error::CallError;
 use shared_abi::host_call::{PageState, VcpuIndex, VmHandle};
-use spin::mutex::TicketMutex;
 
 use crate::guard::MmioGuard;
 use crate::hypervisor::{CpuIndex, Hypervisor};
+use crate::lock::Lock;
 use crate::machine::{Machine, Space, VcpuClaim};
 use crate::object::Content;
 use crate::record::Record;
@@ -57,7 +57,7 @@ pub struct Loaded<'h, 'm, M: Machine> {
     protected: bool,
     claim: VcpuClaim,
     /// Where its VM is.
-    place: &'h TicketMutex<VmPlace>,
+    place: &'h Lock<VmPlace>,
     /// Hypercalls answered and exits taken since it was loaded.
     hypercalls: u64,
     exits: u64,
@@ -74,7 +74,7 @@ impl<'h, 'm, M: Machine> Loaded<'h, 'm, M> {
         let machine = hypervisor.machine();
         let (place, generation) = vm::vm_place(vm);
         let place = hypervisor.places.get(place).ok_or(CallError::NotFound)?;
-        let mut guard = place.lock();
+        let mut guard = place.lock(machine);
         let found = &mut *guard;
         let inside = match &mut found.vm {
             Some(inside) if found.generation == generation => inside,
@@ -114,7 +114,7 @@ impl<M: Machine> Loaded<'_, '_, M> {
     /// Works on the VM, under its lock. It is there: a VM is not torn down while a vCPU is loaded.
     #[inline]
     fn with_vm<R>(&self, f: impl FnOnce(&mut Vm) -> R) -> Option<R> {
-        self.place.lock().vm.as_mut().map(f)
+        self.place.lock(self.machine()).vm.as_mut().map(f)
     }
 
     /// The machine below.
@@ -164,7 +164,8 @@ impl<M: Machine> Loaded<'_, '_, M> {
     ///
     /// [`ShareError`]; nothing was done then.
     pub fn share(&self, gfn: Gfn) -> Result<(), ShareError> {
-        self.hypervisor.share(&mut self.place.lock(), gfn)
+        self.hypervisor
+            .share(&mut self.place.lock(self.machine()), gfn)
     }
 
     /// MEM_UNSHARE: takes a shared page back from the host, at once.
@@ -173,13 +174,14 @@ impl<M: Machine> Loaded<'_, '_, M> {
     ///
     /// [`ShareError::Denied`]; nothing was done then.
     pub fn unshare(&self, gfn: Gfn) -> Result<(), ShareError> {
-        self.hypervisor.unshare(&mut self.place.lock(), gfn)
+        self.hypervisor
+            .unshare(&mut self.place.lock(self.machine()), gfn)
     }
 
     /// What is at `gfn` at this moment.
     #[must_use]
     pub fn classify(&self, gfn: Gfn) -> GuestPage {
-        self.classify_in(&self.place.lock(), gfn)
+        self.classify_in(&self.place.lock(self.machine()), gfn)
             .map_or(GuestPage::Unbound, GuestPage::Bound)
     }
 
@@ -191,7 +193,12 @@ impl<M: Machine> Loaded<'_, '_, M> {
             Content::Absent => PageState::Absent,
             Content::Poisoned => PageState::Poisoned,
             Content::Present(first) => {
-                let record = self.hypervisor.host.lock().records().get(first);
+                let record = self
+                    .hypervisor
+                    .host
+                    .lock(self.machine())
+                    .records()
+                    .get(first);
                 if record.is_some_and(Record::host_reaches) {
                     PageState::Shared
                 } else {
@@ -203,7 +210,7 @@ impl<M: Machine> Loaded<'_, '_, M> {
 
     /// Works on the VM's MMIO guard, under the VM's lock: `f` must not call back into this vCPU.
     pub fn with_guard<R>(&self, f: impl FnOnce(&mut MmioGuard) -> R) -> R {
-        f(&mut self.place.lock().guard)
+        f(&mut self.place.lock(self.machine()).guard)
     }
 
     /// PSCI CPU_ON: claims vCPU `target` for power-on at `entry`, x0 = `context_id`. Of many who try

@@ -7,6 +7,7 @@
 
 use shared_abi::addr::{Pa, PageRange, Pfn};
 
+use crate::event::Event;
 use crate::geometry::{Geometry, Level};
 use crate::vcpu::VcpuContext;
 
@@ -142,4 +143,10 @@ pub trait Machine: Sync {
     /// VMALLE1 and IC IALLU on this CPU alone, then DSB NSH and ISB. The two vCPUs may use one ASID for
     /// different address spaces.
     fn forget_previous_vcpu(&self, space: Space);
+
+    /// Notes what happened in the core; a machine that records nothing ignores it.
+    #[inline]
+    fn event(&self, event: Event) {
+        let _ = event;
+    }
 }

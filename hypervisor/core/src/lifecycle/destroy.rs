@@ -133,7 +133,8 @@ impl<M: Machine> Hypervisor<'_, M> {
     /// Returns the root and frees the VM's place.
     fn remove(&self, handle: VmHandle, budget: &mut Budget) -> Result<(), CallFailure> {
         let (index, generation) = vm::vm_place(handle);
-        let mut place = self.places.get(index).ok_or(CallError::NotFound)?.lock();
+        let place = self.places.get(index).ok_or(CallError::NotFound)?;
+        let mut place = place.lock(&self.machine);
         if place.generation != generation {
             return Err(CallError::NotFound.into());
         }

@@ -135,7 +135,7 @@ impl<M: Machine> Hypervisor<'_, M> {
 
     /// Which state a run of present pages begins with, and how far that goes.
     fn present_run(&self, vm: &Vm, page: ObjectPage, first: Pfn, pages: u64) -> (PageState, u64) {
-        let host = self.host.lock();
+        let host = self.host.lock(&self.machine);
         let records = host.records();
         let reaches = |page| records.get(page).is_some_and(Record::host_reaches);
         let shared = reaches(first);

@@ -62,7 +62,7 @@ impl<M: Machine> Hypervisor<'_, M> {
     pub(crate) fn force_reclaim(&self, page: Pfn) -> Result<(), CallFailure> {
         let single = PageRange::<Pfn>::new(page, 1).ok_or(CallError::InvalidParameter)?;
         let claim = {
-            let host = self.host.lock();
+            let host = self.host.lock(&self.machine);
             if !host.records().is_ram(single) {
                 return Err(CallError::InvalidParameter.into());
             }
@@ -72,13 +72,13 @@ impl<M: Machine> Hypervisor<'_, M> {
             .places
             .get(usize::from(claim.vm.0))
             .ok_or(CallError::Denied)?
-            .lock();
+            .lock(&self.machine);
         let place = &mut *place;
         let vm = place.vm.as_mut().ok_or(CallError::Denied)?;
         vm.is_alive()?;
         // The locks were taken in order, so the record may have changed in between: it is read again.
         // From now on only this VM's lock, which is held, lets the page change hands.
-        let found = private_page(self.host.lock().records().get(page))?;
+        let found = private_page(self.host.lock(&self.machine).records().get(page))?;
         if found != claim {
             return Err(CallError::Denied.into());
         }
@@ -148,7 +148,7 @@ impl<M: Machine> Hypervisor<'_, M> {
             self.machine.wipe(&Frames::new(range));
             vm.report.returned = vm.report.returned.saturating_add(pages);
         }
-        let mut host = self.host.lock();
+        let mut host = self.host.lock(&self.machine);
         if host.records().all(range, whole) {
             host.assign(&self.machine, range, whole, Record::HOST);
             return;

@@ -67,7 +67,7 @@ impl<M: Machine> Hypervisor<'_, M> {
     #[inline]
     fn convert(&self, page: Pfn, from: Record, to: Record) -> Result<(), ShareError> {
         let single = PageRange::<Pfn>::new(page, 1).ok_or(ShareError::Denied)?;
-        let mut host = self.host.lock();
+        let mut host = self.host.lock(&self.machine);
         if host.records().get(page) != Some(from) {
             return Err(ShareError::Denied);
         }

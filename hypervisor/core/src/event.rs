@@ -1,0 +1,122 @@
+//! What the hypervisor did, as a stream of typed events: what a checker of the architecture's rules and
+//! a reader of a trace have to know, and nothing that a guest keeps secret. An event holds addresses,
+//! spaces, numbers of calls and descriptors; never the content of a page or a register of a guest's.
+//!
+//! The fake machine records the events of a test, the ring at EL2 those of a boot.
+
+use shared_abi::addr::{PageRange, Pfn};
+use shared_abi::host_call::VcpuIndex;
+
+use crate::lock::LockId;
+use crate::machine::{Space, Vmid};
+
+/// A barrier (Arm ARM DDI0487, B2.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Barrier {
+    /// DSB ISHST.
+    DsbIshst = 0,
+    /// DSB ISH.
+    DsbIsh = 1,
+    /// DSB NSH.
+    DsbNsh = 2,
+    /// ISB.
+    Isb = 3,
+}
+
+/// What a TLB invalidation, or one of instruction caches, reaches (Arm ARM DDI0487, D8.17).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// TLBI IPAS2E1IS: stage-2 entries for an IPA page, on all CPUs.
+    Ipa(u64),
+    /// TLBI VMALLE1IS: entries that combine both stages, on all CPUs.
+    Combined,
+    /// TLBI VMALLS12E1IS: everything, on all CPUs.
+    All,
+    /// TLBI VMALLE1: entries that combine both stages, on this CPU.
+    CombinedHere,
+    /// IC IALLU: all instruction caches of this CPU.
+    InstructionsHere,
+}
+
+/// One thing that a CPU did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// From now on these tables are a space's.
+    Space(Space),
+    /// An entry was written: of a translation table, an object's table, or a free page's link. What it
+    /// was before is not told: it may be what a guest left in a page that came back.
+    Write {
+        /// The table's page.
+        table: Pfn,
+        /// Which entry; below 512.
+        index: usize,
+        /// What it is now.
+        value: u64,
+    },
+    /// A barrier was executed.
+    Barrier(Barrier),
+    /// Translations were invalidated.
+    Tlbi {
+        /// The VMID in VTTBR_EL2 at that moment.
+        vmid: Vmid,
+        /// Which of its translations.
+        scope: Scope,
+    },
+    /// Pages were zeroed, and cleaned to the point of coherency.
+    Wipe(PageRange<Pfn>),
+    /// Pages were cleaned to the point of coherency, and instruction caches invalidated.
+    Clean(PageRange<Pfn>),
+    /// A lock was taken.
+    Taken(LockId),
+    /// A lock is about to be given back.
+    Released(LockId),
+    /// A call of the host's begins: its function number.
+    CallBegin(u32),
+    /// It ends: x0.
+    CallEnd(u64),
+    /// A vCPU of that VM was loaded on this CPU.
+    Load(Vmid, VcpuIndex),
+    /// It was put.
+    Put(Vmid, VcpuIndex),
+    /// The loaded vCPU is about to run.
+    EnterGuest,
+    /// The host is about to run.
+    EnterHost,
+}
+
+impl Event {
+    /// The event in two words: what it is in the low byte of the first, and its numbers. The reader is
+    /// `fake::trace::decode`.
+    #[must_use]
+    pub const fn encode(self) -> [u64; 2] {
+        match self {
+            Self::Space(space) => [1 | (space.vmid.0 as u64) << 8, space.root.0],
+            Self::Write {
+                table,
+                index,
+                value,
+            } => [2 | (index as u64) << 8 | table.0 << 24, value],
+            Self::Barrier(barrier) => [3 | (barrier as u8 as u64) << 8, 0],
+            Self::Tlbi { vmid, scope } => {
+                let (scope, page) = match scope {
+                    Scope::Ipa(page) => (0, page),
+                    Scope::Combined => (1, 0),
+                    Scope::All => (2, 0),
+                    Scope::CombinedHere => (3, 0),
+                    Scope::InstructionsHere => (4, 0),
+                };
+                [4 | (vmid.0 as u64) << 8 | scope << 16, page]
+            }
+            Self::Wipe(pages) => [5 | pages.len() << 8, pages.first().0],
+            Self::Clean(pages) => [6 | pages.len() << 8, pages.first().0],
+            Self::Taken(lock) => [7, lock.code()],
+            Self::Released(lock) => [8, lock.code()],
+            Self::CallBegin(function) => [9, function as u64],
+            Self::CallEnd(status) => [10, status],
+            Self::Load(vmid, vcpu) => [11 | (vmid.0 as u64) << 8, vcpu.0 as u64],
+            Self::Put(vmid, vcpu) => [12 | (vmid.0 as u64) << 8, vcpu.0 as u64],
+            Self::EnterGuest => [13, 0],
+            Self::EnterHost => [14, 0],
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The core's locks: fair ticket locks that have a place in the lock order and tell the machine when
+//! they are taken and released, so that a checker sees the order and what is done under which lock.
+
+use core::ops::{Deref, DerefMut};
+
+use spin::mutex::{TicketMutex, TicketMutexGuard};
+
+use crate::event::Event;
+use crate::machine::Machine;
+use crate::vm::MAX_VMS;
+
+/// Which lock. They are taken in the order of this enum, and no CPU holds two places at once
+/// (`docs/locking.md`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LockId {
+    /// A VM's place, by its index.
+    Place(usize),
+    /// The host's memory.
+    Host,
+}
+
+impl LockId {
+    /// The lock as a number: a place's, or one beyond all of them.
+    pub(crate) const fn code(self) -> u64 {
+        match self {
+            Self::Place(index) => index as u64,
+            Self::Host => MAX_VMS as u64,
+        }
+    }
+}
+
+/// A value under a lock of the order.
+#[derive(Debug)]
+pub(crate) struct Lock<T> {
+    id: LockId,
+    mutex: TicketMutex<T>,
+}
+
+impl<T> Lock<T> {
+    pub(crate) const fn new(id: LockId, value: T) -> Self {
+        Self {
+            id,
+            mutex: TicketMutex::new(value),
+        }
+    }
+
+    /// Waits for its turn. The caller holds no lock of this rank or a later one.
+    #[inline]
+    pub(crate) fn lock<'a, M: Machine>(&'a self, machine: &'a M) -> Guard<'a, T, M> {
+        let value = self.mutex.lock();
+        machine.event(Event::Taken(self.id));
+        Guard {
+            value,
+            machine,
+            id: self.id,
+        }
+    }
+}
+
+/// A lock that is held.
+#[derive(Debug)]
+pub(crate) struct Guard<'a, T, M: Machine> {
+    value: TicketMutexGuard<'a, T>,
+    machine: &'a M,
+    id: LockId,
+}
+
+impl<T, M: Machine> Deref for Guard<'_, T, M> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T, M: Machine> DerefMut for Guard<'_, T, M> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.value
+    }
+}
+
+impl<T, M: Machine> Drop for Guard<'_, T, M> {
+    /// Tells while the lock is still held: who takes it next tells so later.
+    #[inline]
+    fn drop(&mut self) {
+        self.machine.event(Event::Released(self.id));
+    }
+}
