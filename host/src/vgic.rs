@@ -234,6 +234,7 @@ impl Interrupt {
             (true, true) => InterruptState::PendingActive,
         };
         self.loaded = Some(vcpu);
+        self.loaded_pending = pending;
         if self.edge && pending {
             self.latch = false;
         }
@@ -260,7 +261,7 @@ impl Interrupt {
         if self.edge {
             self.latch |= pending;
         } else {
-            self.latch &= pending;
+            self.latch &= pending || !self.loaded_pending;
         }
     }
 }

@@ -18,6 +18,8 @@ pub(super) struct Interrupt {
     pub(super) active_on: Option<u32>,
     /// The vCPU that runs with it in a list register.
     pub(super) loaded: Option<u32>,
+    /// Its list register has it as pending, and so knows whether it still is.
+    pub(super) loaded_pending: bool,
     /// The vCPU that it goes to, if there is such a vCPU.
     pub(super) target: Option<u32>,
 }
@@ -32,6 +34,7 @@ impl Interrupt {
         line: false,
         active_on: None,
         loaded: None,
+        loaded_pending: false,
         target: Some(0),
     };
 

@@ -301,3 +301,19 @@ fn no_access_reaches_outside() {
         [ListRegister::EMPTY; LIST_REGISTERS]
     );
 }
+
+#[test]
+fn a_level_that_is_pended_while_active_is_not_lost() {
+    let mut gic = gic();
+    // Level-sensitive, active, and pended by software; the group is off.
+    word(&mut gic, Frame::Distributor, offset::ICFGR + 12, 0);
+    word(&mut gic, Frame::Distributor, offset::ISACTIVER + 4, 1 << 16);
+    word(&mut gic, Frame::Distributor, offset::ISPENDR + 4, 1 << 16);
+    word(&mut gic, Frame::Distributor, offset::CTLR, 0x10);
+
+    let registers = gic.load(CPU0);
+    assert_eq!(registers[0].state(), InterruptState::Active);
+    gic.fold(CPU0, &registers, false);
+    let pending = gic.read(Frame::Distributor, offset::ISPENDR + 4, AccessSize::Word);
+    assert_eq!(pending, 1 << 16);
+}
