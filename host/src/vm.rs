@@ -148,6 +148,13 @@ impl Vm {
         self.give(resources, Run { gfn, pfn, pages }, Content::Zero)
     }
 
+    /// The guest has given a page back: the host has it to use again.
+    pub fn relinquished<P: Platform>(&mut self, resources: &mut Resources<P>, gfn: Gfn) {
+        if let Some(pfn) = self.pages.remove(gfn) {
+            resources.frames.free(pfn, 1);
+        }
+    }
+
     /// Gives the VM's pool at least `pages` more pages.
     ///
     /// # Errors

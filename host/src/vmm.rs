@@ -360,6 +360,7 @@ impl<P: Platform> Vmm<P> {
                 self.set_resume(vcpu, done.map_or(Resume::Abort, |()| Resume::MmioWritten));
             }
             Exit::MemoryFault { gfn } => self.vm.populate(&mut self.resources, gfn)?,
+            Exit::Relinquished { gfn } => self.vm.relinquished(&mut self.resources, gfn),
             Exit::NeedPages { pages } => self.vm.top_up(&mut self.resources, pages)?,
             Exit::Sgi { sgi1r } => self.gic.send_sgi(vcpu, sgi1r),
             Exit::CpuOn { vcpu: target } => {

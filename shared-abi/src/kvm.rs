@@ -5,17 +5,22 @@
 /// The four words that `UID` answers in w0 to w3: 28b46fb6-2ec5-11e9-a9ca-4b564d003a74.
 pub const UID: [u32; 4] = [0xb66f_b428, 0xe911_c52e, 0x564b_caa9, 0x743a_004d];
 
+/// Bit of x1 of the answer to `MEMINFO`: sharing takes ranges (as in Android's common kernel).
+pub const MEMINFO_RANGES: u64 = 1 << 0;
+
 /// Function IDs (SMCCC fast calls, owner 6).
 pub mod function {
     /// `VENDOR_HYP_CALL_UID_FUNC_ID`.
     pub const UID: u32 = 0x8600_ff01;
     /// Bitmap of the functions below, in w0 to w3.
     pub const FEATURES: u32 = 0x8600_0000;
-    /// Granule in bytes. Arguments must be 0.
+    /// x0 = granule in bytes, x1 = [`MEMINFO_RANGES`](super::MEMINFO_RANGES) if there are calls for
+    /// ranges. Arguments must be 0.
     pub const MEMINFO: u32 = 0xc600_0002;
-    /// Share the page at IPA x1 with the host. x2 and x3 must be 0.
+    /// Share the page at IPA x1 with the host. x3 must be 0, and x2 too unless there are calls for
+    /// ranges: then it is how many pages (0: one), and on success x1 how many were done.
     pub const MEM_SHARE: u32 = 0xc600_0003;
-    /// Take the page at IPA x1 back. x2 and x3 must be 0.
+    /// Take the page at IPA x1 back. x2 and x3 as for [`MEM_SHARE`].
     pub const MEM_UNSHARE: u32 = 0xc600_0004;
     /// Granule of the MMIO guard in bytes. Arguments must be 0.
     pub const MMIO_GUARD_INFO: u32 = 0xc600_0005;
@@ -25,6 +30,8 @@ pub mod function {
     pub const MMIO_GUARD_MAP: u32 = 0xc600_0007;
     /// The page at IPA x1 is MMIO no longer.
     pub const MMIO_GUARD_UNMAP: u32 = 0xc600_0008;
+    /// Give the page at IPA x1 back to the host, wiped. x2 and x3 must be 0.
+    pub const MEM_RELINQUISH: u32 = 0xc600_0009;
 }
 
 /// Bits of the answer to [`function::FEATURES`], by function number.
@@ -45,6 +52,8 @@ pub mod feature {
     pub const MMIO_GUARD_MAP: u32 = 1 << 7;
     /// `MMIO_GUARD_UNMAP`.
     pub const MMIO_GUARD_UNMAP: u32 = 1 << 8;
+    /// `MEM_RELINQUISH`.
+    pub const MEM_RELINQUISH: u32 = 1 << 9;
 }
 
 /// The Arm TRNG firmware interface (DEN0098), which guests use beside the above.

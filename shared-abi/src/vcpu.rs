@@ -304,6 +304,11 @@ pub enum Exit {
     SystemReset,
     /// The hypervisor stopped the VM. No vCPU of it runs again.
     Stopped(StopReason),
+    /// The guest gave a page back: it is wiped and the host's again, and absent for the guest.
+    Relinquished {
+        /// Which page.
+        gfn: Gfn,
+    },
 }
 
 /// What the host is told when a vCPU exits.
@@ -338,6 +343,7 @@ impl ExitRecord {
             Exit::SystemReset => [10, 0, 0, 0],
             Exit::Stopped(StopReason::Poisoned(gfn)) => [11, 0, gfn.0, 0],
             Exit::Stopped(StopReason::Exception(class)) => [11, 1, class.into(), 0],
+            Exit::Relinquished { gfn } => [12, gfn.0, 0, 0],
         };
         let [l0, l1, l2, l3] = self.list_registers;
         let timer = u64::from(self.timer_fired);
@@ -376,6 +382,7 @@ impl ExitRecord {
             10 => Exit::SystemReset,
             11 if a == 0 => Exit::Stopped(StopReason::Poisoned(Gfn(b))),
             11 => Exit::Stopped(StopReason::Exception(u8::try_from(b).ok()?)),
+            12 => Exit::Relinquished { gfn: Gfn(a) },
             _ => return None,
         };
         Some(Self {
@@ -416,6 +423,7 @@ mod tests {
             Exit::SystemReset,
             Exit::Stopped(StopReason::Poisoned(Gfn(0x40001))),
             Exit::Stopped(StopReason::Exception(0x32)),
+            Exit::Relinquished { gfn: Gfn(0x40002) },
         ];
         for exit in exits {
             let record = ExitRecord {

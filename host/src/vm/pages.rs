@@ -44,6 +44,26 @@ impl PageMap {
         (offset < run.pages).then(|| Pfn(run.pfn.0 + offset))
     }
 
+    /// Takes a guest page out; answers the physical page that was behind it.
+    pub fn remove(&mut self, gfn: Gfn) -> Option<Pfn> {
+        let pfn = self.lookup(gfn)?;
+        let (_, run) = self.runs.range_mut(..=gfn.0).next_back()?;
+        let before = gfn.0 - run.gfn.0;
+        let behind = Run {
+            gfn: Gfn(gfn.0 + 1),
+            pfn: Pfn(pfn.0 + 1),
+            pages: run.pages - before - 1,
+        };
+        run.pages = before;
+        if before == 0 {
+            self.runs.remove(&gfn.0);
+        }
+        if behind.pages != 0 {
+            self.insert(behind);
+        }
+        Some(pfn)
+    }
+
     /// The absent pages around `gfn` that lie within `bounds`; `None` if a page is at `gfn`, or `gfn` is
     /// out of bounds.
     #[must_use]
@@ -97,6 +117,21 @@ mod tests {
         assert_eq!(map.lookup(Gfn(0x105)), None);
         assert_eq!(map.lookup(Gfn(u64::MAX)), None);
         assert_eq!(map.pages(), 7);
+    }
+
+    #[test]
+    fn a_page_that_is_taken_out_leaves_its_neighbours() {
+        let mut map = map();
+        assert_eq!(map.remove(Gfn(0xff)), None);
+        assert_eq!(map.remove(Gfn(0x101)), Some(Pfn(0x901)));
+        assert_eq!(map.remove(Gfn(0x101)), None);
+        assert_eq!(map.lookup(Gfn(0x100)), Some(Pfn(0x900)));
+        assert_eq!(map.lookup(Gfn(0x102)), Some(Pfn(0x902)));
+        assert_eq!(map.remove(Gfn(0x100)), Some(Pfn(0x900)));
+        assert_eq!(map.remove(Gfn(0x103)), Some(Pfn(0x903)));
+        assert_eq!(map.remove(Gfn(0x104)), Some(Pfn(0x200)));
+        assert_eq!(map.pages(), 3);
+        assert_eq!(map.lookup(Gfn(0x102)), Some(Pfn(0x902)));
     }
 
     #[test]

@@ -105,12 +105,27 @@ pub trait Geometry: core::fmt::Debug + 'static {
         page & !(Self::span(level) - 1)
     }
 
+    /// Whether `page` is a multiple of what an entry of `level` maps.
+    #[inline]
+    #[must_use]
+    fn is_aligned(level: Level, page: u64) -> bool {
+        Self::align_down(level, page) == page
+    }
+
     /// The first multiple of what an entry of `level` maps after `page`, a page number below 2^52.
     #[inline]
     #[must_use]
     fn next(level: Level, page: u64) -> u64 {
         Self::align_down(level, page) + Self::span(level)
     }
+}
+
+/// How many units of what an entry of `level` maps `pages` pages from `first` on touch; at least one
+/// page, and below 2^52.
+#[inline]
+pub(crate) fn touched<G: Geometry>(level: Level, first: u64, pages: u64) -> u64 {
+    let shift = G::span(level).trailing_zeros();
+    ((first + pages - 1) >> shift) - (first >> shift) + 1
 }
 
 /// The geometry of VMSAv8-64 with a 4 KiB granule.

@@ -3,11 +3,13 @@
 //! The interface is KVM's and pKVM's (docs/abi.md). HVC and SMC are answered alike; the immediate must
 //! be 0. A call that is answered writes x0 to x3 and leaves all other registers alone.
 
-use shared_abi::addr::{Gfn, Ipa, PAGE_SIZE};
+use shared_abi::addr::{Gfn, Ipa, PAGE_SIZE, PageRange};
+use shared_abi::error::CallError;
 use shared_abi::kvm::{self, feature, function};
 use shared_abi::vcpu::Exit;
 
 use crate::exit::{GuestAction, Services};
+use crate::geometry::Geometry;
 use crate::loaded::{GuestPage, Loaded, ShareError};
 use crate::machine::Machine;
 use crate::psci;
@@ -39,7 +41,8 @@ const PROTECTED_FEATURES: u64 = (feature::FEATURES
     | feature::MMIO_GUARD_INFO
     | feature::MMIO_GUARD_ENROLL
     | feature::MMIO_GUARD_MAP
-    | feature::MMIO_GUARD_UNMAP) as u64;
+    | feature::MMIO_GUARD_UNMAP
+    | feature::MEM_RELINQUISH) as u64;
 
 /// What an ordinary VM is offered.
 const ORDINARY_FEATURES: u64 = feature::FEATURES as u64;
@@ -84,7 +87,7 @@ fn dispatch<M: Machine>(
     [_, x1, x2, x3]: [u64; 4],
 ) -> GuestAction {
     let reply = match id {
-        function::MEMINFO..=function::MMIO_GUARD_UNMAP if vcpu.is_protected() => {
+        function::MEMINFO..=function::MEM_RELINQUISH if vcpu.is_protected() => {
             match protected(vcpu, id, [x1, x2, x3]) {
                 Ok(reply) => reply,
                 Err(action) => return action,
@@ -124,22 +127,26 @@ const fn arch_features(function: u64) -> u64 {
     }
 }
 
-/// pKVM's calls. `Err` is a call that is not answered yet: it runs again.
+/// pKVM's calls. `Err` is a call that is not answered yet, and runs again, or one whose answer the host
+/// is to know of first.
 fn protected<M: Machine>(
     vcpu: &mut Loaded<'_, '_, M>,
     id: u32,
     arguments: [u64; 3],
 ) -> Result<[u64; 4], GuestAction> {
     let status = match (id, arguments) {
-        (function::MEMINFO | function::MMIO_GUARD_INFO, [0, 0, 0]) => PAGE_SIZE,
-        (function::MEM_SHARE, [ipa, 0, 0]) => match page(ipa) {
-            Some(gfn) => return share(vcpu, gfn),
+        (function::MEM_SHARE | function::MEM_UNSHARE, [ipa, granules, 0]) => {
+            let Some(pages) = range::<M>(ipa, granules) else {
+                return Ok([INVALID_PARAMETER, 0, 0, 0]);
+            };
+            return convert(vcpu, id, pages);
+        }
+        (function::MEM_RELINQUISH, [ipa, 0, 0]) => match page(ipa) {
+            Some(gfn) => return relinquish(vcpu, gfn),
             None => INVALID_PARAMETER,
         },
-        (function::MEM_UNSHARE, [ipa, 0, 0]) => match page(ipa).map(|gfn| vcpu.unshare(gfn)) {
-            Some(Ok(())) => SUCCESS,
-            Some(Err(_)) | None => INVALID_PARAMETER,
-        },
+        (function::MEMINFO, [0, 0, 0]) => return Ok([PAGE_SIZE, kvm::MEMINFO_RANGES, 0, 0]),
+        (function::MMIO_GUARD_INFO, [0, 0, 0]) => PAGE_SIZE,
         (function::MMIO_GUARD_ENROLL, [0, 0, 0]) => {
             vcpu.with_guard(|guard| guard.enroll());
             SUCCESS
@@ -162,16 +169,53 @@ const fn page(ipa: u64) -> Option<Gfn> {
     Ipa(ipa).aligned_page()
 }
 
-/// MEM_SHARE of a page that is not there yet does not fail: the host brings it, the call runs again.
-fn share<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, gfn: Gfn) -> Result<[u64; 4], GuestAction> {
-    match vcpu.share(gfn) {
-        Ok(()) => Ok([SUCCESS, 0, 0, 0]),
-        Err(ShareError::Denied) => Ok([INVALID_PARAMETER, 0, 0, 0]),
+/// `granules` pages from `ipa` on, all in the IPA space. Guests that know of one page only say 0.
+fn range<M: Machine>(ipa: u64, granules: u64) -> Option<PageRange<Gfn>> {
+    let range = PageRange::<Gfn>::new(page(ipa)?, granules.max(1))?;
+    (range.end().0 <= M::Geometry::IPA_PAGES).then_some(range)
+}
+
+/// MEM_SHARE and MEM_UNSHARE. A share that begins at a page which is not there yet does not fail: the
+/// host brings it, the call runs again.
+fn convert<M: Machine>(
+    vcpu: &mut Loaded<'_, '_, M>,
+    id: u32,
+    pages: PageRange<Gfn>,
+) -> Result<[u64; 4], GuestAction> {
+    let done = match id {
+        function::MEM_SHARE => vcpu.share(pages),
+        _ => vcpu.unshare(pages),
+    };
+    match done {
+        Ok(done) => Ok([SUCCESS, done, 0, 0]),
         Err(ShareError::Absent) => {
-            vcpu.with_context(|context| context.rewind_instruction());
-            Err(GuestAction::Exit(Exit::MemoryFault { gfn }))
+            let gfn = pages.first();
+            Err(replay(vcpu, Exit::MemoryFault { gfn }))
         }
+        Err(ShareError::Denied) => Ok([INVALID_PARAMETER, 0, 0, 0]),
     }
+}
+
+/// MEM_RELINQUISH. The host is told of the page, which it may use for something else.
+fn relinquish<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, gfn: Gfn) -> Result<[u64; 4], GuestAction> {
+    match vcpu.relinquish(gfn) {
+        Ok(false) => Ok([SUCCESS, 0, 0, 0]),
+        Ok(true) => {
+            answer(vcpu, [SUCCESS, 0, 0, 0]);
+            Err(GuestAction::Exit(Exit::Relinquished { gfn }))
+        }
+        Err(failure) if failure.error == CallError::NoMemory => {
+            let pages = failure.value;
+            Err(replay(vcpu, Exit::NeedPages { pages }))
+        }
+        Err(_) => Ok([INVALID_PARAMETER, 0, 0, 0]),
+    }
+}
+
+/// Has the host do something about it first; then the call runs again.
+fn replay<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, exit: Exit) -> GuestAction {
+    vcpu.with_context(|context| context.rewind_instruction());
+    GuestAction::Exit(exit)
 }
 
 /// MMIO_GUARD_MAP: of a page that no memory is bound to.

@@ -1,6 +1,9 @@
 //! The host's party to every transition: the ownership records of all RAM, and the host's stage-2
 //! tables, which follow from them. One lock guards both.
 
+#[cfg(any(test, feature = "oracle"))]
+mod oracle;
+
 use heapless::Vec;
 use shared_abi::addr::{PageRange, Pfn};
 
@@ -8,10 +11,11 @@ use crate::geometry::{Geometry, Level, Piece, pieces};
 use crate::hypervisor::{HostAbort, HostAccess, MAX_DENIED, Needs, Setup, SetupError};
 use crate::machine::{Frames, Machine, Space, Vmid};
 use crate::pool::Pool;
-use crate::record::{Record, Records, records_needed};
+use crate::record::Record;
+use crate::records::{Records, records_needed, whole_block};
 use crate::stage2::batch::Batch;
 use crate::stage2::descriptor::Access;
-use crate::stage2::table::{Mapping, Stage2};
+use crate::stage2::table::{Mapping, Stage2, tables_for};
 
 /// The host's VMID.
 const VMID: Vmid = Vmid(0);
@@ -28,16 +32,8 @@ pub(crate) struct HostMemory<'m, G: Geometry> {
 /// How much memory the host's records and tables take in the worst case: each block of RAM split, and
 /// a table at each edge of what is denied.
 pub(crate) fn needs<G: Geometry>(ram: &[PageRange<Pfn>], denied: &[PageRange<Pfn>]) -> Needs {
-    let touched = |range: &PageRange<Pfn>, level: Level| {
-        let first = G::align_down(level, range.first().0);
-        let end = G::next(level, range.end().0.saturating_sub(1));
-        end.saturating_sub(first)
-            .checked_div(G::span(level))
-            .unwrap_or(0)
-    };
     let for_ram = ram.iter().fold(0_u64, |sum, range| {
-        sum.saturating_add(touched(range, Level::One))
-            .saturating_add(touched(range, Level::Two))
+        sum.saturating_add(tables_for::<G>(range.first().0, range.len()))
     });
     // An edge takes one table of level 2 and one of level 3, and a range has two.
     let for_denied = denied.iter().fold(0_u64, |sum, _| sum.saturating_add(4));
@@ -97,51 +93,21 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
     /// Maps what of a range of RAM is the host's, in the largest leaves that fit.
     fn map_all<M: Machine<Geometry = G>>(&mut self, machine: &M, range: PageRange<Pfn>) {
         let mut batch = self.batch();
-        let mut run = None;
-        for piece in pieces::<G>(range.first().0, range.len()) {
-            let whole = PageRange::<Pfn>::new(Pfn(piece.first), piece.pages);
-            if whole.is_some_and(|pages| self.records.all(pages, Record::HOST)) {
-                self.extend(machine, &mut run, piece, &mut batch);
-                continue;
-            }
-            for first in piece.first..piece.first.saturating_add(piece.pages) {
-                if self.records.get(Pfn(first)) == Some(Record::HOST) {
-                    self.extend(machine, &mut run, Piece { first, pages: 1 }, &mut batch);
-                }
-            }
-        }
-        if let Some(run) = run {
-            self.map_identity(machine, run, &mut batch);
+        let (mut page, end) = (range.first().0, range.end().0);
+        while page < end {
+            let pages = PageRange::<Pfn>::new(Pfn(page), end.saturating_sub(page))
+                .map_or(0, |rest| self.records.matching(rest, Record::HOST));
+            self.map_identity(machine, Piece { first: page, pages }, &mut batch);
+            page = page.saturating_add(pages.max(1));
         }
         batch.finish(machine);
     }
 
-    /// Adds a piece to the run of pages that are to be mapped; a run that ends before it is mapped.
-    fn extend<M: Machine>(
-        &mut self,
-        machine: &M,
-        run: &mut Option<PageRange<Pfn>>,
-        piece: Piece,
-        batch: &mut Batch,
-    ) {
-        *run = match *run {
-            Some(pages) if pages.end().0 == piece.first => {
-                PageRange::<Pfn>::new(pages.first(), pages.len().saturating_add(piece.pages))
-            }
-            other => {
-                if let Some(pages) = other {
-                    self.map_identity(machine, pages, batch);
-                }
-                PageRange::<Pfn>::new(Pfn(piece.first), piece.pages)
-            }
-        };
-    }
-
-    fn map_identity<M: Machine>(&mut self, machine: &M, range: PageRange<Pfn>, batch: &mut Batch) {
+    fn map_identity<M: Machine>(&mut self, machine: &M, piece: Piece, batch: &mut Batch) {
         let mapping = Mapping {
-            page: range.first().0,
-            to: range.first(),
-            pages: range.len(),
+            page: piece.first,
+            to: Pfn(piece.first),
+            pages: piece.pages,
             access: Access::Memory,
         };
         self.tables.map(machine, &mut self.pool, mapping, batch);
@@ -158,15 +124,12 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
         &self.records
     }
 
-    fn batch(&self) -> Batch {
+    /// What changes of these tables owe is collected here, and paid before the lock is given back.
+    pub(crate) const fn batch(&self) -> Batch {
         Batch::new(self.tables.space())
     }
 
-    /// Commits a change of records for a range of RAM: from `from` to `to`, which are the records of
-    /// its first page, the others' following from them. The host's tables follow, and no TLB
-    /// remembers what it lost when this returns.
-    ///
-    /// The caller has checked, under this lock, that the range is as `from` says.
+    /// [`Self::change`] of one range, after which no TLB remembers what the host lost.
     #[inline]
     pub(crate) fn assign<M: Machine<Geometry = G>>(
         &mut self,
@@ -176,24 +139,58 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
         to: Record,
     ) {
         let mut batch = self.batch();
+        self.change(machine, range, from, to, &mut batch);
+        batch.finish(machine);
+    }
+
+    /// Commits a change of records for a range of RAM: from `from` to `to`, which are the records of
+    /// its first page, the others' following from them. The host's tables follow.
+    ///
+    /// The caller has checked, under this lock, that the range is as `from` says.
+    #[inline]
+    pub(crate) fn change<M: Machine<Geometry = G>>(
+        &mut self,
+        machine: &M,
+        range: PageRange<Pfn>,
+        from: Record,
+        to: Record,
+        batch: &mut Batch,
+    ) {
         let first = range.first().0;
         if from.host_reaches() && !to.host_reaches() {
             self.tables
-                .unmap(machine, &mut self.pool, first, range.len(), &mut batch);
+                .unmap(machine, &mut self.pool, first, range.len(), batch);
         }
         let gained = to.host_reaches() && !from.host_reaches();
         for piece in pieces::<G>(first, range.len()) {
             let at = to.advance(piece.first.wrapping_sub(first));
             let uniform = self.records.set(piece, at);
-            if gained && let Some(pages) = PageRange::<Pfn>::new(Pfn(piece.first), piece.pages) {
-                self.map_identity(machine, pages, &mut batch);
-            }
-            if uniform.is_some_and(Record::host_reaches) {
-                self.tables
-                    .merge(machine, &mut self.pool, piece.first, &mut batch);
+            if uniform.is_some() && to.host_reaches() {
+                self.map_identity(machine, whole_block::<G>(piece.first), batch);
+                self.merge_giant(machine, piece.first, to, batch);
+            } else if gained {
+                self.map_identity(machine, piece, batch);
             }
         }
-        batch.finish(machine);
+    }
+
+    /// Maps a giant as one once all of it is the host's again. What a guest shares is not merged so
+    /// far: it will be taken back.
+    fn merge_giant<M: Machine<Geometry = G>>(
+        &mut self,
+        machine: &M,
+        page: u64,
+        record: Record,
+        batch: &mut Batch,
+    ) {
+        let giant = Piece {
+            first: G::align_down(Level::One, page),
+            pages: G::GIANT_PAGES,
+        };
+        let all = PageRange::<Pfn>::new(Pfn(giant.first), giant.pages);
+        if record == Record::HOST && all.is_some_and(|all| self.records.all(all, record)) {
+            self.map_identity(machine, giant, batch);
+        }
     }
 
     /// Decides about a stage-2 fault of the host's; device pages are mapped here.
@@ -217,7 +214,7 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
         if access == HostAccess::Execute {
             return HostAbort::Inject;
         }
-        if self.tables.level_of(machine, page).is_none() {
+        if !self.tables.is_mapped(machine, page) {
             let mut batch = self.batch();
             let mapping = Mapping {
                 page: leaf.first().0,

@@ -54,6 +54,7 @@ mod object;
 mod pool;
 pub mod psci;
 pub mod record;
+pub mod records;
 pub mod stage2;
 pub mod syndrome;
 pub mod sysreg;

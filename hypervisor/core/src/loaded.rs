@@ -1,15 +1,16 @@
 //! A vCPU that a CPU has claimed, and all that handling its exits needs of its VM.
 
-use shared_abi::addr::{Gfn, Ipa};
+use shared_abi::addr::{Gfn, Ipa, PageRange};
 use shared_abi::error::CallError;
 use shared_abi::host_call::{PageState, VcpuIndex, VmHandle};
 
 use crate::guard::MmioGuard;
-use crate::hypervisor::{CpuIndex, Hypervisor};
+use crate::hypervisor::{CallFailure, CpuIndex, Hypervisor};
 use crate::lock::Lock;
 use crate::machine::{Machine, Space, VcpuClaim};
 use crate::object::Content;
 use crate::record::Record;
+use crate::transition::share::Sharing;
 use crate::vcpu::VcpuContext;
 use crate::vm::{self, Life, Start, Vm, VmPlace};
 
@@ -26,7 +27,7 @@ pub enum GuestPage {
 /// Why a guest's share or unshare was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum ShareError {
-    /// The page is not there yet: the host has to populate it, then the call runs again.
+    /// The first page is not there yet: the host has to populate it, then the call runs again.
     #[error("the page is absent")]
     Absent,
     /// No page of the guest's, or not in the state that the call needs.
@@ -158,37 +159,54 @@ impl<M: Machine> Loaded<'_, '_, M> {
         self.hypervisor.machine().with_context(&mut self.claim, f)
     }
 
-    /// MEM_SHARE: lends a private page to the host, in place.
+    /// MEM_SHARE: lends private pages to the host, in place, up to the first that is not one. Answers
+    /// how many, at least one.
     ///
     /// # Errors
     ///
     /// [`ShareError`]; nothing was done then.
-    pub fn share(&self, gfn: Gfn) -> Result<(), ShareError> {
-        self.hypervisor
-            .share(&mut self.place.lock(self.machine()), gfn)
+    pub fn share(&self, pages: PageRange<Gfn>) -> Result<u64, ShareError> {
+        self.convert(pages, Sharing::Share)
     }
 
-    /// MEM_UNSHARE: takes a shared page back from the host, at once.
+    /// MEM_UNSHARE: takes shared pages back from the host, at once, up to the first that is not one.
+    /// Answers how many, at least one.
     ///
     /// # Errors
     ///
     /// [`ShareError::Denied`]; nothing was done then.
-    pub fn unshare(&self, gfn: Gfn) -> Result<(), ShareError> {
-        self.hypervisor
-            .unshare(&mut self.place.lock(self.machine()), gfn)
+    pub fn unshare(&self, pages: PageRange<Gfn>) -> Result<u64, ShareError> {
+        self.convert(pages, Sharing::Unshare)
+    }
+
+    #[inline]
+    fn convert(&self, pages: PageRange<Gfn>, sharing: Sharing) -> Result<u64, ShareError> {
+        let mut place = self.place.lock(self.machine());
+        self.hypervisor.convert(&mut place, pages, sharing)
+    }
+
+    /// MEM_RELINQUISH: gives a private page back to the host. Answers whether there was one.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::Denied`] for anything but a private or an absent page, [`CallError::NoMemory`] with
+    /// how many pages the pool is short of; nothing was done then.
+    pub fn relinquish(&self, gfn: Gfn) -> Result<bool, CallFailure> {
+        let mut place = self.place.lock(self.machine());
+        self.hypervisor.relinquish(&mut place, gfn)
     }
 
     /// What is at `gfn` at this moment.
     #[must_use]
     pub fn classify(&self, gfn: Gfn) -> GuestPage {
-        self.classify_in(&self.place.lock(self.machine()), gfn)
+        self.classify_in(&mut self.place.lock(self.machine()), gfn)
             .map_or(GuestPage::Unbound, GuestPage::Bound)
     }
 
-    fn classify_in(&self, place: &VmPlace, gfn: Gfn) -> Option<PageState> {
-        let page = place.vm.as_ref()?.object_page(gfn)?;
-        let object = place.objects.get(usize::from(page.object.0))?;
-        let content = object.object.as_ref()?.get(self.machine(), page.offset);
+    fn classify_in(&self, place: &mut VmPlace, gfn: Gfn) -> Option<PageState> {
+        let (page, _) = place.vm.as_ref()?.object_run(gfn)?;
+        let object = vm::object_in(&mut place.objects, page.object)?;
+        let content = object.run(self.machine(), page.offset, 1).content;
         Some(match content {
             Content::Absent => PageState::Absent,
             Content::Poisoned => PageState::Poisoned,

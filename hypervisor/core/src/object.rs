@@ -5,10 +5,13 @@
 //! pages (as many as a block has) while it is uniform, one per page under a chunk that is split. Who
 //! reaches a page is not known here: that is the record's.
 
+#[cfg(any(test, feature = "oracle"))]
+pub(crate) mod oracle;
+
 use heapless::Vec;
 use shared_abi::addr::{PAGE_SHIFT, Pfn};
 
-use crate::geometry::{Geometry, Level, Piece};
+use crate::geometry::{Geometry, Level, Piece, pieces, touched};
 use crate::machine::{Machine, TableRef};
 use crate::pool::{Pool, clear};
 
@@ -80,6 +83,10 @@ impl Word {
         }
     }
 
+    const fn is_present(self) -> bool {
+        self.0 & STATE_MASK == PRESENT
+    }
+
     /// The word of the page `pages` further on in a uniform run.
     const fn advance(self, pages: u64) -> Self {
         match self.0 & STATE_MASK {
@@ -96,6 +103,12 @@ pub(crate) struct Run {
     pub(crate) content: Content,
     /// How many; at least 1.
     pub(crate) pages: u64,
+}
+
+/// The most tables that [`Object::set`] takes: for the chunks at the ends of the run.
+#[inline]
+pub(crate) fn tables_for<G: Geometry>(offset: u64, pages: u64) -> u64 {
+    touched::<G>(Level::Two, offset, pages).min(2)
 }
 
 /// A run that teardown took.
@@ -154,7 +167,7 @@ impl Object {
                 .is_some_and(|end| end <= self.pages)
     }
 
-    /// Where the word of the chunk that holds `offset` is.
+    /// The directory that has the word of the chunk which holds `offset`, and where in it that is.
     #[inline]
     fn chunk<M: Machine>(&self, offset: u64) -> Option<(TableRef, usize)> {
         let directory = M::Geometry::block(M::Geometry::block(offset));
@@ -162,69 +175,62 @@ impl Object {
         Some((table, M::Geometry::index(Level::Two, offset)))
     }
 
-    /// What is at `offset`.
-    #[inline]
-    pub(crate) fn get<M: Machine>(&self, machine: &M, offset: u64) -> Content {
-        let Some((directory, index)) = self.chunk::<M>(offset) else {
-            return Content::Absent;
-        };
-        let chunk = Word(machine.read_entry(directory, index));
-        match chunk.as_split() {
-            Some((table, _)) => {
-                let index = M::Geometry::index(Level::Three, offset);
-                Word(machine.read_entry(table, index)).content()
-            }
-            None => chunk.advance(M::Geometry::block_offset(offset)).content(),
-        }
-    }
-
     /// The run that starts at `offset` and has at most `most` pages; `offset` is in the object and
     /// `most` at least 1. The run ends with its chunk, so that the look is bounded.
+    #[inline]
     pub(crate) fn run<M: Machine>(&self, machine: &M, offset: u64, most: u64) -> Run {
-        let content = self.get(machine, offset);
-        let first = Word::new(content);
+        let chunk = self
+            .chunk::<M>(offset)
+            .map_or(Word::ABSENT, |(table, index)| {
+                Word(machine.read_entry(table, index))
+            });
         let in_chunk = M::Geometry::next(Level::Two, offset).wrapping_sub(offset);
         let most = most
             .min(in_chunk)
             .min(self.pages.saturating_sub(offset))
             .max(1);
-        let chunk = self
-            .chunk::<M>(offset)
-            .and_then(|(table, index)| Word(machine.read_entry(table, index)).as_split());
-        let pages = match chunk {
-            None => most,
-            Some((table, _)) => {
-                let start = M::Geometry::index(Level::Three, offset);
-                let same = (start..M::Geometry::ENTRIES)
-                    .zip(0..most)
-                    .take_while(|(index, page)| {
-                        Word(machine.read_entry(table, *index)) == first.advance(*page)
-                    })
-                    .count();
-                u64::try_from(same).unwrap_or(1).max(1)
-            }
+        let Some((table, _)) = chunk.as_split() else {
+            return Run {
+                content: chunk.advance(M::Geometry::block_offset(offset)).content(),
+                pages: most,
+            };
         };
-        Run { content, pages }
+        let mut index = M::Geometry::index(Level::Three, offset);
+        let first = Word(machine.read_entry(table, index));
+        let mut pages = 1;
+        while pages < most {
+            index = index.saturating_add(1);
+            if Word(machine.read_entry(table, index)) != first.advance(pages) {
+                break;
+            }
+            pages = pages.saturating_add(1);
+        }
+        Run {
+            content: first.content(),
+            pages,
+        }
     }
 
     /// Whether all of `pages` pages from `offset` on, which are in the object, are absent.
     pub(crate) fn is_empty<M: Machine>(&self, machine: &M, offset: u64, pages: u64) -> bool {
-        crate::geometry::pieces::<M::Geometry>(offset, pages).all(|piece| {
+        pieces::<M::Geometry>(offset, pages).all(|piece| {
             let run = self.run(machine, piece.first, piece.pages);
             run.content == Content::Absent && run.pages == piece.pages
         })
     }
 
-    /// How many tables [`Self::set`] would take for these pages.
-    pub(crate) fn tables_to_set<M: Machine>(&self, machine: &M, offset: u64, pages: u64) -> u64 {
-        crate::geometry::pieces::<M::Geometry>(offset, pages)
-            .filter(|piece| {
-                let split = self.chunk::<M>(piece.first).is_some_and(|(table, index)| {
-                    Word(machine.read_entry(table, index)).as_split().is_some()
-                });
-                piece.pages != M::Geometry::BLOCK_PAGES && !split
-            })
-            .fold(0, |sum: u64, _| sum.saturating_add(1))
+    /// The page that starts all that a leaf of `level` around `offset` would cover, if it is all
+    /// present and one run.
+    pub(crate) fn whole<M: Machine>(&self, machine: &M, level: Level, offset: u64) -> Option<Pfn> {
+        let (directory, index) = self.chunk::<M>(offset)?;
+        let word = match level {
+            Level::One => as_one_word(machine, directory, M::Geometry::BLOCK_PAGES)?,
+            Level::Two | Level::Three => Word(machine.read_entry(directory, index)),
+        };
+        match word.content() {
+            Content::Present(first) if word.as_split().is_none() => Some(first),
+            _ => None,
+        }
     }
 
     /// Sets `pages` pages from `offset` on, a run that is in the object, from `from` to `to` (what the
@@ -238,10 +244,10 @@ impl Object {
         from: Content,
         to: Content,
     ) {
-        for piece in crate::geometry::pieces::<M::Geometry>(offset, pages) {
+        let (from, to) = (Word::new(from), Word::new(to));
+        for piece in pieces::<M::Geometry>(offset, pages) {
             let before = piece.first.wrapping_sub(offset);
-            let from = Word::new(from);
-            let to = Word::new(to).advance(before);
+            let to = to.advance(before);
             if self.set_piece(machine, pool, piece, from, to).is_none() {
                 // Out of tables, against the caller's check: what is left stays as it was.
                 return;
@@ -251,11 +257,10 @@ impl Object {
     }
 
     fn count(&mut self, pages: u64, from: Word, to: Word) {
-        let is_present = |word: Word| matches!(word.content(), Content::Present(_));
-        if is_present(from) {
+        if from.is_present() {
             self.present = self.present.saturating_sub(pages);
         }
-        if is_present(to) {
+        if to.is_present() {
             self.present = self.present.saturating_add(pages);
         }
     }
@@ -280,15 +285,16 @@ impl Object {
             }
             return Some(());
         }
-        let (table, count) = match chunk.as_split() {
+        let (table, mut count) = match chunk.as_split() {
             Some(split) => split,
             None => split(machine, pool, chunk)?,
         };
         let start = M::Geometry::index(Level::Three, piece.first);
-        for (index, page) in (start..M::Geometry::ENTRIES).zip(0..piece.pages) {
-            machine.write_entry(table, index, to.advance(page).0);
+        let mut next = to;
+        for (index, _) in (start..M::Geometry::ENTRIES).zip(0..piece.pages) {
+            machine.write_entry(table, index, next.0);
+            next = next.advance(1);
         }
-        let mut count = count;
         if from != Word::ABSENT {
             count = count.saturating_sub(piece.pages);
         }
@@ -297,7 +303,7 @@ impl Object {
         }
         let merged = match count {
             0 => Some(Word::ABSENT),
-            full if full == block => as_one_word(machine, table),
+            full if full == block => as_one_word(machine, table, 1),
             _ => None,
         };
         match merged {
@@ -371,11 +377,15 @@ fn split<M: Machine>(machine: &M, pool: &mut Pool, chunk: Word) -> Option<(Table
     Some((table, M::Geometry::BLOCK_PAGES))
 }
 
-/// The word for a chunk whose pages all follow from the first, if they do.
-fn as_one_word<M: Machine>(machine: &M, table: TableRef) -> Option<Word> {
+/// The word that stands for a table whose entries, of `pages` pages each, all follow from the first, if
+/// they do. The last one is looked at first: pages mostly come in ascending order.
+fn as_one_word<M: Machine>(machine: &M, table: TableRef, pages: u64) -> Option<Word> {
     let first = Word(machine.read_entry(table, 0));
     (0..M::Geometry::ENTRIES)
-        .zip(0..)
-        .all(|(index, page)| Word(machine.read_entry(table, index)) == first.advance(page))
+        .rev()
+        .all(|index| {
+            let expected = first.advance(pages.wrapping_mul(index as u64));
+            Word(machine.read_entry(table, index)) == expected
+        })
         .then_some(first)
 }

@@ -8,12 +8,13 @@ use shared_abi::error::CallError;
 use shared_abi::host_call::{ObjectHandle, VcpuIndex, VmHandle};
 use shared_abi::record::Digest;
 
+use crate::geometry::Geometry;
 use crate::guard::MmioGuard;
-use crate::hypervisor::{CpuIndex, MAX_CPUS};
-use crate::object::Object;
+use crate::hypervisor::{CallFailure, CpuIndex, MAX_CPUS};
+use crate::object::{self, Content, Object};
 use crate::pool::Pool;
 use crate::record::{ObjectIndex, ObjectPage, Record, VmIndex};
-use crate::stage2::table::Stage2;
+use crate::stage2::table::{self, Stage2};
 
 /// Most VMs at a time.
 pub const MAX_VMS: usize = 16;
@@ -175,19 +176,21 @@ impl Vm {
         })
     }
 
-    /// Which page of which object the guest sees at `gfn`.
+    /// Which page of which object the guest sees at `gfn`, and how many of the pages from there on
+    /// follow in the same binding.
     #[inline]
-    pub(crate) fn object_page(&self, gfn: Gfn) -> Option<ObjectPage> {
+    pub(crate) fn object_run(&self, gfn: Gfn) -> Option<(ObjectPage, u64)> {
         let binding = self
             .bindings
             .iter()
             .find(|binding| binding.guest.contains(gfn))?;
         let within = gfn.0.wrapping_sub(binding.guest.first().0);
-        Some(ObjectPage {
+        let page = ObjectPage {
             vm: self.index,
             object: binding.object,
             offset: binding.offset.wrapping_add(within),
-        })
+        };
+        Some((page, binding.guest.len().wrapping_sub(within)))
     }
 
     /// Whether a binding touches these guest pages, or these pages of the object.
@@ -204,6 +207,33 @@ impl Vm {
             Record::guest(page)
         } else {
             Record::lent(page)
+        }
+    }
+
+    /// Fails unless the pool has the tables that a change of `pages` pages from `offset` of an object on,
+    /// at `gfn`, may take. That they may turn out not to be needed is the price of not looking twice.
+    #[inline]
+    pub(crate) fn has_tables<G: Geometry>(
+        &self,
+        offset: u64,
+        gfn: Gfn,
+        pages: u64,
+    ) -> Result<(), CallFailure> {
+        let tables = object::tables_for::<G>(offset, pages)
+            .saturating_add(table::tables_for::<G>(gfn.0, pages));
+        match self.pool.short_of(tables) {
+            Some(missing) => Err(CallFailure::no_memory(missing)),
+            None => Ok(()),
+        }
+    }
+
+    /// What an object has where the host took a page: a protected guest that has run must never meet
+    /// zeroes that it could believe.
+    pub(crate) fn hole(&self) -> Content {
+        if self.protected && self.life != Life::New {
+            Content::Poisoned
+        } else {
+            Content::Absent
         }
     }
 
@@ -247,6 +277,15 @@ pub(crate) struct VmPlace {
     pub(crate) objects: [ObjectPlace; MAX_OBJECTS],
     /// The MMIO guard of the VM that is there.
     pub(crate) guard: MmioGuard,
+}
+
+/// The object of that index.
+#[inline]
+pub(crate) fn object_in(
+    places: &mut [ObjectPlace; MAX_OBJECTS],
+    index: ObjectIndex,
+) -> Option<&mut Object> {
+    places.get_mut(usize::from(index.0))?.object.as_mut()
 }
 
 /// Handles: the generation above, the places below.

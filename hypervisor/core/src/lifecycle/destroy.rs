@@ -12,7 +12,7 @@ use crate::hypervisor::{CallFailure, Hypervisor};
 use crate::machine::{Frames, Machine, TableRef};
 use crate::object::Content;
 use crate::record::{ObjectIndex, ObjectPage, Record};
-use crate::transition::punch::MAX_PAGES_PER_CALL;
+use crate::transition::MAX_PAGES_PER_CALL;
 use crate::vm::{self, Life, MAX_OBJECTS, ObjectPlace, Vm};
 
 /// What a call may still do.

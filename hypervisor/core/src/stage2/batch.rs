@@ -30,11 +30,6 @@ impl Batch {
         }
     }
 
-    /// The space whose tables change.
-    pub(crate) const fn space(&self) -> Space {
-        self.space
-    }
-
     /// A valid entry of `level` that translated from `page` on was made invalid.
     #[inline]
     pub(crate) fn removed(&mut self, page: u64, level: Level) {

@@ -4,17 +4,25 @@
 //! invalid, the TLBs forget it, then the new one is written. Another CPU that walks in between takes a
 //! translation fault, finds that the record allows its access, and tries again.
 //!
-//! Tables come from a [`Pool`]. Who calls [`Stage2::map`] or [`Stage2::unmap`] has made sure with
-//! [`Stage2::tables_to_map`] or [`Stage2::tables_to_unmap`] that they will not run out. Should they do
-//! so all the same, less is mapped than could be, never more.
+//! Tables come from a [`Pool`]. Who calls [`Stage2::map`] or [`Stage2::unmap`] for a guest has made sure
+//! that there are [`tables_for`] the run; the host's pool has enough for all RAM in pages. Should
+//! they run out all the same, less is mapped than could be, never more.
 
-use shared_abi::addr::{PAGE_SHIFT, Pfn};
+use shared_abi::addr::{PAGE_SHIFT, PAGE_SIZE, Pfn};
 
 use super::batch::Batch;
 use super::descriptor::{self, Access, INVALID, Kind};
-use crate::geometry::{Geometry, Level};
+use crate::geometry::{Geometry, Level, touched};
 use crate::machine::{Frames, Machine, Space, TableRef, Vmid};
 use crate::pool::{Pool, clear};
+
+/// The most tables that a run of IPA pages takes to be mapped or unmapped, whatever is there: one for
+/// each giant and one for each block that it touches.
+#[inline]
+pub(crate) fn tables_for<G: Geometry>(first: u64, pages: u64) -> u64 {
+    let giants = touched::<G>(Level::One, first, pages);
+    giants.saturating_add(touched::<G>(Level::Two, first, pages))
+}
 
 /// The tables of one address space.
 #[derive(Debug)]
@@ -124,7 +132,7 @@ impl Stage2 {
         }
     }
 
-    /// The entry that translates `page`, or would: the last one of the walk.
+    /// The entry for `page` in the lowest table that the walk gets to, and what it is.
     #[inline]
     fn walk<M: Machine>(&self, machine: &M, page: u64) -> (Slot, Kind) {
         let mut slot = self.root_slot::<M>(page);
@@ -136,15 +144,13 @@ impl Stage2 {
         }
     }
 
-    /// Whether `page` is translated, by an entry of which level.
-    pub(crate) fn level_of<M: Machine>(&self, machine: &M, page: u64) -> Option<Level> {
-        match self.walk(machine, page) {
-            (slot, Kind::Leaf(_)) => Some(slot.level),
-            _ => None,
-        }
+    /// Whether `page` is translated.
+    pub(crate) fn is_mapped<M: Machine>(&self, machine: &M, page: u64) -> bool {
+        matches!(self.walk(machine, page), (_, Kind::Leaf(_)))
     }
 
-    /// Maps a run in which nothing is mapped, in the largest leaves that fit it.
+    /// Maps a run in the largest leaves that fit it. What of it is mapped already is mapped to the same
+    /// pages; tables that a leaf takes the place of go back to the pool.
     #[inline]
     pub(crate) fn map<M: Machine>(
         &self,
@@ -155,78 +161,56 @@ impl Stage2 {
     ) {
         let mut left = mapping;
         while left.pages != 0 {
-            let mut slot = self.root_slot::<M>(left.page);
-            let done = loop {
-                if fits::<M>(slot.level, left) {
-                    self.put_leaf(machine, pool, slot, left, batch);
-                    break M::Geometry::span(slot.level);
-                }
-                match self.table_below(machine, pool, slot, left.page, batch) {
-                    Some(table) => slot = slot.below::<M>(table, left.page),
-                    None => break M::Geometry::span(Level::Three),
-                }
-            };
+            let done = self.map_first(machine, pool, left, batch);
             left = left.skip(done);
         }
     }
 
-    /// Writes a leaf; whatever tables were there go back to the pool.
+    /// Maps the start of a run: one leaf, or what of it one table of level 3 serves. Answers how many
+    /// pages that was.
     #[inline]
-    fn put_leaf<M: Machine>(
+    fn map_first<M: Machine>(
         &self,
         machine: &M,
         pool: &mut Pool,
-        slot: Slot,
-        mapping: Mapping,
+        run: Mapping,
         batch: &mut Batch,
-    ) {
-        if let Kind::Table(table) = slot.kind(machine) {
-            self.detach(machine, slot);
-            free_tables(machine, pool, table, below(slot.level));
+    ) -> u64 {
+        let mut slot = self.root_slot::<M>(run.page);
+        while slot.level != Level::Three {
+            let kind = slot.kind(machine);
+            let rest = M::Geometry::next(slot.level, run.page).wrapping_sub(run.page);
+            let table = match kind {
+                Kind::Leaf(_) => return rest,
+                _ if fits::<M>(slot.level, run) => {
+                    if let Kind::Table(table) = kind {
+                        self.detach(machine, slot);
+                        free_tables(machine, pool, table, below(slot.level));
+                    }
+                    slot.write(machine, descriptor::leaf(slot.level, run.to, run.access));
+                    batch.added();
+                    return rest;
+                }
+                Kind::Table(table) => table,
+                Kind::Invalid => match pool.take(machine) {
+                    Some(table) => {
+                        slot.write(machine, descriptor::table(table.page()));
+                        table.page()
+                    }
+                    None => return rest,
+                },
+            };
+            slot = slot.below::<M>(table, run.page);
         }
-        slot.write(
-            machine,
-            descriptor::leaf(slot.level, mapping.to, mapping.access),
-        );
+        let mut next = descriptor::leaf(Level::Three, run.to, run.access);
+        let entries = pages_in_table::<M>(slot, run.pages);
+        let done = entries.len() as u64;
+        for index in entries {
+            machine.write_entry(slot.table, index, next);
+            next = next.wrapping_add(PAGE_SIZE);
+        }
         batch.added();
-    }
-
-    /// Takes a whole table out of the walk and the TLBs: its leaves may be cached one by one, so
-    /// nothing less than all of the space will do.
-    fn detach<M: Machine>(&self, machine: &M, slot: Slot) {
-        slot.write(machine, INVALID);
-        machine.invalidate_all(self.space());
-    }
-
-    /// The table under `slot`, made if need be: an empty one where nothing is mapped, one with the same
-    /// translations where a leaf is.
-    #[inline]
-    fn table_below<M: Machine>(
-        &self,
-        machine: &M,
-        pool: &mut Pool,
-        slot: Slot,
-        page: u64,
-        batch: &mut Batch,
-    ) -> Option<Pfn> {
-        let table = match slot.kind(machine) {
-            Kind::Table(table) => return Some(table),
-            Kind::Invalid => pool.take(machine)?,
-            Kind::Leaf(_) => {
-                let leaf = slot.read(machine);
-                let first = M::Geometry::align_down(slot.level, page);
-                slot.write(machine, INVALID);
-                let mut broken = Batch::new(batch.space());
-                broken.removed(first, slot.level);
-                broken.finish(machine);
-                let table = pool.take(machine)?;
-                fill(machine, table, leaf, below(slot.level));
-                table
-            }
-        };
-        slot.write(machine, descriptor::table(table.page()));
-        batch.added();
-        Some(table.page())
+        done
     }
 
     /// Takes every translation of the run away; leaves that reach beyond it are split.
@@ -246,9 +230,19 @@ impl Stage2 {
             let start = M::Geometry::align_down(slot.level, page);
             let next = M::Geometry::next(slot.level, page);
             match kind {
+                _ if slot.level == Level::Three => {
+                    for index in pages_in_table::<M>(slot, end.wrapping_sub(page)) {
+                        if machine.read_entry(slot.table, index) != INVALID {
+                            machine.write_entry(slot.table, index, INVALID);
+                            batch.removed(page, Level::Three);
+                        }
+                        page = page.wrapping_add(1);
+                    }
+                    continue;
+                }
                 Kind::Leaf(_) if start < page || next > end => {
                     // A split that finds no table leaves the whole leaf invalid; go on behind it then.
-                    if self.table_below(machine, pool, slot, page, batch).is_some() {
+                    if self.split(machine, pool, slot, start).is_some() {
                         continue;
                     }
                 }
@@ -262,93 +256,33 @@ impl Stage2 {
         }
     }
 
-    /// How many tables [`Self::map`] would take for a run in which nothing is mapped.
-    pub(crate) fn tables_to_map<M: Machine>(&self, machine: &M, mapping: Mapping) -> u64 {
-        let mut tables = 0_u64;
-        let mut left = mapping;
-        // The first page beyond what a counted table of each level serves.
-        let (mut counted_two, mut counted_three) = (0, 0);
-        while left.pages != 0 {
-            let (slot, _) = self.walk(machine, left.page);
-            let mut level = slot.level;
-            while !fits::<M>(level, left) {
-                let counted = match level {
-                    Level::One => &mut counted_two,
-                    Level::Two | Level::Three => &mut counted_three,
-                };
-                if left.page >= *counted {
-                    *counted = M::Geometry::next(level, left.page);
-                    tables = tables.saturating_add(1);
-                }
-                level = below(level);
-            }
-            left = left.skip(M::Geometry::span(level));
-        }
-        tables
+    /// Takes a whole table out of the walk and the TLBs: its leaves may be cached one by one, so
+    /// nothing less than all of the space will do.
+    #[cold]
+    fn detach<M: Machine>(&self, machine: &M, slot: Slot) {
+        slot.write(machine, INVALID);
+        machine.invalidate_all(self.space());
     }
 
-    /// The most tables that [`Self::unmap`] would take: for leaves that reach beyond the run.
-    pub(crate) fn tables_to_unmap<M: Machine>(&self, machine: &M, first: u64, pages: u64) -> u64 {
-        let end = first.saturating_add(pages);
-        let split_at = |page: u64| {
-            let (slot, kind) = self.walk(machine, page);
-            let start = M::Geometry::align_down(slot.level, page);
-            let next = M::Geometry::next(slot.level, page);
-            let cut = matches!(kind, Kind::Leaf(_)) && (start < first || next > end);
-            match slot.level {
-                Level::One if cut => (start, 2),
-                Level::Two if cut => (start, 1),
-                _ => (start, 0),
-            }
-        };
-        let (start, tables) = split_at(first);
-        let (last_start, last_tables) = split_at(end.saturating_sub(1));
-        match (start == last_start, tables) {
-            // Both ends in one giant may still need a level-3 table each.
-            (true, 2) => 3,
-            (true, tables) => tables,
-            (false, tables) => tables.saturating_add(last_tables),
-        }
-    }
-
-    /// Replaces the tables that translate `page` by one leaf where all their entries say the same as
-    /// it would: a block, and then a giant.
-    pub(crate) fn merge<M: Machine>(
-        &self,
-        machine: &M,
-        pool: &mut Pool,
-        page: u64,
-        batch: &mut Batch,
-    ) {
-        let giant = self.root_slot::<M>(page);
-        let Kind::Table(blocks) = giant.kind(machine) else {
-            return;
-        };
-        let block = giant.below::<M>(blocks, page);
-        if let Kind::Table(pages) = block.kind(machine) {
-            self.merge_table(machine, pool, block, pages, batch);
-        }
-        if matches!(block.kind(machine), Kind::Leaf(_)) {
-            self.merge_table(machine, pool, giant, blocks, batch);
-        }
-    }
-
-    fn merge_table<M: Machine>(
+    /// Puts a table with the same translations in the place of a leaf, which translates from page
+    /// `first` on.
+    #[cold]
+    fn split<M: Machine>(
         &self,
         machine: &M,
         pool: &mut Pool,
         slot: Slot,
-        table: Pfn,
-        batch: &mut Batch,
-    ) {
-        let table = TableRef::new(table);
-        if let Some(leaf) = as_one_leaf(machine, table, slot.level) {
-            self.detach(machine, slot);
-            slot.write(machine, leaf);
-            batch.added();
-            clear(machine, table);
-            pool.put(machine, table);
-        }
+        first: u64,
+    ) -> Option<()> {
+        let leaf = slot.read(machine);
+        slot.write(machine, INVALID);
+        let mut broken = Batch::new(self.space());
+        broken.removed(first, slot.level);
+        broken.finish(machine);
+        let table = pool.take(machine)?;
+        fill(machine, table, leaf, below(slot.level));
+        slot.write(machine, descriptor::table(table.page()));
+        Some(())
     }
 
     /// Gives tables to the pool, of an address space that nobody uses any more, until `most` have
@@ -392,10 +326,16 @@ fn entry_kind<M: Machine>(machine: &M, table: TableRef, index: usize, level: Lev
 /// Whether a leaf of `level` fits at the start of the run.
 #[inline]
 fn fits<M: Machine>(level: Level, run: Mapping) -> bool {
-    let span = M::Geometry::span(level);
-    run.pages >= span
-        && M::Geometry::align_down(level, run.page) == run.page
-        && M::Geometry::align_down(level, run.to.0) == run.to.0
+    run.pages >= M::Geometry::span(level)
+        && M::Geometry::is_aligned(level, run.page)
+        && M::Geometry::is_aligned(level, run.to.0)
+}
+
+/// The entries, from a slot of level 3 on, of `pages` pages or as many as the table serves.
+#[inline]
+fn pages_in_table<M: Machine>(slot: Slot, pages: u64) -> core::ops::Range<usize> {
+    let end = usize::try_from(pages).unwrap_or(usize::MAX);
+    slot.index..slot.index.saturating_add(end).min(M::Geometry::ENTRIES)
 }
 
 /// Fills a table of `level` with what `leaf`, an entry of the level above, translated.
@@ -406,28 +346,6 @@ fn fill<M: Machine>(machine: &M, table: TableRef, leaf: u64, level: Level) {
         machine.write_entry(table, index, next);
         next = next.wrapping_add(step);
     }
-}
-
-/// The leaf for an entry of `level` that says what all entries of the table below it say, if there is
-/// one.
-fn as_one_leaf<M: Machine>(machine: &M, table: TableRef, level: Level) -> Option<u64> {
-    let lower = below(level);
-    let step = M::Geometry::span(lower) << PAGE_SHIFT;
-    let first = machine.read_entry(table, 0);
-    let Kind::Leaf(page) = descriptor::kind(lower, first) else {
-        return None;
-    };
-    if M::Geometry::align_down(level, page.0) != page.0 {
-        return None;
-    }
-    let mut expected = first;
-    for index in 0..M::Geometry::ENTRIES {
-        if machine.read_entry(table, index) != expected {
-            return None;
-        }
-        expected = expected.wrapping_add(step);
-    }
-    Some(descriptor::at_level(first, level))
 }
 
 /// Zeroes a detached table of `level` and those below it, and gives them to the pool.

@@ -39,6 +39,10 @@ pub(super) fn range(first: u64, pages: u64) -> PageRange<Pfn> {
     PageRange::<Pfn>::new(Pfn(first), pages).unwrap()
 }
 
+pub(super) fn guest_pages(first: u64, pages: u64) -> PageRange<Gfn> {
+    PageRange::<Gfn>::new(Gfn(first), pages).unwrap()
+}
+
 /// A hypervisor of any geometry; what it is given lives as long as the test.
 pub(super) fn make<G: Geometry>(
     ram: (u64, u64),

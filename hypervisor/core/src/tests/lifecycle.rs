@@ -9,7 +9,7 @@ use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState, VcpuInde
 use shared_abi::record::Digest;
 
 use super::bench_machine::*;
-use crate::fake::{Event, Fake};
+use crate::fake::{Event, Fake, Scope};
 use crate::geometry::Granule4K;
 use crate::hypervisor::{CpuIndex, Hypervisor};
 use crate::loaded::{PowerOnError, ShareError};
@@ -103,7 +103,10 @@ fn another_vcpu_of_the_vm_on_the_same_cpu_finds_no_stale_translations() {
                 .unwrap(),
         );
         let events = hypervisor.machine().take_events();
-        events.contains(&Event::ForgetPreviousVcpu(vm.space))
+        events.contains(&Event::Tlbi {
+            vmid: vm.space.vmid,
+            scope: Scope::CombinedHere,
+        })
     };
     assert!(!flushes(0, 0));
     assert!(!flushes(1, 1));
@@ -253,8 +256,8 @@ fn a_vmid_leaves_all_tlbs_before_it_is_used_again() {
 fn host_and_guests_call_at_once_and_nothing_is_lost() {
     let hypervisor = tiny();
     let vms = [
-        TestVm::new(&hypervisor, true, 54, 10),
-        TestVm::new(&hypervisor, true, 64, 10),
+        TestVm::new(&hypervisor, true, 54, 14),
+        TestVm::new(&hypervisor, true, 68, 8),
     ];
     for (vm, first) in vms.iter().zip([76, 80]) {
         vm.populate(&hypervisor, 0, first, 4).unwrap();
@@ -269,8 +272,8 @@ fn host_and_guests_call_at_once_and_nothing_is_lost() {
                     let guest = hypervisor
                         .vcpu_load(CpuIndex(cpu), vm.vm, VcpuIndex(0))
                         .unwrap();
-                    match guest.share(gfn) {
-                        Ok(()) => assert_eq!(guest.unshare(gfn), Ok(())),
+                    match guest.share(guest_pages(gfn.0, 1)) {
+                        Ok(done) => assert_eq!(guest.unshare(guest_pages(gfn.0, 1)), Ok(done)),
                         Err(error) => assert_eq!(error, ShareError::Denied, "reclaimed"),
                     }
                 }

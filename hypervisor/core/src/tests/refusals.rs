@@ -82,7 +82,7 @@ fn no_page_has_two_roles() {
     vm.start(&hypervisor);
     vm.load(&hypervisor)
         .unwrap()
-        .share(Gfn(GUEST_FIRST + 1))
+        .share(guest_pages(GUEST_FIRST + 1, 1))
         .unwrap();
     let populate = |first, pages| {
         refused(

@@ -7,7 +7,7 @@ use std::vec::Vec;
 
 use proptest::prelude::*;
 use proptest::sample::Index;
-use shared_abi::addr::{Gfn, Pfn};
+use shared_abi::addr::{Gfn, PageRange, Pfn};
 use shared_abi::error::CallError;
 use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState, VcpuIndex, VmHandle};
 
@@ -431,8 +431,14 @@ impl Pair {
         call: GuestCall,
     ) -> GuestAnswer {
         let (answer, gfn) = match call {
-            GuestCall::Share(gfn) => (loaded.share(Gfn(gfn)), gfn),
-            GuestCall::Unshare(gfn) => (loaded.unshare(Gfn(gfn)), gfn),
+            GuestCall::Share(gfn) => (
+                one(gfn).and_then(|page| loaded.share(page)).map(|_| ()),
+                gfn,
+            ),
+            GuestCall::Unshare(gfn) => (
+                one(gfn).and_then(|page| loaded.unshare(page)).map(|_| ()),
+                gfn,
+            ),
             GuestCall::Stop => {
                 loaded.stop();
                 return GuestAnswer::Done;
@@ -535,4 +541,9 @@ proptest! {
             pair.take(step);
         }
     }
+}
+
+/// The page of that number, if it has an address.
+fn one(gfn: u64) -> Result<PageRange<Gfn>, ShareError> {
+    PageRange::<Gfn>::new(Gfn(gfn), 1).ok_or(ShareError::Denied)
 }

@@ -7,7 +7,7 @@ use shared_abi::addr::{Gfn, Pfn};
 use shared_abi::host_call::{Content, HostCall, PageState};
 
 use super::bench_machine::*;
-use crate::fake::Event;
+use crate::fake::{Barrier, Event, Scope};
 use crate::geometry::Granule4K;
 use crate::hypervisor::{HostAbort, HostAccess};
 use crate::loaded::{GuestPage, ShareError};
@@ -133,7 +133,7 @@ fn a_block_that_lost_one_page_and_got_it_back_is_one_entry_again() {
 #[test]
 fn scattered_pages_never_look_like_a_block() {
     let hypervisor = tiny();
-    let vm = TestVm::new(&hypervisor, true, 54, 10);
+    let vm = TestVm::new(&hypervisor, true, 54, 12);
     let pages = [72, 74, 73, 90];
     for (offset, page) in (4..).zip(pages) {
         assert_eq!(vm.populate(&hypervisor, offset, page, 1), Ok(1));
@@ -157,14 +157,14 @@ fn scattered_pages_never_look_like_a_block() {
 #[test]
 fn a_giant_is_one_entry_in_the_guest_too() {
     let hypervisor = tiny();
-    let vm = TestVm::new(&hypervisor, true, 54, 10);
+    let vm = TestVm::new(&hypervisor, true, 54, 12);
     assert_eq!(vm.populate(&hypervisor, 0, 80, 16), Ok(16));
     let walk = |space, page| hypervisor.machine().walk(space, page);
     assert_eq!(walk(vm.space, GUEST_FIRST).unwrap().level, 1);
     assert_eq!(walk(hypervisor.host_space(), 80), None);
     vm.start(&hypervisor);
     let guest = vm.load(&hypervisor).unwrap();
-    assert_eq!(guest.share(Gfn(GUEST_FIRST + 6)), Ok(()));
+    assert_eq!(guest.share(guest_pages(GUEST_FIRST + 6, 1)), Ok(1));
     assert_eq!(walk(vm.space, GUEST_FIRST + 6).unwrap().level, 1);
     drop(guest);
     assert_eq!(vm.punch(&hypervisor, 6, 1), Ok(1));
@@ -188,20 +188,35 @@ fn the_guest_shares_in_place_and_takes_back_at_once() {
         guest.classify(Gfn(GUEST_FIRST)),
         GuestPage::Bound(PageState::Private)
     );
-    assert_eq!(guest.share(Gfn(GUEST_FIRST)), Ok(()));
+    assert_eq!(guest.share(guest_pages(GUEST_FIRST, 1)), Ok(1));
     assert_eq!(
         guest.classify(Gfn(GUEST_FIRST)),
         GuestPage::Bound(PageState::Shared)
     );
     assert!(host_reaches(&hypervisor, 70));
     assert!(!host_reaches(&hypervisor, 71));
-    assert_eq!(guest.share(Gfn(GUEST_FIRST)), Err(ShareError::Denied));
-    assert_eq!(guest.unshare(Gfn(GUEST_FIRST)), Ok(()));
+    assert_eq!(
+        guest.share(guest_pages(GUEST_FIRST, 1)),
+        Err(ShareError::Denied)
+    );
+    assert_eq!(guest.unshare(guest_pages(GUEST_FIRST, 1)), Ok(1));
     assert!(!host_reaches(&hypervisor, 70));
-    assert_eq!(guest.unshare(Gfn(GUEST_FIRST)), Err(ShareError::Denied));
-    assert_eq!(guest.share(Gfn(GUEST_FIRST + 5)), Err(ShareError::Absent));
-    assert_eq!(guest.unshare(Gfn(GUEST_FIRST + 5)), Err(ShareError::Denied));
-    assert_eq!(guest.share(Gfn(GUEST_FIRST - 1)), Err(ShareError::Denied));
+    assert_eq!(
+        guest.unshare(guest_pages(GUEST_FIRST, 1)),
+        Err(ShareError::Denied)
+    );
+    assert_eq!(
+        guest.share(guest_pages(GUEST_FIRST + 5, 1)),
+        Err(ShareError::Absent)
+    );
+    assert_eq!(
+        guest.unshare(guest_pages(GUEST_FIRST + 5, 1)),
+        Err(ShareError::Denied)
+    );
+    assert_eq!(
+        guest.share(guest_pages(GUEST_FIRST - 1, 1)),
+        Err(ShareError::Denied)
+    );
     assert_eq!(guest.classify(Gfn(GUEST_FIRST - 1)), GuestPage::Unbound);
     assert_eq!(guest.classify(Gfn(u64::MAX)), GuestPage::Unbound);
     assert_eq!(hypervisor.machine().uniform_byte(Pfn(70)), Some(0x77));
@@ -216,26 +231,42 @@ fn sharing_in_a_split_block_writes_one_entry_and_unsharing_pays_one_invalidation
     vm.start(&hypervisor);
     let guest = vm.load(&hypervisor).unwrap();
     // The first share in a block makes the host's table for it.
-    guest.share(Gfn(GUEST_FIRST + 1)).unwrap();
+    guest.share(guest_pages(GUEST_FIRST + 1, 1)).unwrap();
     hypervisor.machine().take_events();
-    guest.share(Gfn(GUEST_FIRST)).unwrap();
+    guest.share(guest_pages(GUEST_FIRST, 1)).unwrap();
     let events = hypervisor.machine().take_events();
     assert!(
-        matches!(events[..], [Event::Write { old: 0, .. }, Event::Publish]),
+        matches!(
+            events[..],
+            [
+                Event::Write { .. },
+                Event::Barrier(Barrier::DsbIshst),
+                Event::Barrier(Barrier::Isb),
+            ]
+        ),
         "{events:?}"
     );
-    guest.unshare(Gfn(GUEST_FIRST)).unwrap();
+    guest.unshare(guest_pages(GUEST_FIRST, 1)).unwrap();
     let events = hypervisor.machine().take_events();
-    let [
-        Event::Write { new: 0, .. },
-        Event::Invalidate(space, removed),
-    ] = &events[..]
-    else {
+    let vmid = hypervisor.host_space().vmid;
+    let maintenance = [
+        Event::Barrier(Barrier::DsbIshst),
+        Event::Tlbi {
+            vmid,
+            scope: Scope::Ipa(72),
+        },
+        Event::Barrier(Barrier::DsbIsh),
+        Event::Tlbi {
+            vmid,
+            scope: Scope::Combined,
+        },
+        Event::Barrier(Barrier::DsbIsh),
+        Event::Barrier(Barrier::Isb),
+    ];
+    let Some((Event::Write { value: 0, .. }, rest)) = events.split_first() else {
         panic!("{events:?}");
     };
-    assert_eq!(*space, hypervisor.host_space());
-    assert_eq!(removed.len(), 1);
-    assert_eq!(removed[0].page, 72);
+    assert_eq!(rest, maintenance);
 }
 
 #[test]
@@ -258,9 +289,12 @@ fn what_the_host_takes_by_force_is_wiped_and_poison() {
         guest.classify(Gfn(GUEST_FIRST)),
         GuestPage::Bound(PageState::Poisoned)
     );
-    assert_eq!(guest.share(Gfn(GUEST_FIRST)), Err(ShareError::Denied));
+    assert_eq!(
+        guest.share(guest_pages(GUEST_FIRST, 1)),
+        Err(ShareError::Denied)
+    );
     // A shared page is not taken: the host reaches it anyway.
-    guest.share(Gfn(GUEST_FIRST + 1)).unwrap();
+    guest.share(guest_pages(GUEST_FIRST + 1, 1)).unwrap();
     assert!(reclaim(71).is_err());
     no_violations(&hypervisor);
 }
@@ -304,7 +338,7 @@ fn a_vm_gives_back_everything_wiped() {
     }
     {
         let guest = vm.load(&hypervisor).unwrap();
-        guest.share(Gfn(GUEST_FIRST + 2)).unwrap();
+        guest.share(guest_pages(GUEST_FIRST + 2, 1)).unwrap();
         assert!(vm.destroy(&hypervisor).is_err(), "a vCPU is loaded");
     }
     assert_eq!(vm.destroy(&hypervisor), Ok(12 + 11));
@@ -326,18 +360,32 @@ fn story(hypervisor: &TinyHypervisor, guest: Space) -> String {
     let host = hypervisor.host_space();
     let in_host_tables = |table: Pfn| table.0 < RESERVED.0 + RESERVED.1;
     let mut story = String::new();
+    let mut publishes = true;
     for event in hypervisor.machine().take_events() {
+        if let Event::Barrier(Barrier::DsbIshst) | Event::Tlbi { .. } = event {
+            publishes = matches!(event, Event::Barrier(_));
+        }
         let word = match event {
             Event::Write { table, .. } if in_host_tables(table) => "h-entry",
             // Object words and guest entries are in the pool's pages; the guest's is what counts.
             Event::Write { .. } => "g-entry",
-            Event::Invalidate(space, _) if space == host => "h-tlbi",
-            Event::Invalidate(space, _) if space == guest => "g-tlbi",
-            Event::Invalidate(..) | Event::InvalidateAll(_) => "tlbi",
+            Event::Tlbi {
+                scope: Scope::Combined,
+                ..
+            } => continue,
+            Event::Tlbi {
+                vmid,
+                scope: Scope::Ipa(_),
+            } if vmid == host.vmid => "h-tlbi",
+            Event::Tlbi {
+                vmid,
+                scope: Scope::Ipa(_),
+            } if vmid == guest.vmid => "g-tlbi",
+            Event::Tlbi { .. } => "tlbi",
             Event::Wipe(_) => "wipe",
             Event::Clean(_) => "clean",
-            Event::Publish => "publish",
-            Event::ForgetPreviousVcpu(_) => "forget",
+            Event::Barrier(Barrier::Isb) if publishes => "publish",
+            _ => continue,
         };
         if !story.ends_with(word) {
             story.push(' ');

@@ -1,10 +1,11 @@
 //! Host to memory object: donation to a protected VM, a loan to an ordinary one.
 
-use shared_abi::addr::{PageRange, Pfn};
+use shared_abi::addr::{Gfn, PageRange, Pfn};
 use shared_abi::error::CallError;
 use shared_abi::host_call::{Content as Fill, ObjectHandle};
 
-use super::punch::MAX_PAGES_PER_CALL;
+use super::MAX_PAGES_PER_CALL;
+use crate::geometry::{Geometry, Level};
 use crate::hypervisor::{CallFailure, Hypervisor};
 use crate::machine::{Frames, Machine};
 use crate::object::{Content, Object};
@@ -67,13 +68,8 @@ impl<M: Machine> Hypervisor<'_, M> {
         if !object.is_empty(&self.machine, offset, pages) {
             return Err(CallError::Denied.into());
         }
-        let tables = object
-            .tables_to_set(&self.machine, offset, pages)
-            .saturating_add(vm.tables.tables_to_map(&self.machine, request.mapping));
-        match vm.pool.short_of(tables) {
-            Some(missing) => Err(CallFailure::no_memory(missing)),
-            None => Ok(()),
-        }
+        let gfn = Gfn(request.mapping.page);
+        vm.has_tables::<M::Geometry>(offset, gfn, pages)
     }
 
     /// The host's side, checked last: from here on the call can't fail. When this returns, no host
@@ -85,39 +81,65 @@ impl<M: Machine> Hypervisor<'_, M> {
 
     fn commit(&self, vm: &mut Vm, object: &mut Object, request: &Request) {
         let frames = Frames::new(request.range);
+        let (offset, pages) = (request.page.offset, request.range.len());
         match request.fill {
             Fill::Zero => self.machine.wipe(&frames),
             Fill::Keep => self.machine.clean(&frames),
         }
         // An ordinary VM's pages stay the host's to write: measuring them would prove nothing.
         if request.fill == Fill::Keep && vm.protected {
-            for (gfn, index) in (request.mapping.page..).zip(0..request.range.len()) {
+            for (gfn, index) in (request.mapping.page..).zip(0..pages) {
                 self.machine.with_page(&frames, index, |content| {
-                    vm.measurement.page(shared_abi::addr::Gfn(gfn), content);
+                    vm.measurement.page(Gfn(gfn), content);
                 });
             }
         }
         object.set(
             &self.machine,
             &mut vm.pool,
-            request.page.offset,
-            request.range.len(),
+            offset,
+            pages,
             Content::Absent,
             Content::Present(request.range.first()),
         );
         let mut batch = Batch::new(vm.tables.space());
         vm.tables
             .map(&self.machine, &mut vm.pool, request.mapping, &mut batch);
-        let last = request
-            .mapping
-            .page
-            .saturating_add(request.range.len().saturating_sub(1));
-        for page in [request.mapping.page, last] {
-            vm.tables
-                .merge(&self.machine, &mut vm.pool, page, &mut batch);
+        let last = offset.saturating_add(pages.saturating_sub(1));
+        for offset in [offset, last] {
+            let page = ObjectPage {
+                offset,
+                ..request.page
+            };
+            self.merge(vm, object, page, &mut batch);
         }
         batch.finish(&self.machine);
-        vm.report.populated = vm.report.populated.saturating_add(request.range.len());
+        vm.report.populated = vm.report.populated.saturating_add(pages);
+    }
+
+    /// Maps the block, and then the giant, around a page of an object as one, if all of it is present
+    /// and lies in memory as the guest sees it.
+    fn merge(&self, vm: &mut Vm, object: &Object, page: ObjectPage, batch: &mut Batch) {
+        for level in [Level::Two, Level::One] {
+            let start = M::Geometry::align_down(level, page.offset);
+            let pages = M::Geometry::span(level);
+            let (Some(to), Some(gfn)) = (
+                object.whole(&self.machine, level, page.offset),
+                vm.gfn(page.object, start, pages),
+            ) else {
+                return;
+            };
+            if !M::Geometry::is_aligned(level, gfn.0) || !M::Geometry::is_aligned(level, to.0) {
+                return;
+            }
+            let mapping = Mapping {
+                page: gfn.0,
+                to,
+                pages,
+                access: Access::Memory,
+            };
+            vm.tables.map(&self.machine, &mut vm.pool, mapping, batch);
+        }
     }
 }
 

@@ -4,15 +4,12 @@ use shared_abi::addr::{PageRange, Pfn};
 use shared_abi::error::CallError;
 use shared_abi::host_call::ObjectHandle;
 
+use super::MAX_PAGES_PER_CALL;
 use crate::hypervisor::{CallFailure, Hypervisor};
-use crate::machine::{Frames, Machine};
-use crate::object::{Content, Object, Run};
+use crate::machine::Machine;
+use crate::object::{Content, Run};
 use crate::record::{ObjectPage, Owner, Record};
-use crate::stage2::batch::Batch;
-use crate::vm::{Life, Vm};
-
-/// The most pages that one call populates, takes back or looks at.
-pub(crate) const MAX_PAGES_PER_CALL: u64 = 512;
+use crate::vm::object_in;
 
 impl<M: Machine> Hypervisor<'_, M> {
     /// Takes what is present in a range of an object back for the host.
@@ -44,7 +41,7 @@ impl<M: Machine> Hypervisor<'_, M> {
                     offset,
                 };
                 let run = object.run(&self.machine, offset, most.wrapping_sub(done));
-                match self.take_run(vm, object, page, run) {
+                match self.take_run(vm, object, page, run, vm.hole()) {
                     Ok(taken) => done = done.saturating_add(taken),
                     Err(_) if done != 0 => break,
                     Err(failure) => return Err(failure),
@@ -82,89 +79,12 @@ impl<M: Machine> Hypervisor<'_, M> {
         if found != claim {
             return Err(CallError::Denied.into());
         }
-        let object = place
-            .objects
-            .get_mut(usize::from(found.object.0))
-            .and_then(|place| place.object.as_mut())
-            .ok_or(CallError::Denied)?;
+        let object = object_in(&mut place.objects, found.object).ok_or(CallError::Denied)?;
         let run = Run {
             content: Content::Present(page),
             pages: 1,
         };
-        self.take_run(vm, object, found, run).map(|_| ())
-    }
-
-    /// Takes a run back, or the part of it that lies in one binding. Answers how many pages that was.
-    fn take_run(
-        &self,
-        vm: &mut Vm,
-        object: &mut Object,
-        page: ObjectPage,
-        run: Run,
-    ) -> Result<u64, CallFailure> {
-        let Content::Present(first) = run.content else {
-            return Ok(run.pages);
-        };
-        let Some((gfn, pages)) = vm.bound_run(page.object, page.offset, run.pages) else {
-            // Present pages are bound; a run without binding would be none of the guest's.
-            return Err(CallError::Denied.into());
-        };
-        let tables = object
-            .tables_to_set(&self.machine, page.offset, pages)
-            .saturating_add(vm.tables.tables_to_unmap(&self.machine, gfn.0, pages));
-        if let Some(missing) = vm.pool.short_of(tables) {
-            return Err(CallFailure::no_memory(missing));
-        }
-
-        let mut batch = Batch::new(vm.tables.space());
-        vm.tables
-            .unmap(&self.machine, &mut vm.pool, gfn.0, pages, &mut batch);
-        batch.finish(&self.machine);
-        let left = if vm.protected && vm.life != Life::New {
-            Content::Poisoned
-        } else {
-            Content::Absent
-        };
-        object.set(
-            &self.machine,
-            &mut vm.pool,
-            page.offset,
-            pages,
-            run.content,
-            left,
-        );
-        self.release_run(vm, page, first, pages);
-        Ok(pages)
-    }
-
-    /// Gives a run that no guest reaches any more back to the host: wiped, or as it is if it was only
-    /// lent. `page` and `first` are where the run was and where it starts in memory.
-    pub(crate) fn release_run(&self, vm: &mut Vm, page: ObjectPage, first: Pfn, pages: u64) {
-        let Some(range) = PageRange::<Pfn>::new(first, pages) else {
-            return;
-        };
-        let whole = vm.record(page);
-        if vm.protected {
-            self.machine.wipe(&Frames::new(range));
-            vm.report.returned = vm.report.returned.saturating_add(pages);
-        }
-        let mut host = self.host.lock(&self.machine);
-        if host.records().all(range, whole) {
-            host.assign(&self.machine, range, whole, Record::HOST);
-            return;
-        }
-        // Some of it is shared: page by page.
-        for next in range.iter() {
-            let (Some(record), Some(single)) =
-                (host.records().get(next), PageRange::<Pfn>::new(next, 1))
-            else {
-                continue;
-            };
-            if matches!(record.owner(), Owner::GuestShared(_)) {
-                vm.report.shared = vm.report.shared.saturating_sub(1);
-            }
-            host.assign(&self.machine, single, record, Record::HOST);
-        }
+        self.take_run(vm, object, found, run, vm.hole()).map(|_| ())
     }
 }
 

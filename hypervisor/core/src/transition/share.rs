@@ -1,77 +1,88 @@
-//! Guest and host reach the same page, in place, for as long as the guest likes.
+//! Guest and host reach the same pages, in place, for as long as the guest likes.
 
 use shared_abi::addr::{Gfn, PageRange, Pfn};
 
+use super::MAX_PAGES_PER_CALL;
 use crate::hypervisor::Hypervisor;
 use crate::loaded::ShareError;
 use crate::machine::Machine;
 use crate::object::Content;
-use crate::record::{ObjectPage, Record};
-use crate::vm::VmPlace;
+use crate::record::Record;
+use crate::vm::{VmPlace, object_in};
+
+/// Which way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    /// The host gets access.
+    Share,
+    /// It loses it.
+    Unshare,
+}
 
 impl<M: Machine> Hypervisor<'_, M> {
-    /// Lets the host reach a page of a protected guest's.
+    /// Lets the host reach pages of a protected guest's, or takes them back: the host's next touch
+    /// faults then, whatever it still does with them.
     ///
     /// | | host | guest |
     /// | --- | --- | --- |
-    /// | before | nothing | owns, alone |
-    /// | after | reaches it | owns, shared |
+    /// | private | nothing | owns, alone |
+    /// | shared | reaches it | owns, shared |
     ///
-    /// The content stays; the guest's tables are not touched.
+    /// The content stays; the guest's tables are not touched. What is not as it has to be ends the call
+    /// there: the answer is how many pages, at least one, were done.
     #[inline]
-    pub(crate) fn share(&self, place: &mut VmPlace, gfn: Gfn) -> Result<(), ShareError> {
-        let (page, first) = self.find(place, gfn)?;
-        let (private, shared) = (Record::guest(page), Record::guest_shared(page));
-        self.convert(first, private, shared)?;
-        if let Some(vm) = &mut place.vm {
-            vm.report.shared = vm.report.shared.saturating_add(1);
-        }
-        Ok(())
-    }
-
-    /// Takes it back: the host's next touch faults, whatever the host still does with it.
-    ///
-    /// The table is that of [`Self::share`], read upwards.
-    #[inline]
-    pub(crate) fn unshare(&self, place: &mut VmPlace, gfn: Gfn) -> Result<(), ShareError> {
-        let (page, first) = self.find(place, gfn).map_err(|_| ShareError::Denied)?;
-        let (private, shared) = (Record::guest(page), Record::guest_shared(page));
-        self.convert(first, shared, private)?;
-        if let Some(vm) = &mut place.vm {
-            vm.report.shared = vm.report.shared.saturating_sub(1);
-        }
-        Ok(())
-    }
-
-    /// Which page the guest means, and where it is.
-    #[inline]
-    fn find(&self, place: &VmPlace, gfn: Gfn) -> Result<(ObjectPage, Pfn), ShareError> {
-        let page = place
-            .vm
-            .as_ref()
-            .and_then(|vm| vm.object_page(gfn))
-            .ok_or(ShareError::Denied)?;
-        let object = place
-            .objects
-            .get(usize::from(page.object.0))
-            .and_then(|place| place.object.as_ref())
-            .ok_or(ShareError::Denied)?;
-        match object.get(&self.machine, page.offset) {
-            Content::Present(first) => Ok((page, first)),
-            Content::Absent => Err(ShareError::Absent),
-            Content::Poisoned => Err(ShareError::Denied),
-        }
-    }
-
-    /// Checks the host's side and commits.
-    #[inline]
-    fn convert(&self, page: Pfn, from: Record, to: Record) -> Result<(), ShareError> {
-        let single = PageRange::<Pfn>::new(page, 1).ok_or(ShareError::Denied)?;
+    pub(crate) fn convert(
+        &self,
+        place: &mut VmPlace,
+        range: PageRange<Gfn>,
+        sharing: Sharing,
+    ) -> Result<u64, ShareError> {
+        let vm = place.vm.as_mut().ok_or(ShareError::Denied)?;
+        let wanted = range.len().min(MAX_PAGES_PER_CALL);
+        let mut done = 0_u64;
+        let mut stopped_by = ShareError::Denied;
         let mut host = self.host.lock(&self.machine);
-        if host.records().get(page) != Some(from) {
-            return Err(ShareError::Denied);
+        let mut batch = host.batch();
+        while done < wanted {
+            let gfn = Gfn(range.first().0.wrapping_add(done));
+            let Some((page, bound)) = vm.object_run(gfn) else {
+                break;
+            };
+            let Some(object) = object_in(&mut place.objects, page.object) else {
+                break;
+            };
+            let most = bound.min(wanted.wrapping_sub(done));
+            let run = object.run(&self.machine, page.offset, most);
+            let Content::Present(first) = run.content else {
+                if run.content == Content::Absent && sharing == Sharing::Share {
+                    stopped_by = ShareError::Absent;
+                }
+                break;
+            };
+            let (private, shared) = (Record::guest(page), Record::guest_shared(page));
+            let (from, to) = match sharing {
+                Sharing::Share => (private, shared),
+                Sharing::Unshare => (shared, private),
+            };
+            let same = PageRange::<Pfn>::new(first, run.pages)
+                .map_or(0, |pages| host.records().matching(pages, from));
+            if let Some(pages) = PageRange::<Pfn>::new(first, same) {
+                host.change(&self.machine, pages, from, to, &mut batch);
+            }
+            done = done.wrapping_add(same);
+            if same != run.pages {
+                break;
+            }
         }
-        host.assign(&self.machine, single, from, to);
-        Ok(())
+        batch.finish(&self.machine);
+        let shared = &mut vm.report.shared;
+        *shared = match sharing {
+            Sharing::Share => shared.saturating_add(done),
+            Sharing::Unshare => shared.saturating_sub(done),
+        };
+        match done {
+            0 => Err(stopped_by),
+            _ => Ok(done),
+        }
     }
 }

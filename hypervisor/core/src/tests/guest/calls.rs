@@ -8,6 +8,8 @@ use crate::loaded::GuestPage;
 
 const NOT_SUPPORTED: [u64; 4] = [u64::MAX, 0, 0, 0];
 const INVALID: [u64; 4] = [u64::MAX - 2, 0, 0, 0];
+/// Success, and one page done.
+const ONE: [u64; 4] = [0, 1, 0, 0];
 
 fn ipa(offset: u64) -> u64 {
     (GUEST_FIRST + offset) << 12
@@ -32,8 +34,8 @@ fn constants_by_both_conduits() {
             [UID as u64, 0],
             [0xb66f_b428, 0xe911_c52e, 0x564b_caa9, 0x743a_004d],
         ),
-        ([FEATURES as u64, 0], [0x1fd, 0, 0, 0]),
-        ([MEMINFO as u64, 0], [4096, 0, 0, 0]),
+        ([FEATURES as u64, 0], [0x3fd, 0, 0, 0]),
+        ([MEMINFO as u64, 0], [4096, 1, 0, 0]),
         ([MMIO_GUARD_INFO as u64, 0], [4096, 0, 0, 0]),
         ([MEMINFO as u64, 1], INVALID),
         ([MMIO_GUARD_INFO as u64, 1], INVALID),
@@ -42,9 +44,9 @@ fn constants_by_both_conduits() {
         ([0x8000_0001, 0x8000_0000], [0; 4]),
         ([0x8000_0001, 0xc500_0020], NOT_SUPPORTED),
         ([0x8000_0001, 0x8000_8000], NOT_SUPPORTED),
-        // PTP, RELINQUISH, RSI_VERSION, stolen time.
+        // PTP, a guard for ranges, RSI_VERSION, stolen time.
         ([0x8600_0001, 0], NOT_SUPPORTED),
-        ([0xc600_0009, ipa(0)], NOT_SUPPORTED),
+        ([0xc600_000a, ipa(0)], NOT_SUPPORTED),
         ([0xc400_0190, 0x1_0000], NOT_SUPPORTED),
         ([0xc500_0020, 0], NOT_SUPPORTED),
     ];
@@ -93,7 +95,7 @@ fn an_ordinary_vm_is_offered_no_protection() {
         guest.call(&mut vcpu, [FEATURES.into(), 0, 0, 0]),
         [1, 0, 0, 0]
     );
-    for function in MEMINFO..=MMIO_GUARD_UNMAP {
+    for function in MEMINFO..=MEM_RELINQUISH {
         assert_eq!(
             guest.call(&mut vcpu, [function.into(), 0, 0, 0]),
             NOT_SUPPORTED
@@ -109,10 +111,10 @@ fn a_page_is_shared_and_taken_back() {
     let unshare = [MEM_UNSHARE.into(), ipa(1), 0, 0];
     let state = |vcpu: &Vcpu<'_>| vcpu.classify(Gfn(GUEST_FIRST + 1));
     assert_eq!(guest.call(&mut vcpu, unshare), INVALID, "not shared");
-    assert_eq!(guest.call(&mut vcpu, share), [0; 4]);
+    assert_eq!(guest.call(&mut vcpu, share), ONE);
     assert_eq!(state(&vcpu), GuestPage::Bound(PageState::Shared));
     assert_eq!(guest.call(&mut vcpu, share), INVALID, "shared already");
-    assert_eq!(guest.call(&mut vcpu, unshare), [0; 4]);
+    assert_eq!(guest.call(&mut vcpu, unshare), ONE);
     assert_eq!(state(&vcpu), GuestPage::Bound(PageState::Private));
     assert_eq!(guest.call(&mut vcpu, unshare), INVALID);
 }
@@ -125,8 +127,9 @@ fn what_cannot_be_shared() {
     for function in [MEM_SHARE, MEM_UNSHARE] {
         for (x1, x2, x3) in [
             (ipa(0) + 8, 0, 0),
-            (ipa(0), 1, 0),
             (ipa(0), 0, 1),
+            (ipa(0), 1 << 28, 0), // beyond the guest's space
+            (ipa(0), u64::MAX, 0),
             (ipa(2), 0, 0), // poison
             (DEVICE << 12, 0, 0),
             (1 << 40, 0, 0),
@@ -166,7 +169,7 @@ fn a_share_of_an_absent_page_waits_for_it() {
         let mut vcpu = guest.load(0);
         vcpu.with_context(|context| context.pc = instruction + 4 - step);
         assert_eq!(guest.call_raw(&mut vcpu, esr, call), GuestAction::Resume);
-        assert_eq!(result(&mut vcpu), [0; 4]);
+        assert_eq!(result(&mut vcpu), ONE);
         assert_eq!(snapshot(&mut vcpu).pc, instruction + 4);
     }
     let mut vcpu = guest.load(0);

@@ -1,0 +1,361 @@
+//! The records of all RAM: the one truth about every page.
+//!
+//! There is one word for a block and one for each of its pages. Between the levels this holds whenever
+//! the lock is free:
+//!
+//! * a block that is not split stands for pages whose records are the block's, *advanced* by the page's
+//!   offset in the block; the page records below it mean nothing;
+//! * a split block keeps a *base* record and counts the pages whose record is not the base advanced. A
+//!   split block that counts 0 is uniform again; it stays split until it changes hands as a whole, so
+//!   that a guest that shares and unshares one page does not pay for 512.
+
+#[cfg(any(test, feature = "oracle"))]
+pub(crate) mod oracle;
+
+use heapless::Vec;
+use shared_abi::addr::{PageRange, Pfn};
+
+use crate::geometry::{Geometry, Level, Piece, pieces, touched};
+use crate::hypervisor::{MAX_REGIONS, SetupError};
+use crate::record::{RECORD_BITS, Record};
+
+/// A block's word: a record, or of a split block a base and a count.
+///
+/// | bits | meaning |
+/// | --- | --- |
+/// | 39:0 | the record, or the base |
+/// | 62:52 | split blocks only: pages that deviate from the base |
+/// | 63 | split |
+#[derive(Clone, Copy)]
+struct BlockWord(u64);
+
+const SPLIT: u64 = 1 << 63;
+const DEVIATING_SHIFT: u32 = 52;
+const DEVIATING_MASK: u64 = 0x7ff;
+
+impl BlockWord {
+    const fn is_split(self) -> bool {
+        self.0 & SPLIT != 0
+    }
+
+    const fn base(self) -> Record {
+        Record(self.0 & RECORD_BITS)
+    }
+
+    const fn deviating(self) -> u64 {
+        (self.0 >> DEVIATING_SHIFT) & DEVIATING_MASK
+    }
+
+    const fn split(base: Record, deviating: u64) -> Self {
+        Self(SPLIT | (deviating << DEVIATING_SHIFT) | base.0)
+    }
+
+    /// The record of the block's first page, if all its pages follow from that.
+    const fn uniform(self) -> Option<Record> {
+        if self.deviating() == 0 {
+            Some(self.base())
+        } else {
+            None
+        }
+    }
+}
+
+/// A range of RAM and where its records are.
+#[derive(Clone, Copy, Debug)]
+struct Region {
+    pages: PageRange<Pfn>,
+    /// The number of its first block.
+    first_block: u64,
+    /// Where its block records start, and its page records.
+    blocks_at: usize,
+    pages_at: usize,
+}
+
+/// The records of all RAM.
+#[derive(Debug)]
+pub struct Records<'m, G: Geometry> {
+    regions: Vec<Region, MAX_REGIONS>,
+    words: &'m mut [u64],
+    geometry: core::marker::PhantomData<fn() -> G>,
+}
+
+/// How many blocks `pages` touches.
+fn blocks_touched<G: Geometry>(pages: PageRange<Pfn>) -> u64 {
+    touched::<G>(Level::Two, pages.first().0, pages.len())
+}
+
+/// How many records these ranges of RAM take; `None` if that is beyond all memory.
+pub(crate) fn records_needed<G: Geometry>(ram: &[PageRange<Pfn>]) -> Option<usize> {
+    let per_block = G::BLOCK_PAGES.checked_add(1)?;
+    ram.iter().try_fold(0_usize, |sum, range| {
+        let records = blocks_touched::<G>(*range).checked_mul(per_block)?;
+        sum.checked_add(usize::try_from(records).ok()?)
+    })
+}
+
+impl<'m, G: Geometry> Records<'m, G> {
+    /// Records for `ram`, which say that all of it is the hypervisor's.
+    ///
+    /// # Errors
+    ///
+    /// [`SetupError`] if RAM is out of order or of reach, or `words` are too few.
+    pub fn new(ram: &[PageRange<Pfn>], words: &'m mut [u64]) -> Result<Self, SetupError> {
+        let mut regions: Vec<Region, MAX_REGIONS> = Vec::new();
+        let mut next = 0_usize;
+        let mut reached = 0_u64;
+        for &pages in ram {
+            if pages.first().0 < reached || pages.end().0 > G::IPA_PAGES {
+                return Err(SetupError::Ram);
+            }
+            reached = pages.end().0;
+            let blocks = usize::try_from(blocks_touched::<G>(pages)).unwrap_or(usize::MAX);
+            let pages_at = next.checked_add(blocks).ok_or(SetupError::TooSmall)?;
+            let region = Region {
+                pages,
+                first_block: G::block(pages.first().0),
+                blocks_at: next,
+                pages_at,
+            };
+            next = blocks
+                .checked_mul(G::ENTRIES)
+                .and_then(|records| pages_at.checked_add(records))
+                .ok_or(SetupError::TooSmall)?;
+            regions.push(region).map_err(|_| SetupError::TooMany)?;
+        }
+        words
+            .get_mut(..next)
+            .ok_or(SetupError::TooSmall)?
+            .fill(Record::HYPERVISOR.0);
+        Ok(Self {
+            regions,
+            words,
+            geometry: core::marker::PhantomData,
+        })
+    }
+
+    /// The region that holds `page`.
+    #[inline]
+    fn region(&self, page: u64) -> Option<&Region> {
+        self.regions
+            .iter()
+            .find(|region| region.pages.contains(Pfn(page)))
+    }
+
+    /// Whether `range` is RAM, without a hole.
+    #[inline]
+    #[must_use]
+    pub fn is_ram(&self, range: PageRange<Pfn>) -> bool {
+        self.region(range.first().0)
+            .is_some_and(|region| range.end() <= region.pages.end())
+    }
+
+    /// Whether no page of `range` is RAM.
+    #[must_use]
+    pub fn is_apart_from_ram(&self, range: PageRange<Pfn>) -> bool {
+        !self
+            .regions
+            .iter()
+            .any(|region| region.pages.overlaps(range))
+    }
+
+    /// The record of `page`; `None` if it is no RAM.
+    #[inline]
+    #[must_use]
+    pub fn get(&self, page: Pfn) -> Option<Record> {
+        let region = self.region(page.0)?;
+        let block = self.block(region, page.0)?;
+        if block.is_split() {
+            let word = page_word::<G>(region, page.0);
+            self.words.get(word).copied().map(Record)
+        } else {
+            Some(block.base().advance(G::block_offset(page.0)))
+        }
+    }
+
+    /// Whether `range` is RAM, and the record of its first page is `first` and the others' follow from
+    /// it.
+    #[must_use]
+    pub fn all(&self, range: PageRange<Pfn>, first: Record) -> bool {
+        self.matching(range, first) == range.len()
+    }
+
+    /// How many pages from the start of `range` on are RAM of one piece and have `first` as the record
+    /// of the first page, the others' following from it. Costs a look per block where blocks are
+    /// uniform.
+    #[inline]
+    #[must_use]
+    pub fn matching(&self, range: PageRange<Pfn>, first: Record) -> u64 {
+        let start = range.first().0;
+        let Some(region) = self.region(start) else {
+            return 0;
+        };
+        let end = range.end().min(region.pages.end()).0;
+        let mut reached = start;
+        for piece in pieces::<G>(start, end.saturating_sub(start)) {
+            let wanted = first.advance(piece.first.wrapping_sub(start));
+            let same = self.matching_in_block(region, piece, wanted);
+            reached = reached.saturating_add(same);
+            if same != piece.pages {
+                break;
+            }
+        }
+        reached.saturating_sub(start)
+    }
+
+    /// [`Self::matching`] for the pages of one block.
+    #[inline]
+    fn matching_in_block(&self, region: &Region, piece: Piece, wanted: Record) -> u64 {
+        let Some(block) = self.block(region, piece.first) else {
+            return 0;
+        };
+        if let Some(base) = block.uniform() {
+            let here = base.advance(G::block_offset(piece.first));
+            return if here == wanted { piece.pages } else { 0 };
+        }
+        let (step, mut wanted) = (wanted.step(), wanted.0);
+        let mut same = 0_u64;
+        for word in self.page_words(region, piece).unwrap_or_default() {
+            if *word != wanted {
+                break;
+            }
+            wanted = wanted.wrapping_add(step);
+            same = same.wrapping_add(1);
+        }
+        same
+    }
+
+    /// Writes the records of `piece`, which lies in one block: `first` for its first page, the others
+    /// following from it. Answers the record of the block's first page if the whole block is uniform
+    /// now. Pages that are no RAM have no record to write.
+    #[inline]
+    pub(crate) fn set(&mut self, piece: Piece, first: Record) -> Option<Record> {
+        let region = *self.region(piece.first)?;
+        let block_word = block_word::<G>(&region, piece.first);
+        let block = BlockWord(*self.words.get(block_word)?);
+        let block = if piece.pages == G::BLOCK_PAGES {
+            BlockWord(first.0)
+        } else {
+            if !block.is_split() {
+                self.split(&region, piece.first, block.base())?;
+            }
+            self.set_pages(&region, piece, block, first)?
+        };
+        *self.words.get_mut(block_word)? = block.0;
+        block.uniform()
+    }
+
+    /// Writes page records of a split block; answers its new word.
+    #[inline]
+    fn set_pages(
+        &mut self,
+        region: &Region,
+        piece: Piece,
+        block: BlockWord,
+        first: Record,
+    ) -> Option<BlockWord> {
+        let base = block.base();
+        let (mut expected, expected_step) =
+            (base.advance(G::block_offset(piece.first)).0, base.step());
+        let (mut new, new_step) = (first.0, first.step());
+        let mut deviating = block.deviating();
+        for word in self.page_words_mut(region, piece)? {
+            // Bounded by the pages of a block, and never below 0: a page counts while it deviates.
+            deviating = deviating
+                .wrapping_add(u64::from(new != expected))
+                .wrapping_sub(u64::from(*word != expected));
+            *word = new;
+            new = new.wrapping_add(new_step);
+            expected = expected.wrapping_add(expected_step);
+        }
+        if deviating == G::BLOCK_PAGES {
+            return self.rebase(region, piece.first, base);
+        }
+        Some(BlockWord::split(base, deviating))
+    }
+
+    /// Writes the page records that a uniform block stood for.
+    #[cold]
+    fn split(&mut self, region: &Region, page: u64, base: Record) -> Option<()> {
+        let (mut next, step) = (base.0, base.step());
+        for word in self.page_words_mut(region, whole_block::<G>(page))? {
+            *word = next;
+            next = next.wrapping_add(step);
+        }
+        Some(())
+    }
+
+    /// No page is as the base says: takes the first page's record as the new one, if the last page
+    /// follows from it. Otherwise the block is not uniform, whatever the base.
+    #[cold]
+    fn rebase(&self, region: &Region, page: u64, base: Record) -> Option<BlockWord> {
+        let words = self.page_words(region, whole_block::<G>(page))?;
+        let first = Record(*words.first()?);
+        let last = first.advance(G::BLOCK_PAGES.saturating_sub(1));
+        if words.last() != Some(&last.0) {
+            return Some(BlockWord::split(base, G::BLOCK_PAGES));
+        }
+        let deviating = words
+            .iter()
+            .zip(0..)
+            .filter(|(word, offset)| **word != first.advance(*offset).0)
+            .count();
+        Some(BlockWord::split(first, u64::try_from(deviating).ok()?))
+    }
+
+    #[inline]
+    fn block(&self, region: &Region, page: u64) -> Option<BlockWord> {
+        self.words
+            .get(block_word::<G>(region, page))
+            .copied()
+            .map(BlockWord)
+    }
+
+    #[inline]
+    fn page_words(&self, region: &Region, piece: Piece) -> Option<&[u64]> {
+        let (start, end) = page_word_range::<G>(region, piece)?;
+        self.words.get(start..end)
+    }
+
+    #[inline]
+    fn page_words_mut(&mut self, region: &Region, piece: Piece) -> Option<&mut [u64]> {
+        let (start, end) = page_word_range::<G>(region, piece)?;
+        self.words.get_mut(start..end)
+    }
+}
+
+/// The whole block that holds `page`.
+pub(crate) fn whole_block<G: Geometry>(page: u64) -> Piece {
+    Piece {
+        first: G::align_down(Level::Two, page),
+        pages: G::BLOCK_PAGES,
+    }
+}
+
+/// Which word is the record of the block that holds `page`, a page of a block of the region.
+#[inline]
+#[expect(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    reason = "the block is one of the region's, whose words were counted when it was made"
+)]
+fn block_word<G: Geometry>(region: &Region, page: u64) -> usize {
+    region.blocks_at + (G::block(page) - region.first_block) as usize
+}
+
+/// Which word is the record of `page`, a page of a block of the region.
+#[inline]
+#[expect(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    reason = "the page is in one of the region's blocks, whose words were counted when it was made"
+)]
+fn page_word<G: Geometry>(region: &Region, page: u64) -> usize {
+    region.pages_at + (page - G::block_first(region.first_block)) as usize
+}
+
+#[inline]
+fn page_word_range<G: Geometry>(region: &Region, piece: Piece) -> Option<(usize, usize)> {
+    let start = page_word::<G>(region, piece.first);
+    let pages = usize::try_from(piece.pages).ok()?;
+    Some((start, start.checked_add(pages)?))
+}

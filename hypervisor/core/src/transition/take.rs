@@ -1,0 +1,89 @@
+//! How a run of pages leaves a guest for the host, whoever wants that.
+
+use shared_abi::addr::{PageRange, Pfn};
+use shared_abi::error::CallError;
+
+use crate::hypervisor::{CallFailure, Hypervisor};
+use crate::machine::{Frames, Machine};
+use crate::object::{Content, Object, Run};
+use crate::record::{ObjectPage, Record};
+use crate::stage2::batch::Batch;
+use crate::vm::Vm;
+
+impl<M: Machine> Hypervisor<'_, M> {
+    /// Takes a run from the guest, or the part of it that lies in one binding, and gives it to the host.
+    /// `left` is what the object has there from then on. Answers how many pages that was.
+    ///
+    /// First the guest can't reach the pages any more, then they are wiped, then the host reaches them.
+    pub(crate) fn take_run(
+        &self,
+        vm: &mut Vm,
+        object: &mut Object,
+        page: ObjectPage,
+        run: Run,
+        left: Content,
+    ) -> Result<u64, CallFailure> {
+        let Content::Present(first) = run.content else {
+            return Ok(run.pages);
+        };
+        let Some((gfn, pages)) = vm.bound_run(page.object, page.offset, run.pages) else {
+            // Present pages are bound; a run without binding would be none of the guest's.
+            return Err(CallError::Denied.into());
+        };
+        vm.has_tables::<M::Geometry>(page.offset, gfn, pages)?;
+
+        let mut batch = Batch::new(vm.tables.space());
+        vm.tables
+            .unmap(&self.machine, &mut vm.pool, gfn.0, pages, &mut batch);
+        batch.finish(&self.machine);
+        object.set(
+            &self.machine,
+            &mut vm.pool,
+            page.offset,
+            pages,
+            run.content,
+            left,
+        );
+        self.release_run(vm, page, first, pages);
+        Ok(pages)
+    }
+
+    /// Gives a run that no guest reaches any more back to the host: wiped, or as it is if it was only
+    /// lent. `page` and `first` are where the run was and where it starts in memory. What of it the
+    /// guest shares is wiped as well: its content need not survive the VM's interest in it.
+    pub(crate) fn release_run(&self, vm: &mut Vm, page: ObjectPage, first: Pfn, pages: u64) {
+        let Some(mut rest) = PageRange::<Pfn>::new(first, pages) else {
+            return;
+        };
+        if vm.protected {
+            self.machine.wipe(&Frames::new(rest));
+            vm.report.returned = vm.report.returned.saturating_add(pages);
+        }
+        let mut host = self.host.lock(&self.machine);
+        let mut batch = host.batch();
+        loop {
+            let done = rest.first().0.wrapping_sub(first.0);
+            let page = ObjectPage {
+                offset: page.offset.wrapping_add(done),
+                ..page
+            };
+            let mut from = vm.record(page);
+            let mut pages = host.records().matching(rest, from);
+            if pages == 0 {
+                from = Record::guest_shared(page);
+                pages = host.records().matching(rest, from);
+                vm.report.shared = vm.report.shared.saturating_sub(pages);
+            }
+            // Nothing but these two can be: a run of another record would be none of the VM's.
+            let Some(run) = PageRange::<Pfn>::new(rest.first(), pages) else {
+                break;
+            };
+            host.change(&self.machine, run, from, Record::HOST, &mut batch);
+            match PageRange::<Pfn>::new(run.end(), rest.len().saturating_sub(pages)) {
+                Some(next) => rest = next,
+                None => break,
+            }
+        }
+        batch.finish(&self.machine);
+    }
+}
