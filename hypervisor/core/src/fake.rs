@@ -5,7 +5,6 @@
 //! The independent [`walker`] says what the tables mean.
 
 pub mod tlb;
-pub mod walker;
 
 use std::boxed::Box;
 use std::collections::HashMap;
@@ -19,6 +18,8 @@ use crate::geometry::{Geometry, Granule4K};
 use crate::machine::{Frames, Machine, Removed, Space, TableRef, VcpuClaim};
 use crate::vcpu::VcpuContext;
 use tlb::Tlb;
+
+pub use crate::oracle::walker;
 
 /// Something that the core asked of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]

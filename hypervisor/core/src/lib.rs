@@ -51,6 +51,8 @@ pub mod lock;
 pub mod machine;
 pub mod mmio;
 mod object;
+#[cfg(any(test, feature = "oracle"))]
+pub mod oracle;
 mod pool;
 pub mod psci;
 pub mod record;

@@ -1,6 +1,9 @@
 //! The core's locks: fair ticket locks that have a place in the lock order and tell the machine when
 //! they are taken and released, so that a checker sees the order and what is done under which lock.
 
+#[cfg(any(test, feature = "oracle"))]
+mod oracle;
+
 use core::ops::{Deref, DerefMut};
 
 use spin::mutex::{TicketMutex, TicketMutexGuard};

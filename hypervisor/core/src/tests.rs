@@ -4,6 +4,7 @@ mod bench_machine;
 mod guest;
 mod lifecycle;
 mod model;
+mod oracle;
 mod refusals;
 mod sequence;
 mod transitions;

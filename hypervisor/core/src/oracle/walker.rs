@@ -1,0 +1,120 @@
+//! What stage-2 tables mean, read from the Arm ARM (DDI0487, D8.2 and D8.3) and not from the mapper:
+//! this shares no constant with it.
+
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "an oracle in plain words: addresses are below 2^48, bits per level at most 9"
+)]
+
+use shared_abi::addr::{Pa, Pfn};
+
+/// What one IPA page translates to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Translation {
+    /// The physical page.
+    pub page: Pfn,
+    /// The level of the descriptor: 1 to 3.
+    pub level: u32,
+    /// Reads and writes are allowed, and the Access flag is set.
+    pub usable: bool,
+    /// Instruction fetches are allowed.
+    pub executable: bool,
+    /// The memory is Normal, Write-Back, Inner Shareable.
+    pub normal: bool,
+    /// It is a device's: Device-nGnRE.
+    pub device: bool,
+    /// No other bit of the descriptor is set: not Contiguous, none that software or extensions use.
+    pub plain: bool,
+}
+
+/// What a descriptor says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meaning {
+    /// Nothing: an access faults.
+    Fault,
+    /// The next level's table is in this page.
+    Table(Pfn),
+    /// The pages that it covers translate to this one and those behind it.
+    Leaf(Translation),
+}
+
+/// What a descriptor of `level`, 1 to 3, means. A table has `bits` index bits.
+#[inline]
+#[must_use]
+pub fn meaning(bits: u32, level: u32, descriptor: u64) -> Meaning {
+    let field = |low: u32, width: u32| (descriptor >> low) & ((1 << width) - 1);
+    let table_or_page = field(1, 1) == 1;
+    if field(0, 1) == 0 || (level == 3 && !table_or_page) {
+        return Meaning::Fault;
+    }
+    let address = field(12, 36);
+    if level < 3 && table_or_page {
+        return Meaning::Table(Pfn(address));
+    }
+    // A block's output address has no bits below the block's size (D8.3.1).
+    let covered = pages_covered(bits, level);
+    Meaning::Leaf(Translation {
+        page: Pfn(address & !(covered - 1)),
+        level,
+        usable: field(6, 2) == 3 && field(10, 1) == 1,
+        executable: field(53, 2) == 0,
+        normal: field(2, 4) == 15 && field(8, 2) == 3,
+        device: field(2, 4) == 1 && field(8, 2) == 0,
+        plain: address & (covered - 1) == 0
+            && field(11, 1) == 0
+            && field(48, 5) == 0
+            && field(55, 9) == 0,
+    })
+}
+
+/// How many pages a descriptor of `level` covers.
+#[inline]
+#[must_use]
+pub const fn pages_covered(bits: u32, level: u32) -> u64 {
+    1 << (bits * (3 - level))
+}
+
+/// Which table of the concatenated two at the root, and which entry of a table of `level`, an IPA page
+/// goes by. The input of the initial lookup has one more bit than a table (D8.2.8); nothing translates
+/// a page beyond that.
+#[inline]
+#[must_use]
+pub const fn place(bits: u32, level: u32, ipa_page: u64) -> Option<(u64, usize)> {
+    let index = ipa_page >> (bits * (3 - level));
+    let entries = 1 << bits;
+    let in_table = (index & (entries - 1)) as usize;
+    if level > 1 {
+        return Some((0, in_table));
+    }
+    if index >= 2 * entries {
+        return None;
+    }
+    Some((index / entries, in_table))
+}
+
+/// Translates an IPA page. `read(page, index)` is the 64-bit word `index` of a physical page;
+/// `bits` is the number of index bits of a table.
+#[must_use]
+pub fn walk(
+    bits: u32,
+    read: &dyn Fn(u64, usize) -> u64,
+    root: Pa,
+    ipa_page: u64,
+) -> Option<Translation> {
+    let mut table = root.0 / 4096;
+    for level in 1..=3 {
+        let (which, index) = place(bits, level, ipa_page)?;
+        match meaning(bits, level, read(table + which, index)) {
+            Meaning::Fault => return None,
+            Meaning::Table(next) => table = next.0,
+            Meaning::Leaf(leaf) => {
+                let within = ipa_page % pages_covered(bits, level);
+                return Some(Translation {
+                    page: Pfn(leaf.page.0 + within),
+                    ..leaf
+                });
+            }
+        }
+    }
+    None
+}
