@@ -45,6 +45,15 @@ impl fmt::Display for Error {
 
 impl core::error::Error for Error {}
 
+/// How memory is shared with the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sharing {
+    /// The granule, in bytes.
+    pub granule: u64,
+    /// One call does more than one granule (Android's pKVM and Cloister, not upstream's).
+    pub ranges: bool,
+}
+
 /// How MMIO is declared to the hypervisor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MmioGuard {
@@ -116,41 +125,76 @@ impl<C: Call> Hypervisor<C> {
         self.offers(feature::MEMINFO | feature::MEM_SHARE | feature::MEM_UNSHARE)
     }
 
-    /// The granule of sharing, in bytes.
+    /// How sharing works here.
     ///
     /// # Errors
     ///
     /// As [`Error`] says.
-    pub fn granule(&self) -> Result<u64, Error> {
+    pub fn sharing(&self) -> Result<Sharing, Error> {
         if !self.is_protected() {
             return Err(Error::NotOffered);
         }
-        granule_from(vendor_call::<C>(function::MEMINFO, 0)?)
+        let [granule, flags] = vendor_call::<C>(function::MEMINFO, [0, 0])?;
+        Ok(Sharing {
+            granule: granule_from(granule)?,
+            ranges: flags & kvm::MEMINFO_RANGES != 0,
+        })
     }
 
-    /// Lets the host reach the granule at `ipa`, with the content that it has.
+    /// Lets the host reach granules from `ipa` on, with the content that they have: as many of
+    /// `granules` as one call does. Answers how many, at least one.
     ///
     /// # Errors
     ///
     /// As [`Error`] says; nothing is shared then.
-    pub fn share(&self, ipa: Ipa) -> Result<(), Error> {
-        self.memory_call(function::MEM_SHARE, ipa)
+    pub fn share(&self, sharing: Sharing, ipa: Ipa, granules: u64) -> Result<u64, Error> {
+        self.memory_call(function::MEM_SHARE, sharing, ipa, granules)
     }
 
-    /// Takes the granule at `ipa` back. Its content is what the host left in it.
+    /// Takes granules from `ipa` on back: as many of `granules` as one call does. Answers how many, at
+    /// least one. Their content is what the host left in them.
     ///
     /// # Errors
     ///
-    /// As [`Error`] says; the host may still reach it then.
-    pub fn unshare(&self, ipa: Ipa) -> Result<(), Error> {
-        self.memory_call(function::MEM_UNSHARE, ipa)
+    /// As [`Error`] says; the host may still reach them then.
+    pub fn unshare(&self, sharing: Sharing, ipa: Ipa, granules: u64) -> Result<u64, Error> {
+        self.memory_call(function::MEM_UNSHARE, sharing, ipa, granules)
     }
 
-    fn memory_call(&self, function: u32, ipa: Ipa) -> Result<(), Error> {
+    fn memory_call(
+        &self,
+        function: u32,
+        sharing: Sharing,
+        ipa: Ipa,
+        granules: u64,
+    ) -> Result<u64, Error> {
         if !self.is_protected() {
             return Err(Error::NotOffered);
         }
-        vendor_call::<C>(function, ipa.0).and_then(expect_zero)
+        // Where there are no ranges x2 has to be 0, and x1 says nothing.
+        let wanted = if sharing.ranges { granules } else { 0 };
+        let [status, done] = vendor_call::<C>(function, [ipa.0, wanted])?;
+        expect_zero(status)?;
+        match done {
+            _ if !sharing.ranges => Ok(1),
+            0 => Err(Error::Nonsense(0)),
+            done if done > granules => Err(Error::Nonsense(done)),
+            done => Ok(done),
+        }
+    }
+
+    /// Gives the page at `ipa` back to the host, wiped: where the guest touches it again, the host
+    /// brings a wiped page.
+    ///
+    /// # Errors
+    ///
+    /// As [`Error`] says: the page is shared, for one.
+    pub fn relinquish(&self, ipa: Ipa) -> Result<(), Error> {
+        if !self.offers(feature::MEM_RELINQUISH) {
+            return Err(Error::NotOffered);
+        }
+        let [status, _] = vendor_call::<C>(function::MEM_RELINQUISH, [ipa.0, 0])?;
+        expect_zero(status)
     }
 
     /// How MMIO is to be declared.
@@ -176,11 +220,13 @@ impl<C: Call> Hypervisor<C> {
         if self.mmio_guard() != MmioGuard::Enrolled {
             return Ok(());
         }
-        let granule = granule_from(vendor_call::<C>(function::MMIO_GUARD_INFO, 0)?)?;
+        let [granule, _] = vendor_call::<C>(function::MMIO_GUARD_INFO, [0, 0])?;
+        let granule = granule_from(granule)?;
         if granule != PAGE_SIZE {
             return Err(Error::Nonsense(granule));
         }
-        vendor_call::<C>(function::MMIO_GUARD_ENROLL, 0).and_then(expect_zero)
+        let [status, _] = vendor_call::<C>(function::MMIO_GUARD_ENROLL, [0, 0])?;
+        expect_zero(status)
     }
 
     /// Declares the page at `ipa` to be MMIO, where that is offered.
@@ -193,7 +239,8 @@ impl<C: Call> Hypervisor<C> {
         let result = match self.mmio_guard() {
             MmioGuard::None => return Ok(()),
             MmioGuard::Optional | MmioGuard::Enrolled => {
-                vendor_call::<C>(function::MMIO_GUARD_MAP, ipa.0).and_then(expect_zero)
+                vendor_call::<C>(function::MMIO_GUARD_MAP, [ipa.0, 0])
+                    .and_then(|[status, _]| expect_zero(status))
             }
         };
         match self.mmio_guard() {
@@ -230,17 +277,17 @@ pub fn random<C: Call>(bytes: &mut [u8]) -> Result<(), Error> {
     Ok(())
 }
 
-/// One call with one argument, the others 0; an SMCCC error code is an error.
-fn vendor_call<C: Call>(function: u32, argument: u64) -> Result<u64, Error> {
+/// One call with two arguments, the others 0; answers x0 and x1. An SMCCC error code is an error.
+fn vendor_call<C: Call>(function: u32, [first, second]: [u64; 2]) -> Result<[u64; 2], Error> {
     let mut arguments = [0; 17];
-    arguments[0] = argument;
-    let [result, ..] = C::call64(function, arguments);
+    (arguments[0], arguments[1]) = (first, second);
+    let [result, more, ..] = C::call64(function, arguments);
     // Error codes are 32-bit numbers; some implementations extend them to 64 bits, some do not.
     let code = (result as u32).cast_signed();
     if code < 0 {
         return Err(Error::Refused(code.into()));
     }
-    Ok(result)
+    Ok([result, more])
 }
 
 const fn expect_zero(result: u64) -> Result<(), Error> {

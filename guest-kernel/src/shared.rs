@@ -12,7 +12,7 @@ use alloc::alloc::{Layout, alloc_zeroed, dealloc};
 use shared_abi::addr::{Ipa, PAGE_SIZE};
 use smccc::Call;
 
-use crate::hyp::{self, Hypervisor};
+use crate::hyp::{self, Hypervisor, Sharing};
 
 /// Pages of a pool: one bit each in a `u64`.
 pub const POOL_PAGES: usize = u64::BITS as usize;
@@ -51,8 +51,7 @@ pub struct SharedPool<C: Call> {
     used: u64,
     /// Granules that were shared; they come first.
     shared: u64,
-    /// Bytes of a granule.
-    granule: u64,
+    sharing: Sharing,
     hypervisor: Option<Hypervisor<C>>,
 }
 
@@ -79,39 +78,42 @@ impl<C: Call> SharedPool<C> {
     /// As [`Error`] says; what was shared before the failure is taken back.
     pub fn new(hypervisor: Option<Hypervisor<C>>) -> Result<Self, Error> {
         let hypervisor = hypervisor.filter(Hypervisor::is_protected);
-        let granule = match &hypervisor {
-            Some(hypervisor) => hypervisor.granule().map_err(Error::Granule)?,
-            None => PAGE_SIZE,
+        let sharing = match &hypervisor {
+            Some(hypervisor) => hypervisor.sharing().map_err(Error::Granule)?,
+            None => Sharing {
+                granule: PAGE_SIZE,
+                ranges: false,
+            },
         };
         // SAFETY: the layout's size is not 0.
-        let memory = unsafe { alloc_zeroed(layout(granule)) };
+        let memory = unsafe { alloc_zeroed(layout(sharing.granule)) };
         let mut pool = Self {
             memory: NonNull::new(memory).ok_or(Error::OutOfMemory)?,
             used: 0,
             shared: 0,
-            granule,
+            sharing,
             hypervisor,
         };
         if let Some(hypervisor) = pool.hypervisor {
-            while pool.shared < POOL_BYTES as u64 / granule {
+            let granules = POOL_BYTES as u64 / sharing.granule;
+            while pool.shared < granules {
                 let ipa = pool.granule_ipa(pool.shared);
-                hypervisor
-                    .share(ipa)
+                pool.shared += hypervisor
+                    .share(sharing, ipa, granules - pool.shared)
                     .map_err(|error| Error::Share(ipa, error))?;
-                pool.shared += 1;
             }
         }
         Ok(pool)
     }
 
     fn granule_ipa(&self, index: u64) -> Ipa {
-        Ipa(self.memory.addr().get() as u64 + index * self.granule)
+        Ipa(self.memory.addr().get() as u64 + index * self.sharing.granule)
     }
 
     /// How many pages are shared with the host.
     #[must_use]
     pub const fn shared_pages(&self) -> u64 {
-        self.shared * (self.granule / PAGE_SIZE)
+        self.shared * (self.sharing.granule / PAGE_SIZE)
     }
 
     /// Hands out `pages` pages in a row, wiped; `None` if there are not so many.
@@ -152,13 +154,17 @@ impl<C: Call> Drop for SharedPool<C> {
     fn drop(&mut self) {
         let mut clean = self.used == 0;
         if let Some(hypervisor) = self.hypervisor {
-            for granule in 0..self.shared {
-                clean &= hypervisor.unshare(self.granule_ipa(granule)).is_ok();
+            let mut next = 0;
+            while next < self.shared {
+                let left = self.shared - next;
+                let taken = hypervisor.unshare(self.sharing, self.granule_ipa(next), left);
+                clean &= taken.is_ok();
+                next += taken.unwrap_or(1);
             }
         }
         if clean {
             // SAFETY: the memory is from `alloc_zeroed` with this layout, and no run of it is out.
-            unsafe { dealloc(self.memory.as_ptr(), layout(self.granule)) };
+            unsafe { dealloc(self.memory.as_ptr(), layout(self.sharing.granule)) };
         }
     }
 }

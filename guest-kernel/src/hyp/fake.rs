@@ -16,6 +16,8 @@ pub(crate) struct State {
     pub(crate) features: Option<u32>,
     /// The answer to MEMINFO.
     pub(crate) granule: u64,
+    /// MEM_SHARE and MEM_UNSHARE take ranges, and do so many granules in one call.
+    pub(crate) ranges: Option<u64>,
     /// Granules that are shared now.
     pub(crate) shared: BTreeSet<u64>,
     /// Pages that are guarded.
@@ -30,6 +32,28 @@ pub(crate) struct State {
     pub(crate) calls: Vec<u32>,
 }
 
+impl State {
+    /// Shares granules, or takes them back; answers how many.
+    fn convert(&mut self, function: u32, ipa: u64, granules: u64) -> u64 {
+        let most = match self.ranges {
+            None if granules != 0 => return 0,
+            most => most.unwrap_or(1).min(granules.max(1)),
+        };
+        let done = (0..most).take_while(|index| {
+            let ipa = ipa + index * self.granule;
+            match function {
+                function::MEM_SHARE => {
+                    ipa.is_multiple_of(self.granule)
+                        && self.shared.len() < self.share_limit
+                        && self.shared.insert(ipa)
+                }
+                _ => self.stuck != Some(ipa) && self.shared.remove(&ipa),
+            }
+        });
+        done.count() as u64
+    }
+}
+
 thread_local! {
     static STATE: RefCell<State> = RefCell::default();
 }
@@ -41,7 +65,8 @@ pub(crate) const ALL: u32 = feature::FEATURES
     | feature::MEM_UNSHARE
     | feature::MMIO_GUARD_INFO
     | feature::MMIO_GUARD_ENROLL
-    | feature::MMIO_GUARD_MAP;
+    | feature::MMIO_GUARD_MAP
+    | feature::MEM_RELINQUISH;
 
 /// Starts over with these features.
 pub(crate) fn reset(features: Option<u32>) {
@@ -87,19 +112,23 @@ impl Call for Fake {
             state.calls.push(function);
             let ipa = arguments[0];
             let aligned = ipa.is_multiple_of(state.granule);
+            let mut result = [0; 18];
             let done = match function {
-                function::MEM_SHARE => {
-                    aligned && state.shared.len() < state.share_limit && state.shared.insert(ipa)
+                function::MEM_SHARE | function::MEM_UNSHARE => {
+                    result[1] = state.convert(function, ipa, arguments[1]);
+                    result[1] != 0
                 }
-                function::MEM_UNSHARE => state.stuck != Some(ipa) && state.shared.remove(&ipa),
                 function::MMIO_GUARD_ENROLL => {
                     state.enrolled = true;
                     true
                 }
                 function::MMIO_GUARD_MAP => aligned && state.guarded.insert(ipa),
+                function::MEMINFO => {
+                    result[1] = state.ranges.map_or(0, |_| kvm::MEMINFO_RANGES);
+                    true
+                }
                 _ => true,
             };
-            let mut result = [0; 18];
             result[0] = match function {
                 function::MEMINFO | function::MMIO_GUARD_INFO => state.granule,
                 trng::RND64 => {

@@ -3,6 +3,12 @@ use super::*;
 
 type Hyp = Hypervisor<Fake>;
 
+/// Upstream's pKVM.
+const SINGLE: Sharing = Sharing {
+    granule: 4096,
+    ranges: false,
+};
+
 #[test]
 fn without_the_uid_there_is_no_vendor_service() {
     fake::reset(None);
@@ -19,9 +25,11 @@ fn what_is_not_offered_is_not_called() {
     let hyp = Hyp::probe().unwrap();
     assert!(!hyp.is_protected());
     let calls = fake::with(|state| state.calls.len());
-    assert_eq!(hyp.share(Ipa(0x1000)), Err(Error::NotOffered));
-    assert_eq!(hyp.unshare(Ipa(0x1000)), Err(Error::NotOffered));
-    assert_eq!(hyp.granule(), Err(Error::NotOffered));
+    let page = Ipa(0x1000);
+    assert_eq!(hyp.share(SINGLE, page, 1), Err(Error::NotOffered));
+    assert_eq!(hyp.unshare(SINGLE, page, 1), Err(Error::NotOffered));
+    assert_eq!(hyp.relinquish(page), Err(Error::NotOffered));
+    assert_eq!(hyp.sharing(), Err(Error::NotOffered));
     assert_eq!(hyp.enrol(), Ok(()));
     assert_eq!(hyp.guard_mmio(Ipa(0x1000)), Ok(()));
     assert_eq!(fake::with(|state| state.calls.len()), calls);
@@ -31,19 +39,53 @@ fn what_is_not_offered_is_not_called() {
 fn pages_are_shared_and_taken_back() {
     fake::reset(Some(fake::ALL));
     let hyp = Hyp::probe().unwrap();
-    assert_eq!(hyp.granule(), Ok(4096));
-    assert_eq!(hyp.share(Ipa(0x1000)), Ok(()));
-    assert_eq!(
-        hyp.share(Ipa(0x1000)),
-        Err(Error::Refused(fake::INVALID_PARAMETER))
-    );
-    assert_eq!(
-        hyp.share(Ipa(0x1001)),
-        Err(Error::Refused(fake::INVALID_PARAMETER))
-    );
+    assert_eq!(hyp.sharing(), Ok(SINGLE));
+    let invalid = Err(Error::Refused(fake::INVALID_PARAMETER));
+    // What is asked for beyond one granule is left for the next call.
+    assert_eq!(hyp.share(SINGLE, Ipa(0x1000), 3), Ok(1));
+    assert_eq!(hyp.share(SINGLE, Ipa(0x1000), 1), invalid);
+    assert_eq!(hyp.share(SINGLE, Ipa(0x1001), 1), invalid);
     assert!(fake::with(|state| state.shared.contains(&0x1000)));
-    assert_eq!(hyp.unshare(Ipa(0x1000)), Ok(()));
+    assert_eq!(hyp.unshare(SINGLE, Ipa(0x1000), 1), Ok(1));
     assert!(fake::with(|state| state.shared.is_empty()));
+    assert_eq!(hyp.relinquish(Ipa(0x1000)), Ok(()));
+}
+
+#[test]
+fn ranges_are_shared_where_they_are_announced() {
+    fake::reset(Some(fake::ALL));
+    fake::with(|state| state.ranges = Some(4));
+    let hyp = Hyp::probe().unwrap();
+    let sharing = hyp.sharing().unwrap();
+    assert!(sharing.ranges);
+    assert_eq!(hyp.share(sharing, Ipa(0x1000), 6), Ok(4));
+    assert_eq!(hyp.share(sharing, Ipa(0x5000), 2), Ok(2));
+    assert_eq!(fake::with(|state| state.shared.len()), 6);
+    assert_eq!(hyp.unshare(sharing, Ipa(0x1000), 1), Ok(1));
+}
+
+#[test]
+fn a_count_that_makes_no_sense_is_an_error() {
+    struct Liar<const DONE: u64>;
+    impl<const DONE: u64> Call for Liar<DONE> {
+        fn call32(function: u32, arguments: [u32; 7]) -> [u32; 8] {
+            Fake::call32(function, arguments)
+        }
+        fn call64(_: u32, _: [u64; 17]) -> [u64; 18] {
+            let mut result = [0; 18];
+            result[1] = DONE;
+            result
+        }
+    }
+    fake::reset(Some(fake::ALL));
+    let ranges = Sharing {
+        ranges: true,
+        ..SINGLE
+    };
+    let none = Hypervisor::<Liar<0>>::probe().unwrap();
+    assert_eq!(none.share(ranges, Ipa(0x1000), 2), Err(Error::Nonsense(0)));
+    let more = Hypervisor::<Liar<3>>::probe().unwrap();
+    assert_eq!(more.share(ranges, Ipa(0x1000), 2), Err(Error::Nonsense(3)));
 }
 
 #[test]
@@ -76,7 +118,7 @@ fn a_senseless_granule_is_refused() {
         fake::reset(Some(fake::ALL));
         fake::with(|state| state.granule = granule);
         let hyp = Hyp::probe().unwrap();
-        assert!(hyp.granule().is_err(), "{granule}");
+        assert!(hyp.sharing().is_err(), "{granule}");
         assert!(hyp.enrol().is_err(), "{granule}");
     }
 }
@@ -97,7 +139,7 @@ fn error_codes_of_either_width_are_errors() {
         }
     }
     assert_eq!(
-        vendor_call::<Narrow>(0, 0),
+        vendor_call::<Narrow>(0, [0, 0]),
         Err(Error::Refused(fake::NOT_SUPPORTED))
     );
 }

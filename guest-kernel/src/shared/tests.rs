@@ -1,3 +1,5 @@
+use shared_abi::kvm::function;
+
 use super::*;
 use crate::hyp::fake::{self, Fake};
 
@@ -19,6 +21,32 @@ fn every_page_is_shared_at_the_start_and_taken_back_at_the_end() {
     assert_eq!(pool.shared_pages(), POOL_PAGES as u64);
     drop(pool);
     assert_eq!(shared_count(), 0);
+}
+
+#[test]
+fn ranges_are_shared_in_few_calls() {
+    for (most, calls) in [(POOL_PAGES as u64, 1), (48, 2)] {
+        fake::reset(Some(fake::ALL));
+        fake::with(|state| state.ranges = Some(most));
+        let pool = Pool::new(Hypervisor::probe()).unwrap();
+        assert_eq!(shared_count(), POOL_PAGES);
+        drop(pool);
+        assert_eq!(shared_count(), 0);
+        let is_call = |call: &u32| [function::MEM_SHARE, function::MEM_UNSHARE].contains(call);
+        let made = fake::with(|state| state.calls.iter().filter(|call| is_call(call)).count());
+        assert_eq!(made, 2 * calls);
+    }
+}
+
+#[test]
+fn a_page_of_a_range_that_cannot_be_taken_back_does_not_keep_the_others() {
+    fake::reset(Some(fake::ALL));
+    fake::with(|state| state.ranges = Some(64));
+    let pool = Pool::new(Hypervisor::probe()).unwrap();
+    let page = pool.granule_ipa(3).0;
+    fake::with(|state| state.stuck = Some(page));
+    drop(pool);
+    assert_eq!(fake::with(|state| state.shared.clone()), [page].into());
 }
 
 #[test]
