@@ -5,6 +5,7 @@
 //! * [`frames`]: the bookkeeping of free page frames.
 //! * `boot`: the order in which everything comes up. `boot_image`: what it was loaded with.
 //! * `guest`, `scheduler`: the VM's life, and which vCPU runs where.
+//! * `bench`: what the host times when it is asked to.
 //! * `memory`, `heap`: the machine's frames, and the heap in some of them.
 //! * `exceptions`, `tolerant`: faults, and accesses that survive them.
 //! * `interrupts`, `timer`, `cpus`, `sleep_lock`: the GIC, the tick, the other CPUs, and waiting for
@@ -15,6 +16,8 @@
 pub(crate) mod frames;
 pub(crate) mod platform;
 
+#[cfg(target_os = "none")]
+mod bench;
 #[cfg(target_os = "none")]
 mod block;
 #[cfg(target_os = "none")]

@@ -25,6 +25,8 @@ pub enum GuestKind {
     Demo,
     /// Anybody's: it gets the devices that were asked for.
     Foreign,
+    /// The benchmark: it gets a virtio console, and the host keeps count beside it.
+    Bench,
 }
 
 /// The host's configuration. [`fmt::Display`] writes the line that [`FromStr`] reads.
@@ -48,7 +50,7 @@ pub struct HostConfig {
     pub attack: bool,
     /// The guest's disk (`disk`: `rw`, `ro` or `none`).
     pub disk: Disk,
-    /// Whose the payload is (`kind`: `demo` or `foreign`).
+    /// Whose the payload is (`kind`: `demo`, `foreign` or `bench`).
     pub kind: GuestKind,
 }
 
@@ -69,7 +71,7 @@ impl Default for HostConfig {
 impl HostConfig {
     /// The virtio devices that this guest gets, in the order of their addresses.
     pub fn virtio_devices(&self) -> impl Iterator<Item = VirtioKind> {
-        let console = (self.kind == GuestKind::Demo).then_some(VirtioKind::Console);
+        let console = (self.kind != GuestKind::Foreign).then_some(VirtioKind::Console);
         let block = (self.disk != Disk::None).then_some(VirtioKind::Block);
         console.into_iter().chain(block)
     }
@@ -121,7 +123,11 @@ impl FromStr for HostConfig {
                     config.kind = choice(
                         value,
                         "kind",
-                        &[("demo", GuestKind::Demo), ("foreign", GuestKind::Foreign)],
+                        &[
+                            ("demo", GuestKind::Demo),
+                            ("foreign", GuestKind::Foreign),
+                            ("bench", GuestKind::Bench),
+                        ],
                     )?;
                 }
                 _ => return Err(ConfigError::UnknownKey),
@@ -159,6 +165,7 @@ impl fmt::Display for HostConfig {
         let kind = match self.kind {
             GuestKind::Demo => "demo",
             GuestKind::Foreign => "foreign",
+            GuestKind::Bench => "bench",
         };
         write!(
             f,
@@ -217,5 +224,6 @@ mod tests {
         );
         assert_eq!(devices("kind=foreign disk=ro"), [VirtioKind::Block]);
         assert_eq!(devices("kind=foreign disk=none"), []);
+        assert_eq!(devices("kind=bench"), [VirtioKind::Console]);
     }
 }

@@ -38,6 +38,12 @@ pub const DEMO: Binary = Binary {
     name: "demo",
 };
 
+/// The payload that times primitives.
+pub const BENCH: Binary = Binary {
+    package: "guest-kernel",
+    name: "bench",
+};
+
 /// Packages with something for bare metal in them, in the order of their checks.
 const CHECKED: [&str; 4] = ["hypervisor", "host", "guest-kernel", "bootimg"];
 

@@ -27,6 +27,9 @@ pub struct Cli {
     pub boot: BootArgs,
 }
 
+/// How long a run may take unless it is told otherwise.
+const DEFAULT_SECONDS: u64 = 120;
+
 /// What to do.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
@@ -34,6 +37,9 @@ pub enum Command {
     Boot(BootArgs),
     /// Prepare this machine: QEMU and a Rust that builds for bare metal
     Setup(SetupArgs),
+    /// Measure
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// Pack boot images and look into them
     #[command(subcommand)]
     Image(ImageCommand),
@@ -106,6 +112,31 @@ pub struct SetupArgs {
     pub json: Option<Option<PathBuf>>,
 }
 
+/// What to measure.
+#[derive(Clone, Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Count the instructions of each primitive: hypercalls, sharing, first touch, exits
+    Primitives(PrimitivesArgs),
+}
+
+/// The arguments of `bench primitives`.
+#[derive(Clone, Debug, Args)]
+pub struct PrimitivesArgs {
+    /// Fail if a bar is missed
+    #[arg(long)]
+    pub check: bool,
+    /// End the run after so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_SECONDS,
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub timeout: u64,
+    /// Write a JSON record to FILE, or to standard output, which then carries nothing else
+    #[arg(long, value_name = "FILE", num_args = 0..=1)]
+    pub json: Option<Option<PathBuf>>,
+    /// The Rust that builds for bare metal [default: what is there]
+    #[arg(long, value_name = "NAME")]
+    pub toolchain: Option<Toolchain>,
+}
+
 /// What to do with images.
 #[derive(Clone, Debug, Subcommand)]
 pub enum ImageCommand {
@@ -129,7 +160,6 @@ impl BootArgs {
     /// The time that the run may take, in seconds; `None` for any.
     #[must_use]
     pub fn limit_seconds(&self) -> Option<u64> {
-        const DEFAULT_SECONDS: u64 = 120;
         self.timeout.or((!self.gdb).then_some(DEFAULT_SECONDS))
     }
 }
@@ -141,6 +171,8 @@ pub enum Recorded {
     Boot,
     /// `setup`.
     Setup,
+    /// `bench primitives`.
+    Primitives,
 }
 
 /// What arguments that could not be parsed say about a record: whose, and where it goes.
@@ -148,6 +180,7 @@ pub enum Recorded {
 pub fn record_of_bad_usage(arguments: &[String]) -> Option<(Recorded, Destination)> {
     let recorded = match arguments.iter().find(|argument| !argument.starts_with('-')) {
         Some(command) if command == "setup" => Recorded::Setup,
+        Some(command) if command == "bench" => Recorded::Primitives,
         Some(command) if ["image", "check", "help"].contains(&&command[..]) => return None,
         _ => Recorded::Boot,
     };
@@ -252,6 +285,8 @@ mod tests {
             "--image i --payload p",
             "frobnicate",
             "setup --toolchain nightly",
+            "bench",
+            "bench primitives --timeout 0",
         ] {
             let error = parse(line).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");
@@ -277,6 +312,10 @@ mod tests {
         assert_eq!(
             wanted("setup --frob --json=r.json"),
             Some((Recorded::Setup, Destination::File("r.json".into())))
+        );
+        assert_eq!(
+            wanted("bench primitives --json --frob"),
+            Some((Recorded::Primitives, Destination::Stdout))
         );
     }
 

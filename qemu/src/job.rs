@@ -13,12 +13,12 @@ use host::layout::{GuestConfig, GuestLayout};
 use shared_abi::record::Digest;
 use tempfile::TempDir;
 
-use crate::bare::{DEMO, HOST, HYPERVISOR};
+use crate::bare::{Binary, DEMO, HOST, HYPERVISOR};
 use crate::cli::BootArgs;
 use crate::directory;
 use crate::disk::{self, DemoDisk, DiskArgument};
 use crate::failure::{Failure, Kind, Result};
-use crate::machine::{self, DiskMode, IMAGE_FILE, Machine};
+use crate::machine::{self, Clock, DiskMode, IMAGE_FILE, Machine};
 use crate::story::{Expected, ExpectedDisk};
 use crate::toolchain::Toolchain;
 use crate::ui::Ui;
@@ -64,13 +64,27 @@ impl GuestParts {
         toolchain: Toolchain,
         ui: Ui,
     ) -> Result<Self> {
-        let elf = DEMO.build(toolchain, ui)?;
-        let image = FlatImage::new(&elf)
-            .map_err(|error| Failure::system("the demo payload is no arm64 Image", error))?;
         Ok(Self {
-            payload: image.bytes().to_vec(),
             initrd: plan,
             bootargs: bootargs.to_owned(),
+            ..Self::ours(DEMO, config, toolchain, ui)?
+        })
+    }
+
+    /// A payload of this workspace, by itself.
+    ///
+    /// # Errors
+    ///
+    /// Those of a build.
+    pub fn ours(payload: Binary, config: HostConfig, toolchain: Toolchain, ui: Ui) -> Result<Self> {
+        let elf = payload.build(toolchain, ui)?;
+        let image = FlatImage::new(&elf).map_err(|error| {
+            Failure::system(format_args!("{} is no arm64 Image", payload.name), error)
+        })?;
+        Ok(Self {
+            payload: image.bytes().to_vec(),
+            initrd: Vec::new(),
+            bootargs: String::new(),
             config,
             ours: true,
         })
@@ -97,6 +111,42 @@ impl GuestParts {
             measurement.page(gfn, &layout.content(gfn));
         }
         Ok(measurement.finish(layout.entry, layout.device_tree.0))
+    }
+
+    /// Builds hypervisor and host and packs them with the guest; the image, and the measurement in it.
+    ///
+    /// # Errors
+    ///
+    /// A failed build, or what does not fit.
+    pub fn pack(&self, toolchain: Toolchain, ui: Ui) -> Result<(Vec<u8>, Option<Digest>)> {
+        let hypervisor = HYPERVISOR.build(toolchain, ui)?;
+        let host = HOST.build(toolchain, ui)?;
+        let measurement = if self.ours && self.config.protected {
+            Some(self.measure()?)
+        } else {
+            None
+        };
+        let host_args = self.config.to_string();
+        let image = pack(&Input {
+            hypervisor: &hypervisor,
+            host: &host,
+            payload: Some(&self.payload),
+            initrd: (!self.initrd.is_empty()).then_some(&self.initrd),
+            host_args: &host_args,
+            guest_args: &self.bootargs,
+            measurement,
+        })
+        .map_err(|error| {
+            let kind = match error {
+                // What is wrong with the binaries that were just built is nobody's input.
+                PackError::Hypervisor(_) | PackError::HypervisorEnd(_) | PackError::Host(_) => {
+                    Kind::Build
+                }
+                PackError::Image(_) => Kind::Usage,
+            };
+            Failure::new(kind, format!("can't pack the image: {error}"))
+        })?;
+        Ok((image, measurement))
     }
 }
 
@@ -159,33 +209,7 @@ impl Job {
         toolchain: Toolchain,
         ui: Ui,
     ) -> Result<Self> {
-        let hypervisor = HYPERVISOR.build(toolchain, ui)?;
-        let host = HOST.build(toolchain, ui)?;
-        let measurement = if guest.ours && guest.config.protected {
-            Some(guest.measure()?)
-        } else {
-            None
-        };
-        let host_args = guest.config.to_string();
-        let image = pack(&Input {
-            hypervisor: &hypervisor,
-            host: &host,
-            payload: Some(&guest.payload),
-            initrd: (!guest.initrd.is_empty()).then_some(&guest.initrd),
-            host_args: &host_args,
-            guest_args: &guest.bootargs,
-            measurement,
-        })
-        .map_err(|error| {
-            let kind = match error {
-                // What is wrong with the binaries that were just built is nobody's input.
-                PackError::Hypervisor(_) | PackError::HypervisorEnd(_) | PackError::Host(_) => {
-                    Kind::Build
-                }
-                PackError::Image(_) => Kind::Usage,
-            };
-            Failure::new(kind, format!("can't pack the image: {error}"))
-        })?;
+        let (image, measurement) = guest.pack(toolchain, ui)?;
         Self::assemble(
             args,
             directory,
@@ -259,6 +283,7 @@ impl Job {
                 memory_bytes: machine::memory_bytes(config.memory_bytes, image_bytes),
                 disk,
                 debugger: args.gdb,
+                clock: Clock::Wall,
             },
             expected: Expected {
                 cpus: args.cpus,

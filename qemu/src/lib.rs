@@ -8,9 +8,12 @@
 //! * [`machine`], [`run`]: QEMU's command line as data; QEMU run, listened to and ended.
 //! * [`facts`], [`story`], [`record`]: what the parties reported, judged, for people and for programs.
 //!
+//! [`bench`] boots as well, to measure.
+//!
 //! Everything that can fail does so as a [`failure::Failure`], which has its exit status.
 
 pub mod bare;
+pub mod bench;
 pub mod boot;
 pub mod cli;
 pub mod directory;
@@ -34,7 +37,9 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::cli::{Cli, Command, Recorded};
+use crate::bench::Measured;
+use crate::bench::record::PrimitivesRecord;
+use crate::cli::{BenchCommand, Cli, Command, Recorded};
 use crate::failure::{Failure, Result, status};
 use crate::record::{BootResult, Destination, SetupRecord};
 use crate::ui::Ui;
@@ -56,6 +61,7 @@ pub fn main() -> ExitCode {
         Some(Command::Boot(args)) => boot::boot(args),
         Some(Command::Setup(args)) => run_setup(args),
         Some(Command::Image(command)) => image::run(command),
+        Some(Command::Bench(BenchCommand::Primitives(args))) => bench::primitives(args),
         Some(Command::Check(args)) => concluded(
             setup::prepare_toolchain(args.toolchain, ui)
                 .and_then(|toolchain| bare::check(toolchain, ui)),
@@ -82,6 +88,10 @@ fn bad_usage(error: &clap::Error) -> ExitCode {
         let written = match recorded {
             Recorded::Boot => destination.write(&BootResult::not_booted(failure).record()),
             Recorded::Setup => destination.write(&SetupRecord::new(&Err(failure))),
+            Recorded::Primitives => destination.write(&PrimitivesRecord::new(&Measured {
+                failure: Some(failure),
+                ..Measured::default()
+            })),
         };
         if let Err(failure) = written {
             Ui::new(true).error(&failure.message);

@@ -91,6 +91,26 @@ pub enum DiskMode {
     ReadOnly,
 }
 
+/// What the machine's time is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// That of the machine it runs on.
+    Wall,
+    /// The instructions that it has executed: a tick of CNTVCT_EL0 is one. The same boot takes the
+    /// same time, each time.
+    Instructions,
+}
+
+impl Clock {
+    /// `-icount` of [`Self::Instructions`]: 2^0 ns an instruction, and no waiting for time to pass.
+    pub const ICOUNT: &str = "shift=0,sleep=off";
+    /// CNTFRQ_EL0 of [`Self::Instructions`]: 1 ns a tick.
+    pub const FREQUENCY_HZ: u64 = 1_000_000_000;
+}
+
+/// The CPU's model.
+pub const CPU: &str = "cortex-a76";
+
 /// A machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Machine {
@@ -102,6 +122,8 @@ pub struct Machine {
     pub disk: Option<DiskMode>,
     /// Whether it waits for a debugger at its first instruction.
     pub debugger: bool,
+    /// What its time is.
+    pub clock: Clock,
 }
 
 impl Machine {
@@ -112,14 +134,9 @@ impl Machine {
         const VIRTIO: &str = "iommu_platform=on,disable-legacy=on";
 
         let mut line = Line::default();
-        line.flag("-nodefaults")
-            .option(
-                "-machine",
-                "virt,virtualization=on,gic-version=3,iommu=smmuv3,its=off",
-            )
-            .option("-accel", "tcg")
-            .option("-cpu", "cortex-a76")
-            .option("-smp", self.cpus.to_string())
+        line.flag("-nodefaults");
+        self.clocked(&mut line);
+        line.option("-smp", self.cpus.to_string())
             .option("-m", format!("{}M", self.memory_bytes / MIB))
             .option("-display", "none")
             .flag("-no-reboot")
@@ -157,6 +174,24 @@ impl Machine {
         line.0
     }
 
+    /// The board, the emulator and the CPU, which the clock has a say in.
+    fn clocked(&self, line: &mut Line) {
+        const BOARD: &str = "virt,virtualization=on,gic-version=3,iommu=smmuv3,its=off";
+        match self.clock {
+            Clock::Wall => line
+                .option("-machine", BOARD)
+                .option("-accel", "tcg")
+                .option("-cpu", CPU),
+            Clock::Instructions => line
+                .option("-machine", format!("{BOARD},dtb-randomness=off"))
+                .option("-accel", "tcg,thread=single")
+                .option("-icount", Clock::ICOUNT)
+                .option("-cpu", format!("{CPU},cntfrq={}", Clock::FREQUENCY_HZ))
+                .option("-rtc", "base=2026-01-01,clock=vm")
+                .option("-seed", "1"),
+        };
+    }
+
     /// The whole command, as one could type it in the run's directory.
     #[must_use]
     pub fn command_line(&self) -> String {
@@ -189,6 +224,7 @@ mod tests {
         memory_bytes: 512 * MIB,
         disk: Some(DiskMode::ReadWrite),
         debugger: false,
+        clock: Clock::Wall,
     };
 
     fn values(arguments: &[String], option: &str) -> Vec<String> {
@@ -217,6 +253,20 @@ mod tests {
             values(&arguments, "-serial"),
             ["chardev:host", "chardev:hypervisor"]
         );
+    }
+
+    #[test]
+    fn a_machine_that_counts_instructions_leaves_nothing_to_chance() {
+        let counting = Machine {
+            clock: Clock::Instructions,
+            ..PLAIN
+        };
+        let arguments = counting.arguments();
+        assert_eq!(values(&arguments, "-icount"), ["shift=0,sleep=off"]);
+        assert_eq!(values(&arguments, "-accel"), ["tcg,thread=single"]);
+        assert_eq!(values(&arguments, "-cpu"), ["cortex-a76,cntfrq=1000000000"]);
+        assert!(values(&arguments, "-machine")[0].ends_with(",dtb-randomness=off"));
+        assert!(values(&PLAIN.arguments(), "-icount").is_empty());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! * [`kvm`]: the public KVM/pKVM vendor-hypervisor interface that guests speak.
 //! * [`error`]: the error codes of both.
 //! * [`record`]: the lines by which hypervisor, host and guest report to the tool.
+//! * [`bench`]: what a benchmark measures, and who reports it.
 //!
 //! A value that was parsed here has the right shape, no more: whether the caller may say it is the
 //! hypervisor's to check.
@@ -14,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod addr;
+pub mod bench;
 pub mod error;
 pub mod host_call;
 pub mod kvm;

@@ -8,6 +8,8 @@
 
 use core::fmt;
 
+use crate::bench::Operation;
+
 /// What a record's line starts with.
 pub const PREFIX: &str = "@cloister ";
 
@@ -115,6 +117,18 @@ impl Word for GuestEnd {
         ]
         .into_iter()
         .find_map(|(name, end)| (name == word).then_some(end))
+    }
+}
+
+impl Word for Operation {
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+    fn read(word: &str) -> Option<Self> {
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|operation| operation.name() == word)
     }
 }
 
@@ -311,6 +325,24 @@ records! {
         /// Bytes copied between private and shared memory.
         copied_bytes: u64,
     }
+    /// Guest or host, in a benchmark: it has timed something of its own.
+    Sample "sample" {
+        /// What.
+        operation: Operation,
+        /// CNTVCT_EL0 before it.
+        start: u64,
+        /// CNTVCT_EL0 after it.
+        end: u64,
+        /// How many of them it was: one, or the pages that one call was for.
+        units: u64,
+    }
+    /// Host, in a benchmark: it has called the hypervisor.
+    Crossing "crossing" {
+        /// CNTVCT_EL0 right before the call.
+        entered: u64,
+        /// CNTVCT_EL0 right after it.
+        left: u64,
+    }
 }
 
 #[cfg(test)]
@@ -351,6 +383,12 @@ mod tests {
                 uid: Uid(crate::kvm::UID),
                 features: 0x1fd,
                 shares: 9,
+            },
+            Record::Sample {
+                operation: Operation::MmioExit,
+                start: 1,
+                end: 2,
+                units: 3,
             },
             Record::Panic {
                 message: "at x.rs:1: a = b",

@@ -3,13 +3,14 @@
 use core::fmt;
 
 use bootimg::Kind;
-use host::config::{ConfigError, Disk as DiskMode, HostConfig};
+use host::config::{ConfigError, Disk as DiskMode, GuestKind, HostConfig};
 use host::layout::{GuestConfig, GuestLayout, LayoutError};
 use host::platform::{Platform, Resources};
 use host::vm::VmError;
 use host::vmm::{End, Vmm, VmmConfig};
 use shared_abi::record::Record;
 
+use super::bench;
 use super::block::Disk;
 use super::boot_image::BootImage;
 use super::console;
@@ -83,14 +84,21 @@ impl From<VmError> for Error {
 /// As [`Error`] says.
 pub(crate) fn run(image: &BootImage, devices: Devices) -> Result<(), Error> {
     let config: HostConfig = image.text(Kind::HostArgs).parse()?;
-    let vmm = launch(image, &config, devices)?;
+    let hypervisor = match config.kind {
+        GuestKind::Bench => El2::Timed,
+        GuestKind::Demo | GuestKind::Foreign => El2::Plain,
+    };
+    let vmm = launch(image, &config, devices, hypervisor)?;
     console::record(&Record::Vm {
         object_bytes: vmm.vm().object_bytes(),
         pages_donated: vmm.vm().pages_donated(),
         vcpus: config.vcpus.into(),
     });
 
-    let (vmm, end) = scheduler::run(vmm, config.vcpus);
+    let (vmm, end) = scheduler::run(vmm, config.vcpus, hypervisor);
+    if hypervisor == El2::Timed {
+        bench::report();
+    }
     let cost = vmm.cost();
     console::record(&Record::GuestEnd {
         reason: end.into(),
@@ -116,6 +124,7 @@ fn launch(
     image: &BootImage,
     config: &HostConfig,
     devices: Devices,
+    hypervisor: El2,
 ) -> Result<Vmm<BareMetal>, Error> {
     let payload = image.content(Kind::Payload);
     let virtio: heapless::Vec<_, { host::machine::MAX_VIRTIO }> = config.virtio_devices().collect();
@@ -138,7 +147,7 @@ fn launch(
         }
     };
     let resources = Resources {
-        hypervisor: El2,
+        hypervisor,
         memory: TolerantMemory,
         frames: MachineFrames,
     };

@@ -43,15 +43,15 @@ enum Task {
     End(End),
 }
 
-/// Runs a VM on all CPUs to its end. For the boot CPU.
-pub(crate) fn run(vmm: Vmm<BareMetal>, vcpus: u32) -> (Vmm<BareMetal>, End) {
+/// Runs a VM on all CPUs to its end; this one, the boot CPU, enters vCPUs by `hypervisor`.
+pub(crate) fn run(vmm: Vmm<BareMetal>, vcpus: u32, hypervisor: El2) -> (Vmm<BareMetal>, End) {
     *GUEST.lock() = Some(Guest { vmm, entered: 0 });
     VCPUS.store(vcpus, Ordering::Release);
     // From here on the others find something to do when they are kicked.
     for number in 1..cpus::online().min(vcpus as usize) {
         interrupts::kick(number);
     }
-    let end = serve_until_end();
+    let end = serve_until_end(hypervisor);
     loop {
         let mut guest = GUEST.lock();
         if guest.as_ref().is_some_and(|guest| guest.entered == 0)
@@ -70,14 +70,14 @@ pub(crate) fn run(vmm: Vmm<BareMetal>, vcpus: u32) -> (Vmm<BareMetal>, End) {
 /// Runs this CPU's share of every VM. For all other CPUs.
 pub(crate) fn work() -> ! {
     loop {
-        serve_until_end();
+        serve_until_end(El2::Plain);
         timer::arm(None);
         cpu::wfi();
         interrupts::drain();
     }
 }
 
-fn serve_until_end() -> End {
+fn serve_until_end(hypervisor: El2) -> End {
     let mut last = None;
     loop {
         interrupts::drain();
@@ -91,7 +91,7 @@ fn serve_until_end() -> End {
             } => {
                 interrupts::set_virtual_timer_active(timer_active);
                 timer::arm(deadline);
-                let exit = El2.vcpu_run(vm, vcpu, &entry);
+                let exit = hypervisor.vcpu_run(vm, vcpu, &entry);
                 interrupts::drain();
                 last = Some(vcpu);
                 finish(vcpu, exit);
