@@ -20,7 +20,7 @@ macro_rules! read {
 ///
 /// The `unsafe` is the caller's: a register may change what memory is and who may reach it.
 macro_rules! write {
-    ($register:literal, $value:expr) => {{
+    ($register:expr, $value:expr) => {{
         let value: u64 = $value;
         core::arch::asm!(concat!("msr ", $register, ", {}"), in(reg) value, options(nostack));
     }};

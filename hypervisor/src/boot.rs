@@ -64,7 +64,7 @@ pub(crate) fn main(tree: u64) -> ! {
     };
     let (tree, platform) = platform;
     match prepare(tree, platform) {
-        Ok((hypervisor, mut cpu)) => host::run(hypervisor, &mut cpu),
+        Ok(mut cpu) => host::run(&mut cpu),
         Err(error) => power::refuse(error),
     }
 }
@@ -114,10 +114,7 @@ enum BootError {
 }
 
 /// Everything up to the host's first instruction.
-fn prepare(
-    tree: &'static [u8],
-    platform: &'static Platform,
-) -> Result<(&'static Hypervisor<'static, El2>, Cpu), BootError> {
+fn prepare(tree: &'static [u8], platform: &'static Platform) -> Result<Cpu, BootError> {
     if platform.psci != Conduit::Smc {
         return Err(BootError::Conduit);
     }
@@ -169,7 +166,7 @@ fn prepare(
     let data = &loaded.layout.data;
     arch::clean_and_invalidate(data.start, data.end - data.start);
     let entry = Pa(loaded.image.start + image.manifest().host().memory().start);
-    Ok((hypervisor, Cpu::new(CpuIndex(index), entry, host_tree)))
+    Ok(Cpu::new(hypervisor, CpuIndex(index), entry, host_tree))
 }
 
 /// Finds out how much memory the image takes.

@@ -1,9 +1,8 @@
 //! The hypervisor's own console: the second PL011, which the host never reaches.
 
-use core::fmt::{self, Write as _};
+use core::fmt::Write;
 
 use arm_pl011_uart::{DataBits, LineConfig, PL011Registers, Parity, StopBits, Uart};
-use embedded_io::Write as _;
 use safe_mmio::UniqueMmioPointer;
 use shared_abi::addr::Pa;
 use shared_abi::record::Record;
@@ -42,49 +41,32 @@ pub(crate) unsafe fn init(registers: Pa) {
     CONSOLE.call_once(|| TicketMutex::new(uart));
 }
 
-/// Writes one line. Without a console it is lost.
-pub(crate) fn line(text: impl fmt::Display) {
+/// Reports to the tool, in a line. Without a console it is lost.
+pub(crate) fn record(record: &Record<'_>) {
     if let Some(console) = CONSOLE.get() {
-        // The PL011 reports no errors on transmission.
-        let _ = core::writeln!(Lines(&mut console.lock()), "{text}");
+        write(&mut console.lock(), record);
     }
 }
 
-/// Reports to the tool.
-pub(crate) fn record(record: &Record<'_>) {
-    line(record);
+fn write(uart: &mut Uart<'static>, record: &Record<'_>) {
+    // The PL011 reports no errors on transmission.
+    let _ = write!(uart, "{record}\r\n");
 }
 
 /// Writes one line from a CPU that will do nothing else any more: if another CPU holds the console for
 /// long, or this one did when it failed, the line is written through it all the same.
-pub(crate) fn last_line(text: impl fmt::Display) {
+pub(crate) fn last_line(record: &Record<'_>) {
     /// Turns to wait for the holder; far more than a line takes.
     const PATIENCE: u32 = 1 << 24;
     let Some(console) = CONSOLE.get() else { return };
     for _ in 0..PATIENCE {
         if let Some(mut uart) = console.try_lock() {
-            let _ = core::writeln!(Lines(&mut uart), "{text}");
-            return;
+            return write(&mut uart, record);
         }
         core::hint::spin_loop();
     }
     // SAFETY: the machine is going down; a garbled line is better than none, and PL011 writes are
     // single volatile stores.
     unsafe { console.force_unlock() };
-    let _ = core::writeln!(Lines(&mut console.lock()), "{text}");
-}
-
-/// Ends lines as terminals want them.
-struct Lines<'a>(&'a mut Uart<'static>);
-
-impl fmt::Write for Lines<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for byte in text.bytes() {
-            if byte == b'\n' {
-                self.0.write_all(b"\r").map_err(|_| fmt::Error)?;
-            }
-            self.0.write_all(&[byte]).map_err(|_| fmt::Error)?;
-        }
-        Ok(())
-    }
+    write(&mut console.lock(), record);
 }

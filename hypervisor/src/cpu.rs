@@ -1,15 +1,18 @@
 //! What EL2 keeps for each physical CPU. It lives on that CPU's EL2 stack, so no other CPU can reach it.
 
-use hyp_core::hypervisor::CpuIndex;
+use hyp_core::hypervisor::{CpuIndex, Hypervisor};
 use hyp_core::vcpu::{FpRegisters, SystemRegisters, VcpuContext};
 use shared_abi::addr::Pa;
 
+use crate::el2::El2;
 use crate::switch::Registers;
 use crate::{arch, fp, state};
 
 /// One physical CPU and the host that runs on it.
 #[derive(Debug)]
 pub(crate) struct Cpu {
+    /// What it serves.
+    pub(crate) hypervisor: &'static Hypervisor<'static, El2>,
     /// Which one.
     pub(crate) index: CpuIndex,
     /// The host's general registers, PC and PSTATE while EL2 runs.
@@ -23,7 +26,12 @@ pub(crate) struct Cpu {
 
 impl Cpu {
     /// A CPU whose host is about to start at `entry` as PSCI starts a CPU (DEN0022, 6.4).
-    pub(crate) fn new(index: CpuIndex, entry: Pa, argument: u64) -> Self {
+    pub(crate) fn new(
+        hypervisor: &'static Hypervisor<'static, El2>,
+        index: CpuIndex,
+        entry: Pa,
+        argument: u64,
+    ) -> Self {
         let mut host = Registers {
             pc: entry.0,
             pstate: hyp_core::vcpu::RESET_PSTATE,
@@ -31,6 +39,7 @@ impl Cpu {
         };
         host.x[0] = argument;
         Self {
+            hypervisor,
             index,
             host,
             host_system: SystemRegisters::default(),

@@ -1,17 +1,24 @@
 //! Running a vCPU: from the host's `VcpuRun` to the exit that the host is told of.
 
-use hyp_core::exit::{GuestAction, Services, Trap, guest_entry, guest_exit};
-use hyp_core::hypervisor::Hypervisor;
+use hyp_core::exit::{GuestAction, Services, Trap, guest_entry, guest_exit, guest_hypercall};
 use hyp_core::loaded::Loaded;
-use hyp_core::syndrome::{Syndrome, SysRegId};
+use hyp_core::syndrome::{self, SysRegId};
 use shared_abi::error::CallError;
 use shared_abi::host_call::{VcpuIndex, VmHandle};
 use shared_abi::vcpu::{Entry, Exit, ExitRecord};
 
 use crate::cpu::Cpu;
 use crate::el2::El2;
-use crate::switch::{self, Vector};
+use crate::switch::{self, Then, Vector};
 use crate::{arch, boot, gic, state};
+
+/// A vCPU that runs, as its hypercalls see it.
+struct Running {
+    loaded: Loaded<'static, 'static, El2>,
+    services: Services<'static>,
+    /// What a hypercall came to that is not just answered.
+    action: GuestAction,
+}
 
 /// Enters a vCPU on this CPU until it exits.
 ///
@@ -19,14 +26,13 @@ use crate::{arch, boot, gic, state};
 ///
 /// Why it was not entered.
 pub(crate) fn run(
-    hypervisor: &Hypervisor<'static, El2>,
     cpu: &mut Cpu,
     vm: VmHandle,
     vcpu: VcpuIndex,
     entry: &Entry,
 ) -> Result<ExitRecord, CallError> {
-    gic::check(&entry.list_registers)?;
-    let mut loaded = hypervisor.vcpu_load(cpu.index, vm, vcpu)?;
+    let used = gic::used(&entry.list_registers)?;
+    let mut loaded = cpu.hypervisor.vcpu_load(cpu.index, vm, vcpu)?;
     guest_entry(&mut loaded, entry.resume)?;
 
     state::save_system(&mut cpu.host_system);
@@ -35,83 +41,100 @@ pub(crate) fn run(
         // SAFETY: this CPU has claimed the vCPU, and these are its registers and its VM's stage 2.
         unsafe {
             state::load_system(&context.system);
-            gic::load(&context.gic, &entry.list_registers);
+            gic::load(&context.gic, &entry.list_registers, used);
             state::select_guest(space, context.vmpidr);
         }
     });
-    let services = Services {
-        trng: boot::trng(),
-        id_register,
+    let mut running = Running {
+        loaded,
+        services: Services {
+            trng: boot::trng(),
+            id_register,
+        },
+        action: GuestAction::Resume,
     };
-    let mut exit = until_exit(cpu, &mut loaded, &services);
-    let record = loaded.with_context(|context| {
-        state::save_system(&mut context.system);
+    let mut exit = until_exit(cpu, &mut running);
+    let record = running.loaded.with_context(|context| {
         Cpu::take_fp_from_guest(context);
         if let Exit::Wfi { deadline } = &mut exit {
             *deadline = context.timer_deadline();
         }
         ExitRecord {
             exit,
-            list_registers: gic::save(&mut context.gic),
+            list_registers: gic::save(&mut context.gic, used),
             timer_fired: context.timer_fired(arch::read!("cntvct_el0")),
         }
     });
     // SAFETY: the host's own, which runs next.
     unsafe {
         state::load_system(&cpu.host_system);
-        state::select_host(hypervisor.host_space(), cpu.traps_host_fp());
+        state::select_host(cpu.hypervisor.host_space(), cpu.traps_host_fp());
     }
     Ok(record)
 }
 
-/// Enters the loaded vCPU again and again, as long as the hypervisor answers it alone.
-fn until_exit(
-    cpu: &mut Cpu,
-    loaded: &mut Loaded<'_, 'static, El2>,
-    services: &Services<'_>,
-) -> Exit {
+/// Enters the loaded vCPU again and again, as long as the hypervisor answers it alone. When this
+/// returns, its system registers are stored.
+fn until_exit(cpu: &mut Cpu, running: &mut Running) -> Exit {
     loop {
-        let vector = loaded.with_context(|context| {
-            // SAFETY: a context starts with the registers (asserted in switch.rs), this CPU has
-            // claimed it, and `run` has loaded the system registers. Only `VcpuContext::new`, the
-            // guest itself and injected exceptions set PSTATE, to EL1 or EL0.
-            unsafe { switch::enter((&raw mut *context).cast()) }
-        });
-        let trap = match vector {
-            Vector::Synchronous => Trap::Synchronous {
-                esr: arch::read!("esr_el2"),
-                far: arch::read!("far_el2"),
-                hpfar: arch::read!("hpfar_el2"),
-            },
-            Vector::Interrupt => Trap::Interrupt,
-            Vector::SError => Trap::SystemError,
+        let registers = running
+            .loaded
+            .with_context(|context| (&raw mut *context).cast());
+        // SAFETY: a context starts with the registers (asserted in switch.rs), this CPU has claimed it,
+        // and `run` has loaded the system registers. Only `VcpuContext::new`, the guest itself and
+        // injected exceptions set PSTATE, to EL1 or EL0. `hypercall` takes a `Running`.
+        let vector = unsafe { switch::enter(registers, (&raw mut *running).cast(), hypercall) };
+        let Running {
+            loaded, services, ..
+        } = running;
+        // Whatever may make the guest take an exception works on stored registers.
+        loaded.with_context(|context| state::save_system(&mut context.system));
+        let action = match vector {
+            Vector::Hypercall => running.action,
+            Vector::Synchronous => {
+                let trap = Trap::Synchronous {
+                    esr: arch::read!("esr_el2"),
+                    far: arch::read!("far_el2"),
+                    hpfar: arch::read!("hpfar_el2"),
+                };
+                guest_exit(loaded, services, trap)
+            }
+            Vector::Interrupt => guest_exit(loaded, services, Trap::Interrupt),
+            Vector::SError => guest_exit(loaded, services, Trap::SystemError),
         };
-        // Hypercalls need none of the system registers; whatever else may make the guest take an
-        // exception works on stored ones.
-        let stored = !is_hypercall(trap);
-        if stored {
-            loaded.with_context(|context| state::save_system(&mut context.system));
-        }
-        match guest_exit(loaded, services, trap) {
+        match action {
             GuestAction::Exit(exit) => return exit,
             GuestAction::EnableFp => {
                 loaded.with_context(|context| cpu.give_fp_to_guest(context));
             }
-            GuestAction::Resume if stored => loaded.with_context(|context| {
+            GuestAction::Resume => loaded.with_context(|context| {
                 // SAFETY: the vCPU's own, as stored above and perhaps changed by an exception.
                 unsafe { state::load_system(&context.system) }
             }),
-            GuestAction::Resume => {}
         }
     }
 }
 
-fn is_hypercall(trap: Trap) -> bool {
-    matches!(trap, Trap::Synchronous { esr, .. } if Syndrome::hvc_immediate(esr).is_some())
+/// Answers a hypercall while the guest's registers are still in the CPU, all but x0 to x18 and x30.
+///
+/// # Safety
+///
+/// `running` points to the [`Running`] of the vCPU that made the call, which nobody else uses.
+unsafe extern "C" fn hypercall(running: *mut ()) -> Then {
+    // SAFETY: the caller's promise: `until_exit` has lent it to `enter`.
+    let running = unsafe { &mut *running.cast::<Running>() };
+    let imm = syndrome::immediate(arch::read!("esr_el2"));
+    match guest_hypercall(&mut running.loaded, &running.services, imm) {
+        GuestAction::Resume => Then::Resume,
+        action => {
+            running.action = action;
+            Then::Return
+        }
+    }
 }
 
 /// Reads an ID register of this CPU: op0 = 3, op1 = 0, CRn = 0, CRm = 1 to 7.
-fn id_register(register: SysRegId) -> u64 {
+pub(crate) fn id_register(register: SysRegId) -> u64 {
     macro_rules! by_encoding {
         ($crm:expr, $op2:expr; $($m:literal)*) => {
             match ($crm, $op2) {

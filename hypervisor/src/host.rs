@@ -1,18 +1,19 @@
 //! The host as EL2 sees it: entered, and answered when it comes back. Nothing that it does is fatal.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use hyp_core::hypervisor::{CallFailure, HostAbort, HostAccess, Hypervisor};
 use hyp_core::inject::{Abort, El1Context, Exception};
-use hyp_core::syndrome::{Fault, Syndrome};
+use hyp_core::syndrome::{self, Fault, Syndrome, SysRegAccess};
+use hyp_core::sysreg::{self, Outcome};
 use hyp_core::vcpu::pstate;
 use shared_abi::error::CallError;
 use shared_abi::host_call::{Arguments, HostCall};
 use shared_abi::record::Record;
 
-use core::sync::atomic::{AtomicU64, Ordering};
-
 use crate::cpu::Cpu;
 use crate::el2::El2;
-use crate::switch::{self, Vector};
+use crate::switch::{self, Then, Vector};
 use crate::{arch, console, guest, relay, state};
 
 /// Faults injected into the host since it started.
@@ -27,33 +28,41 @@ pub(crate) fn faults() -> u64 {
 }
 
 /// Runs the host on this CPU, for ever.
-pub(crate) fn run(hypervisor: &'static Hypervisor<'static, El2>, cpu: &mut Cpu) -> ! {
+pub(crate) fn run(cpu: &mut Cpu) -> ! {
     // SAFETY: the host's stage 2, and the host runs next.
-    unsafe { state::select_host(hypervisor.host_space(), cpu.traps_host_fp()) };
+    unsafe { state::select_host(cpu.hypervisor.host_space(), cpu.traps_host_fp()) };
     console::record(&Record::HostCpu {
         cpu: cpu.index.0 as u64,
         stage2: state::stage2_is_on(arch::read!("hcr_el2")),
     });
     loop {
         // SAFETY: the host's registers are this CPU's own; PSTATE in them is what the host had, or
-        // that of a started CPU or of an injected exception.
-        match unsafe { switch::enter(&raw mut cpu.host) } {
-            Vector::Synchronous => synchronous(hypervisor, cpu),
-            // The host takes its interrupts itself; one that got here anyway is still pending there.
-            Vector::Interrupt | Vector::SError => {}
+        // that of a started CPU or of an injected exception. `hypercall` takes a `Cpu`.
+        let vector = unsafe { switch::enter(&raw mut cpu.host, (&raw mut *cpu).cast(), hypercall) };
+        if vector == Vector::Synchronous {
+            synchronous(cpu);
         }
+        // The host takes its interrupts itself; one that got here anyway is still pending there.
     }
 }
 
-fn synchronous(hypervisor: &'static Hypervisor<'static, El2>, cpu: &mut Cpu) {
+/// Answers an HVC of the host's.
+///
+/// # Safety
+///
+/// `cpu` points to this CPU's [`Cpu`], which nobody else uses.
+unsafe extern "C" fn hypercall(cpu: *mut ()) -> Then {
+    // SAFETY: the caller's promise: `run` has lent it to `enter`.
+    let cpu = unsafe { &mut *cpu.cast::<Cpu>() };
+    call(cpu, syndrome::immediate(arch::read!("esr_el2")));
+    Then::Resume
+}
+
+fn synchronous(cpu: &mut Cpu) {
     match Syndrome::decode(arch::read!("esr_el2")) {
-        Syndrome::Hvc { imm } => call(hypervisor, cpu, imm),
         Syndrome::Smc { imm } => {
-            // A trapped SMC returns to itself (Arm ARM DDI0487, D1.3.5). The host chooses where the
-            // instruction is: at the top of the address space the PC wraps.
-            cpu.host.pc = cpu.host.pc.wrapping_add(INSTRUCTION_BYTES);
-            cpu.host.pstate &= !(pstate::SS | pstate::BTYPE);
-            call(hypervisor, cpu, imm);
+            skip(cpu);
+            call(cpu, imm);
         }
         Syndrome::DataAbort(abort) => {
             let access = if abort.write && !abort.cache_maintenance {
@@ -61,18 +70,42 @@ fn synchronous(hypervisor: &'static Hypervisor<'static, El2>, cpu: &mut Cpu) {
             } else {
                 HostAccess::Read
             };
-            fault(hypervisor, cpu, &abort.fault, access);
+            fault(cpu, &abort.fault, access);
         }
-        Syndrome::InstructionAbort(abort) => fault(hypervisor, cpu, &abort, HostAccess::Execute),
+        Syndrome::InstructionAbort(abort) => fault(cpu, &abort, HostAccess::Execute),
         Syndrome::FpTrap => cpu.give_fp_to_host(),
-        Syndrome::SysReg(_) | Syndrome::Wfx { .. } | Syndrome::Unknown(_) => {
+        Syndrome::SysReg(access) => system_register(cpu, access),
+        Syndrome::Hvc { .. } | Syndrome::Wfx { .. } | Syndrome::Unknown(_) => {
             inject(cpu, Exception::Undefined);
         }
     }
 }
 
+/// A trapped instruction is over: unlike HVC it left the PC at itself (Arm ARM DDI0487, D1.3.5). The host
+/// chooses where the instruction is: at the top of the address space the PC wraps.
+fn skip(cpu: &mut Cpu) {
+    cpu.host.pc = cpu.host.pc.wrapping_add(INSTRUCTION_BYTES);
+    cpu.host.pstate &= !(pstate::SS | pstate::BTYPE);
+}
+
+/// The host sees the same CPU as its guests: what the hypervisor does not switch is not there.
+fn system_register(cpu: &mut Cpu, access: SysRegAccess) {
+    let register = usize::from(access.rt);
+    let value = cpu.host.x.get(register).copied().unwrap_or(0);
+    match sysreg::access(access, value, guest::id_register) {
+        Outcome::Read(value) => {
+            if let Some(register) = cpu.host.x.get_mut(register) {
+                *register = value;
+            }
+        }
+        Outcome::Ignored => {}
+        Outcome::Undefined | Outcome::Sgi(_) => return inject(cpu, Exception::Undefined),
+    }
+    skip(cpu);
+}
+
 /// Answers a hypercall, by HVC or SMC alike.
-fn call(hypervisor: &'static Hypervisor<'static, El2>, cpu: &mut Cpu, imm: u16) {
+fn call(cpu: &mut Cpu, imm: u16) {
     let Ok(function) = u32::try_from(cpu.host.x[0]) else {
         return refuse(cpu);
     };
@@ -82,16 +115,13 @@ fn call(hypervisor: &'static Hypervisor<'static, El2>, cpu: &mut Cpu, imm: u16) 
     if relay::is_psci(function) {
         return relay::call(cpu);
     }
-    let mut arguments: Arguments = [0; 17];
-    arguments.copy_from_slice(&cpu.host.x[1..18]);
-    let (status, results) = match HostCall::parse(function, &arguments) {
-        Ok(HostCall::VcpuRun { vm, vcpu, entry }) => {
-            match guest::run(hypervisor, cpu, vm, vcpu, &entry) {
-                Ok(record) => (0, record.emit()),
-                Err(error) => (error.code(), [0; 17]),
-            }
-        }
-        Ok(call) => ownership_call(hypervisor, &call),
+    let [_, arguments @ .., _, _, _, _, _, _, _, _, _, _, _, _, _] = &cpu.host.x;
+    let (status, results) = match HostCall::parse(function, arguments) {
+        Ok(HostCall::VcpuRun { vm, vcpu, entry }) => match guest::run(cpu, vm, vcpu, &entry) {
+            Ok(record) => (0, record.emit()),
+            Err(error) => (error.code(), [0; 17]),
+        },
+        Ok(call) => ownership_call(cpu.hypervisor, &call),
         Err(error) => (error.code(), [0; 17]),
     };
     cpu.host.x[0] = status;
@@ -140,10 +170,10 @@ fn ownership_call(hypervisor: &Hypervisor<'static, El2>, call: &HostCall) -> (u6
 }
 
 /// Decides about a stage-2 fault of the host's.
-fn fault(hypervisor: &Hypervisor<'static, El2>, cpu: &mut Cpu, fault: &Fault, access: HostAccess) {
+fn fault(cpu: &mut Cpu, fault: &Fault, access: HostAccess) {
     let far = arch::read!("far_el2");
     let refused = match fault.ipa(arch::read!("hpfar_el2"), far) {
-        Some(ipa) => hypervisor.host_abort(ipa, access) == HostAbort::Inject,
+        Some(ipa) => cpu.hypervisor.host_abort(ipa, access) == HostAbort::Inject,
         // No translation of ours was at fault, so there is nothing to retry with.
         None => true,
     };

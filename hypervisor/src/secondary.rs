@@ -101,6 +101,5 @@ extern "C" fn main(index: u64) -> ! {
         power::off();
     };
     // The host's stage 2 maps what it maps to the same address.
-    let mut cpu = Cpu::new(index, Pa(entry.0), argument);
-    host::run(hypervisor, &mut cpu)
+    host::run(&mut Cpu::new(hypervisor, index, Pa(entry.0), argument))
 }

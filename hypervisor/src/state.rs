@@ -1,10 +1,13 @@
 //! The system registers of EL1 and the traps of EL2: whose they are at the moment.
 
+use core::arch::asm;
+use core::mem::offset_of;
+
 use hyp_core::machine::Space;
 use hyp_core::stage2::VTCR;
 use hyp_core::vcpu::{RESET_SCTLR_EL1, SystemRegisters};
 
-use crate::arch;
+use crate::{arch, gic};
 
 /// Bits of HCR_EL2 (Arm ARM DDI0487, D24.2.53).
 mod hcr {
@@ -28,11 +31,10 @@ mod hcr {
     pub(super) const TERR: u64 = 1 << 36;
 }
 
-/// The host: AArch64, under stage 2, its SMCs trapped. Interrupts are its own.
-const HOST_HCR: u64 = hcr::VM | hcr::SWIO | hcr::TSC | hcr::RW;
+/// The host: AArch64, under stage 2, its SMCs and reads of ID registers trapped. Interrupts are its own.
+const HOST_HCR: u64 = hcr::VM | hcr::SWIO | hcr::TID3 | hcr::TSC | hcr::RW;
 
-/// A guest: as the host, and interrupts, WFI and WFE, ID registers and what else it has no business
-/// with come to EL2.
+/// A guest: as the host, and interrupts, WFI, WFE and what else it has no business with come to EL2.
 const GUEST_HCR: u64 = HOST_HCR
     | hcr::PTW
     | hcr::FMO
@@ -42,7 +44,6 @@ const GUEST_HCR: u64 = HOST_HCR
     | hcr::BSU_INNER_SHAREABLE
     | hcr::TWI
     | hcr::TWE
-    | hcr::TID3
     | hcr::TIDCP
     | hcr::TACR
     | hcr::TSW
@@ -90,10 +91,9 @@ mod cnthctl {
     pub(super) const EL1PCEN: u64 = 1 << 1;
 }
 
-/// ICC_SRE_EL2.SRE, DFB and DIB: system registers, no bypass (IHI 0069, section 12.2.24).
+/// ICC_SRE_EL2.SRE, DFB and DIB: system registers, no bypass (IHI 0069, section 12.2.24). Without Enable
+/// EL1 does not reach ICC_SRE_EL1, which is not switched.
 const ICC_SRE: u64 = 0b0111;
-/// ICC_SRE_EL2.Enable: EL1 reaches ICC_SRE_EL1. A guest does not: it is not switched.
-const ICC_SRE_ENABLE: u64 = 1 << 3;
 
 /// VTCR_EL2.PS.
 const VTCR_PS_SHIFT: u32 = 16;
@@ -104,11 +104,24 @@ pub(crate) const fn vttbr(space: Space) -> u64 {
     space.root.0 | ((space.vmid.0 as u64) << VMID_SHIFT)
 }
 
+/// Two registers at a time: for each pair that is stored, three instructions.
 macro_rules! system_registers {
-    ($($field:ident: $register:literal,)*) => {
+    ($($a:ident, $b:ident;)*) => {
         /// Stores the registers of whoever ran last.
         pub(crate) fn save_system(registers: &mut SystemRegisters) {
-            $(registers.$field = arch::read!($register);)*
+            // SAFETY: reading EL1's registers changes nothing; the fields are in `registers`.
+            $(unsafe {
+                asm!(
+                    concat!("mrs {a}, ", stringify!($a)),
+                    concat!("mrs {b}, ", stringify!($b)),
+                    "stp {a}, {b}, [{registers}, #{offset}]",
+                    a = out(reg) _,
+                    b = out(reg) _,
+                    registers = in(reg) &raw mut *registers,
+                    offset = const pair(offset_of!(SystemRegisters, $a), offset_of!(SystemRegisters, $b)),
+                    options(nostack, preserves_flags),
+                );
+            })*
         }
 
         /// Loads the registers of whoever runs next.
@@ -118,38 +131,42 @@ macro_rules! system_registers {
         /// They are that host's or guest's, and EL1 does not run before its stage 2 is loaded as well.
         pub(crate) unsafe fn load_system(registers: &SystemRegisters) {
             // SAFETY: EL1's registers have no effect on EL2; the rest is the caller's promise.
-            $(unsafe { arch::write!($register, registers.$field) };)*
+            $(unsafe {
+                asm!(
+                    "ldp {a}, {b}, [{registers}, #{offset}]",
+                    concat!("msr ", stringify!($a), ", {a}"),
+                    concat!("msr ", stringify!($b), ", {b}"),
+                    a = out(reg) _,
+                    b = out(reg) _,
+                    registers = in(reg) &raw const *registers,
+                    offset = const pair(offset_of!(SystemRegisters, $a), offset_of!(SystemRegisters, $b)),
+                    options(nostack, preserves_flags),
+                );
+            })*
         }
     };
 }
 
+/// The offset of the first of two fields that follow each other.
+const fn pair(first: usize, second: usize) -> usize {
+    assert!(second == first + size_of::<u64>());
+    first
+}
+
 system_registers! {
-    sp_el0: "sp_el0",
-    sp_el1: "sp_el1",
-    elr_el1: "elr_el1",
-    spsr_el1: "spsr_el1",
-    sctlr_el1: "sctlr_el1",
-    cpacr_el1: "cpacr_el1",
-    ttbr0_el1: "ttbr0_el1",
-    ttbr1_el1: "ttbr1_el1",
-    tcr_el1: "tcr_el1",
-    esr_el1: "esr_el1",
-    afsr0_el1: "afsr0_el1",
-    afsr1_el1: "afsr1_el1",
-    far_el1: "far_el1",
-    mair_el1: "mair_el1",
-    amair_el1: "amair_el1",
-    vbar_el1: "vbar_el1",
-    contextidr_el1: "contextidr_el1",
-    tpidr_el0: "tpidr_el0",
-    tpidrro_el0: "tpidrro_el0",
-    tpidr_el1: "tpidr_el1",
-    cntkctl_el1: "cntkctl_el1",
-    par_el1: "par_el1",
-    mdscr_el1: "mdscr_el1",
-    csselr_el1: "csselr_el1",
-    cntv_ctl_el0: "cntv_ctl_el0",
-    cntv_cval_el0: "cntv_cval_el0",
+    sp_el0, sp_el1;
+    elr_el1, spsr_el1;
+    sctlr_el1, cpacr_el1;
+    ttbr0_el1, ttbr1_el1;
+    tcr_el1, esr_el1;
+    afsr0_el1, afsr1_el1;
+    far_el1, mair_el1;
+    amair_el1, vbar_el1;
+    contextidr_el1, tpidr_el0;
+    tpidrro_el0, tpidr_el1;
+    cntkctl_el1, par_el1;
+    mdscr_el1, csselr_el1;
+    cntv_ctl_el0, cntv_cval_el0;
 }
 
 /// Sets what is the same for the host and all guests; once per CPU.
@@ -164,10 +181,10 @@ pub(crate) fn init_cpu() {
         arch::write!("vpidr_el2", midr);
         // MMU and caches off, as the boot protocol and PSCI promise the host.
         arch::write!("sctlr_el1", RESET_SCTLR_EL1);
-        arch::write!("icc_sre_el2", ICC_SRE | ICC_SRE_ENABLE);
-        arch::isb();
-        arch::write!("ich_hcr_el2", 0);
+        arch::write!("icc_sre_el2", ICC_SRE);
     }
+    arch::isb();
+    gic::init_cpu();
     arch::isb();
 }
 
@@ -192,7 +209,6 @@ pub(crate) unsafe fn select_host(space: Space, trap_fp: bool) {
             "mdcr_el2",
             mdcr | mdcr::TPM | mdcr::TPMS | mdcr::TTRF | mdcr::HPMD
         );
-        arch::write!("icc_sre_el2", ICC_SRE | ICC_SRE_ENABLE);
         arch::write!("cnthctl_el2", cnthctl::EL1PCTEN | cnthctl::EL1PCEN);
         arch::write!("vmpidr_el2", mpidr);
     }
@@ -216,7 +232,6 @@ pub(crate) unsafe fn select_guest(space: Space, vmpidr: u64) {
             mdcr | mdcr::TPM | mdcr::TD | mdcr::TPMS | mdcr::TTRF
         );
         arch::write!("cnthctl_el2", cnthctl::EL1PCTEN);
-        arch::write!("icc_sre_el2", ICC_SRE);
         arch::write!("vmpidr_el2", vmpidr);
     }
     arch::isb();

@@ -2,10 +2,16 @@
 //!
 //! [`enter`] loads the general registers, PC and PSTATE and returns when an exception has brought the
 //! CPU back to EL2, with the registers stored again. System registers are [`crate::state`]'s.
+//!
+//! Hypercalls take a shorter way: AAPCS64 has every function preserve x19 to x29, so the vector stores
+//! x0 to x18 and x30 alone, calls the handler that came with [`enter`] on the same stack, and goes back
+//! to EL1 as soon as it returns. Only when the handler says so, the other registers are stored as well
+//! and [`enter`] returns.
 
 use core::arch::naked_asm;
 use core::mem::offset_of;
 
+use hyp_core::syndrome::class;
 use hyp_core::vcpu::VcpuContext;
 
 /// General registers, PC and PSTATE: what a [`VcpuContext`] starts with.
@@ -30,59 +36,150 @@ const _: () = {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub(crate) enum Vector {
-    /// A synchronous exception: ESR_EL2 says more.
+    /// A synchronous exception, other than an HVC from AArch64: ESR_EL2 says more.
     Synchronous = 0,
     /// A physical IRQ or FIQ, which the host is to take.
     Interrupt = 1,
     /// An SError interrupt.
     SError = 2,
+    /// A hypercall, whose handler wants [`enter`] to return.
+    Hypercall = 3,
 }
 
-/// Runs EL1 from `registers` until it comes back.
+/// Whether EL1 goes on after a hypercall.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub(crate) enum Then {
+    /// [`enter`] returns [`Vector::Hypercall`].
+    Return = 0,
+    /// EL1 is entered again.
+    Resume = 1,
+}
+
+/// Answers a hypercall of `owner`'s, the pointer that [`enter`] was given. In the registers x19 to x29
+/// are not those of the caller.
+pub(crate) type Handler = unsafe extern "C" fn(owner: *mut ()) -> Then;
+
+/// What [`enter`] has on the stack while EL1 runs.
+#[repr(C, align(16))]
+struct Frame {
+    /// x29, x30, and x19 to x28 of [`enter`]'s caller.
+    preserved: [u64; 12],
+    registers: *mut Registers,
+    owner: *mut (),
+    handler: Handler,
+    /// x0 and x1 of EL1, from the vector on.
+    x0: u64,
+    x1: u64,
+    _pad: u64,
+}
+
+/// Where in it a vector puts x0 and x1.
+pub(crate) const FRAME_X0: usize = offset_of!(Frame, x0);
+
+/// Stores x2 to x18, x30, PC and PSTATE of EL1, and x0 and x1 from the frame, to x0; changes x2 and x3.
+macro_rules! store_caller_saved {
+    () => {
+        "stp x2, x3, [x0, #16]
+         stp x4, x5, [x0, #32]
+         stp x6, x7, [x0, #48]
+         stp x8, x9, [x0, #64]
+         stp x10, x11, [x0, #80]
+         stp x12, x13, [x0, #96]
+         stp x14, x15, [x0, #112]
+         stp x16, x17, [x0, #128]
+         str x18, [x0, #144]
+         str x30, [x0, #240]
+         ldp x2, x3, [sp, #{x0}]
+         stp x2, x3, [x0]
+         mrs x2, elr_el2
+         mrs x3, spsr_el2
+         stp x2, x3, [x0, #{pc}]"
+    };
+}
+
+/// Goes to EL1 with x0 to x18, x30, PC and PSTATE from x0.
+macro_rules! load_caller_saved_and_go {
+    () => {
+        "ldp x2, x3, [x0, #{pc}]
+         msr elr_el2, x2
+         msr spsr_el2, x3
+         ldp x2, x3, [x0, #16]
+         ldp x4, x5, [x0, #32]
+         ldp x6, x7, [x0, #48]
+         ldp x8, x9, [x0, #64]
+         ldp x10, x11, [x0, #80]
+         ldp x12, x13, [x0, #96]
+         ldp x14, x15, [x0, #112]
+         ldp x16, x17, [x0, #128]
+         ldr x18, [x0, #144]
+         ldr x30, [x0, #240]
+         ldp x0, x1, [x0]
+         eret
+         // No speculation past the return (Arm ARM DDI0487, C6.2.118).
+         dsb nsh
+         isb"
+    };
+}
+
+/// Stores x19 to x29 of EL1 to x0, and returns x1 to the caller of [`enter`].
+macro_rules! store_preserved_and_return {
+    () => {
+        "stp x19, x20, [x0, #152]
+         stp x21, x22, [x0, #168]
+         stp x23, x24, [x0, #184]
+         stp x25, x26, [x0, #200]
+         stp x27, x28, [x0, #216]
+         str x29, [x0, #232]
+         mov x0, x1
+         ldp x19, x20, [sp, #16]
+         ldp x21, x22, [sp, #32]
+         ldp x23, x24, [sp, #48]
+         ldp x25, x26, [sp, #64]
+         ldp x27, x28, [sp, #80]
+         ldp x29, x30, [sp], #{frame}
+         ret"
+    };
+}
+
+/// Runs EL1 from `registers` until it comes back with anything but a hypercall, or `handler` wants it.
 ///
 /// # Safety
 ///
 /// `registers` points to a [`Registers`] (or a [`VcpuContext`], which starts with one) that nobody else
-/// uses; PSTATE in it is one of EL1 or EL0; the system registers are those of that host or guest.
+/// uses, `handler` apart; PSTATE in it is one of EL1 or EL0; the system registers are those of that host
+/// or guest, also whenever `handler` returns; `owner` is what `handler` takes.
 #[unsafe(naked)]
-pub(crate) unsafe extern "C" fn enter(registers: *mut Registers) -> Vector {
+pub(crate) unsafe extern "C" fn enter(
+    registers: *mut Registers,
+    owner: *mut (),
+    handler: Handler,
+) -> Vector {
     naked_asm!(
-        "stp x29, x30, [sp, #-112]!",
+        "stp x29, x30, [sp, #-{frame}]!",
         "stp x19, x20, [sp, #16]",
         "stp x21, x22, [sp, #32]",
         "stp x23, x24, [sp, #48]",
         "stp x25, x26, [sp, #64]",
         "stp x27, x28, [sp, #80]",
-        "str x0, [sp, #96]",
-        "ldp x2, x3, [x0, #{pc}]",
-        "msr elr_el2, x2",
-        "msr spsr_el2, x3",
-        "ldp x2, x3, [x0, #16]",
-        "ldp x4, x5, [x0, #32]",
-        "ldp x6, x7, [x0, #48]",
-        "ldp x8, x9, [x0, #64]",
-        "ldp x10, x11, [x0, #80]",
-        "ldp x12, x13, [x0, #96]",
-        "ldp x14, x15, [x0, #112]",
-        "ldp x16, x17, [x0, #128]",
-        "ldp x18, x19, [x0, #144]",
-        "ldp x20, x21, [x0, #160]",
-        "ldp x22, x23, [x0, #176]",
-        "ldp x24, x25, [x0, #192]",
-        "ldp x26, x27, [x0, #208]",
-        "ldp x28, x29, [x0, #224]",
-        "ldr x30, [x0, #240]",
-        "ldp x0, x1, [x0]",
-        "eret",
-        // No speculation past the return (Arm ARM DDI0487, C6.2.118).
-        "dsb nsh",
-        "isb",
+        "stp x0, x1, [sp, #{registers}]",
+        "str x2, [sp, #{handler}]",
+        "ldp x19, x20, [x0, #152]",
+        "ldp x21, x22, [x0, #168]",
+        "ldp x23, x24, [x0, #184]",
+        "ldp x25, x26, [x0, #200]",
+        "ldp x27, x28, [x0, #216]",
+        "ldr x29, [x0, #232]",
+        load_caller_saved_and_go!(),
         pc = const offset_of!(Registers, pc),
+        frame = const size_of::<Frame>(),
+        registers = const offset_of!(Frame, registers),
+        handler = const offset_of!(Frame, handler),
     )
 }
 
-/// Where the vectors for exceptions from a lower level go on, with x0 and x1 of the interrupted
-/// context on the stack and the [`Vector`] in x1: the second half of [`enter`].
+/// Where the vectors for exceptions from a lower level go on, with x0 and x1 of EL1 in the frame and the
+/// [`Vector`] in x1: the second half of [`enter`].
 ///
 /// # Safety
 ///
@@ -91,35 +188,48 @@ pub(crate) unsafe extern "C" fn enter(registers: *mut Registers) -> Vector {
 pub(crate) unsafe extern "C" fn leave() -> ! {
     naked_asm!(
         "ldr x0, [sp, #{registers}]",
-        "stp x2, x3, [x0, #16]",
-        "stp x4, x5, [x0, #32]",
-        "stp x6, x7, [x0, #48]",
-        "stp x8, x9, [x0, #64]",
-        "stp x10, x11, [x0, #80]",
-        "stp x12, x13, [x0, #96]",
-        "stp x14, x15, [x0, #112]",
-        "stp x16, x17, [x0, #128]",
-        "stp x18, x19, [x0, #144]",
-        "stp x20, x21, [x0, #160]",
-        "stp x22, x23, [x0, #176]",
-        "stp x24, x25, [x0, #192]",
-        "stp x26, x27, [x0, #208]",
-        "stp x28, x29, [x0, #224]",
-        "str x30, [x0, #240]",
-        "ldp x2, x3, [sp], #16",
-        "stp x2, x3, [x0]",
-        "mrs x2, elr_el2",
-        "mrs x3, spsr_el2",
-        "stp x2, x3, [x0, #{pc}]",
-        "mov x0, x1",
-        "ldp x19, x20, [sp, #16]",
-        "ldp x21, x22, [sp, #32]",
-        "ldp x23, x24, [sp, #48]",
-        "ldp x25, x26, [sp, #64]",
-        "ldp x27, x28, [sp, #80]",
-        "ldp x29, x30, [sp], #112",
-        "ret",
+        store_caller_saved!(),
+        store_preserved_and_return!(),
+        x0 = const FRAME_X0,
         pc = const offset_of!(Registers, pc),
-        registers = const 16 + 96,
+        frame = const size_of::<Frame>(),
+        registers = const offset_of!(Frame, registers),
+    )
+}
+
+/// Where the vector for synchronous exceptions from AArch64 goes on, with x0 and x1 of EL1 in the frame.
+///
+/// # Safety
+///
+/// Only for the vectors to branch to.
+#[unsafe(naked)]
+pub(crate) unsafe extern "C" fn synchronous() -> ! {
+    naked_asm!(
+        "mrs x0, esr_el2",
+        "lsr x0, x0, #{class}",
+        "cmp x0, #{hvc}",
+        "b.ne 3f",
+        "ldr x0, [sp, #{registers}]",
+        store_caller_saved!(),
+        "ldp x0, x1, [sp, #{owner}]",
+        "blr x1",
+        "cbz x0, 2f",
+        "ldr x0, [sp, #{registers}]",
+        load_caller_saved_and_go!(),
+        "2: ldr x0, [sp, #{registers}]",
+        "mov x1, #{hypercall}",
+        store_preserved_and_return!(),
+        "3: mov x1, #{synchronous}",
+        "b {leave}",
+        class = const class::SHIFT,
+        hvc = const class::HVC64,
+        synchronous = const Vector::Synchronous as u64,
+        hypercall = const Vector::Hypercall as u64,
+        leave = sym leave,
+        x0 = const FRAME_X0,
+        pc = const offset_of!(Registers, pc),
+        frame = const size_of::<Frame>(),
+        registers = const offset_of!(Frame, registers),
+        owner = const offset_of!(Frame, owner),
     )
 }

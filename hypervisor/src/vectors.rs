@@ -2,14 +2,14 @@
 
 use core::arch::global_asm;
 
-use crate::arch;
 use crate::switch::{self, Vector};
+use crate::{arch, power};
 
 global_asm!(
     // From a lower level: free two registers, say which vector it was, go on in `leave`.
     ".macro lower vector",
     ".balign 0x80",
-    "stp x0, x1, [sp, #-16]!",
+    "stp x0, x1, [sp, #{frame}]",
     "mov x1, #\\vector",
     "b {leave}",
     ".endm",
@@ -27,15 +27,19 @@ global_asm!(
     ".rept 8", // current level, SP_EL0 and SP_ELx
     "own",
     ".endr",
-    "lower {synchronous}", // lower level, AArch64
+    ".balign 0x80", // lower level, AArch64
+    "stp x0, x1, [sp, #{frame}]",
+    "b {synchronous_64}",
     "lower {interrupt}",
     "lower {interrupt}", // FIQ: the host's as well
     "lower {serror}",
-    "lower {synchronous}", // lower level, AArch32
+    "lower {synchronous}", // lower level, AArch32: no hypercall for us
     "lower {interrupt}",
     "lower {interrupt}",
     "lower {serror}",
     ".balign 0x80",
+    frame = const switch::FRAME_X0,
+    synchronous_64 = sym switch::synchronous,
     leave = sym switch::leave,
     fault = sym own_fault,
     synchronous = const Vector::Synchronous as u64,
@@ -45,7 +49,9 @@ global_asm!(
 
 /// EL2 took an exception of its own.
 extern "C" fn own_fault(esr: u64, elr: u64, far: u64) -> ! {
-    panic!("exception in EL2: ESR {esr:#x}, ELR {elr:#x}, FAR {far:#x}");
+    power::panicked(format_args!(
+        "exception in EL2: ESR {esr:#x}, ELR {elr:#x}, FAR {far:#x}"
+    ))
 }
 
 /// Makes this CPU use the vectors.

@@ -67,22 +67,39 @@ pub fn guest_entry<M: Machine>(
     vcpu.with_context(|context| mmio::resume(context, resume))
 }
 
-/// Handles a trap of the guest's. Its registers are in its context by now; for an HVC that need not hold
-/// for its system registers.
+/// Answers an HVC of the guest's, as [`guest_exit`] would. Of its registers only x0 to x18, the PC and
+/// PSTATE have to be in its context by now.
 #[inline]
+pub fn guest_hypercall<M: Machine>(
+    vcpu: &mut Loaded<'_, '_, M>,
+    services: &Services<'_>,
+    imm: u16,
+) -> GuestAction {
+    counted(vcpu, |vcpu| guest_call(vcpu, services, imm))
+}
+
+/// Handles a trap of the guest's, whose registers are in its context by now.
 pub fn guest_exit<M: Machine>(
     vcpu: &mut Loaded<'_, '_, M>,
     services: &Services<'_>,
     trap: Trap,
 ) -> GuestAction {
-    let action = match trap {
+    counted(vcpu, |vcpu| match trap {
         Trap::Interrupt => GuestAction::Exit(Exit::Interrupted),
-        Trap::Synchronous { esr, far, hpfar } => match Syndrome::hvc_immediate(esr) {
-            Some(imm) => guest_call(vcpu, services, imm),
-            None => synchronous(vcpu, services, Syndrome::decode(esr), far, hpfar),
-        },
+        Trap::Synchronous { esr, far, hpfar } => {
+            synchronous(vcpu, services, Syndrome::decode(esr), far, hpfar)
+        }
         Trap::SystemError => stop(vcpu, StopReason::Exception(class::SERROR)),
-    };
+    })
+}
+
+/// Counts exits to the host.
+#[inline]
+fn counted<'h, 'm, M: Machine>(
+    vcpu: &mut Loaded<'h, 'm, M>,
+    handle: impl FnOnce(&mut Loaded<'h, 'm, M>) -> GuestAction,
+) -> GuestAction {
+    let action = handle(vcpu);
     if let GuestAction::Exit(_) = action {
         vcpu.count_exit();
     }
