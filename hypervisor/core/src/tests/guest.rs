@@ -3,6 +3,7 @@
 mod calls;
 mod devices;
 mod exits;
+mod memory;
 
 use shared_abi::addr::Gfn;
 use shared_abi::host_call::{HostCall, VcpuIndex};
