@@ -34,6 +34,11 @@ operations! {
     /// Guest: a loop of two instructions, [`CONTROL_TURNS`] times. It shows that the counter counts
     /// instructions.
     Control "control",
+    /// Host: a page whose content stays and is measured. It tells what hashing costs, beside
+    /// [`Self::ZeroPage`].
+    LaunchPage "launch_page",
+    /// Host: a page that is wiped.
+    ZeroPage "zero_page",
     /// Guest: a hypercall that the hypervisor answers itself (FEATURES).
     NullHypercall "null_hypercall",
     /// Guest: MEM_SHARE of a private page that is there.
@@ -50,7 +55,7 @@ operations! {
     Populate2MPage "populate_2m_page",
     /// Guest: a read of a device register that the VMM answers.
     MmioExit "mmio_exit",
-    /// Host: from the call that makes a VM to the VM's first instruction.
+    /// Host: from the call that makes a VM to the VM's first instruction, with one page of content.
     VmCreate "vm_create",
     /// Host: one page of a VM that is torn down.
     ReclaimPage "reclaim_page",

@@ -10,7 +10,7 @@ use host::vm::VmError;
 use host::vmm::{End, Vmm, VmmConfig};
 use shared_abi::record::Record;
 
-use super::bench;
+use super::bench::Bench;
 use super::block::Disk;
 use super::boot_image::BootImage;
 use super::console;
@@ -84,9 +84,9 @@ impl From<VmError> for Error {
 /// As [`Error`] says.
 pub(crate) fn run(image: &BootImage, devices: Devices) -> Result<(), Error> {
     let config: HostConfig = image.text(Kind::HostArgs).parse()?;
-    let hypervisor = match config.kind {
-        GuestKind::Bench => El2::Timed,
-        GuestKind::Demo | GuestKind::Foreign => El2::Plain,
+    let (bench, hypervisor) = match config.kind {
+        GuestKind::Bench => (Some(Bench::new()?), El2::Timed),
+        GuestKind::Demo | GuestKind::Foreign => (None, El2::Plain),
     };
     let vmm = launch(image, &config, devices, hypervisor)?;
     console::record(&Record::Vm {
@@ -96,8 +96,8 @@ pub(crate) fn run(image: &BootImage, devices: Devices) -> Result<(), Error> {
     });
 
     let (vmm, end) = scheduler::run(vmm, config.vcpus, hypervisor);
-    if hypervisor == El2::Timed {
-        bench::report();
+    if let Some(bench) = bench {
+        bench.report();
     }
     let cost = vmm.cost();
     console::record(&Record::GuestEnd {

@@ -53,7 +53,9 @@ const UPSTREAM_UNSHARE: u64 = 2457;
 #[must_use]
 pub const fn bar(operation: Operation) -> Option<Bar> {
     Some(match operation {
-        Operation::Empty | Operation::Control => return None,
+        Operation::Empty | Operation::Control | Operation::LaunchPage | Operation::ZeroPage => {
+            return None;
+        }
         Operation::NullHypercall => Bar::new(80, 262),
         Operation::MemShare => Bar::new(250, UPSTREAM_SHARE),
         Operation::MemUnshare => Bar::new(300, UPSTREAM_UNSHARE),

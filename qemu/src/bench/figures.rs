@@ -2,6 +2,7 @@
 
 use shared_abi::bench::{CONTROL_TURNS, Operation};
 
+use super::bars;
 use super::samples::{Sample, Samples};
 use crate::failure::{Failure, Kind, Result};
 
@@ -22,6 +23,19 @@ pub struct Figure {
     pub el2_p50: u64,
 }
 
+impl Figure {
+    /// The same without so many instructions of EL2's in each sample.
+    const fn without(self, instructions: u64) -> Self {
+        Self {
+            p50: self.p50.saturating_sub(instructions),
+            min: self.min.saturating_sub(instructions),
+            max: self.max.saturating_sub(instructions),
+            el2_p50: self.el2_p50.saturating_sub(instructions),
+            ..self
+        }
+    }
+}
+
 /// One sample, split: instructions in all and outside the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Cost {
@@ -29,26 +43,37 @@ struct Cost {
     el2: u64,
 }
 
-/// The figures of all operations that were sampled, in their order.
+/// The figures of all operations that have a bar, in their order.
 ///
 /// # Errors
 ///
 /// When the counter does not count instructions, or something was not measured.
 pub fn figures(samples: &Samples) -> Result<Vec<Figure>> {
     let stopwatch = stopwatch(samples)?;
-    let figures: Vec<Figure> = Operation::ALL
+    let measured = |operation| {
+        let costs: Vec<Cost> = samples
+            .of(operation)
+            .map(|sample| split(sample, samples, stopwatch))
+            .collect();
+        figure(operation, &costs)
+            .ok_or_else(|| Failure::new(Kind::Run, format!("{operation} was not measured")))
+    };
+    // What it costs to measure a page for launch: hashing it instead of wiping it.
+    let hashing = measured(Operation::LaunchPage)?
+        .el2_p50
+        .saturating_sub(measured(Operation::ZeroPage)?.el2_p50);
+    Operation::ALL
         .iter()
         .copied()
-        .filter(|operation| !matches!(operation, Operation::Empty | Operation::Control))
-        .filter_map(|operation| {
-            let costs: Vec<Cost> = samples
-                .of(operation)
-                .map(|sample| split(sample, samples, stopwatch))
-                .collect();
-            figure(operation, &costs)
+        .filter(|operation| bars::bar(*operation).is_some())
+        .map(|operation| {
+            let figure = measured(operation)?;
+            Ok(match operation {
+                Operation::VmCreate => figure.without(hashing),
+                _ => figure,
+            })
         })
-        .collect();
-    Ok(figures)
+        .collect()
 }
 
 /// What a reading of the counter costs, seen to be the same each time; and the control, seen to be what
