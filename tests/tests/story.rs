@@ -6,7 +6,7 @@ use tests::tool::{Run, Tool};
 
 /// The vendor-hypervisor functions that a guest of a protected VM finds: FEATURES, MEMINFO, MEM_SHARE,
 /// MEM_UNSHARE and the MMIO guard's four.
-const PROTECTED_FEATURES: u64 = 0x1fd;
+const PROTECTED_FEATURES: u64 = 0x3fd;
 /// Those that a guest of an ordinary VM finds: FEATURES alone.
 const ORDINARY_FEATURES: u64 = 1;
 
