@@ -1,0 +1,614 @@
+//! Everything that a guest can do to the hypervisor: hypercalls, aborts, trapped registers, on the real
+//! core with two vCPUs.
+//!
+//! An input is played twice, with other secrets in the registers and system registers that it does not
+//! name: what the host sees must be the same. What else holds: a hypercall leaves all registers but x0
+//! to x3 alone, an access that goes to the host changes none; an exit says what is so (a device where
+//! no memory is, a fault where a page is absent), and comes back from its wire format as it was; a vCPU
+//! that has stopped is not entered again; and who reaches which page follows from what guests were told.
+
+use hyp_core::exit::{GuestAction, Services, Trap, guest_entry, guest_exit};
+use hyp_core::fake::Fake;
+use hyp_core::hypervisor::CpuIndex;
+use hyp_core::loaded::{GuestPage, Loaded};
+use hyp_core::mmio::PendingAccess;
+use hyp_core::trng::Trng;
+use hyp_core::vcpu::{SystemRegisters, pstate};
+use shared_abi::addr::{PAGE_SIZE, Pfn};
+use shared_abi::error::CallError;
+use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState, VcpuIndex, VmHandle};
+use shared_abi::vcpu::{Exit, ExitRecord, LIST_REGISTERS, ListRegister, Resume, StopReason};
+
+use crate::board::{Board, GUEST_FIRST, POOL_PAGES, Tiny, with_board};
+use crate::input::Input;
+
+/// Functions that a guest knows; any other may be asked for as well.
+const FUNCTIONS: [u32; 32] = [
+    0x8600_0000,
+    0x8600_ff01,
+    0xc600_0002,
+    MEM_SHARE,
+    MEM_UNSHARE,
+    0xc600_0005,
+    0xc600_0006,
+    0xc600_0007,
+    0xc600_0008,
+    0xc600_0009,
+    0xc600_8000,
+    0x8000_0000,
+    0x8000_0001,
+    0x8400_0000,
+    0x8400_0001,
+    0xc400_0001,
+    0x8400_0002,
+    0x8400_0003,
+    0xc400_0003,
+    0x8400_0004,
+    0xc400_0004,
+    0x8400_0006,
+    0x8400_0008,
+    0x8400_0009,
+    0x8400_000a,
+    0x8400_0050,
+    0x8400_0051,
+    0x8400_0052,
+    0x8400_0053,
+    0xc400_0053,
+    0xc400_0012,
+    0x0000_0000,
+];
+const MEM_SHARE: u32 = 0xc600_0003;
+const MEM_UNSHARE: u32 = 0xc600_0004;
+/// Bit of a function ID that says that no SVE state is live; it does not count.
+const SVE_HINT: u32 = 1 << 16;
+
+/// ESR_ELx.EC and .IL.
+const EC_SHIFT: u32 = 26;
+const IL: u64 = 1 << 25;
+const EC_HVC: u64 = 0x16;
+const EC_SMC: u64 = 0x17;
+const EC_SYSREG: u64 = 0x18;
+const EC_INSTRUCTION_ABORT: u64 = 0x20;
+const EC_DATA_ABORT: u64 = 0x24;
+
+/// The first page of the host's, where the VM's pool is.
+const FIRST: u64 = 54;
+/// Registers that an input sets itself; the others are secrets.
+const PUBLIC_REGISTERS: usize = 5;
+
+/// Runs the target on an input: a byte for the kind of VM, then steps.
+pub fn run(data: &[u8]) {
+    let seen = [0x5ec2_e700, 0x0bad_cafe].map(|secret| play(data, secret));
+    assert_eq!(seen[0], seen[1], "the host sees a secret");
+}
+
+/// What the host sees of a step.
+#[derive(Debug, PartialEq, Eq)]
+enum Seen {
+    Exit(Exit),
+    /// A store, or an SGI, whose value is in a register that holds a secret: the guest's own choice.
+    Value(&'static str),
+    Entered(Result<(), CallError>),
+    Call(Result<[u64; 5], CallError>),
+}
+
+fn play(data: &[u8], secret: u64) -> Vec<Seen> {
+    /// A step looks at every page.
+    const MAX_STEPS: usize = 120;
+    let mut input = Input::new(data);
+    let mut seen = Vec::new();
+    with_board(|board| {
+        let kind = input.u8();
+        let protected = kind & 1 == 0;
+        let vm = board.ready(protected, FIRST, u64::from(kind >> 1 & 7));
+        let Some(vm) = vm else { return };
+        let mut guest = Guest {
+            vm,
+            object: *board.objects.last().expect("a ready VM has an object"),
+            protected,
+            trng: Trng::new(&[1; 32]),
+            secret,
+            vcpu: None,
+        };
+        guest.load(board, 0);
+        for _ in 0..MAX_STEPS {
+            if input.is_empty() {
+                break;
+            }
+            guest.step(board, &mut input, &mut seen);
+            board.check();
+        }
+        drop(guest);
+        board.finish();
+    });
+    seen
+}
+
+type Vcpu<'h, 'm> = Loaded<'h, 'm, Fake<Tiny>>;
+
+/// What a guest has in its registers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Registers {
+    x: [u64; 31],
+    pc: u64,
+    pstate: u64,
+    system: SystemRegisters,
+    pending: PendingAccess,
+}
+
+impl Registers {
+    fn of(vcpu: &mut Vcpu<'_, '_>) -> Self {
+        vcpu.with_context(|context| Self {
+            x: context.x,
+            pc: context.pc,
+            pstate: context.pstate,
+            system: context.system,
+            pending: context.pending,
+        })
+    }
+}
+
+struct Guest<'h, 'm> {
+    vm: VmHandle,
+    object: ObjectHandle,
+    protected: bool,
+    trng: Trng,
+    secret: u64,
+    vcpu: Option<Vcpu<'h, 'm>>,
+}
+
+impl<'h, 'm> Guest<'h, 'm> {
+    fn load(&mut self, board: &Board<'h, 'm>, index: u32) -> Option<CallError> {
+        self.vcpu = None;
+        let loaded = board
+            .hypervisor()
+            .vcpu_load(CpuIndex(0), self.vm, VcpuIndex(index));
+        match loaded {
+            Ok(vcpu) => {
+                self.vcpu = Some(vcpu);
+                None
+            }
+            Err(error) => Some(error),
+        }
+    }
+
+    fn step(&mut self, board: &mut Board<'h, 'm>, input: &mut Input<'_>, seen: &mut Vec<Seen>) {
+        match input.u8() % 8 {
+            0 => {
+                let function = match input.u8() {
+                    0xff => input.u32(),
+                    index => FUNCTIONS[usize::from(index) % FUNCTIONS.len()],
+                };
+                let how = input.u8();
+                let (imm, class) = (u64::from(how >> 4), [EC_HVC, EC_SMC][usize::from(how & 1)]);
+                let x = [
+                    u64::from(function),
+                    argument(input),
+                    input.number(),
+                    input.number(),
+                ];
+                self.with_registers(&x);
+                self.trap(board, class << EC_SHIFT | IL | imm, 0, 0, seen);
+            }
+            1 | 2 => {
+                let class = [EC_DATA_ABORT, EC_INSTRUCTION_ABORT][usize::from(input.u8() & 1)];
+                let iss = u64::from(input.u32()) & (IL - 1);
+                let ipa = argument(input).wrapping_add(u64::from(input.u16()) & (PAGE_SIZE - 1));
+                let stored = input.number();
+                self.with_registers(&[0, 0, 0, 0, stored]);
+                self.trap(
+                    board,
+                    class << EC_SHIFT | IL | iss,
+                    ipa,
+                    ipa >> 12 << 4,
+                    seen,
+                );
+            }
+            3 => {
+                let (iss, value) = (u64::from(input.u32()) & (IL - 1), input.number());
+                self.with_registers(&[value; PUBLIC_REGISTERS]);
+                self.trap(board, EC_SYSREG << EC_SHIFT | IL | iss, 0, 0, seen);
+            }
+            4 => {
+                let (esr, far, hpfar) = (u64::from(input.u32()), input.number(), input.number());
+                self.with_registers(&[]);
+                self.trap(board, esr, far, hpfar, seen);
+            }
+            5 => {
+                let resume = match input.u8() % 4 {
+                    0 => Resume::Continue,
+                    1 => Resume::MmioRead(input.u64()),
+                    2 => Resume::MmioWritten,
+                    _ => Resume::Abort,
+                };
+                self.enter(resume, seen);
+            }
+            6 => {
+                let index = u32::from(input.u8() % 3);
+                if let Some(error) = self.load(board, index) {
+                    seen.push(Seen::Entered(Err(error)));
+                }
+            }
+            _ => self.host(board, input, seen),
+        }
+    }
+
+    /// The host does something meanwhile, on another CPU.
+    fn host(&self, board: &mut Board<'h, 'm>, input: &mut Input<'_>, seen: &mut Vec<Seen>) {
+        let (kind, offset, page) = (input.u8() % 5, input.u8(), input.u8());
+        let (offset, first) = (u64::from(offset % 20), Pfn(FIRST + u64::from(page % 64)));
+        let pages = u64::from(input.u8() % 9);
+        let (object, vm) = (self.object, self.vm);
+        let call = match kind {
+            0 => HostCall::ObjectPopulate {
+                object,
+                offset,
+                first,
+                pages,
+                content: Content::Zero,
+            },
+            1 => HostCall::ObjectPunch {
+                object,
+                offset,
+                pages,
+            },
+            2 => HostCall::ForceReclaim { page: first },
+            3 => HostCall::VmTopUp { vm, first, pages },
+            _ => HostCall::VmCounters { vm },
+        };
+        let answer = board.call(&call).map_err(|failure| failure.error);
+        seen.push(Seen::Call(answer));
+    }
+
+    /// Gives the vCPU these registers, and secrets in all others.
+    fn with_registers(&mut self, x: &[u64]) {
+        let secret = self.secret;
+        let Some(vcpu) = &mut self.vcpu else { return };
+        vcpu.with_context(|context| {
+            let mut next = secret;
+            let mut more = || {
+                next = next.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+                next
+            };
+            context.x = [0; 31].map(|_: u64| more());
+            context.x[..PUBLIC_REGISTERS].fill(0);
+            context.x[..x.len()].copy_from_slice(x);
+            context.pc = 0x4020_0000 + (secret & 0xffc);
+            context.system = SystemRegisters {
+                tpidr_el0: more(),
+                tpidr_el1: more(),
+                sp_el0: more(),
+                elr_el1: more(),
+                ttbr0_el1: more(),
+                vbar_el1: more() & !0x7ff,
+                // The host learns when the timer fires.
+                cntv_ctl_el0: context.system.cntv_ctl_el0,
+                cntv_cval_el0: context.system.cntv_cval_el0,
+                ..context.system
+            };
+        });
+    }
+
+    fn trap(
+        &mut self,
+        board: &mut Board<'h, 'm>,
+        esr: u64,
+        far: u64,
+        hpfar: u64,
+        seen: &mut Vec<Seen>,
+    ) {
+        let Some(vcpu) = &mut self.vcpu else { return };
+        let before = Registers::of(vcpu);
+        let services = Services {
+            trng: &self.trng,
+            id_register: |_| 0x1100_0000_1111_1122,
+        };
+        let action = guest_exit(vcpu, &services, Trap::Synchronous { esr, far, hpfar });
+        let after = Registers::of(vcpu);
+
+        let class = esr >> EC_SHIFT & 0x3f;
+        if class == EC_HVC || class == EC_SMC {
+            check_hypercall(&before, &after, class, action);
+            let function = u32::try_from(before.x[0] & 0xffff_ffff).expect("32 bits") & !SVE_HINT;
+            let answered = action == GuestAction::Resume && after.x[0] == 0 && esr & 0xffff == 0;
+            if answered && self.protected && [MEM_SHARE, MEM_UNSHARE].contains(&function) {
+                let (gfn, pages) = (before.x[1] >> 12, after.x[1]);
+                assert!(pages >= 1 && pages <= before.x[2].max(1));
+                board.guest_shared(self.vm, gfn, pages, function == MEM_SHARE);
+            }
+        }
+        match action {
+            GuestAction::Resume => check_resumed(&before, &after, class),
+            GuestAction::EnableFp => assert_eq!(before, after),
+            GuestAction::Exit(exit) => self.exit(board, exit, &before, &after, seen),
+        }
+    }
+
+    fn exit(
+        &mut self,
+        board: &Board<'h, 'm>,
+        exit: Exit,
+        before: &Registers,
+        after: &Registers,
+        seen: &mut Vec<Seen>,
+    ) {
+        let record = ExitRecord {
+            exit,
+            list_registers: [ListRegister::EMPTY; LIST_REGISTERS],
+            timer_fired: false,
+        };
+        assert_eq!(ExitRecord::parse(&record.emit()), Some(record));
+        let vcpu = self.vcpu.as_mut().expect("it exits");
+        let mut over = false;
+        let mut secret = None;
+        match exit {
+            Exit::MmioRead { ipa, size } | Exit::MmioWrite { ipa, size, .. } => {
+                assert!(ipa.page_offset() + size.bytes() <= PAGE_SIZE);
+                assert_eq!(vcpu.classify(ipa.page()), GuestPage::Unbound);
+                assert!(vcpu.with_guard(|guard| guard.allows(ipa.page())));
+                // Nothing is done yet.
+                assert_eq!(after.x, before.x);
+                assert_eq!((after.pc, after.pstate), (before.pc, before.pstate));
+                assert_eq!(after.system, before.system);
+                if let Exit::MmioWrite { value, .. } = exit {
+                    assert_eq!(value & !size.mask(), 0);
+                    let public = before.x[..PUBLIC_REGISTERS].contains(&value) || value == 0;
+                    secret = (!public).then_some("store");
+                }
+            }
+            Exit::MemoryFault { gfn } => {
+                assert_eq!(vcpu.classify(gfn), GuestPage::Bound(PageState::Absent));
+                assert_eq!((after.x, after.pc), (before.x, after.pc));
+            }
+            Exit::Sgi { sgi1r } => {
+                let public = before.x[..PUBLIC_REGISTERS].contains(&sgi1r) || sgi1r == 0;
+                secret = (!public).then_some("SGI");
+            }
+            Exit::CpuOn { vcpu: index } => assert_eq!(vcpu.is_on(index), Some(true)),
+            Exit::CpuOff => assert_eq!(vcpu.is_on(vcpu.vcpu()), Some(false)),
+            Exit::Stopped(StopReason::Poisoned(gfn)) => {
+                assert_eq!(vcpu.classify(gfn), GuestPage::Bound(PageState::Poisoned));
+                over = true;
+            }
+            Exit::Stopped(_) | Exit::SystemOff | Exit::SystemReset => over = true,
+            _ => {}
+        }
+        seen.push(secret.map_or(Seen::Exit(exit), Seen::Value));
+        if over || exit == Exit::CpuOff {
+            let index = vcpu.vcpu().0;
+            self.vcpu = None;
+            assert_eq!(self.load(board, index), Some(CallError::Denied));
+        }
+    }
+
+    /// The host enters the vCPU again, and says something about the pending access.
+    fn enter(&mut self, resume: Resume, seen: &mut Vec<Seen>) {
+        let Some(vcpu) = &mut self.vcpu else { return };
+        let before = Registers::of(vcpu);
+        let answer = guest_entry(vcpu, resume);
+        let after = Registers::of(vcpu);
+        match (answer, resume) {
+            (Err(_), _) => assert_eq!(before, after, "a refused answer did something"),
+            (Ok(()), Resume::Continue) => {
+                assert_eq!((before.x, before.pc), (after.x, after.pc));
+            }
+            (Ok(()), Resume::MmioRead(_)) => {
+                let changed = before
+                    .x
+                    .iter()
+                    .zip(&after.x)
+                    .filter(|(old, new)| old != new);
+                assert!(changed.count() <= 1);
+                assert_eq!(after.pc, before.pc.wrapping_add(4));
+            }
+            (Ok(()), Resume::MmioWritten) => {
+                assert_eq!(after.x, before.x);
+                assert_eq!(after.pc, before.pc.wrapping_add(4));
+            }
+            (Ok(()), Resume::Abort) => check_injected(&before, &after),
+        }
+        seen.push(Seen::Entered(answer));
+    }
+}
+
+/// An argument: a page near the guest's memory, as a rule.
+fn argument(input: &mut Input<'_>) -> u64 {
+    match input.number() {
+        near @ 0..0x80 => (GUEST_FIRST + near).wrapping_sub(POOL_PAGES) << 12,
+        number @ 0x80..0x100 => number - 0x80,
+        raw => raw,
+    }
+}
+
+/// A hypercall's answer is in x0 to x3; nothing else changes.
+fn check_hypercall(before: &Registers, after: &Registers, class: u64, action: GuestAction) {
+    if before.pstate & pstate::AARCH32 != 0 {
+        return; // the VM was stopped
+    }
+    assert_eq!(before.x[4..], after.x[4..], "x4 and up are preserved");
+    assert_eq!(before.system, after.system);
+    assert_eq!(before.pstate, after.pstate);
+    let past = match class {
+        EC_HVC => before.pc,
+        _ => before.pc.wrapping_add(4),
+    };
+    let again = past.wrapping_sub(4);
+    let runs_again = after.pc == again && matches!(action, GuestAction::Exit(_));
+    assert!(after.pc == past || runs_again);
+    if runs_again {
+        assert_eq!(
+            before.x, after.x,
+            "a call that runs again keeps its arguments"
+        );
+    }
+}
+
+/// A trap that needed no host: an instruction was done, an exception taken, or it runs again.
+fn check_resumed(before: &Registers, after: &Registers, class: u64) {
+    if class == EC_HVC || class == EC_SMC {
+        return;
+    }
+    let done = after.pc == before.pc.wrapping_add(4);
+    let again = after == before;
+    if !done && !again {
+        check_injected(before, after);
+        return;
+    }
+    let changed = before
+        .x
+        .iter()
+        .zip(&after.x)
+        .filter(|(old, new)| old != new);
+    assert!(changed.count() <= 1, "one register at most");
+    assert_eq!(before.system, after.system);
+}
+
+/// An exception was taken to EL1 (Arm ARM DDI0487, D1.3).
+fn check_injected(before: &Registers, after: &Registers) {
+    let offset = after.pc.wrapping_sub(before.system.vbar_el1);
+    assert!(
+        offset < 0x800 && offset.is_multiple_of(0x200),
+        "vector {offset:#x}"
+    );
+    assert_eq!(
+        after.pstate & (pstate::MODE_MASK | pstate::AARCH32),
+        pstate::EL1H
+    );
+    assert_eq!(after.pstate & pstate::DAIF, pstate::DAIF);
+    assert_eq!(after.system.elr_el1, before.pc);
+    assert_eq!(after.system.spsr_el1, before.pstate);
+    assert_eq!(after.x, before.x);
+}
+
+/// Steps of a seed.
+#[derive(Default)]
+struct Steps(Vec<u8>);
+
+impl Steps {
+    /// A protected VM whose first pages are there.
+    fn new(pages: u8) -> Self {
+        Self(vec![pages << 1])
+    }
+
+    fn step(mut self, bytes: &[u8]) -> Self {
+        self.0.extend(bytes);
+        self
+    }
+
+    /// A hypercall, by its place in [`FUNCTIONS`].
+    fn call(self, function: u8, x: [u8; 3]) -> Self {
+        self.step(&[0, function, 0]).step(&x)
+    }
+
+    /// A data abort; `page` is counted as arguments are.
+    fn abort(self, iss: u32, page: u8) -> Self {
+        self.step(&[1, 0])
+            .step(&iss.to_le_bytes())
+            .step(&[page, 0, 0, 0x11])
+    }
+}
+
+/// Inputs to start from.
+#[must_use]
+pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
+    /// The argument that stands for the guest's first page.
+    const FIRST_PAGE: u8 = 12;
+    /// A translation fault at level 3, of a load or store of a word with register 4.
+    const LOAD: u32 = 1 << 24 | 2 << 22 | 4 << 16 | 7;
+    const STORE: u32 = LOAD | 1 << 6;
+    /// An access to ICC_SGI1R_EL1 (S3_0_C12_C11_5), MSR x4.
+    const SGI: u32 = 3 << 20 | 5 << 17 | 12 << 10 | 4 << 5 | 11 << 1;
+    let new = || Steps::new(4);
+    let functions = (0..32).fold(new(), |steps, function| {
+        // CPU_OFF, SYSTEM_OFF and SYSTEM_RESET end it.
+        if [16, 22, 23].contains(&function) {
+            steps
+        } else {
+            steps.call(function, [FIRST_PAGE, 1, 0])
+        }
+    });
+    vec![
+        ("every-call", functions.0),
+        (
+            "share",
+            new()
+                .call(3, [FIRST_PAGE, 1, 0])
+                .call(4, [FIRST_PAGE, 1, 0])
+                .0,
+        ),
+        (
+            "share-range",
+            new()
+                .call(3, [FIRST_PAGE, 9, 0])
+                .call(4, [FIRST_PAGE, 4, 0])
+                .0,
+        ),
+        ("share-absent", new().call(3, [FIRST_PAGE + 6, 1, 0]).0),
+        (
+            "relinquish",
+            new()
+                .call(9, [FIRST_PAGE, 0, 0])
+                .abort(LOAD, FIRST_PAGE)
+                .step(&[7, 0, 0, 30, 1])
+                .0,
+        ),
+        ("cpu-off", new().call(16, [0; 3]).step(&[6, 0]).0),
+        (
+            "cpu-on",
+            new()
+                .call(18, [0x81, 0, 0])
+                .step(&[6, 1])
+                .call(19, [0x80, 0, 0])
+                .0,
+        ),
+        ("off", new().call(22, [0; 3]).step(&[6, 0]).0),
+        (
+            "device",
+            new()
+                .abort(LOAD, 0)
+                .step(&[5, 1, 1, 2, 3, 4, 5, 6, 7, 8])
+                .abort(STORE, 0)
+                .step(&[5, 2])
+                .abort(STORE, 0)
+                .step(&[5, 3])
+                .0,
+        ),
+        (
+            "guard",
+            new()
+                .call(6, [0x80, 0, 0])
+                .call(7, [0, 0, 0])
+                .abort(LOAD, 0)
+                .abort(LOAD, 1)
+                .call(8, [0, 0, 0])
+                .abort(LOAD, 0)
+                .0,
+        ),
+        (
+            "absent",
+            new().abort(LOAD, FIRST_PAGE + 6).step(&[7, 0, 6, 30, 1]).0,
+        ),
+        (
+            "poisoned",
+            new()
+                .step(&[7, 2, 0, 14, 0])
+                .abort(LOAD, FIRST_PAGE + 2)
+                .step(&[6, 0])
+                .0,
+        ),
+        (
+            "sgi",
+            new()
+                .step(&[3])
+                .step(&SGI.to_le_bytes())
+                .step(&[0xf1, 1, 2])
+                .0,
+        ),
+        ("wfi", new().step(&[4, 0, 0, 0, 0x06, 0, 0]).0),
+        ("fp", new().step(&[4, 0, 0, 0, 0x1e, 0, 0]).0),
+        (
+            "ordinary",
+            Steps(vec![9]).call(0, [0; 3]).call(3, [FIRST_PAGE, 1, 0]).0,
+        ),
+    ]
+}

@@ -1,0 +1,92 @@
+//! The fuzzer's bytes as a stream of choices.
+//!
+//! Integers are little-endian and what is missing is zero, so that every input means something, a
+//! shorter input means a shorter run, and a seed can be written by hand.
+
+/// What is left of an input.
+#[derive(Clone, Debug)]
+pub struct Input<'a>(&'a [u8]);
+
+impl<'a> Input<'a> {
+    /// All of an input.
+    #[must_use]
+    pub const fn new(data: &'a [u8]) -> Self {
+        Self(data)
+    }
+
+    /// Whether nothing is left.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The next bytes, fewer if there are no more.
+    pub fn bytes(&mut self, count: usize) -> &'a [u8] {
+        let (taken, rest) = self.0.split_at(count.min(self.0.len()));
+        self.0 = rest;
+        taken
+    }
+
+    /// All that is left.
+    pub fn rest(&mut self) -> &'a [u8] {
+        self.bytes(usize::MAX)
+    }
+
+    fn array<const N: usize>(&mut self) -> [u8; N] {
+        let mut array = [0; N];
+        let taken = self.bytes(N);
+        array[..taken.len()].copy_from_slice(taken);
+        array
+    }
+
+    /// A byte.
+    pub fn u8(&mut self) -> u8 {
+        u8::from_le_bytes(self.array())
+    }
+
+    /// Two bytes.
+    pub fn u16(&mut self) -> u16 {
+        u16::from_le_bytes(self.array())
+    }
+
+    /// Four bytes.
+    pub fn u32(&mut self) -> u32 {
+        u32::from_le_bytes(self.array())
+    }
+
+    /// Eight bytes.
+    pub fn u64(&mut self) -> u64 {
+        u64::from_le_bytes(self.array())
+    }
+
+    /// A number that is small as a rule: a byte below 0xf0 is itself, one above starts another of two
+    /// or eight bytes, or is one of the ends of the number line.
+    pub fn number(&mut self) -> u64 {
+        match self.u8() {
+            0xf0 => self.u64(),
+            0xf1 => self.u16().into(),
+            0xf2 => u64::MAX,
+            0xf3 => 1 << 52,
+            0xf4 => (1 << 52) - 1,
+            0xf5 => u64::MAX - u64::from(self.u8()),
+            byte => byte.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_input_ends_in_zeroes() {
+        let mut input = Input::new(&[1, 2, 3]);
+        assert_eq!((input.u8(), input.u32(), input.u64()), (1, 0x0302, 0));
+        assert!(input.is_empty());
+        let mut input = Input::new(&[0xf1, 0x34, 0x12, 0xf2, 9]);
+        assert_eq!(
+            (input.number(), input.number(), input.number()),
+            (0x1234, u64::MAX, 9)
+        );
+    }
+}
