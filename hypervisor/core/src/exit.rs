@@ -138,6 +138,9 @@ fn synchronous<M: Machine>(
             GuestAction::Exit(wait_for_interrupt(vcpu))
         }
         Syndrome::FpTrap => GuestAction::EnableFp,
+        Syndrome::Unknown(class) if seeded!(TrapIsFatal) => {
+            stop(vcpu, StopReason::Exception(class))
+        }
         Syndrome::Unknown(_) => inject(vcpu, Exception::Undefined),
     }
 }
@@ -239,7 +242,10 @@ fn data_abort<M: Machine>(
             skip(vcpu);
             GuestAction::Resume
         }
-        Some(access) if ipa.page_offset().saturating_add(access.size.bytes()) <= PAGE_SIZE => {
+        Some(access)
+            if ipa.page_offset().saturating_add(access.size.bytes()) <= PAGE_SIZE
+                || seeded!(AcrossPages) =>
+        {
             let write = abort.write;
             GuestAction::Exit(
                 vcpu.with_context(|context| mmio::begin(context, access, write, ipa, far)),

@@ -68,8 +68,10 @@ pub(crate) fn guest_call<M: Machine>(
     )]
     let id = x[0] as u32 & !NO_SVE_HINT;
     let reply = match id {
-        _ if imm != 0 => [NOT_SUPPORTED, 0, 0, 0],
-        function::FEATURES if vcpu.is_protected() => [PROTECTED_FEATURES, 0, 0, 0],
+        _ if imm != 0 && !seeded!(ImmediateIgnored) => [NOT_SUPPORTED, 0, 0, 0],
+        function::FEATURES if vcpu.is_protected() || seeded!(OrdinaryOffered) => {
+            [PROTECTED_FEATURES, 0, 0, 0]
+        }
         function::FEATURES => [ORDINARY_FEATURES, 0, 0, 0],
         function::UID => kvm::UID.map(u64::from),
         SMCCC_VERSION => [SMCCC_1_1, 0, 0, 0],
@@ -171,7 +173,9 @@ const fn page(ipa: u64) -> Option<Gfn> {
 
 /// `granules` pages from `ipa` on, all in the IPA space. Guests that know of one page only say 0.
 fn range<M: Machine>(ipa: u64, granules: u64) -> Option<PageRange<Gfn>> {
-    let range = PageRange::<Gfn>::new(page(ipa)?, granules.max(1))?;
+    let first = page(seeded!(ipa, UnalignedShare => ipa & !0xfff))?;
+    let pages = seeded!(granules, TruncatedCount => granules & 0xffff_ffff).max(1);
+    let range = PageRange::<Gfn>::new(first, pages)?;
     (range.end().0 <= M::Geometry::IPA_PAGES).then_some(range)
 }
 
@@ -223,7 +227,7 @@ fn guard_map<M: Machine>(vcpu: &Loaded<'_, '_, M>, ipa: u64) -> u64 {
     let Some(gfn) = page(ipa) else {
         return INVALID_PARAMETER;
     };
-    if vcpu.classify(gfn) != GuestPage::Unbound {
+    if vcpu.classify(gfn) != GuestPage::Unbound && !seeded!(GuardOverMemory) {
         return INVALID_PARAMETER;
     }
     match vcpu.with_guard(|guard| guard.map(gfn)) {

@@ -7,12 +7,12 @@ mod oracle;
 use heapless::Vec;
 use shared_abi::addr::{PageRange, Pfn};
 
-use crate::geometry::{Geometry, Level, Piece, pieces};
+use crate::geometry::{Geometry, Level, Piece};
 use crate::hypervisor::{HostAbort, HostAccess, MAX_DENIED, Needs, Setup, SetupError};
 use crate::machine::{Frames, Machine, Space, Vmid};
 use crate::pool::Pool;
 use crate::record::Record;
-use crate::records::{Records, records_needed, whole_block};
+use crate::records::{Converted, Records, records_needed, whole_block};
 use crate::stage2::batch::Batch;
 use crate::stage2::descriptor::Access;
 use crate::stage2::table::{Mapping, Stage2, tables_for};
@@ -60,18 +60,17 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
         let tables_reserved = setup.reserved.iter().any(|range| {
             range.first() <= setup.tables.first() && setup.tables.end() <= range.end()
         });
-        if !reserved_ram || !tables_reserved || setup.tables.first().0 & 1 != 0 {
+        if !reserved_ram
+            || !(tables_reserved || seeded!(TablesUnreserved))
+            || setup.tables.first().0 & 1 != 0
+        {
             return Err(SetupError::Reserved);
         }
         for range in setup.ram {
-            for piece in pieces::<G>(range.first().0, range.len()) {
-                records.set(piece, Record::HOST);
-            }
+            convert_all(&mut records, *range, Record::HYPERVISOR, Record::HOST);
         }
         for range in setup.reserved {
-            for piece in pieces::<G>(range.first().0, range.len()) {
-                records.set(piece, Record::HYPERVISOR);
-            }
+            convert_all(&mut records, *range, Record::HOST, Record::HYPERVISOR);
         }
 
         machine.wipe(&Frames::new(setup.tables));
@@ -129,7 +128,7 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
         Batch::new(self.tables.space())
     }
 
-    /// [`Self::change`] of one range, after which no TLB remembers what the host lost.
+    /// [`Self::convert`] of one range, after which no TLB remembers what the host lost.
     #[inline]
     pub(crate) fn assign<M: Machine<Geometry = G>>(
         &mut self,
@@ -139,39 +138,48 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
         to: Record,
     ) {
         let mut batch = self.batch();
-        self.change(machine, range, from, to, &mut batch);
+        self.convert(machine, range, from, to, &mut batch);
         batch.finish(machine);
     }
 
-    /// Commits a change of records for a range of RAM: from `from` to `to`, which are the records of
-    /// its first page, the others' following from them. The host's tables follow.
-    ///
-    /// The caller has checked, under this lock, that the range is as `from` says.
+    /// Changes the records of a range of RAM up to the first page that is not as `from` says: `from` and
+    /// `to` are the records of its first page, the others' following from them. The host's tables
+    /// follow. Answers how many pages.
     #[inline]
-    pub(crate) fn change<M: Machine<Geometry = G>>(
+    pub(crate) fn convert<M: Machine<Geometry = G>>(
         &mut self,
         machine: &M,
         range: PageRange<Pfn>,
         from: Record,
         to: Record,
         batch: &mut Batch,
-    ) {
-        let first = range.first().0;
-        if from.host_reaches() && !to.host_reaches() {
-            self.tables
-                .unmap(machine, &mut self.pool, first, range.len(), batch);
-        }
-        let gained = to.host_reaches() && !from.host_reaches();
-        for piece in pieces::<G>(first, range.len()) {
-            let at = to.advance(piece.first.wrapping_sub(first));
-            let uniform = self.records.set(piece, at);
-            if uniform.is_some() && to.host_reaches() {
-                self.map_identity(machine, whole_block::<G>(piece.first), batch);
-                self.merge_giant(machine, piece.first, to, batch);
-            } else if gained {
-                self.map_identity(machine, piece, batch);
+    ) -> u64 {
+        let mut left = range;
+        let mut done = 0_u64;
+        while let Some(Converted { piece, uniform }) =
+            self.records
+                .convert(left, from.advance(done), to.advance(done))
+        {
+            match (from.host_reaches(), to.host_reaches()) {
+                (_, true) if uniform => {
+                    self.map_identity(machine, whole_block::<G>(piece.first), batch);
+                    self.merge_giant(machine, piece.first, to, batch);
+                }
+                (false, true) => self.map_identity(machine, piece, batch),
+                (true, false) => {
+                    let Piece { first, pages } = piece;
+                    self.tables
+                        .unmap(machine, &mut self.pool, first, pages, batch);
+                }
+                (true, true) | (false, false) => {}
+            }
+            done = done.saturating_add(piece.pages);
+            match after(range, done) {
+                Some(rest) => left = rest,
+                None => break,
             }
         }
+        done
     }
 
     /// Maps a giant as one once all of it is the host's again. What a guest shares is not merged so
@@ -201,7 +209,7 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
         access: HostAccess,
     ) -> HostAbort {
         if let Some(record) = self.records.get(Pfn(page)) {
-            return if record.host_reaches() {
+            return if record.host_reaches() || seeded!(RetriedForEver) {
                 HostAbort::Retry
             } else {
                 HostAbort::Inject
@@ -241,16 +249,38 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
             })
             .find(|leaf| {
                 self.records.is_apart_from_ram(*leaf)
-                    && !self.denied.iter().any(|denied| denied.overlaps(*leaf))
+                    && (seeded!(DeniedDevice)
+                        || !self.denied.iter().any(|denied| denied.overlaps(*leaf)))
             })
     }
 }
 
+/// Changes the records of all of a range that is as `from` says.
+fn convert_all<G: Geometry>(
+    records: &mut Records<'_, G>,
+    range: PageRange<Pfn>,
+    from: Record,
+    to: Record,
+) {
+    let mut left = Some(range);
+    while let Some(next) = left
+        && let Some(converted) = records.convert(next, from, to)
+    {
+        left = after(next, converted.piece.pages);
+    }
+}
+
+/// What is behind the first `pages` pages of a range, if anything is.
+#[inline]
+pub(crate) fn after(range: PageRange<Pfn>, pages: u64) -> Option<PageRange<Pfn>> {
+    let rest = range.len().checked_sub(pages)?;
+    PageRange::<Pfn>::new(Pfn(range.first().0.wrapping_add(pages)), rest)
+}
+
 /// Cuts a range in two, the first of `pages` pages.
 pub(crate) fn split(range: PageRange<Pfn>, pages: u64) -> Option<(PageRange<Pfn>, PageRange<Pfn>)> {
-    let rest = range.len().checked_sub(pages)?;
     Some((
         PageRange::<Pfn>::new(range.first(), pages)?,
-        PageRange::<Pfn>::new(range.first().checked_add(pages)?, rest)?,
+        after(range, pages)?,
     ))
 }

@@ -236,6 +236,7 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
     ) -> Result<R, CallFailure> {
         let (place, generation) = vm::vm_place(handle);
         let place = self.places.get(place).ok_or(CallError::NotFound)?;
+        seeded!(LockOrder => drop((self.host.lock(&self.machine), place.lock(&self.machine))));
         let mut place = place.lock(&self.machine);
         let place = &mut *place;
         match &mut place.vm {
@@ -257,10 +258,11 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
         let object = place
             .objects
             .get_mut(usize::from(index.0))
-            .filter(|object| object.generation == generation && object.object.is_some())
+            .filter(|object| object.generation == generation || seeded!(StaleObject))
+            .filter(|object| object.object.is_some())
             .ok_or(CallError::NotFound)?;
         let vm = place.vm.as_mut().ok_or(CallError::NotFound)?;
-        vm.is_alive()?;
+        seeded!(vm.is_alive()?, DyingVm => ());
         f(vm, index, object)
     }
 }

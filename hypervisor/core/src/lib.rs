@@ -33,6 +33,10 @@
 #[cfg(any(test, feature = "fake"))]
 extern crate std;
 
+// First, as its macro is used in all that follows.
+#[macro_use]
+pub mod seeded;
+
 pub mod device_tree;
 mod dispatch;
 pub mod event;

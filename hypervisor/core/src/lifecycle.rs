@@ -42,7 +42,7 @@ impl<M: Machine> Hypervisor<'_, M> {
         let root_tables = M::Geometry::ROOT_TABLES;
         let range = pool_range(first, pages, root_tables.saturating_add(1))?;
         let (root, rest) = split(range, root_tables).ok_or(CallError::InvalidParameter)?;
-        if first.0 & root_tables.saturating_sub(1) != 0 {
+        if first.0 & root_tables.saturating_sub(1) != 0 && !seeded!(OddRoot) {
             return Err(CallError::InvalidParameter.into());
         }
         for (place, index) in self.places.iter().zip(0_u8..) {
@@ -163,7 +163,12 @@ impl<M: Machine> Hypervisor<'_, M> {
             if !host.records().is_ram(range) {
                 return Err(CallError::InvalidParameter);
             }
-            if !host.records().all(range, Record::HOST) {
+            let looked_at = seeded!(range, FirstPageChecked => crate::seeded::first_page(range));
+            let hosts = seeded!(
+                host.records().all(looked_at, Record::HOST),
+                LentTwice => host.records().get(range.first()).is_some_and(Record::host_reaches)
+            );
+            if !hosts {
                 return Err(CallError::Denied);
             }
             host.assign(&self.machine, range, Record::HOST, to);
@@ -177,7 +182,7 @@ impl<M: Machine> Hypervisor<'_, M> {
 
     /// Gives pages that nobody but `from` says reaches back to the host, wiped.
     pub(crate) fn return_to_host(&self, frames: Frames, from: Record) {
-        self.machine.wipe(&frames);
+        seeded!(self.machine.wipe(&frames), PoolUnwiped => ());
         self.host
             .lock(&self.machine)
             .assign(&self.machine, frames.range(), from, Record::HOST);

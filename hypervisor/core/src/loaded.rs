@@ -93,7 +93,7 @@ impl<'h, 'm, M: Machine> Loaded<'h, 'm, M> {
             machine.put_context(&mut claim, reset);
         }
         let space = inside.tables.space();
-        if inside.runs_on(cpu, vcpu) {
+        if inside.runs_on(cpu, vcpu) && !seeded!(PreviousVcpu) {
             machine.forget_previous_vcpu(space);
         }
         Ok(Self {
@@ -245,11 +245,11 @@ impl<M: Machine> Loaded<'_, '_, M> {
     ) -> Result<(), PowerOnError> {
         self.with_vm(|vm| {
             let vcpu = vm.vcpu(target).ok_or(PowerOnError::NoSuchVcpu)?;
-            if vcpu.on {
+            if vcpu.on && !seeded!(CpuOnAgain) {
                 return Err(PowerOnError::AlreadyOn);
             }
             vcpu.on = true;
-            vcpu.start = Some(Start {
+            vcpu.start = (!seeded!(StartForgotten)).then_some(Start {
                 entry,
                 argument: context_id,
             });

@@ -58,7 +58,8 @@ pub(crate) fn begin(
     };
     let size = access.size;
     if write {
-        let value = context.register(access.register) & size.mask();
+        let value =
+            context.register(access.register) & seeded!(size.mask(), WholeRegister => u64::MAX);
         Exit::MmioWrite { ipa, size, value }
     } else {
         Exit::MmioRead { ipa, size }
@@ -90,7 +91,7 @@ pub fn resume(context: &mut VcpuContext, resume: Resume) -> Result<(), CallError
         .inject(context),
         _ => return Err(CallError::InvalidParameter),
     }
-    context.pending = PendingAccess::default();
+    context.pending = seeded!(PendingAccess::default(), AnsweredTwice => pending);
     Ok(())
 }
 
@@ -101,7 +102,7 @@ impl PendingAccess {
     /// What a load of this kind leaves in its register when memory holds `value`.
     fn extend(&self, value: u64) -> u64 {
         let size = AccessSize::from_bytes(self.size).unwrap_or(AccessSize::Double);
-        let value = value & size.mask();
+        let value = value & seeded!(size.mask(), AnswerUnmasked => u64::MAX);
         if self.flags & SIGN_EXTEND == 0 {
             return value;
         }

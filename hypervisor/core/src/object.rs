@@ -161,7 +161,7 @@ impl Object {
     /// Whether `pages` pages from `offset` on are pages of the object; at least one.
     #[inline]
     pub(crate) fn has(&self, offset: u64, pages: u64) -> bool {
-        pages != 0
+        (pages != 0 || seeded!(EmptyRange))
             && offset
                 .checked_add(pages)
                 .is_some_and(|end| end <= self.pages)

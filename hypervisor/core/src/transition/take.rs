@@ -3,6 +3,7 @@
 use shared_abi::addr::{PageRange, Pfn};
 use shared_abi::error::CallError;
 
+use crate::host_memory::after;
 use crate::hypervisor::{CallFailure, Hypervisor};
 use crate::machine::{Frames, Machine};
 use crate::object::{Content, Object, Run};
@@ -52,36 +53,32 @@ impl<M: Machine> Hypervisor<'_, M> {
     /// lent. `page` and `first` are where the run was and where it starts in memory. What of it the
     /// guest shares is wiped as well: its content need not survive the VM's interest in it.
     pub(crate) fn release_run(&self, vm: &mut Vm, page: ObjectPage, first: Pfn, pages: u64) {
-        let Some(mut rest) = PageRange::<Pfn>::new(first, pages) else {
+        let Some(range) = PageRange::<Pfn>::new(first, pages) else {
             return;
         };
         if vm.protected {
-            self.machine.wipe(&Frames::new(rest));
+            self.machine.wipe(&Frames::new(range));
             vm.report.returned = vm.report.returned.saturating_add(pages);
         }
         let mut host = self.host.lock(&self.machine);
         let mut batch = host.batch();
-        loop {
-            let done = rest.first().0.wrapping_sub(first.0);
+        let mut done = 0_u64;
+        while let Some(rest) = after(range, done) {
             let page = ObjectPage {
                 offset: page.offset.wrapping_add(done),
                 ..page
             };
-            let mut from = vm.record(page);
-            let mut pages = host.records().matching(rest, from);
-            if pages == 0 {
-                from = Record::guest_shared(page);
-                pages = host.records().matching(rest, from);
-                vm.report.shared = vm.report.shared.saturating_sub(pages);
-            }
-            // Nothing but these two can be: a run of another record would be none of the VM's.
-            let Some(run) = PageRange::<Pfn>::new(rest.first(), pages) else {
-                break;
+            let mut take = |from| host.convert(&self.machine, rest, from, Record::HOST, &mut batch);
+            let alone = take(vm.record(page));
+            let shared = match alone {
+                0 => take(Record::guest_shared(page)),
+                _ => 0,
             };
-            host.change(&self.machine, run, from, Record::HOST, &mut batch);
-            match PageRange::<Pfn>::new(run.end(), rest.len().saturating_sub(pages)) {
-                Some(next) => rest = next,
-                None => break,
+            vm.report.shared = vm.report.shared.saturating_sub(shared);
+            match alone.saturating_add(shared) {
+                // Nothing but these two can be: a page of another record would be none of the VM's.
+                0 => break,
+                taken => done = done.saturating_add(taken),
             }
         }
         batch.finish(&self.machine);

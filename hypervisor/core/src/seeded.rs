@@ -1,0 +1,247 @@
+//! Bugs that can be switched on, one at a time, to see that the tests notice.
+//!
+//! A test that passes shows little unless something makes it fail. Each [`Bug`] is one that a hypervisor
+//! of this kind had: a check, a wipe, a TLB invalidation, a barrier left out, a count off by one. The
+//! place of each is a [`seeded!`] in the code; `cargo seeded` switches on one after the other and prints
+//! which tests failed with it (`src/tests/seeded.rs` has the list).
+//!
+//! Without the feature `seeded-bugs` a place is the constant `false`, or the right value: nothing of all
+//! this is in the shipped image, which a test holds.
+
+/// `seeded!(Bug)`: whether that bug is on. `seeded!(right, Bug => wrong)`: the right value, or with that
+/// bug on the wrong one. `seeded!(Bug => wrong)`: with that bug on, does something wrong.
+#[cfg(feature = "seeded-bugs")]
+macro_rules! seeded {
+    ($bug:ident) => {
+        $crate::seeded::is_on($crate::seeded::Bug::$bug)
+    };
+    ($right:expr, $bug:ident => $wrong:expr) => {
+        if $crate::seeded::is_on($crate::seeded::Bug::$bug) {
+            $wrong
+        } else {
+            $right
+        }
+    };
+    ($bug:ident => $wrong:expr) => {
+        if $crate::seeded::is_on($crate::seeded::Bug::$bug) {
+            $wrong
+        }
+    };
+}
+
+/// `seeded!(Bug)`: `false`. `seeded!(right, Bug => wrong)`: the right value. `seeded!(Bug => wrong)`:
+/// nothing.
+#[cfg(not(feature = "seeded-bugs"))]
+macro_rules! seeded {
+    ($bug:ident) => {
+        false
+    };
+    ($right:expr, $bug:ident => $wrong:expr) => {
+        $right
+    };
+    ($bug:ident => $wrong:expr) => {};
+}
+
+#[cfg(feature = "seeded-bugs")]
+pub use on::*;
+
+#[cfg(feature = "seeded-bugs")]
+mod on {
+    use core::sync::atomic::{AtomicUsize, Ordering};
+
+    use shared_abi::addr::{PageRange, Pfn};
+
+    /// Makes the enum and its table. The number is the class: `docs/verification.md` lists them.
+    macro_rules! bugs {
+        ($($(#[doc = $text:literal])+ $name:ident: $class:literal,)+) => {
+            /// A bug that can be switched on.
+            #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+            pub enum Bug {
+                $($(#[doc = $text])+ $name,)+
+            }
+
+            impl Bug {
+                /// All of them.
+                pub const ALL: &[Self] = &[$(Self::$name,)+];
+
+                /// Its name, by which it is chosen.
+                #[must_use]
+                pub const fn name(self) -> &'static str {
+                    match self {
+                        $(Self::$name => stringify!($name),)+
+                    }
+                }
+
+                /// The class of bugs that it belongs to, 1 to 19.
+                #[must_use]
+                pub const fn class(self) -> u8 {
+                    match self {
+                        $(Self::$name => $class,)+
+                    }
+                }
+
+                /// What goes wrong.
+                #[must_use]
+                pub const fn text(self) -> &'static str {
+                    match self {
+                        $(Self::$name => concat!($($text),+),)+
+                    }
+                }
+            }
+        };
+    }
+
+    bugs! {
+        /// A pool may begin at an odd page: its root tables are misaligned.
+        OddRoot: 1,
+        /// A guest's share of an unaligned address is rounded down.
+        UnalignedShare: 1,
+        /// An object is published though the pool ran out of tables for it.
+        HalfObject: 2,
+        /// A vCPU that is off stays claimed by the CPU that failed to load it.
+        ClaimLeaked: 2,
+        /// CPU_ON publishes a vCPU that does not know where to start.
+        StartForgotten: 2,
+        /// Taking a page by force does not look at the record again once it has the VM's lock.
+        StaleClaim: 3,
+        /// A range of no pages passes for one.
+        EmptyRange: 4,
+        /// The upper half of a guest's page count is cut off.
+        TruncatedCount: 4,
+        /// A donation looks at its first page only.
+        FirstPageChecked: 5,
+        /// Whatever the host reaches may be donated: lent and shared pages as well.
+        LentTwice: 5,
+        /// A page of an object may be bound at two places.
+        BoundTwice: 5,
+        /// A guest may name its own memory a device.
+        GuardOverMemory: 5,
+        /// A guest may give a page back that it shares.
+        RelinquishShared: 5,
+        /// The first leaf of a batch is not invalidated.
+        LeafForgotten: 6,
+        /// Guest translations are invalidated by the host's VMID.
+        WrongVmid: 6,
+        /// Of many leaves only the first sixteen are invalidated.
+        RangeCutShort: 6,
+        /// What combines both stages stays in the TLBs.
+        CombinedKept: 6,
+        /// A VMID is used again without having left the TLBs.
+        VmidReused: 6,
+        /// Another vCPU of the VM finds the translations of the last.
+        PreviousVcpu: 6,
+        /// The TLB invalidation does not wait for the descriptor's write.
+        TlbiTooEarly: 7,
+        /// A new translation is not made visible to the walkers.
+        Unpublished: 7,
+        /// The host keeps its mapping of what it gave away.
+        HostKeepsMapping: 8,
+        /// A handle of an object that is gone names the next in its place.
+        StaleObject: 8,
+        /// Pages go to a VM that is being torn down.
+        DyingVm: 8,
+        /// A VM is torn down while a CPU runs it.
+        TornWhileLoaded: 8,
+        /// A table takes the place of a block that the TLBs still know.
+        NoBreak: 9,
+        /// A block with one page of somebody else's in it counts as uniform.
+        BlockTooEarly: 9,
+        /// Of a run that comes back only the first page is wiped.
+        FirstPageWiped: 9,
+        /// What the host takes back is not wiped.
+        ReclaimUnwiped: 10,
+        /// A pool's pages go home unwiped.
+        PoolUnwiped: 10,
+        /// A guest finds what the host left in a page.
+        PopulatedUnwiped: 10,
+        /// Content that is kept is not cleaned out of the caches.
+        KeptUncleaned: 10,
+        /// What an ordinary VM was lent is wiped.
+        LentWiped: 10,
+        /// A guest may meet zeroes where the host took a page by force.
+        PoisonForgotten: 10,
+        /// A binding may end one page beyond the guest's address space.
+        BoundBeyond: 11,
+        /// An MMIO access may reach into the next page.
+        AcrossPages: 11,
+        /// A share answers one page more than it did.
+        OneTooMany: 11,
+        /// An MMIO write shows the host all of the register.
+        WholeRegister: 12,
+        /// The host's answer to an MMIO read is not cut to its size.
+        AnswerUnmasked: 12,
+        /// The host may answer one MMIO access twice.
+        AnsweredTwice: 12,
+        /// The immediate of a guest's HVC is ignored.
+        ImmediateIgnored: 13,
+        /// The upper half of a function number of the host's is ignored.
+        HighBits: 13,
+        /// SVE shows in an ID register.
+        HiddenFeature: 13,
+        /// An ordinary VM is told of calls that it does not have.
+        OrdinaryOffered: 13,
+        /// The host's lock is taken before a VM's.
+        LockOrder: 14,
+        /// Two guests' CPU_ON of one vCPU both succeed.
+        CpuOnAgain: 14,
+        /// Two CPU_ON of the host's for one CPU both succeed.
+        ClaimedTwice: 14,
+        /// Pages that are no longer shared are not counted down.
+        SharedUncounted: 15,
+        /// A teardown that has reached its bound forgets the rest.
+        LeftBehind: 15,
+        /// A change that the pool has no tables for begins.
+        TablesUncounted: 15,
+        /// The host's tables may lie in memory that is not reserved.
+        TablesUnreserved: 16,
+        /// Devices that are denied to the host are mapped like others.
+        DeniedDevice: 16,
+        /// An instruction that nobody foresaw ends the VM.
+        TrapIsFatal: 17,
+        /// An access that the host may not make is tried again for ever.
+        RetriedForEver: 17,
+        /// A CPU that the firmware names twice counts twice.
+        FirmwareTrusted: 19,
+    }
+
+    /// The bug that is on, counted from [`FIRST`]; [`NONE`]; or nobody has asked yet.
+    static CHOSEN: AtomicUsize = AtomicUsize::new(NOT_ASKED);
+    const NOT_ASKED: usize = 0;
+    const NONE: usize = 1;
+    const FIRST: usize = 2;
+
+    /// Switches a bug on, and all others off. Answers whether there is one of that name.
+    pub fn choose(name: &str) -> bool {
+        let found = (FIRST..).zip(Bug::ALL).find(|(_, bug)| bug.name() == name);
+        CHOSEN.store(found.map_or(NONE, |(place, _)| place), Ordering::Relaxed);
+        found.is_some()
+    }
+
+    /// Whether that bug is on.
+    #[must_use]
+    pub fn is_on(bug: Bug) -> bool {
+        let chosen = match CHOSEN.load(Ordering::Relaxed) {
+            NOT_ASKED => ask(),
+            chosen => chosen,
+        };
+        chosen == FIRST.wrapping_add(bug as usize)
+    }
+
+    /// A test's process is told by its environment.
+    #[cfg(any(test, feature = "fake"))]
+    fn ask() -> usize {
+        let name = std::env::var("CLOISTER_SEEDED").unwrap_or_default();
+        assert!(choose(&name) || name.is_empty(), "there is no bug {name}");
+        CHOSEN.load(Ordering::Relaxed)
+    }
+
+    #[cfg(not(any(test, feature = "fake")))]
+    const fn ask() -> usize {
+        NONE
+    }
+
+    /// The first page of a range.
+    pub(crate) fn first_page(range: PageRange<Pfn>) -> PageRange<Pfn> {
+        PageRange::<Pfn>::new(range.first(), 1).unwrap_or(range)
+    }
+}
