@@ -81,8 +81,13 @@ struct Vm {
     dying: bool,
 }
 
-/// Who reaches a page: the host, and guests by their place.
-type Reach = (bool, Vec<u8>);
+/// Who reaches a page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Reach {
+    host: bool,
+    /// A guest, by its VMID.
+    guest: Option<u8>,
+}
 
 /// The hypervisor, and what an onlooker may conclude from calls and answers alone.
 #[derive(Debug)]
@@ -251,55 +256,46 @@ impl<'h, 'm> Board<'h, 'm> {
         self.reach = self.look();
         let machine = self.hypervisor.machine();
         for (page, (now, then)) in (0..).zip(self.reach.iter().zip(&before)) {
-            self.check_page(page, now);
+            self.check_page(page, *now);
             if !within(RAM, page) || now == then {
                 continue;
             }
             // Content must not cross: what the host gets was not private, or is wiped.
-            if now.0 && !then.0 && !self.shared.contains(&page) {
-                assert_eq!(machine.uniform_byte(Pfn(page)), Some(0), "page {page:#x}");
+            let found = machine.uniform_byte(Pfn(page));
+            if now.host && !then.host && !self.shared.contains(&page) {
+                assert_eq!(found, Some(0), "page {page:#x}");
             }
-            let byte = if now.1.is_empty() {
-                HOST_BYTE
-            } else {
-                GUEST_BYTE
+            let byte = match now {
+                Reach { guest: Some(_), .. } => GUEST_BYTE,
+                Reach { host: true, .. } => HOST_BYTE,
+                _ => continue,
             };
-            if now.0 || !now.1.is_empty() {
-                let found = machine.uniform_byte(Pfn(page));
-                let known = [Some(0), Some(HOST_BYTE), Some(GUEST_BYTE)];
-                assert!(known.contains(&found), "a page of mixed content");
-                machine.fill(Pfn(page), byte);
-            }
+            let known = [Some(0), Some(HOST_BYTE), Some(GUEST_BYTE)];
+            assert!(known.contains(&found), "a page of mixed content");
+            machine.fill(Pfn(page), byte);
         }
         // A page that no guest has any more is not shared any more.
         let reach = &self.reach;
         self.shared.retain(|page| {
             let index = usize::try_from(*page).expect("small");
-            !reach[index].1.is_empty()
+            reach[index].guest.is_some()
         });
         assert_eq!(machine.violations(), Vec::new());
         machine.take_events();
     }
 
-    fn check_page(&self, page: u64, (host, guests): &Reach) {
-        assert!(
-            guests.len() <= 1,
-            "page {page:#x} has two guests: {guests:?}"
-        );
+    fn check_page(&self, page: u64, reach: Reach) {
         if within(RESERVED, page) || within(DENIED, page) {
-            assert!(!host && guests.is_empty(), "page {page:#x} is not theirs");
+            assert_eq!(reach, Reach::default(), "page {page:#x} is not theirs");
         }
-        if !within(RAM, page) {
-            assert!(guests.is_empty(), "a guest has a device");
-        }
-        if let Some(place) = guests.first() {
-            let mut vms = self.live.values();
-            let vm = vms
-                .find(|vm| vm.space.vmid.0 == place + 1)
-                .expect("a VM that lives");
-            let may = !vm.protected || self.shared.contains(&page);
-            assert_eq!(*host, may, "the host at page {page:#x} of VM {place}");
-        }
+        let Some(vmid) = reach.guest else { return };
+        assert!(within(RAM, page), "a guest has a device");
+        let mut vms = self.live.values();
+        let vm = vms
+            .find(|vm| vm.space.vmid.0 == vmid)
+            .expect("a VM that lives");
+        let may = !vm.protected || self.shared.contains(&page);
+        assert_eq!(reach.host, may, "the host at page {page:#x} of VM {vmid}");
     }
 
     /// Who reaches what, by the tables; what TLBs remember is no more.
@@ -314,7 +310,10 @@ impl<'h, 'm> Board<'h, 'm> {
             .map(|page| {
                 let found = walk(self.hypervisor.host_space(), page);
                 assert!(found.is_none_or(|to| to == page), "the host's map");
-                (found.is_some(), Vec::new())
+                Reach {
+                    host: found.is_some(),
+                    guest: None,
+                }
             })
             .collect();
         for vm in self.live.values().filter(|vm| !vm.dying) {
@@ -322,7 +321,8 @@ impl<'h, 'm> Board<'h, 'm> {
                 if let Some(to) = walk(vm.space, gfn) {
                     let to = usize::try_from(to).expect("small");
                     assert!(to < reach.len(), "a guest is beyond the machine");
-                    reach[to].1.push(vm.space.vmid.0 - 1);
+                    let other = reach[to].guest.replace(vm.space.vmid.0);
+                    assert_eq!(other, None, "page {to:#x} has two guests");
                 }
             }
         }
@@ -345,7 +345,7 @@ impl<'h, 'm> Board<'h, 'm> {
         for page in RAM.0..RAM.0 + RAM.1 {
             let index = usize::try_from(page).expect("small");
             assert_eq!(
-                self.reach[index].0,
+                self.reach[index].host,
                 !within(RESERVED, page),
                 "page {page:#x} is lost"
             );
