@@ -58,6 +58,9 @@ pub struct PartArgs {
     /// Arguments for the guest (/chosen/bootargs)
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub guest_args: String,
+    /// Arguments for the hypervisor, such as trace=on
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub hypervisor_args: String,
     /// The launch measurement that the VM must have: 64 hexadecimal digits
     #[arg(long, value_name = "HEX", value_parser = parse_digest)]
     pub measurement: Option<Digest>,
@@ -174,6 +177,7 @@ impl PartArgs {
             initrd: initrd.as_deref(),
             host_args: &self.host_args,
             guest_args: &self.guest_args,
+            hypervisor_args: &self.hypervisor_args,
             measurement: self.measurement,
         })?;
         file::write_by_rename(&self.output, &bytes)

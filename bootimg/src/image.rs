@@ -34,7 +34,7 @@ impl<'a> Image<'a> {
             })?;
         let image = Self { manifest, bytes };
         image.check_host()?;
-        for kind in [Kind::HostArgs, Kind::GuestArgs] {
+        for kind in [Kind::HostArgs, Kind::GuestArgs, Kind::HypervisorArgs] {
             if image.content(kind).is_some() && image.text(kind).is_none() {
                 return Err(Error::NotText(kind));
             }

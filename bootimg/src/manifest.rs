@@ -37,17 +37,20 @@ pub enum Kind {
     GuestArgs = 5,
     /// The launch measurement that the VM must have to count as measured: 32 bytes.
     Measurement = 6,
+    /// Arguments for the hypervisor: text.
+    HypervisorArgs = 7,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Host,
         Self::Payload,
         Self::Initrd,
         Self::HostArgs,
         Self::GuestArgs,
         Self::Measurement,
+        Self::HypervisorArgs,
     ];
 
     /// The kind's name, as listings and messages have it.
@@ -60,6 +63,7 @@ impl Kind {
             Self::HostArgs => "host-args",
             Self::GuestArgs => "guest-args",
             Self::Measurement => "measurement",
+            Self::HypervisorArgs => "hypervisor-args",
         }
     }
 
@@ -79,7 +83,7 @@ impl Kind {
         match self {
             Self::Host => arm64::HEADER_BYTES as u64..=MAX_MEMORY_BYTES,
             Self::Payload | Self::Initrd => 1..=MAX_MEMORY_BYTES,
-            Self::HostArgs | Self::GuestArgs => 1..=MAX_ARGUMENT_BYTES,
+            Self::HostArgs | Self::GuestArgs | Self::HypervisorArgs => 1..=MAX_ARGUMENT_BYTES,
             Self::Measurement => 32..=32,
         }
     }

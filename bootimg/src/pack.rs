@@ -27,6 +27,8 @@ pub struct Input<'a> {
     pub host_args: &'a str,
     /// Arguments for the guest; empty means none.
     pub guest_args: &'a str,
+    /// Arguments for the hypervisor; empty means none.
+    pub hypervisor_args: &'a str,
     /// The measurement that the VM must have at its launch.
     pub measurement: Option<Digest>,
 }
@@ -67,6 +69,7 @@ pub fn pack(input: &Input<'_>) -> Result<Vec<u8>, PackError> {
         (Kind::Initrd, input.initrd),
         (Kind::HostArgs, text(input.host_args)),
         (Kind::GuestArgs, text(input.guest_args)),
+        (Kind::HypervisorArgs, text(input.hypervisor_args)),
         (
             Kind::Measurement,
             input.measurement.as_ref().map(|digest| digest.0.as_slice()),

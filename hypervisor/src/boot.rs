@@ -3,10 +3,11 @@
 use core::ops::Range;
 
 use bare_rt::image::Layout;
-use bootimg::{Image, Manifest};
+use bootimg::{Image, Kind, Manifest};
 use heapless::Vec;
 use hyp_core::device_tree::{self, Conduit, DeviceTreeError, Edits, Platform};
 use hyp_core::hypervisor::{CpuIndex, Hypervisor, MAX_REGIONS, Setup, SetupError};
+use hyp_core::options::{Options, UnknownOption};
 use hyp_core::trng::Trng;
 use shared_abi::addr::{PAGE_SIZE, Pa, PageRange, Pfn};
 use shared_abi::record::Record;
@@ -16,14 +17,15 @@ use crate::cpu::{self, Cpu};
 use crate::el2::El2;
 use crate::memory::{self, Block};
 use crate::mmu::Stage1;
-use crate::{arch, console, host, power, secondary, state, vectors};
+use crate::{arch, console, host, power, secondary, state, trace, vectors};
 
 /// The manifest is one page (bootimg's format).
 const MANIFEST_BYTES: usize = 4096;
 
 static HYPERVISOR: Once<Hypervisor<'static, El2>> = Once::new();
 static TRNG: Once<Trng> = Once::new();
-static RESERVED: Once<[PageRange<Pfn>; 2]> = Once::new();
+/// The hypervisor's own memory: its image, its block, and the trace's rings if there are any.
+static RESERVED: Once<Vec<PageRange<Pfn>, 3>> = Once::new();
 static PLATFORM: Once<Platform> = Once::new();
 
 /// The CPUs of the machine, by index: their MPIDR_EL1.
@@ -106,6 +108,8 @@ enum BootError {
     #[error("{0}")]
     Image(#[from] bootimg::Error),
     #[error("{0}")]
+    Options(#[from] UnknownOption),
+    #[error("{0}")]
     Setup(#[from] SetupError),
     #[error("the host's device tree: {0}")]
     HostTree(DeviceTreeError),
@@ -146,12 +150,16 @@ fn prepare(tree: &'static [u8], platform: &'static Platform) -> Result<Cpu, Boot
     let limit = home.end - loaded.image.start;
     let image = verify(&loaded, limit)?;
 
-    let used = [
-        loaded.image.clone(),
-        loaded.tree.clone(),
-        block.whole.clone(),
-    ];
-    let hypervisor = ownership(platform, &loaded.layout, &block, &image)?;
+    let options = Options::parse(image.text(Kind::HypervisorArgs).unwrap_or_default())?;
+    let mut used = Vec::<_, 4>::from(used);
+    let mut own = Vec::<_, 3>::from([loaded.layout.image(), block.whole.clone()]);
+    used.extend([block.whole.clone()]);
+    if options.trace {
+        let rings = trace_rings(&ram, &used, cpus)?;
+        used.extend([rings.clone()]);
+        own.extend([rings]);
+    }
+    let hypervisor = ownership(platform, &own, &block, &image)?;
     let host_tree = host_tree(&loaded, &ram, &used, tree, &image)?;
     let index = platform
         .cpus
@@ -221,15 +229,28 @@ fn report(layout: &Layout, block: &Block, ram: &[Range<u64>], cpus: usize) {
     });
 }
 
-/// Makes the ownership core: from here on every page of RAM has an owner.
+/// Starts the trace; answers where its memory is.
+fn trace_rings(
+    ram: &[Range<u64>],
+    used: &[Range<u64>],
+    cpus: usize,
+) -> Result<Range<u64>, BootError> {
+    let bytes = cpus as u64 * trace::RING_BYTES;
+    let start = memory::place(ram, used, bytes, PAGE_SIZE).ok_or(BootError::Memory)?;
+    // SAFETY: RAM that touches nothing in use, and that is the hypervisor's from now on.
+    unsafe { trace::start(start, cpus) };
+    Ok(start..start + bytes)
+}
+
+/// Makes the ownership core: from here on every page of RAM has an owner. `own` is the hypervisor's.
 fn ownership(
     platform: &'static Platform,
-    layout: &Layout,
+    own: &[Range<u64>],
     block: &Block,
     image: &Image<'_>,
 ) -> Result<&'static Hypervisor<'static, El2>, BootError> {
-    let own = memory::pages(&layout.image()).ok_or(BootError::Memory)?;
-    let whole = memory::pages(&block.whole).ok_or(BootError::Memory)?;
+    let reserved = own.iter().map(memory::pages).collect::<Option<_>>();
+    let reserved = reserved.ok_or(BootError::Memory)?;
     let tables = memory::pages(&block.host_tables).ok_or(BootError::Memory)?;
     let records = &block.records;
     // SAFETY: the range was set aside for the records alone, is RAM, aligned to pages, and any content
@@ -244,7 +265,7 @@ fn ownership(
         El2,
         Setup {
             ram: &platform.ram,
-            reserved: RESERVED.call_once(|| [own, whole]),
+            reserved: RESERVED.call_once(|| reserved),
             denied_devices: &platform.denied,
             records,
             tables,

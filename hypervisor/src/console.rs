@@ -1,6 +1,6 @@
 //! The hypervisor's own console: the second PL011, which the host never reaches.
 
-use core::fmt::Write;
+use core::fmt::{Display, Write};
 
 use arm_pl011_uart::{DataBits, LineConfig, PL011Registers, Parity, StopBits, Uart};
 use safe_mmio::UniqueMmioPointer;
@@ -41,16 +41,21 @@ pub(crate) unsafe fn init(registers: Pa) {
     CONSOLE.call_once(|| TicketMutex::new(uart));
 }
 
-/// Reports to the tool, in a line. Without a console it is lost.
+/// Reports to the tool.
 pub(crate) fn record(record: &Record<'_>) {
+    line(record);
+}
+
+/// Writes a line. Without a console it is lost.
+pub(crate) fn line(line: &dyn Display) {
     if let Some(console) = CONSOLE.get() {
-        write(&mut console.lock(), record);
+        write(&mut console.lock(), line);
     }
 }
 
-fn write(uart: &mut Uart<'static>, record: &Record<'_>) {
+fn write(uart: &mut Uart<'static>, line: &dyn Display) {
     // The PL011 reports no errors on transmission.
-    let _ = write!(uart, "{record}\r\n");
+    let _ = write!(uart, "{line}\r\n");
 }
 
 /// Writes one line from a CPU that will do nothing else any more: if another CPU holds the console for

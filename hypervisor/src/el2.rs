@@ -5,12 +5,14 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use hyp_core::event::{Barrier, Event, Scope};
 use hyp_core::geometry::{Geometry, Granule4K};
 use hyp_core::machine::{Frames, Machine, Removed, Space, TableRef, VcpuClaim};
+use hyp_core::maintenance::Maintenance;
 use hyp_core::vcpu::VcpuContext;
 use shared_abi::addr::{PAGE_SIZE, Pfn};
 
-use crate::{arch, state};
+use crate::{arch, state, trace};
 
 /// The CPU and memory that this runs on.
 #[derive(Debug)]
@@ -28,21 +30,65 @@ fn entry(table: TableRef, index: usize) -> &'static AtomicU64 {
     unsafe { AtomicU64::from_ptr(page_pointer::<u64>(table.page()).wrapping_add(index)) }
 }
 
-/// Runs `maintenance` with `space` in VTTBR_EL2, as TLB maintenance by VMID wants it.
-fn in_space(space: Space, maintenance: impl FnOnce()) {
-    let wanted = state::vttbr(space);
-    let current = arch::read!("vttbr_el2");
-    if current == wanted {
-        maintenance();
-        return;
+/// This CPU's maintenance instructions, noted in the trace if `TRACED`.
+struct Instructions<const TRACED: bool>;
+
+impl<const TRACED: bool> Maintenance for Instructions<TRACED> {
+    #[inline(always)]
+    fn barrier(&self, barrier: Barrier) {
+        match barrier {
+            Barrier::DsbIshst => arch::dsb_ishst(),
+            Barrier::DsbIsh => arch::dsb_ish(),
+            Barrier::DsbNsh => arch::dsb_nsh(),
+            Barrier::Isb => arch::isb(),
+        }
+        if TRACED {
+            trace::event(Event::Barrier(barrier));
+        }
     }
-    // SAFETY: EL1 does not run meanwhile, and the value is back before it does.
-    unsafe { arch::write!("vttbr_el2", wanted) };
-    arch::isb();
-    maintenance();
-    // SAFETY: as it was.
-    unsafe { arch::write!("vttbr_el2", current) };
-    arch::isb();
+
+    #[inline(always)]
+    fn forget(&self, scope: Scope) {
+        match scope {
+            Scope::Ipa(page) => arch::tlbi_ipas2e1is(page),
+            Scope::Combined => arch::tlbi_vmalle1is(),
+            Scope::All => arch::tlbi_vmalls12e1is(),
+            Scope::CombinedHere => arch::tlbi_vmalle1(),
+            Scope::InstructionsHere => arch::ic_iallu(),
+        }
+        if TRACED {
+            let vmid = state::vmid(arch::read!("vttbr_el2"));
+            trace::event(Event::Tlbi { vmid, scope });
+        }
+    }
+
+    #[inline(always)]
+    fn in_space(&self, space: Space, f: impl FnOnce()) {
+        let wanted = state::vttbr(space);
+        let current = arch::read!("vttbr_el2");
+        if current == wanted {
+            f();
+            return;
+        }
+        // SAFETY: EL1 does not run meanwhile, and the value is back before it does.
+        unsafe { arch::write!("vttbr_el2", wanted) };
+        arch::isb();
+        f();
+        // SAFETY: as it was.
+        unsafe { arch::write!("vttbr_el2", current) };
+        arch::isb();
+    }
+}
+
+/// Executes a sequence of [`Maintenance`], traced or not: one decision for all of it.
+macro_rules! maintain {
+    ($($sequence:tt)*) => {
+        if trace::is_on() {
+            Instructions::<true>.$($sequence)*
+        } else {
+            Instructions::<false>.$($sequence)*
+        }
+    };
 }
 
 impl Machine for El2 {
@@ -56,6 +102,11 @@ impl Machine for El2 {
     #[inline]
     fn write_entry(&self, table: TableRef, index: usize, value: u64) {
         entry(table, index).store(value, Ordering::Release);
+        trace::event(Event::Write {
+            table: table.page(),
+            index,
+            value,
+        });
     }
 
     fn wipe(&self, pages: &Frames) {
@@ -67,6 +118,7 @@ impl Machine for El2 {
         // Nobody goes on executing what was there.
         arch::ic_ialluis();
         arch::dsb_ish();
+        trace::event(Event::Wipe(range));
     }
 
     fn clean(&self, pages: &Frames) {
@@ -74,6 +126,7 @@ impl Machine for El2 {
         arch::clean_and_invalidate(range.first().base().0, range.len() * PAGE_SIZE);
         arch::ic_ialluis();
         arch::dsb_ish();
+        trace::event(Event::Clean(range));
     }
 
     fn with_page<R>(&self, pages: &Frames, index: u64, f: impl FnOnce(&[u8; 4096]) -> R) -> R {
@@ -98,38 +151,23 @@ impl Machine for El2 {
 
     #[inline]
     fn publish(&self) {
-        arch::dsb_ishst();
-        arch::isb();
+        maintain!(publish());
     }
 
     fn invalidate(&self, space: Space, removed: &[Removed]) {
-        arch::dsb_ishst();
-        in_space(space, || {
-            for leaf in removed {
-                arch::tlbi_ipas2e1is(leaf.page);
-            }
-            arch::dsb_ish();
-            arch::tlbi_vmalle1is();
-            arch::dsb_ish();
-            arch::isb();
-        });
+        maintain!(invalidate(space, removed));
     }
 
     fn invalidate_all(&self, space: Space) {
-        arch::dsb_ishst();
-        in_space(space, || {
-            arch::tlbi_vmalls12e1is();
-            arch::dsb_ish();
-            arch::isb();
-        });
+        maintain!(invalidate_all(space));
     }
 
     fn forget_previous_vcpu(&self, space: Space) {
-        in_space(space, || {
-            arch::tlbi_vmalle1();
-            arch::ic_iallu();
-            arch::dsb_nsh();
-            arch::isb();
-        });
+        maintain!(forget_previous_vcpu(space));
+    }
+
+    #[inline]
+    fn event(&self, event: Event) {
+        trace::event(event);
     }
 }

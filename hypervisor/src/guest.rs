@@ -10,7 +10,7 @@ use shared_abi::vcpu::{Entry, Exit, ExitRecord};
 use crate::cpu::Cpu;
 use crate::el2::El2;
 use crate::switch::{self, Then, Vector};
-use crate::{arch, boot, gic, state};
+use crate::{arch, boot, gic, state, trace};
 
 /// A vCPU that runs, as its hypercalls see it.
 struct Running {
@@ -77,6 +77,7 @@ pub(crate) fn run(
 /// returns, its system registers are stored.
 fn until_exit(cpu: &mut Cpu, running: &mut Running) -> Exit {
     loop {
+        trace::enter();
         let registers = running
             .loaded
             .with_context(|context| (&raw mut *context).cast());
@@ -125,7 +126,10 @@ unsafe extern "C" fn hypercall(running: *mut ()) -> Then {
     let running = unsafe { &mut *running.cast::<Running>() };
     let imm = syndrome::immediate(arch::read!("esr_el2"));
     match guest_hypercall(&mut running.loaded, &running.services, imm) {
-        GuestAction::Resume => Then::Resume,
+        GuestAction::Resume => {
+            trace::enter();
+            Then::Resume
+        }
         action => {
             running.action = action;
             Then::Return

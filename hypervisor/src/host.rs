@@ -2,6 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use hyp_core::event::Event;
 use hyp_core::hypervisor::{CallFailure, HostAbort, HostAccess, Hypervisor};
 use hyp_core::inject::{Abort, El1Context, Exception};
 use hyp_core::syndrome::{self, Fault, Syndrome, SysRegAccess};
@@ -14,7 +15,7 @@ use shared_abi::record::Record;
 use crate::cpu::Cpu;
 use crate::el2::El2;
 use crate::switch::{self, Then, Vector};
-use crate::{arch, console, guest, relay, state};
+use crate::{arch, console, guest, relay, state, trace};
 
 /// Faults injected into the host since it started.
 static FAULTS: AtomicU64 = AtomicU64::new(0);
@@ -36,6 +37,7 @@ pub(crate) fn run(cpu: &mut Cpu) -> ! {
         stage2: state::stage2_is_on(arch::read!("hcr_el2")),
     });
     loop {
+        trace::enter();
         // SAFETY: the host's registers are this CPU's own; PSTATE in them is what the host had, or
         // that of a started CPU or of an injected exception. `hypercall` takes a `Cpu`.
         let vector = unsafe { switch::enter(&raw mut cpu.host, (&raw mut *cpu).cast(), hypercall) };
@@ -55,6 +57,7 @@ unsafe extern "C" fn hypercall(cpu: *mut ()) -> Then {
     // SAFETY: the caller's promise: `run` has lent it to `enter`.
     let cpu = unsafe { &mut *cpu.cast::<Cpu>() };
     call(cpu, syndrome::immediate(arch::read!("esr_el2")));
+    trace::enter();
     Then::Resume
 }
 
@@ -115,6 +118,7 @@ fn call(cpu: &mut Cpu, imm: u16) {
     if relay::is_psci(function) {
         return relay::call(cpu);
     }
+    trace::event(Event::CallBegin(function));
     let [_, arguments @ .., _, _, _, _, _, _, _, _, _, _, _, _, _] = &cpu.host.x;
     let (status, results) = match HostCall::parse(function, arguments) {
         Ok(HostCall::VcpuRun { vm, vcpu, entry }) => match guest::run(cpu, vm, vcpu, &entry) {
@@ -124,6 +128,7 @@ fn call(cpu: &mut Cpu, imm: u16) {
         Ok(call) => ownership_call(cpu.hypervisor, &call),
         Err(error) => (error.code(), [0; 17]),
     };
+    trace::event(Event::CallEnd(status));
     cpu.host.x[0] = status;
     cpu.host.x[1..18].copy_from_slice(&results);
 }

@@ -8,7 +8,7 @@
 //! * `switch`, `vectors`: entering EL1 and coming back. `state`, `fp`, `gic`: the registers that change
 //!   hands.
 //! * `el2`: the machine as the core sees it. `mmu`, `memory`: EL2's own map and memory.
-//! * `console`, `power`: reporting, and the end. `arch`: one instruction a function.
+//! * `console`, `trace`, `power`: reporting, and the end. `arch`: one instruction a function.
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![cfg_attr(
@@ -55,6 +55,8 @@ mod secondary;
 mod state;
 #[cfg(target_os = "none")]
 mod switch;
+#[cfg(target_os = "none")]
+mod trace;
 #[cfg(target_os = "none")]
 mod vectors;
 

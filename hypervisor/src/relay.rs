@@ -5,7 +5,7 @@ use shared_abi::record::Record;
 use smccc::arch::SMCCC_VERSION;
 
 use crate::cpu::Cpu;
-use crate::{arch, console, host, power, secondary};
+use crate::{arch, console, host, power, secondary, trace};
 
 /// Whether the function is the relay's to answer: the standard secure services' numbers for PSCI, and
 /// SMCCC_VERSION, which PSCI_FEATURES leads to.
@@ -35,6 +35,7 @@ pub(crate) fn call(cpu: &mut Cpu) {
         HostPsci::CpuOff => secondary::stop(cpu.index).x0(),
         HostPsci::AffinityInfo { target, level } => secondary::affinity_info(target, level),
         HostPsci::SystemOff => {
+            trace::finish();
             console::record(&Record::PowerOff {
                 host_faults: host::faults(),
             });

@@ -3,7 +3,7 @@
 use core::arch::asm;
 use core::mem::offset_of;
 
-use hyp_core::machine::Space;
+use hyp_core::machine::{Space, Vmid};
 use hyp_core::stage2::VTCR;
 use hyp_core::vcpu::{RESET_SCTLR_EL1, SystemRegisters};
 
@@ -98,9 +98,16 @@ const ICC_SRE: u64 = 0b0111;
 /// VTCR_EL2.PS.
 const VTCR_PS_SHIFT: u32 = 16;
 
+/// VTTBR_EL2.VMID.
+const VMID_SHIFT: u32 = 48;
+
+/// The VMID in a value of VTTBR_EL2.
+pub(crate) const fn vmid(vttbr: u64) -> Vmid {
+    Vmid((vttbr >> VMID_SHIFT) as u8)
+}
+
 /// The value of VTTBR_EL2 for a stage-2 address space.
 pub(crate) const fn vttbr(space: Space) -> u64 {
-    const VMID_SHIFT: u32 = 48;
     space.root.0 | ((space.vmid.0 as u64) << VMID_SHIFT)
 }
 

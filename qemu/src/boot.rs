@@ -12,6 +12,7 @@ use crate::record::{BootResult, Destination};
 use crate::run::{self, Ended, Transcript, Verdict};
 use crate::setup::{self, Qemu};
 use crate::story;
+use crate::trace::Trace;
 use crate::ui::{Step, Ui};
 use crate::workspace;
 
@@ -47,6 +48,10 @@ fn attempt(args: &BootArgs, ui: Ui) -> Result<BootResult> {
         ui.note(&debugger_hint(&job)?);
     }
     let watched = watch(&job, args, &qemu, ui)?;
+    if let Some(path) = &args.trace {
+        let trace = &watched.trace;
+        ui.note(&trace.write(path)?);
+    }
 
     if let (Some(expected), Some(disk)) = (&mut job.expected.demo, &job.demo_disk) {
         expected.file = Some(disk.digest()?);
@@ -85,6 +90,7 @@ struct Watched {
     facts: Facts,
     ended: Ended,
     transcripts: [Transcript; Console::ALL.len()],
+    trace: Trace,
 }
 
 impl Watched {
@@ -114,12 +120,16 @@ fn watch(job: &Job, args: &BootArgs, qemu: &Qemu, ui: Ui) -> Result<Watched> {
     let is_demo = job.expected.demo.is_some();
     let mut facts = Facts::default();
     let mut transcripts: [Transcript; Console::ALL.len()] = Default::default();
+    let mut trace = Trace::default();
     let limit = args.limit_seconds().map(Duration::from_secs);
     let ended = run::run(machine, job.directory.path(), limit, |console, bytes| {
         if console == Console::Guest && !is_demo {
             step.around(|| ui.bytes(bytes));
         }
         transcripts[index(console)].push(bytes, |line| {
+            if console == Console::Hypervisor && trace.observe(line) {
+                return;
+            }
             facts.observe(console, line);
             show(&step, console, line, args.verbose);
         });
@@ -136,6 +146,7 @@ fn watch(job: &Job, args: &BootArgs, qemu: &Qemu, ui: Ui) -> Result<Watched> {
         facts,
         ended,
         transcripts,
+        trace,
     })
 }
 

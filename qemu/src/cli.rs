@@ -87,6 +87,9 @@ pub struct BootArgs {
     #[arg(long, value_name = "FILE",
           conflicts_with_all = ["payload", "append", "initrd", "smp", "mem", "unprotected"])]
     pub image: Option<PathBuf>,
+    /// Write what the hypervisor did, event by event, to FILE
+    #[arg(long, value_name = "FILE", conflicts_with = "image")]
+    pub trace: Option<PathBuf>,
     /// Show all consoles as they speak
     #[arg(short, long)]
     pub verbose: bool,
@@ -161,6 +164,12 @@ impl BootArgs {
     #[must_use]
     pub fn limit_seconds(&self) -> Option<u64> {
         self.timeout.or((!self.gdb).then_some(DEFAULT_SECONDS))
+    }
+
+    /// What the hypervisor is asked for: the words of the part `hypervisor-args`.
+    #[must_use]
+    pub const fn hypervisor_args(&self) -> &'static str {
+        if self.trace.is_some() { "trace=on" } else { "" }
     }
 }
 
@@ -256,7 +265,7 @@ mod tests {
     fn boot_takes_what_the_contract_names() {
         let cli = parse(
             "boot --payload p --append a --initrd i --disk d --cpus 1 --smp 2 --mem 64M \
-             --unprotected --gdb --json out.json",
+             --unprotected --gdb --json out.json --trace t",
         )
         .unwrap();
         let Some(Command::Boot(boot)) = cli.command else {
@@ -283,6 +292,7 @@ mod tests {
             "--timeout soon",
             "--initrd i",
             "--image i --payload p",
+            "--image i --trace t",
             "frobnicate",
             "setup --toolchain nightly",
             "bench",

@@ -119,6 +119,20 @@ impl GuestParts {
     ///
     /// A failed build, or what does not fit.
     pub fn pack(&self, toolchain: Toolchain, ui: Ui) -> Result<(Vec<u8>, Option<Digest>)> {
+        self.pack_with("", toolchain, ui)
+    }
+
+    /// The same with arguments for the hypervisor.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::pack`].
+    pub fn pack_with(
+        &self,
+        hypervisor_args: &str,
+        toolchain: Toolchain,
+        ui: Ui,
+    ) -> Result<(Vec<u8>, Option<Digest>)> {
         let hypervisor = HYPERVISOR.build(toolchain, ui)?;
         let host = HOST.build(toolchain, ui)?;
         let measurement = if self.ours && self.config.protected {
@@ -134,6 +148,7 @@ impl GuestParts {
             initrd: (!self.initrd.is_empty()).then_some(&self.initrd),
             host_args: &host_args,
             guest_args: &self.bootargs,
+            hypervisor_args,
             measurement,
         })
         .map_err(|error| {
@@ -209,7 +224,7 @@ impl Job {
         toolchain: Toolchain,
         ui: Ui,
     ) -> Result<Self> {
-        let (image, measurement) = guest.pack(toolchain, ui)?;
+        let (image, measurement) = guest.pack_with(args.hypervisor_args(), toolchain, ui)?;
         Self::assemble(
             args,
             directory,

@@ -30,6 +30,7 @@ pub mod run;
 pub mod setup;
 pub mod story;
 pub mod toolchain;
+pub mod trace;
 pub mod ui;
 pub mod workspace;
 

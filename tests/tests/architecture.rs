@@ -26,8 +26,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("guest-kernel", &["shared-abi", "bare-rt", "virtio-guard"]),
     // What runs on the development machine. Of host and guest it uses the portable libraries: the
-    // layout of the guest's memory, the format of the demo's plan.
-    ("qemu", &["shared-abi", "bootimg", "host", "guest-kernel"]),
+    // layout of the guest's memory, the format of the demo's plan; of the core, the reader of traces.
+    (
+        "qemu",
+        &["shared-abi", "bootimg", "host", "guest-kernel", "hyp-core"],
+    ),
     (
         "tests",
         &[

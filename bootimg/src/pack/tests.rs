@@ -34,6 +34,7 @@ fn full() -> Vec<u8> {
         initrd: Some(&[0x44; 4096]),
         host_args: "smp=1 attack=true",
         guest_args: "quiet",
+        hypervisor_args: "trace=on",
         measurement: Some(Digest([0x55; 32])),
     })
     .unwrap()
@@ -67,6 +68,7 @@ fn what_was_packed_comes_out() {
     assert_eq!(image.content(Kind::Host), Some(host().as_slice()));
     assert_eq!(image.text(Kind::HostArgs), Some("smp=1 attack=true"));
     assert_eq!(image.text(Kind::GuestArgs), Some("quiet"));
+    assert_eq!(image.text(Kind::HypervisorArgs), Some("trace=on"));
     assert_eq!(image.measurement(), Some(Digest([0x55; 32])));
 
     let manifest = image.manifest();
@@ -252,7 +254,7 @@ fn a_forged_manifest_is_refused_for_what_is_wrong_with_it() {
         (|m| m.header.parts = 5.into(), Error::ManifestReserved),
         (|m| m.unused[0] = 1, Error::ManifestReserved),
         (|m| m.parts[0].reserved = 1.into(), Error::ManifestReserved),
-        (|m| m.parts[0].kind = 7.into(), Error::UnknownKind(7)),
+        (|m| m.parts[0].kind = 8.into(), Error::UnknownKind(8)),
         (
             |m| m.parts[1].kind = 2.into(),
             Error::Duplicate(Kind::Payload),
@@ -361,6 +363,7 @@ proptest! {
         initrd in proptest::option::of(proptest::collection::vec(any::<u8>(), 1..9000)),
         host_args in "[ -~]{0,64}",
         guest_args in "[ -~]{0,64}",
+        hypervisor_args in "[ -~]{0,64}",
         measurement in proptest::option::of(any::<[u8; 32]>()),
     ) {
         let measurement = measurement.map(Digest);
@@ -371,6 +374,7 @@ proptest! {
             initrd: initrd.as_deref(),
             host_args: &host_args,
             guest_args: &guest_args,
+            hypervisor_args: &hypervisor_args,
             measurement,
         }).unwrap();
         let image = file::verify(&bytes).unwrap();
@@ -378,6 +382,7 @@ proptest! {
         prop_assert_eq!(image.content(Kind::Initrd), initrd.as_deref());
         prop_assert_eq!(image.text(Kind::HostArgs).unwrap_or_default(), host_args);
         prop_assert_eq!(image.text(Kind::GuestArgs).unwrap_or_default(), guest_args);
+        prop_assert_eq!(image.text(Kind::HypervisorArgs).unwrap_or_default(), hypervisor_args);
         prop_assert_eq!(image.measurement(), measurement);
     }
 

@@ -78,25 +78,26 @@ pub enum Event {
     Load(Vmid, VcpuIndex),
     /// It was put.
     Put(Vmid, VcpuIndex),
-    /// The loaded vCPU is about to run.
-    EnterGuest,
-    /// The host is about to run.
-    EnterHost,
+    /// EL1 is about to run, with this in VTTBR_EL2.
+    Enter(u64),
+    /// This CPU's ring was full: so many events are missing before this one.
+    Dropped(u64),
 }
 
 impl Event {
     /// The event in two words: what it is in the low byte of the first, and its numbers. The reader is
     /// `fake::trace::decode`.
+    #[inline]
     #[must_use]
     pub const fn encode(self) -> [u64; 2] {
         match self {
-            Self::Space(space) => [1 | (space.vmid.0 as u64) << 8, space.root.0],
+            Self::Space(space) => [kind::SPACE | (space.vmid.0 as u64) << 8, space.root.0],
             Self::Write {
                 table,
                 index,
                 value,
-            } => [2 | (index as u64) << 8 | table.0 << 24, value],
-            Self::Barrier(barrier) => [3 | (barrier as u8 as u64) << 8, 0],
+            } => [kind::WRITE | (index as u64) << 8 | table.0 << 24, value],
+            Self::Barrier(barrier) => [kind::BARRIER | (barrier as u8 as u64) << 8, 0],
             Self::Tlbi { vmid, scope } => {
                 let (scope, page) = match scope {
                     Scope::Ipa(page) => (0, page),
@@ -105,18 +106,54 @@ impl Event {
                     Scope::CombinedHere => (3, 0),
                     Scope::InstructionsHere => (4, 0),
                 };
-                [4 | (vmid.0 as u64) << 8 | scope << 16, page]
+                [kind::TLBI | (vmid.0 as u64) << 8 | scope << 16, page]
             }
-            Self::Wipe(pages) => [5 | pages.len() << 8, pages.first().0],
-            Self::Clean(pages) => [6 | pages.len() << 8, pages.first().0],
-            Self::Taken(lock) => [7, lock.code()],
-            Self::Released(lock) => [8, lock.code()],
-            Self::CallBegin(function) => [9, function as u64],
-            Self::CallEnd(status) => [10, status],
-            Self::Load(vmid, vcpu) => [11 | (vmid.0 as u64) << 8, vcpu.0 as u64],
-            Self::Put(vmid, vcpu) => [12 | (vmid.0 as u64) << 8, vcpu.0 as u64],
-            Self::EnterGuest => [13, 0],
-            Self::EnterHost => [14, 0],
+            Self::Wipe(pages) => [kind::WIPE | pages.len() << 8, pages.first().0],
+            Self::Clean(pages) => [kind::CLEAN | pages.len() << 8, pages.first().0],
+            Self::Taken(lock) => [kind::TAKEN, lock.code()],
+            Self::Released(lock) => [kind::RELEASED, lock.code()],
+            Self::CallBegin(function) => [kind::CALL_BEGIN, function as u64],
+            Self::CallEnd(status) => [kind::CALL_END, status],
+            Self::Load(vmid, vcpu) => [kind::LOAD | (vmid.0 as u64) << 8, vcpu.0 as u64],
+            Self::Put(vmid, vcpu) => [kind::PUT | (vmid.0 as u64) << 8, vcpu.0 as u64],
+            Self::Enter(vttbr) => [kind::ENTER, vttbr],
+            Self::Dropped(count) => [kind::DROPPED, count],
         }
     }
+}
+
+/// What the low byte of an event's first word says it is.
+pub mod kind {
+    /// What the line of an event starts with, on a console.
+    pub const LINE: &str = "@event";
+    /// The byte.
+    pub const MASK: u64 = 0xff;
+    /// [`Event::Space`](super::Event::Space).
+    pub const SPACE: u64 = 1;
+    /// [`Event::Write`](super::Event::Write).
+    pub const WRITE: u64 = 2;
+    /// [`Event::Barrier`](super::Event::Barrier).
+    pub const BARRIER: u64 = 3;
+    /// [`Event::Tlbi`](super::Event::Tlbi).
+    pub const TLBI: u64 = 4;
+    /// [`Event::Wipe`](super::Event::Wipe).
+    pub const WIPE: u64 = 5;
+    /// [`Event::Clean`](super::Event::Clean).
+    pub const CLEAN: u64 = 6;
+    /// [`Event::Taken`](super::Event::Taken).
+    pub const TAKEN: u64 = 7;
+    /// [`Event::Released`](super::Event::Released).
+    pub const RELEASED: u64 = 8;
+    /// [`Event::CallBegin`](super::Event::CallBegin).
+    pub const CALL_BEGIN: u64 = 9;
+    /// [`Event::CallEnd`](super::Event::CallEnd).
+    pub const CALL_END: u64 = 10;
+    /// [`Event::Load`](super::Event::Load).
+    pub const LOAD: u64 = 11;
+    /// [`Event::Put`](super::Event::Put).
+    pub const PUT: u64 = 12;
+    /// [`Event::Enter`](super::Event::Enter).
+    pub const ENTER: u64 = 13;
+    /// [`Event::Dropped`](super::Event::Dropped).
+    pub const DROPPED: u64 = 14;
 }

@@ -5,59 +5,54 @@
 //! The independent [`walker`] says what the tables mean.
 
 pub mod tlb;
+pub mod trace;
 
 use std::boxed::Box;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::vec::Vec;
 
-use shared_abi::addr::{PageRange, Pfn};
+use shared_abi::addr::Pfn;
 
 use crate::geometry::{Geometry, Granule4K};
 use crate::machine::{Frames, Machine, Removed, Space, TableRef, VcpuClaim};
+use crate::maintenance::Maintenance;
 use crate::vcpu::VcpuContext;
 use tlb::Tlb;
 
+pub use crate::event::{Barrier, Event, Scope};
 pub use crate::oracle::walker;
-
-/// Something that the core asked of the machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// An entry was written.
-    Write {
-        /// The table's page.
-        table: Pfn,
-        /// Which entry.
-        index: usize,
-        /// What it was before.
-        old: u64,
-        /// What it is now.
-        new: u64,
-    },
-    /// Pages were zeroed and cleaned.
-    Wipe(PageRange<Pfn>),
-    /// Pages were cleaned and instruction caches invalidated.
-    Clean(PageRange<Pfn>),
-    /// Barriers after entries became valid.
-    Publish,
-    /// TLB maintenance by IPA.
-    Invalidate(Space, Vec<Removed>),
-    /// TLB maintenance for a whole VMID.
-    InvalidateAll(Space),
-    /// Local maintenance before another vCPU of the same VM runs.
-    ForgetPreviousVcpu(Space),
-}
 
 #[derive(Debug, Default)]
 struct State {
     pages: HashMap<u64, Box<[u8; 4096]>>,
     contexts: HashMap<u64, VcpuContext>,
-    events: Vec<Event>,
+    events: Vec<(usize, Event)>,
+    /// What VTTBR_EL2 of each CPU holds during maintenance.
+    selected: HashMap<usize, Space>,
     tlb: Tlb,
 }
 
+std::thread_local! {
+    /// The CPU that this thread is at the moment.
+    static CPU: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Does `f` as that CPU: events of this thread are told as its own.
+pub fn on_cpu<R>(cpu: usize, f: impl FnOnce() -> R) -> R {
+    let before = CPU.replace(cpu);
+    let result = f();
+    CPU.set(before);
+    result
+}
+
 impl State {
+    fn tell(&mut self, event: Event) {
+        self.events.push((CPU.get(), event));
+    }
+
     fn page(&mut self, page: u64) -> &mut [u8; 4096] {
         self.pages
             .entry(page)
@@ -95,8 +90,24 @@ impl<G: Geometry> Fake<G> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes what was recorded since the last time.
+    /// Takes what the machine was asked to do since the last time.
     pub fn take_events(&self) -> Vec<Event> {
+        let asked = |event: &Event| {
+            !matches!(
+                event,
+                Event::Taken(_)
+                    | Event::Released(_)
+                    | Event::Space(_)
+                    | Event::Load(..)
+                    | Event::Put(..)
+            )
+        };
+        let trace = self.take_trace().into_iter();
+        trace.map(|(_, event)| event).filter(asked).collect()
+    }
+
+    /// Takes all that was recorded since the last time, with the CPU that did it ([`on_cpu`]).
+    pub fn take_trace(&self) -> Vec<(usize, Event)> {
         core::mem::take(&mut self.state().events)
     }
 
@@ -170,17 +181,15 @@ impl<G: Geometry> Machine for Fake<G> {
 
     fn write_entry(&self, table: TableRef, index: usize, value: u64) {
         let mut state = self.state();
-        let old = state.entry(table.page().0, index);
         let bytes = state.page(table.page().0);
         let (entries, _) = bytes.as_chunks_mut::<8>();
         if let Some(entry) = entries.get_mut(index) {
             *entry = value.to_le_bytes();
         }
-        state.events.push(Event::Write {
+        state.tell(Event::Write {
             table: table.page(),
             index,
-            old,
-            new: value,
+            value,
         });
     }
 
@@ -190,11 +199,11 @@ impl<G: Geometry> Machine for Fake<G> {
             state.page(page.0).fill(0);
             state.contexts.remove(&page.0);
         }
-        state.events.push(Event::Wipe(pages.range()));
+        state.tell(Event::Wipe(pages.range()));
     }
 
     fn clean(&self, pages: &Frames) {
-        self.state().events.push(Event::Clean(pages.range()));
+        self.state().tell(Event::Clean(pages.range()));
     }
 
     fn with_page<R>(&self, pages: &Frames, index: u64, f: impl FnOnce(&[u8; 4096]) -> R) -> R {
@@ -217,30 +226,57 @@ impl<G: Geometry> Machine for Fake<G> {
     }
 
     fn publish(&self) {
-        let mut state = self.state();
-        state.events.push(Event::Publish);
-        Self::refill(&mut state);
+        Maintenance::publish(self);
     }
 
     fn invalidate(&self, space: Space, removed: &[Removed]) {
-        let mut state = self.state();
-        state
-            .events
-            .push(Event::Invalidate(space, removed.to_vec()));
-        for leaf in removed {
-            state.tlb.forget(space, leaf.page, G::span(leaf.level));
-        }
-        Self::refill(&mut state);
+        Maintenance::invalidate(self, space, removed);
     }
 
     fn invalidate_all(&self, space: Space) {
-        let mut state = self.state();
-        state.events.push(Event::InvalidateAll(space));
-        state.tlb.forget(space, 0, G::IPA_PAGES);
-        Self::refill(&mut state);
+        Maintenance::invalidate_all(self, space);
     }
 
     fn forget_previous_vcpu(&self, space: Space) {
-        self.state().events.push(Event::ForgetPreviousVcpu(space));
+        Maintenance::forget_previous_vcpu(self, space);
+    }
+
+    fn event(&self, event: Event) {
+        self.state().tell(event);
+    }
+}
+
+impl<G: Geometry> Maintenance for Fake<G> {
+    fn barrier(&self, barrier: Barrier) {
+        let mut state = self.state();
+        state.tell(Event::Barrier(barrier));
+        // The last of each sequence: what was written is visible by now.
+        if barrier == Barrier::Isb {
+            Self::refill(&mut state);
+        }
+    }
+
+    #[expect(
+        clippy::expect_used,
+        reason = "a fake stops the test that invalidates for nobody"
+    )]
+    fn forget(&self, scope: Scope) {
+        let mut state = self.state();
+        let space = *state.selected.get(&CPU.get()).expect("a space is selected");
+        state.tell(Event::Tlbi {
+            vmid: space.vmid,
+            scope,
+        });
+        match scope {
+            Scope::Ipa(page) => state.tlb.forget_leaf(G::INDEX_BITS, space, page),
+            Scope::All => state.tlb.forget(space, 0, G::IPA_PAGES),
+            Scope::Combined | Scope::CombinedHere | Scope::InstructionsHere => {}
+        }
+    }
+
+    fn in_space(&self, space: Space, f: impl FnOnce()) {
+        self.state().selected.insert(CPU.get(), space);
+        f();
+        self.state().selected.remove(&CPU.get());
     }
 }

@@ -6,6 +6,7 @@ use shared_abi::host_call::{HostCall, ObjectHandle, VcpuIndex, VmHandle};
 use shared_abi::record::Digest;
 
 use crate::dispatch;
+use crate::event::Event;
 use crate::host_memory::{self, HostMemory};
 use crate::loaded::Loaded;
 use crate::lock::{Lock, LockId};
@@ -160,6 +161,7 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
         }
         let (cpus, expected) = (setup.cpus, setup.expected);
         let host = HostMemory::new(&machine, setup)?;
+        machine.event(Event::Space(host.space()));
         Ok(Self {
             host_space: host.space(),
             host: Lock::new(LockId::Host, host),

@@ -53,8 +53,10 @@ mod lifecycle;
 pub mod loaded;
 pub mod lock;
 pub mod machine;
+pub mod maintenance;
 pub mod mmio;
 mod object;
+pub mod options;
 #[cfg(any(test, feature = "oracle"))]
 pub mod oracle;
 mod pool;

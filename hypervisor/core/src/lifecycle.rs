@@ -10,6 +10,7 @@ use shared_abi::error::CallError;
 use shared_abi::host_call::{VcpuIndex, VmHandle};
 use shared_abi::record::Digest;
 
+use crate::event::Event;
 use crate::geometry::Geometry;
 use crate::guard::MmioGuard;
 use crate::host_memory::split;
@@ -55,14 +56,15 @@ impl<M: Machine> Hypervisor<'_, M> {
             let mut pool = Pool::default();
             pool.add(&self.machine, Frames::new(rest));
             // VMID 0 is the host's. A place's VMID left all TLBs when its last VM was torn down.
-            let vmid = Vmid(index.0.saturating_add(1));
+            let tables = Stage2::new(&Frames::new(root), Vmid(index.0.saturating_add(1)));
+            self.machine.event(Event::Space(tables.space()));
             place.generation = vm::next_generation(place.generation);
             place.guard = MmioGuard::default();
             place.vm = Some(Vm {
                 index,
                 protected,
                 life: Life::New,
-                tables: Stage2::new(&Frames::new(root), vmid),
+                tables,
                 pool,
                 bindings: Vec::new(),
                 vcpus: Vec::new(),

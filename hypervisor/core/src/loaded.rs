@@ -4,6 +4,7 @@ use shared_abi::addr::{Gfn, Ipa, PageRange};
 use shared_abi::error::CallError;
 use shared_abi::host_call::{PageState, VcpuIndex, VmHandle};
 
+use crate::event::Event;
 use crate::guard::MmioGuard;
 use crate::hypervisor::{CallFailure, CpuIndex, Hypervisor};
 use crate::lock::Lock;
@@ -96,6 +97,7 @@ impl<'h, 'm, M: Machine> Loaded<'h, 'm, M> {
         if inside.runs_on(cpu, vcpu) && !seeded!(PreviousVcpu) {
             machine.forget_previous_vcpu(space);
         }
+        machine.event(Event::Load(space.vmid, vcpu));
         Ok(Self {
             hypervisor,
             vm,
@@ -307,6 +309,7 @@ impl<M: Machine> Drop for Loaded<'_, '_, M> {
             if let Some(vcpu) = vm.vcpu(self.vcpu) {
                 vcpu.loaded = None;
             }
+            self.machine().event(Event::Put(self.space.vmid, self.vcpu));
         });
     }
 }

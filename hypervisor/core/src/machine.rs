@@ -131,8 +131,8 @@ pub trait Machine: Sync {
 
     /// Removes from all TLBs what `removed` names in `space`, after making the entries' writes
     /// visible: DSB ISHST; with the VMID of `space` in VTTBR_EL2, TLBI IPAS2E1IS for each; DSB ISH;
-    /// TLBI VMALLE1IS (entries that combine both stages); DSB ISH; ISB
-    /// (Arm ARM DDI0487, D8.17: TLB maintenance; break-before-make).
+    /// TLBI VMALLE1IS (entries that combine both stages); DSB ISH; ISB. The order is
+    /// [`Maintenance`](crate::maintenance::Maintenance)'s.
     fn invalidate(&self, space: Space, removed: &[Removed]);
 
     /// Removes everything of `space` from all TLBs, after making the entries' writes visible: DSB

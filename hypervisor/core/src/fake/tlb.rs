@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
-use super::walker::Translation;
+use super::walker::{self, Translation};
 use crate::machine::Space;
 
 /// A translation was replaced by another while the old one was still remembered: no break-before-make.
@@ -51,6 +51,15 @@ impl Tlb {
         let last = first.saturating_add(pages.saturating_sub(1));
         self.entries
             .retain(|(vmid, page), _| *vmid != space.vmid.0 || *page < first || *page > last);
+    }
+
+    /// Forgets what is remembered of the leaf that translates `page`; however a TLB split it up, an
+    /// address in it reaches all of it.
+    pub(super) fn forget_leaf(&mut self, bits: u32, space: Space, page: u64) {
+        if let Some(found) = self.get(space, page) {
+            let pages = walker::pages_covered(bits, found.level);
+            self.forget(space, page & !pages.saturating_sub(1), pages);
+        }
     }
 
     pub(super) fn refill(&mut self, pages: u64, walk: impl Fn(Space, u64) -> Option<Translation>) {

@@ -139,6 +139,10 @@ impl<M: Machine> Hypervisor<'_, M> {
             return Err(CallError::NotFound.into());
         }
         let mut vm = place.vm.take().ok_or(CallError::NotFound)?;
+        // The root is empty by now. Nobody ran under the VMID since it was invalidated first, but while
+        // that was done it was in VTTBR_EL2 beside tables that were not: a walk ahead of time may have
+        // filled a TLB again. The VMID may be another VM's next.
+        seeded!(self.machine.invalidate_all(vm.tables.space()), VmidReused => ());
         let root_tables = M::Geometry::ROOT_TABLES;
         let root = vm.tables.root();
         self.return_pool_pages(&mut vm, root, root_tables, budget);

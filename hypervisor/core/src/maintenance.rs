@@ -1,0 +1,65 @@
+//! The order of TLB maintenance: which instructions a duty of [`Machine`](crate::machine::Machine)
+//! takes, and in which order (Arm ARM DDI0487, D8.17: TLB maintenance; break-before-make).
+//!
+//! It is here, and not beside the instructions, so that the tests run the same order as the hardware.
+
+use crate::event::{Barrier, Scope};
+use crate::machine::{Removed, Space};
+
+/// The instructions of maintenance, and the sequences made of them.
+pub trait Maintenance {
+    /// Executes a barrier.
+    fn barrier(&self, barrier: Barrier);
+
+    /// Executes an invalidation, for the VMID in VTTBR_EL2.
+    fn forget(&self, scope: Scope);
+
+    /// Does `f` with `space` in VTTBR_EL2, which is as it was afterwards.
+    fn in_space(&self, space: Space, f: impl FnOnce());
+
+    /// [`Machine::publish`](crate::machine::Machine::publish).
+    #[inline]
+    fn publish(&self) {
+        self.barrier(Barrier::DsbIshst);
+        self.barrier(Barrier::Isb);
+    }
+
+    /// [`Machine::invalidate`](crate::machine::Machine::invalidate).
+    #[inline]
+    fn invalidate(&self, space: Space, removed: &[Removed]) {
+        seeded!(self.barrier(Barrier::DsbIshst), TlbiTooEarly => ());
+        let tagged = seeded!(space, WrongVmid => Space { vmid: crate::machine::Vmid(0), ..space });
+        self.in_space(tagged, || {
+            for leaf in removed.iter().skip(usize::from(seeded!(LeafForgotten))) {
+                self.forget(Scope::Ipa(leaf.page));
+            }
+            self.barrier(Barrier::DsbIsh);
+            // What combines both stages is tagged with the virtual address alone.
+            seeded!(self.forget(Scope::Combined), CombinedKept => ());
+            self.barrier(Barrier::DsbIsh);
+            self.barrier(Barrier::Isb);
+        });
+    }
+
+    /// [`Machine::invalidate_all`](crate::machine::Machine::invalidate_all).
+    #[inline]
+    fn invalidate_all(&self, space: Space) {
+        self.barrier(Barrier::DsbIshst);
+        self.in_space(space, || {
+            self.forget(Scope::All);
+            self.barrier(Barrier::DsbIsh);
+            self.barrier(Barrier::Isb);
+        });
+    }
+
+    /// [`Machine::forget_previous_vcpu`](crate::machine::Machine::forget_previous_vcpu).
+    #[inline]
+    fn forget_previous_vcpu(&self, space: Space) {
+        self.in_space(space, || {
+            self.forget(Scope::CombinedHere);
+            self.forget(Scope::InstructionsHere);
+            self.barrier(Barrier::DsbNsh);
+            self.barrier(Barrier::Isb);
+        });
+    }
+}

@@ -1,0 +1,158 @@
+//! The trace: what each CPU did, as typed events in a ring of its own.
+//!
+//! It is off unless the image's arguments ask for it; an event costs a load and a branch then. When it
+//! is on, a ring that is half full is drained to the hypervisor's console, a line per event, as soon as
+//! its CPU holds no lock; what is left at power-off is drained then. Numbers that all CPUs share bring
+//! the events of the CPUs into one order again: what one CPU did under a lock comes before what the
+//! next holder did.
+
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use heapless::Vec;
+use hyp_core::event::{Event, kind};
+use hyp_core::hypervisor::MAX_CPUS;
+use shared_abi::addr::PAGE_SIZE;
+use spin::Once;
+use spin::mutex::TicketMutex;
+
+use crate::{arch, boot, console, cpu};
+
+/// Events that a ring holds: many times what a CPU does under one lock.
+const CAPACITY: usize = 1 << 15;
+/// A ring's memory; whole pages.
+pub(crate) const RING_BYTES: u64 = (CAPACITY * size_of::<Entry>()) as u64;
+
+const _: () = assert!(RING_BYTES.is_multiple_of(PAGE_SIZE));
+
+static ON: AtomicBool = AtomicBool::new(false);
+static NEXT: AtomicU64 = AtomicU64::new(0);
+static RINGS: Once<Vec<TicketMutex<Ring>, MAX_CPUS>> = Once::new();
+
+/// An event with its number. Any bytes are one.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Entry {
+    number: u64,
+    words: [u64; 2],
+}
+
+/// The events of one CPU, since they were last drained.
+struct Ring {
+    cpu: usize,
+    entries: &'static mut [Entry],
+    used: usize,
+    /// Events for which there was no room.
+    dropped: u64,
+    /// Locks of the core that the CPU holds.
+    held: usize,
+}
+
+/// Whether events are recorded.
+#[inline]
+pub(crate) fn is_on() -> bool {
+    ON.load(Ordering::Relaxed)
+}
+
+/// Notes what this CPU did, if anybody wants to know.
+#[inline]
+pub(crate) fn event(event: Event) {
+    if is_on() {
+        let [first, second] = event.encode();
+        record(first, second);
+    }
+}
+
+/// Notes that EL1 runs next.
+#[inline]
+pub(crate) fn enter() {
+    if is_on() {
+        event(Event::Enter(arch::read!("vttbr_el2")));
+    }
+}
+
+/// Gives each CPU a ring, and starts.
+///
+/// # Safety
+///
+/// `memory` is [`RING_BYTES`] for each of the `cpus` of mapped RAM that nobody else uses.
+pub(crate) unsafe fn start(memory: u64, cpus: usize) {
+    RINGS.call_once(|| {
+        let ring = |cpu: usize| {
+            let first = memory + cpu as u64 * RING_BYTES;
+            let first = core::ptr::with_exposed_provenance_mut(first as usize);
+            TicketMutex::new(Ring {
+                cpu,
+                // SAFETY: the caller's promise; any content is an entry.
+                entries: unsafe { core::slice::from_raw_parts_mut(first, CAPACITY) },
+                used: 0,
+                dropped: 0,
+                held: 0,
+            })
+        };
+        (0..cpus.min(MAX_CPUS)).map(ring).collect()
+    });
+    ON.store(true, Ordering::Relaxed);
+}
+
+/// Stops, and hands out all that the rings still hold; at power-off.
+pub(crate) fn finish() {
+    if ON.swap(false, Ordering::Relaxed) {
+        for ring in RINGS.get().into_iter().flatten() {
+            ring.lock().drain(print);
+        }
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn record(first: u64, second: u64) {
+    let own = boot::cpus().iter().position(|id| *id == cpu::affinity());
+    let rings = RINGS.get().map_or(&[][..], |rings| rings);
+    if let Some(ring) = own.and_then(|own| rings.get(own)) {
+        let mut ring = ring.lock();
+        ring.push([first, second]);
+        if ring.held == 0 && ring.used >= CAPACITY / 2 {
+            ring.drain(print);
+        }
+    }
+}
+
+/// A line of the trace; `hyp_core::fake::trace` reads it.
+fn print(cpu: usize, entry: &Entry) {
+    let [first, second] = entry.words;
+    console::line(&format_args!(
+        "{} {cpu:x} {:x} {first:x} {second:x}",
+        kind::LINE,
+        entry.number
+    ));
+}
+
+impl Ring {
+    fn push(&mut self, words: [u64; 2]) {
+        match words[0] & kind::MASK {
+            kind::TAKEN => self.held += 1,
+            kind::RELEASED => self.held = self.held.saturating_sub(1),
+            _ => {}
+        }
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        match self.entries.get_mut(self.used) {
+            Some(entry) => {
+                *entry = Entry { number, words };
+                self.used += 1;
+            }
+            None => self.dropped += 1,
+        }
+    }
+
+    /// Hands out all events, in their order.
+    fn drain(&mut self, take: impl Fn(usize, &Entry)) {
+        for entry in self.entries.iter().take(self.used) {
+            take(self.cpu, entry);
+        }
+        self.used = 0;
+        if self.dropped != 0 {
+            let dropped = core::mem::take(&mut self.dropped);
+            self.push(Event::Dropped(dropped).encode());
+        }
+    }
+}
