@@ -4,6 +4,9 @@
 //! The CPU interface is hardware's. Between two entries of a vCPU all of an interrupt's state is here;
 //! while the vCPU runs, the state of the interrupts in its list registers is there. [`Vgic::load`] moves
 //! it out and [`Vgic::fold`] takes it back. What finds no list register waits for the next entry.
+//!
+//! Of a hundred interrupts hardly any is ever pending or active, and every exit asks which: so that only
+//! those are looked at, [`Restless`] names them.
 
 use alloc::vec::Vec;
 
@@ -12,12 +15,14 @@ use shared_abi::vcpu::{InterruptState, LIST_REGISTERS, ListRegister, VIRTUAL_TIM
 
 mod interrupt;
 mod registers;
+mod restless;
 #[cfg(test)]
 mod tests;
 
 use crate::machine::Spi;
 use interrupt::Interrupt;
 pub use registers::Frame;
+use restless::Restless;
 
 /// SGIs and PPIs: the interrupts that each vCPU has of its own.
 const PRIVATE: usize = Spi::FIRST_INTID as usize;
@@ -28,6 +33,8 @@ const SPIS: usize = 64;
 #[derive(Debug)]
 struct Cpu {
     private: [Interrupt; PRIVATE],
+    /// Which of these may be pending or active, by INTID.
+    restless: Restless,
     /// The interrupts in the list registers while the vCPU runs.
     loaded: [Option<u32>; LIST_REGISTERS],
     /// GICR_WAKER.ProcessorSleep.
@@ -39,6 +46,8 @@ struct Cpu {
 pub struct Vgic {
     cpus: Vec<Cpu>,
     spis: [Interrupt; SPIS],
+    /// Which of these may be pending or active, by their numbers.
+    restless: Restless,
     /// GICD_IROUTER of each SPI.
     routes: [u64; SPIS],
     /// GICD_CTLR: the two group enables.
@@ -51,12 +60,14 @@ impl Vgic {
     pub fn new(vcpus: u32) -> Self {
         let cpu = |index| Cpu {
             private: core::array::from_fn(|intid| Interrupt::private(intid, index)),
+            restless: Restless::NONE,
             loaded: [None; LIST_REGISTERS],
             asleep: true,
         };
         Self {
             cpus: (0..vcpus).map(cpu).collect(),
             spis: core::array::from_fn(|_| Interrupt::shared()),
+            restless: Restless::NONE,
             routes: [0; SPIS],
             control: 0,
         }
@@ -64,14 +75,19 @@ impl Vgic {
 
     /// An edge on an SPI.
     pub fn pulse(&mut self, spi: Spi) {
-        if let Some(interrupt) = self.spis.get_mut(spi.0 as usize) {
+        if let Some(interrupt) = self.interrupt_mut(VcpuIndex(0), spi.intid()) {
             interrupt.latch = true;
         }
     }
 
     /// The level of an SPI's line.
     pub fn set_line(&mut self, spi: Spi, high: bool) {
-        if let Some(interrupt) = self.spis.get_mut(spi.0 as usize) {
+        if self
+            .spis
+            .get(spi.0 as usize)
+            .is_some_and(|spi| spi.line != high)
+            && let Some(interrupt) = self.interrupt_mut(VcpuIndex(0), spi.intid())
+        {
             interrupt.line = high;
         }
     }
@@ -106,6 +122,7 @@ impl Vgic {
         };
         for (index, cpu) in self.cpus.iter_mut().enumerate() {
             if targets & (1 << index) != 0 {
+                cpu.restless.add(intid);
                 cpu.private[intid].latch = true;
             }
         }
@@ -124,6 +141,7 @@ impl Vgic {
     /// The list registers for the next entry of a vCPU: what is active first, as its deactivation must
     /// find it, then the pending interrupts by priority.
     pub fn load(&mut self, vcpu: VcpuIndex) -> [ListRegister; LIST_REGISTERS] {
+        self.settle(vcpu);
         let mut chosen = [None; LIST_REGISTERS];
         for (intid, interrupt) in self.candidates(vcpu) {
             let active = interrupt.active_on == Some(vcpu.0);
@@ -168,7 +186,10 @@ impl Vgic {
     }
 
     fn set_timer_line(&mut self, vcpu: VcpuIndex, high: bool) {
-        if let Some(timer) = self.interrupt_mut(vcpu, VIRTUAL_TIMER_INTID) {
+        let timer = self.interrupt(vcpu, VIRTUAL_TIMER_INTID);
+        if timer.is_some_and(|timer| timer.line != high)
+            && let Some(timer) = self.interrupt_mut(vcpu, VIRTUAL_TIMER_INTID)
+        {
             timer.line = high;
         }
     }
@@ -178,10 +199,20 @@ impl Vgic {
         self.control & registers::ENABLE_GROUP_1 != 0
     }
 
-    /// All interrupts that could be a vCPU's.
+    /// All interrupts that could be a vCPU's, but for those that are neither pending nor active.
     fn candidates(&self, vcpu: VcpuIndex) -> impl Iterator<Item = (u32, &Interrupt)> {
-        let private = self.cpus.get(vcpu.0 as usize).map(|cpu| &cpu.private);
-        (0..).zip(private.into_iter().flatten().chain(&self.spis))
+        let private = self.cpus.get(vcpu.0 as usize).into_iter();
+        let private = private.flat_map(|cpu| cpu.restless.of(&cpu.private));
+        let shared = self.restless.of(&self.spis);
+        private.chain(shared.map(|(spi, interrupt)| (Spi(spi).intid(), interrupt)))
+    }
+
+    /// Forgets the interrupts that came to rest.
+    fn settle(&mut self, vcpu: VcpuIndex) {
+        if let Some(cpu) = self.cpus.get_mut(vcpu.0 as usize) {
+            cpu.restless.settle(&cpu.private);
+        }
+        self.restless.settle(&self.spis);
     }
 
     fn interrupt(&self, vcpu: VcpuIndex, intid: u32) -> Option<&Interrupt> {
@@ -191,15 +222,18 @@ impl Vgic {
         }
     }
 
+    /// The interrupt, to be changed: it is looked at from now on.
     fn interrupt_mut(&mut self, vcpu: VcpuIndex, intid: u32) -> Option<&mut Interrupt> {
-        match intid.checked_sub(Spi::FIRST_INTID) {
-            Some(spi) => self.spis.get_mut(spi as usize),
-            None => self
-                .cpus
-                .get_mut(vcpu.0 as usize)?
-                .private
-                .get_mut(intid as usize),
-        }
+        let (restless, interrupts, number) = match intid.checked_sub(Spi::FIRST_INTID) {
+            Some(spi) => (&mut self.restless, &mut self.spis[..], spi as usize),
+            None => {
+                let cpu = self.cpus.get_mut(vcpu.0 as usize)?;
+                (&mut cpu.restless, &mut cpu.private[..], intid as usize)
+            }
+        };
+        let interrupt = interrupts.get_mut(number)?;
+        restless.add(number);
+        Some(interrupt)
     }
 }
 

@@ -404,9 +404,10 @@ impl<P: Platform> Vmm<P> {
     fn others_to_kick(&mut self, current: VcpuIndex) -> VcpuSet {
         let mut kick = core::mem::take(&mut self.started);
         for (index, state) in (0..).map(VcpuIndex).zip(&self.vcpus) {
-            let reason =
-                self.end.is_some() || (state.run != Run::Off && self.gic.has_pending(index));
-            if index != current && reason {
+            if index == current {
+                continue;
+            }
+            if self.end.is_some() || (state.run != Run::Off && self.gic.has_pending(index)) {
                 kick.insert(index);
             }
         }

@@ -57,6 +57,11 @@ impl Interrupt {
         self.latch || (!self.edge && self.line)
     }
 
+    /// Whether nobody has a reason to look at it.
+    pub(super) fn at_rest(&self) -> bool {
+        !self.pending() && self.active_on.is_none() && self.loaded.is_none()
+    }
+
     /// Whether a vCPU could take it now, as far as this interrupt is concerned.
     pub(super) fn deliverable_on(&self, vcpu: u32) -> bool {
         self.enabled

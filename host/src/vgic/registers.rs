@@ -5,7 +5,7 @@ use shared_abi::host_call::VcpuIndex;
 use shared_abi::vcpu::AccessSize;
 
 use super::interrupt::Interrupt;
-use super::{PRIVATE, SPIS, Vgic};
+use super::{PRIVATE, Restless, SPIS, Vgic};
 use crate::machine::Spi;
 
 /// GICD_CTLR.EnableGrp0 with one security state.
@@ -120,19 +120,28 @@ impl Interrupt {
 /// The interrupts that a frame is about, beginning with INTID `first`.
 struct Bank<'a> {
     interrupts: &'a mut [Interrupt],
+    restless: &'a mut Restless,
     first: usize,
     /// Whether the trigger can be changed: that of SPIs.
     configurable: bool,
 }
 
 impl Bank<'_> {
-    fn get(&mut self, intid: usize) -> Option<&mut Interrupt> {
-        self.interrupts.get_mut(intid.checked_sub(self.first)?)
+    fn get(&self, intid: usize) -> Option<&Interrupt> {
+        self.interrupts.get(intid.checked_sub(self.first)?)
+    }
+
+    /// The interrupt, to be changed: it is looked at from now on.
+    fn get_mut(&mut self, intid: usize) -> Option<&mut Interrupt> {
+        let number = intid.checked_sub(self.first)?;
+        let interrupt = self.interrupts.get_mut(number)?;
+        self.restless.add(number);
+        Some(interrupt)
     }
 
     /// Reads the aligned word at `offset`, 0 for what is not there.
-    fn read(&mut self, offset: u64) -> u32 {
-        let mut collect = |per_word: usize, first: usize, field: &dyn Fn(&Interrupt) -> u32| {
+    fn read(&self, offset: u64) -> u32 {
+        let collect = |per_word: usize, first: usize, field: &dyn Fn(&Interrupt) -> u32| {
             let width = 32 / per_word;
             (0..per_word)
                 .filter_map(|n| Some(field(self.get(first + n)?) << (n * width)))
@@ -156,7 +165,7 @@ impl Bank<'_> {
         if let Some((bits, effect, first)) = bits(offset) {
             for n in (0..32).filter(|n| lanes & (1 << n) != 0) {
                 let one = value & (1 << n) != 0;
-                if let Some(interrupt) = self.get(first + n) {
+                if let Some(interrupt) = self.get_mut(first + n) {
                     match effect {
                         Effect::Assign => interrupt.set_bit(bits, one),
                         Effect::Set if one => interrupt.set_bit(bits, true),
@@ -170,7 +179,7 @@ impl Bank<'_> {
             for (n, (priority, lane)) in bytes.enumerate() {
                 let intid = index(offset - offset::IPRIORITYR) + n;
                 if lane != 0
-                    && let Some(interrupt) = self.get(intid)
+                    && let Some(interrupt) = self.get_mut(intid)
                 {
                     interrupt.priority = priority & PRIORITY_MASK;
                 }
@@ -178,7 +187,7 @@ impl Bank<'_> {
         } else if (offset::ICFGR..offset::ICFGR_END).contains(&offset) && self.configurable {
             for n in (0..16).filter(|n| lanes & (2 << (2 * n)) != 0) {
                 let intid = index(offset - offset::ICFGR) * 4 + n;
-                if let Some(interrupt) = self.get(intid) {
+                if let Some(interrupt) = self.get_mut(intid) {
                     interrupt.edge = value & (2 << (2 * n)) != 0;
                 }
             }
@@ -240,7 +249,7 @@ impl Vgic {
             }
             (Frame::Redistributor(_), _) => 0,
             (Frame::Distributor | Frame::Private(_), _) => {
-                self.bank(frame).map_or(0, |mut bank| bank.read(offset))
+                self.bank(frame).map_or(0, |bank| bank.read(offset))
             }
         }
     }
@@ -283,14 +292,19 @@ impl Vgic {
         match frame {
             Frame::Distributor => Some(Bank {
                 interrupts: &mut self.spis,
+                restless: &mut self.restless,
                 first: Spi::FIRST_INTID as usize,
                 configurable: true,
             }),
-            Frame::Private(vcpu) => Some(Bank {
-                interrupts: &mut self.cpus.get_mut(vcpu.0 as usize)?.private,
-                first: 0,
-                configurable: false,
-            }),
+            Frame::Private(vcpu) => {
+                let cpu = self.cpus.get_mut(vcpu.0 as usize)?;
+                Some(Bank {
+                    interrupts: &mut cpu.private,
+                    restless: &mut cpu.restless,
+                    first: 0,
+                    configurable: false,
+                })
+            }
             Frame::Redistributor(_) => None,
         }
     }
