@@ -1,9 +1,8 @@
-//! The host's copy of the device tree.
-//!
-//! Works on the flattened form (Devicetree Specification 0.4, chapter 5): tokens are copied one by one,
-//! so what the hypervisor has never heard of comes through as it is.
+//! The host's copy of the device tree: the original, edited in place by `dtoolkit`, so that what the
+//! hypervisor has never heard of comes through as it is.
 
-use dtoolkit::fdt::{Fdt, FdtNode};
+use dtoolkit::fdt::{FdtNode, FdtProperty};
+use dtoolkit::fdt_mut::{FdtMut, FdtNodeMut, SliceBuffer};
 use dtoolkit::{Node, Property};
 use shared_abi::addr::{Pa, PageRange, Pfn};
 
@@ -36,258 +35,146 @@ const DROPPED: [&str; 5] = [
     "msi-parent",
 ];
 
-const BEGIN_NODE: u32 = 1;
-const END_NODE: u32 = 2;
-const PROP: u32 = 3;
-const END: u32 = 9;
+/// How deep nodes may nest: editing recurses, and the stack is small.
+const MAX_DEPTH: usize = 16;
 
-const MAGIC: u32 = 0xd00d_feed;
-const VERSION: u32 = 17;
-const LAST_COMPATIBLE_VERSION: u32 = 16;
-const HEADER_BYTES: usize = 40;
+type Editor<'a, 'o> = FdtNodeMut<'a, SliceBuffer<'o>>;
 
-/// Writes the host's copy of the tree `blob` to `out`, and returns its length.
+/// Writes the host's copy of the tree `blob` to `out`, and returns its length. While it is edited the
+/// copy takes as much room as the original and what `edits` adds.
 ///
 /// # Errors
 ///
-/// [`DeviceTreeError::Malformed`] for a malformed tree, [`DeviceTreeError::NoRoom`] if `out` is too
-/// short. What is in `out` then is no tree.
+/// [`DeviceTreeError::Malformed`] for a malformed tree, [`DeviceTreeError::Missing`] for one without
+/// `/chosen`, [`DeviceTreeError::NoRoom`] if `out` is too short. What is in `out` then is no tree.
 pub fn filter(blob: &[u8], edits: &Edits<'_>, out: &mut [u8]) -> Result<usize, DeviceTreeError> {
-    let tree = open(blob)?;
-    let mut writer = Writer { out, at: 0 };
-    for _ in 0..HEADER_BYTES / 4 {
-        writer.word(0)?;
-    }
+    let original = open(blob)?;
+    let console = hypervisor_console(original).map(|node| node.name());
+    let gone = |node: FdtNode<'_>| withheld(node, console);
 
-    let reservations = writer.at;
-    for range in tree.memory_reservations() {
-        writer.double(range.address())?;
-        writer.double(range.size())?;
+    copy(blob, edits.reserved, out)?;
+    let mut tree = FdtMut::from_slice(out).map_err(|_| DeviceTreeError::Malformed)?;
+    let mut root = tree.root_mut();
+    while remove_child(&mut root, gone) {}
+    drop_references(&mut root, 0)?;
+    if let Some(mut aliases) = root.child_mut("aliases") {
+        let dangling = |alias: FdtProperty<'_>| {
+            let path = alias.value_as::<&str>().ok();
+            path.and_then(|path| original.find_node(path))
+                .is_some_and(gone)
+        };
+        while remove_property(&mut aliases, dangling) {}
     }
-    for range in edits.reserved {
-        writer.double(range.first().base().0)?;
-        writer.double(range.end().base().0.wrapping_sub(range.first().base().0))?;
+    let mut chosen = root
+        .child_mut("chosen")
+        .ok_or(DeviceTreeError::Missing("/chosen"))?;
+    while remove_property(&mut chosen, |property| {
+        CHOSEN_DROPPED.contains(&property.name())
+    }) {}
+    for (name, address) in edits
+        .initrd
+        .iter()
+        .flat_map(|(start, end)| [("linux,initrd-start", start), ("linux,initrd-end", end)])
+    {
+        chosen
+            .add_property(name, address.0)
+            .map_err(|_| DeviceTreeError::NoRoom)?;
     }
-    writer.double(0)?;
-    writer.double(0)?;
-
-    let structure = writer.at;
-    let mut copy = Copy {
-        tree,
-        edits,
-        hypervisor_console: hypervisor_console(tree).map(|node| node.name()),
-        writer,
-        names: Names::default(),
-    };
-    copy.root()?;
-    copy.writer.word(END)?;
-    let Copy {
-        mut writer, names, ..
-    } = copy;
-
-    let strings = writer.at;
-    writer.bytes(&names.0)?;
-
-    let end = writer.at;
-    let header = [
-        MAGIC as usize,
-        end,
-        structure,
-        strings,
-        reservations,
-        VERSION as usize,
-        LAST_COMPATIBLE_VERSION as usize,
-        tree.boot_cpuid_phys() as usize,
-        end.saturating_sub(strings),
-        strings.saturating_sub(structure),
-    ];
-    writer.at = 0;
-    for field in header {
-        writer.word(u32::try_from(field).map_err(|_| DeviceTreeError::NoRoom)?)?;
-    }
-    Ok(end)
+    Ok(tree.as_read_only().data().len())
 }
 
-/// The copy in progress.
-struct Copy<'a, 'o> {
-    tree: Fdt<'a>,
-    edits: &'a Edits<'a>,
-    hypervisor_console: Option<&'a str>,
-    writer: Writer<'o>,
-    names: Names,
+/// Copies the tree, with more memory reservations before those that it has.
+fn copy(blob: &[u8], reserved: &[PageRange<Pfn>], out: &mut [u8]) -> Result<(), DeviceTreeError> {
+    // The header's fields, by offset (Devicetree Specification 0.4, section 5.2): where the parts are,
+    // in this order in a tree that was checked, and how long the structure is.
+    const RESERVATIONS: usize = 16;
+    const STRUCTURE: usize = 8;
+    const STRINGS: usize = 12;
+    const END: usize = 4;
+    const STRUCTURE_BYTES: usize = 36;
+    /// The structure's last word.
+    const FDT_END: usize = 9;
+    /// Address and size.
+    const ENTRY_BYTES: usize = 16;
+
+    let structure_end = word(blob, STRUCTURE)?.saturating_add(word(blob, STRUCTURE_BYTES)?);
+    if word(blob, structure_end.saturating_sub(4))? != FDT_END {
+        return Err(DeviceTreeError::Malformed);
+    }
+    let place = word(blob, RESERVATIONS)?;
+    let added = reserved.len().saturating_mul(ENTRY_BYTES);
+    let (head, rest) = blob
+        .split_at_checked(place)
+        .ok_or(DeviceTreeError::Malformed)?;
+    let room = out
+        .get_mut(..blob.len().saturating_add(added))
+        .ok_or(DeviceTreeError::NoRoom)?;
+    let (new_head, room) = room.split_at_mut(place);
+    let (new, new_rest) = room.split_at_mut(added);
+    new_head.copy_from_slice(head);
+    new_rest.copy_from_slice(rest);
+    for (entry, range) in new.chunks_exact_mut(ENTRY_BYTES).zip(reserved) {
+        let (start, end) = (range.first().base().0, range.end().base().0);
+        let words = [start, end.wrapping_sub(start)].map(u64::to_be_bytes);
+        entry.copy_from_slice(words.as_flattened());
+    }
+    for field in [STRUCTURE, STRINGS, END] {
+        let moved = u32::try_from(word(blob, field)?.saturating_add(added));
+        let moved = moved.map_err(|_| DeviceTreeError::NoRoom)?;
+        if let Some(field) = new_head
+            .get_mut(field..)
+            .and_then(|rest| rest.first_chunk_mut())
+        {
+            *field = moved.to_be_bytes();
+        }
+    }
+    Ok(())
 }
 
-/// How deep nodes may nest: copying recurses, and the stack is small.
-const MAX_DEPTH: usize = 16;
-
-impl<'a> Copy<'a, '_> {
-    fn root(&mut self) -> Result<(), DeviceTreeError> {
-        let root = self.tree.root();
-        self.begin_node(root)?;
-        let mut chosen = false;
-        for child in root.children() {
-            if withheld(child, self.hypervisor_console) {
-                continue;
-            }
-            match child.name() {
-                "chosen" => {
-                    chosen = true;
-                    self.chosen(child)?;
-                }
-                "aliases" => self.aliases(child)?,
-                _ => self.node(child, 1)?,
-            }
-        }
-        if !chosen {
-            self.writer.word(BEGIN_NODE)?;
-            self.writer.string("chosen")?;
-            self.initrd()?;
-            self.writer.word(END_NODE)?;
-        }
-        self.writer.word(END_NODE)
-    }
-
-    /// A node `depth` levels below the root, with all that is below it.
-    fn node(&mut self, node: FdtNode<'a>, depth: usize) -> Result<(), DeviceTreeError> {
-        if depth > MAX_DEPTH {
-            return Err(DeviceTreeError::TooMany("nested nodes"));
-        }
-        self.begin_node(node)?;
-        for child in node.children() {
-            if depth != 1 || !withheld(child, None) {
-                self.node(child, depth.saturating_add(1))?;
-            }
-        }
-        self.writer.word(END_NODE)
-    }
-
-    fn chosen(&mut self, node: FdtNode<'a>) -> Result<(), DeviceTreeError> {
-        self.writer.word(BEGIN_NODE)?;
-        self.writer.string(node.name())?;
-        for property in node.properties() {
-            if !CHOSEN_DROPPED.contains(&property.name()) {
-                self.property(property.name(), property.value())?;
-            }
-        }
-        self.initrd()?;
-        for child in node.children() {
-            self.node(child, 2)?;
-        }
-        self.writer.word(END_NODE)
-    }
-
-    fn initrd(&mut self) -> Result<(), DeviceTreeError> {
-        if let Some((start, end)) = self.edits.initrd {
-            self.property("linux,initrd-start", &start.0.to_be_bytes())?;
-            self.property("linux,initrd-end", &end.0.to_be_bytes())?;
-        }
-        Ok(())
-    }
-
-    /// The aliases, but for those of withheld devices.
-    fn aliases(&mut self, node: FdtNode<'a>) -> Result<(), DeviceTreeError> {
-        self.writer.word(BEGIN_NODE)?;
-        self.writer.string(node.name())?;
-        for property in node.properties() {
-            let target = property
-                .value_as::<&str>()
-                .ok()
-                .and_then(|path| self.tree.find_node(path));
-            if !target.is_some_and(|target| withheld(target, self.hypervisor_console)) {
-                self.property(property.name(), property.value())?;
-            }
-        }
-        self.writer.word(END_NODE)
-    }
-
-    /// The node's name and properties.
-    fn begin_node(&mut self, node: FdtNode<'a>) -> Result<(), DeviceTreeError> {
-        self.writer.word(BEGIN_NODE)?;
-        self.writer.string(node.name())?;
-        for property in node.properties() {
-            if !DROPPED.contains(&property.name()) {
-                self.property(property.name(), property.value())?;
-            }
-        }
-        Ok(())
-    }
-
-    fn property(&mut self, name: &str, value: &[u8]) -> Result<(), DeviceTreeError> {
-        let length = u32::try_from(value.len()).map_err(|_| DeviceTreeError::NoRoom)?;
-        let name = self.names.offset(name)?;
-        self.writer.word(PROP)?;
-        self.writer.word(length)?;
-        self.writer.word(name)?;
-        self.writer.bytes(value)?;
-        self.writer.pad()
-    }
+/// A word of the tree.
+fn word(blob: &[u8], at: usize) -> Result<usize, DeviceTreeError> {
+    blob.get(at..)
+        .and_then(|rest| rest.first_chunk())
+        .and_then(|word| usize::try_from(u32::from_be_bytes(*word)).ok())
+        .ok_or(DeviceTreeError::Malformed)
 }
 
-/// The strings block: each property name once.
-#[derive(Default)]
-struct Names(heapless::Vec<u8, { Self::BYTES }>);
-
-impl Names {
-    /// Room for the names; QEMU's tree has half a KiB of them.
-    const BYTES: usize = 2048;
-    const FULL: DeviceTreeError = DeviceTreeError::TooMany("property names");
-
-    /// The offset of a name, which is added if it is not there yet.
-    fn offset(&mut self, name: &str) -> Result<u32, DeviceTreeError> {
-        let mut offset = 0_usize;
-        for known in self.0.split(|&byte| byte == 0) {
-            if known == name.as_bytes() && offset < self.0.len() {
-                return u32::try_from(offset).map_err(|_| Self::FULL);
-            }
-            offset = offset.saturating_add(known.len()).saturating_add(1);
+/// Removes the first child of which that is true. Removing one ends the look at its siblings, so who
+/// wants all of them gone calls until there is none.
+fn remove_child(node: &mut Editor<'_, '_>, gone: impl Fn(FdtNode<'_>) -> bool) -> bool {
+    let mut children = node.children_mut();
+    while let Some(child) = children.next() {
+        if gone(child.as_read_only()) {
+            child.remove();
+            return true;
         }
-        let offset = self.0.len();
-        self.0
-            .extend_from_slice(name.as_bytes())
-            .map_err(|_| Self::FULL)?;
-        self.0.push(0).map_err(|_| Self::FULL)?;
-        u32::try_from(offset).map_err(|_| Self::FULL)
     }
+    false
 }
 
-/// Writes big-endian cells to a buffer, one after the other.
-struct Writer<'o> {
-    out: &'o mut [u8],
-    at: usize,
+/// As [`remove_child`], for a property.
+fn remove_property(node: &mut Editor<'_, '_>, gone: impl Fn(FdtProperty<'_>) -> bool) -> bool {
+    let mut properties = node.properties_mut();
+    while let Some(property) = properties.next() {
+        if gone(property.as_read_only()) {
+            property.remove();
+            return true;
+        }
+    }
+    false
 }
 
-impl Writer<'_> {
-    fn bytes(&mut self, bytes: &[u8]) -> Result<(), DeviceTreeError> {
-        let place = self
-            .out
-            .get_mut(self.at..)
-            .and_then(|rest| rest.get_mut(..bytes.len()))
-            .ok_or(DeviceTreeError::NoRoom)?;
-        place.copy_from_slice(bytes);
-        self.at = self.at.saturating_add(bytes.len());
-        Ok(())
+/// Removes what refers to withheld devices from `node`, `depth` levels below the root, and all nodes
+/// below it, and withheld devices below an interrupt controller.
+fn drop_references(node: &mut Editor<'_, '_>, depth: usize) -> Result<(), DeviceTreeError> {
+    if depth > MAX_DEPTH {
+        return Err(DeviceTreeError::TooMany("nested nodes"));
     }
-
-    fn word(&mut self, value: u32) -> Result<(), DeviceTreeError> {
-        self.bytes(&value.to_be_bytes())
+    while depth == 1 && remove_child(node, |child| withheld(child, None)) {}
+    while remove_property(node, |property| DROPPED.contains(&property.name())) {}
+    let mut children = node.children_mut();
+    while let Some(mut child) = children.next() {
+        drop_references(&mut child, depth.saturating_add(1))?;
     }
-
-    fn double(&mut self, value: u64) -> Result<(), DeviceTreeError> {
-        self.bytes(&value.to_be_bytes())
-    }
-
-    /// A NUL-terminated string, padded to the next cell.
-    fn string(&mut self, string: &str) -> Result<(), DeviceTreeError> {
-        self.bytes(string.as_bytes())?;
-        self.bytes(&[0])?;
-        self.pad()
-    }
-
-    /// Zeroes up to the next cell.
-    fn pad(&mut self) -> Result<(), DeviceTreeError> {
-        while !self.at.is_multiple_of(4) {
-            self.bytes(&[0])?;
-        }
-        Ok(())
-    }
+    Ok(())
 }

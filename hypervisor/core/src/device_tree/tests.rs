@@ -149,16 +149,24 @@ fn filtering_twice_changes_nothing_more() {
 
 #[test]
 fn too_little_room_is_an_error() {
-    let needed = filtered(&NO_EDITS).len();
+    let reserved = [range(0x40200, 0x100)];
+    let edits = Edits {
+        initrd: Some((Pa(0x4100_0000), Pa(0x4180_0000))),
+        reserved: &reserved,
+    };
+    // The reservation, and two properties of 12 bytes of header and 8 of value each, whose names are
+    // new.
+    let names = b"linux,initrd-start\0linux,initrd-end\0".len();
+    let needed = VIRT.len() + 16 + 2 * (12 + 8) + names;
     let mut out = vec![0; needed];
     for room in (0..needed).step_by(61).chain([needed - 1]) {
         assert_eq!(
-            filter(VIRT, &NO_EDITS, &mut out[..room]),
+            filter(VIRT, &edits, &mut out[..room]),
             Err(DeviceTreeError::NoRoom),
             "{room} of {needed} bytes"
         );
     }
-    assert_eq!(filter(VIRT, &NO_EDITS, &mut out), Ok(needed));
+    assert_eq!(filter(VIRT, &edits, &mut out), Ok(filtered(&edits).len()));
 }
 
 #[test]
