@@ -4,10 +4,11 @@
 //! allows ([`tlb`]): they remember every translation that was ever valid until they are told not to.
 //! The independent [`walker`] says what the tables mean.
 
+pub mod lockstep;
+mod memory;
 pub mod tlb;
 pub mod trace;
 
-use std::boxed::Box;
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::marker::PhantomData;
@@ -20,14 +21,15 @@ use crate::geometry::{Geometry, Granule4K};
 use crate::machine::{Frames, Machine, Removed, Space, TableRef, VcpuClaim};
 use crate::maintenance::Maintenance;
 use crate::vcpu::VcpuContext;
+use memory::Memory;
 use tlb::Tlb;
 
 pub use crate::event::{Barrier, Event, Scope};
 pub use crate::oracle::walker;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct State {
-    pages: HashMap<u64, Box<[u8; 4096]>>,
+    pages: Memory,
     contexts: HashMap<u64, VcpuContext>,
     events: Vec<(usize, Event)>,
     /// What VTTBR_EL2 of each CPU holds during maintenance.
@@ -54,18 +56,16 @@ impl State {
     }
 
     fn page(&mut self, page: u64) -> &mut [u8; 4096] {
-        self.pages
-            .entry(page)
-            .or_insert_with(|| Box::new([0; 4096]))
+        self.pages.page(page)
     }
 
     fn entry(&self, page: u64, index: usize) -> u64 {
-        self.pages.get(&page).map_or(0, |bytes| {
-            let (entries, _) = bytes.as_chunks::<8>();
-            entries
-                .get(index)
-                .map_or(0, |bytes| u64::from_le_bytes(*bytes))
-        })
+        self.pages.entry(page, index)
+    }
+
+    fn translations<G: Geometry>(&self, space: Space) -> tlb::Map {
+        let read = |page, index| self.entry(page, index);
+        tlb::translations(G::INDEX_BITS, G::IPA_PAGES, &read, space)
     }
 }
 
@@ -113,15 +113,12 @@ impl<G: Geometry> Fake<G> {
 
     /// Fills a page, as its owner would.
     pub fn fill(&self, page: Pfn, byte: u8) {
-        self.state().page(page.0).fill(byte);
+        self.state().pages.fill(page.0, byte);
     }
 
     /// The byte that all of a page consists of, if it does.
     pub fn uniform_byte(&self, page: Pfn) -> Option<u8> {
-        let mut state = self.state();
-        let bytes = state.page(page.0);
-        let first = *bytes.first()?;
-        bytes.iter().all(|byte| *byte == first).then_some(first)
+        self.state().pages.uniform_byte(page.0)
     }
 
     /// What `space` makes of an IPA page, by the tables as they are.
@@ -153,6 +150,14 @@ impl<G: Geometry> Fake<G> {
         self.state().tlb.get(space, page)
     }
 
+    /// What `space` makes of every IPA page, by the tables as they are, and what the TLBs remember.
+    pub fn translations(&self, space: Space) -> (tlb::Map, tlb::Map) {
+        let state = self.state();
+        let found = state.translations::<G>(space);
+        let remembered = state.tlb.map(space).cloned();
+        (found, remembered.unwrap_or_default())
+    }
+
     /// Rules of break-before-make that were broken.
     pub fn violations(&self) -> Vec<tlb::Violation> {
         self.state().tlb.violations()
@@ -160,14 +165,7 @@ impl<G: Geometry> Fake<G> {
 
     fn refill(state: &mut State) {
         let mut tlb = core::mem::take(&mut state.tlb);
-        tlb.refill(G::IPA_PAGES, |space, page| {
-            walker::walk(
-                G::INDEX_BITS,
-                &|page, index| state.entry(page, index),
-                space.root,
-                page,
-            )
-        });
+        tlb.refill(|space| state.translations::<G>(space));
         state.tlb = tlb;
     }
 }
@@ -196,7 +194,7 @@ impl<G: Geometry> Machine for Fake<G> {
     fn wipe(&self, pages: &Frames) {
         let mut state = self.state();
         for page in pages.range().iter() {
-            state.page(page.0).fill(0);
+            state.pages.fill(page.0, 0);
             state.contexts.remove(&page.0);
         }
         state.tell(Event::Wipe(pages.range()));

@@ -40,6 +40,11 @@ pub trait Geometry: core::fmt::Debug + 'static {
     /// Pages of an IPA space: 2^28 on metal, which is 40 bits of address (Arm ARM DDI0487,
     /// D8.2.8: level 1 with two concatenated tables).
     const IPA_PAGES: u64 = Self::ROOT_TABLES << (3 * Self::INDEX_BITS);
+    /// The most pages that one call populates, shares, takes back or gives back. What it does is done
+    /// under the VM's lock, wiping included: other calls about this VM wait so long, others do not.
+    const PAGES_PER_CALL: u64 = 512;
+    /// The most pages that one call populates with their content kept: each is hashed.
+    const KEPT_PER_CALL: u64 = 64;
     /// Bits of an IPA.
     const IPA_BITS: u32 = 3 * Self::INDEX_BITS + 1 + PAGE_SHIFT;
 

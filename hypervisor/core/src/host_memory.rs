@@ -3,6 +3,8 @@
 
 #[cfg(any(test, feature = "oracle"))]
 mod oracle;
+#[cfg(test)]
+pub(crate) mod saved;
 
 use heapless::Vec;
 use shared_abi::addr::{PageRange, Pfn};

@@ -63,6 +63,8 @@ mod pool;
 pub mod psci;
 pub mod record;
 pub mod records;
+#[cfg(any(test, feature = "fake"))]
+pub mod spec;
 pub mod stage2;
 pub mod syndrome;
 pub mod sysreg;

@@ -122,6 +122,7 @@ pub(crate) struct TakenRun {
 
 /// A memory object.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Object {
     pages: u64,
     /// How many pages are present.

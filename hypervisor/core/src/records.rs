@@ -11,6 +11,8 @@
 
 #[cfg(any(test, feature = "oracle"))]
 pub(crate) mod oracle;
+#[cfg(test)]
+mod shape;
 
 use heapless::Vec;
 use shared_abi::addr::{PageRange, Pfn};

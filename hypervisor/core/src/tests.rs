@@ -1,12 +1,21 @@
 //! Tests of the core as a whole, on the fake machine.
 
 mod bench_machine;
+mod coverage;
 mod blocks;
 mod guest;
+mod guide;
 mod lifecycle;
-mod model;
 mod oracle;
 mod race;
+mod random;
 mod refusals;
-mod sequence;
+mod script;
+mod search;
 mod transitions;
+
+/// How much to do: `CLOISTER_CASES`, or a number that keeps `cargo test` quick.
+fn cases() -> u32 {
+    let wanted = std::env::var("CLOISTER_CASES").ok();
+    wanted.and_then(|cases| cases.parse().ok()).unwrap_or(64)
+}

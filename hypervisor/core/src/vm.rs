@@ -59,6 +59,7 @@ pub(crate) struct Start {
 
 /// A vCPU, as its VM knows it. Its registers are in the page `context`.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Vcpu {
     pub(crate) context: Pfn,
     /// The CPU that has claimed it.
@@ -98,6 +99,7 @@ pub(crate) enum Life {
 
 /// A memory object and the generation of its place.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct ObjectPlace {
     pub(crate) generation: u32,
     pub(crate) object: Option<Object>,
@@ -105,6 +107,7 @@ pub(crate) struct ObjectPlace {
 
 /// A VM.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Vm {
     pub(crate) index: VmIndex,
     pub(crate) protected: bool,
@@ -272,6 +275,7 @@ impl Vm {
 /// A place for a VM. Generations outlive what is in the place, so that a handle to what was there
 /// before names nothing.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct VmPlace {
     pub(crate) generation: u32,
     pub(crate) vm: Option<Vm>,

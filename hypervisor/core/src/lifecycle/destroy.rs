@@ -12,7 +12,6 @@ use crate::hypervisor::{CallFailure, Hypervisor};
 use crate::machine::{Frames, Machine, TableRef};
 use crate::object::Content;
 use crate::record::{ObjectIndex, ObjectPage, Record};
-use crate::transition::MAX_PAGES_PER_CALL;
 use crate::vm::{self, Life, MAX_OBJECTS, ObjectPlace, Vm};
 
 /// What a call may still do.
@@ -36,7 +35,7 @@ impl<M: Machine> Hypervisor<'_, M> {
     /// Ends a VM, as far as one call goes. Answers how many pages came back in the last call.
     pub(crate) fn vm_destroy(&self, handle: VmHandle) -> Result<u64, CallFailure> {
         let mut budget = Budget {
-            left: MAX_PAGES_PER_CALL,
+            left: M::Geometry::PAGES_PER_CALL,
             returned: 0,
         };
         self.with_vm(handle, |vm, objects| {

@@ -24,6 +24,16 @@ impl Geometry for Tiny {
     const INDEX_BITS: u32 = 2;
 }
 
+/// [`Tiny`], but a call does no more than a block's worth of work.
+#[derive(Debug)]
+pub(super) enum Short {}
+
+impl Geometry for Short {
+    const INDEX_BITS: u32 = 2;
+    const PAGES_PER_CALL: u64 = 4;
+    const KEPT_PER_CALL: u64 = 1;
+}
+
 /// RAM that begins and ends within a block.
 pub(super) const RAM: (u64, u64) = (9, 110);
 /// The hypervisor's part of it.

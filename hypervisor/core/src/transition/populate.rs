@@ -4,7 +4,6 @@ use shared_abi::addr::{Gfn, PageRange, Pfn};
 use shared_abi::error::CallError;
 use shared_abi::host_call::{Content as Fill, ObjectHandle};
 
-use super::MAX_PAGES_PER_CALL;
 use crate::geometry::{Geometry, Level};
 use crate::hypervisor::{CallFailure, Hypervisor};
 use crate::machine::{Frames, Machine};
@@ -14,9 +13,6 @@ use crate::stage2::batch::Batch;
 use crate::stage2::descriptor::Access;
 use crate::stage2::table::Mapping;
 use crate::vm::{Life, Vm};
-
-/// The most pages that one call populates with their content kept: each is hashed.
-const MAX_MEASURED_PAGES_PER_CALL: u64 = 64;
 
 /// A checked request, cut to what one call does.
 struct Request {
@@ -50,7 +46,7 @@ impl<M: Machine> Hypervisor<'_, M> {
             if !object.has(offset, pages) {
                 return Err(CallError::InvalidParameter.into());
             }
-            let request = check_guest(vm, index, offset, all, fill)?;
+            let request = check_guest::<M::Geometry>(vm, index, offset, all, fill)?;
             let done = request.range.len();
             self.check_room(vm, object, &request)?;
             self.check_and_take(vm, &request)?;
@@ -144,7 +140,7 @@ impl<M: Machine> Hypervisor<'_, M> {
 }
 
 /// The guest's side, as far as it needs no look at tables.
-fn check_guest(
+fn check_guest<G: Geometry>(
     vm: &Vm,
     object: ObjectIndex,
     offset: u64,
@@ -153,8 +149,8 @@ fn check_guest(
 ) -> Result<Request, CallError> {
     let most = match fill {
         Fill::Keep if vm.life != Life::New => return Err(CallError::Denied),
-        Fill::Keep => MAX_MEASURED_PAGES_PER_CALL,
-        Fill::Zero => MAX_PAGES_PER_CALL,
+        Fill::Keep => G::KEPT_PER_CALL,
+        Fill::Zero => G::PAGES_PER_CALL,
     };
     let gfn = vm.gfn(object, offset, all.len()).ok_or(CallError::Denied)?;
     let range = PageRange::<Pfn>::new(all.first(), all.len().min(most))

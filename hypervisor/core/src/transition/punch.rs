@@ -4,7 +4,7 @@ use shared_abi::addr::{PageRange, Pfn};
 use shared_abi::error::CallError;
 use shared_abi::host_call::ObjectHandle;
 
-use super::MAX_PAGES_PER_CALL;
+use crate::geometry::Geometry;
 use crate::hypervisor::{CallFailure, Hypervisor};
 use crate::machine::Machine;
 use crate::object::{Content, Run};
@@ -31,7 +31,7 @@ impl<M: Machine> Hypervisor<'_, M> {
             if !object.has(offset, pages) {
                 return Err(CallError::InvalidParameter.into());
             }
-            let most = pages.min(MAX_PAGES_PER_CALL);
+            let most = pages.min(M::Geometry::PAGES_PER_CALL);
             let mut done = 0_u64;
             while done < most {
                 let offset = offset.wrapping_add(done);

@@ -2,7 +2,7 @@
 
 use shared_abi::addr::{Gfn, PageRange, Pfn};
 
-use super::MAX_PAGES_PER_CALL;
+use crate::geometry::Geometry;
 use crate::hypervisor::Hypervisor;
 use crate::loaded::ShareError;
 use crate::machine::Machine;
@@ -38,7 +38,7 @@ impl<M: Machine> Hypervisor<'_, M> {
         sharing: Sharing,
     ) -> Result<u64, ShareError> {
         let vm = place.vm.as_mut().ok_or(ShareError::Denied)?;
-        let wanted = range.len().min(MAX_PAGES_PER_CALL);
+        let wanted = range.len().min(M::Geometry::PAGES_PER_CALL);
         let mut done = 0_u64;
         let mut stopped_by = ShareError::Denied;
         let mut host = self.host.lock(&self.machine);

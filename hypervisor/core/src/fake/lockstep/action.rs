@@ -1,0 +1,281 @@
+//! What can be done to a machine from outside, and how it is written: one line each.
+//!
+//! ```text
+//! vm-create protected=1 first=60 pages=8
+//! object-create vm=vm0 pages=6
+//! load cpu=0 vm=vm0 vcpu=0
+//! guest cpu=0 share 0x20000 4 0
+//! put cpu=0
+//! touch page=70
+//! ```
+//!
+//! `vm0` is the first VM that was made in the run, `object1` the second object; a number stands for
+//! itself. What is behind `#` is for the reader.
+
+use core::fmt;
+use core::str::FromStr;
+use std::string::String;
+use std::vec::Vec;
+
+use shared_abi::host_call::{Arguments, HostCall};
+
+use crate::spec::guest_calls::GuestCall;
+
+/// The host's calls and their arguments, by function number.
+pub const CALLS: [(&str, &[&str]); 16] = [
+    ("version", &[]),
+    ("vm-create", &["protected", "first", "pages"]),
+    ("vm-top-up", &["vm", "first", "pages"]),
+    ("object-create", &["vm", "pages"]),
+    ("object-bind", &["object", "offset", "gfn", "pages"]),
+    ("object-unbind", &["object", "offset", "pages"]),
+    (
+        "object-populate",
+        &["object", "offset", "first", "pages", "keep"],
+    ),
+    ("object-punch", &["object", "offset", "pages"]),
+    ("object-query", &["object", "offset"]),
+    ("object-destroy", &["object"]),
+    ("vcpu-create", &["vm", "index"]),
+    ("vm-start", &["vm", "entry", "argument"]),
+    ("vcpu-run", &["vm", "vcpu"]),
+    ("vm-destroy", &["vm"]),
+    ("force-reclaim", &["page"]),
+    ("vm-counters", &["vm"]),
+];
+
+/// A register's value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Arg {
+    /// A number.
+    Value(u64),
+    /// The handle of the VM that was made so many VMs after the first one.
+    Vm(usize),
+    /// The handle of an object, likewise.
+    Object(usize),
+}
+
+/// Something that is done to the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// The host calls.
+    Host {
+        /// The function number, an index of [`CALLS`].
+        call: usize,
+        /// x1 and up.
+        x: [Arg; 5],
+    },
+    /// The host touches a page, and takes a stage-2 fault if it is not mapped.
+    Touch {
+        /// Its number.
+        page: u64,
+    },
+    /// The host enters a vCPU on a CPU.
+    Load {
+        /// The CPU.
+        cpu: usize,
+        /// The VM.
+        vm: Arg,
+        /// The vCPU.
+        vcpu: u32,
+    },
+    /// The guest that runs on a CPU does something.
+    Guest {
+        /// The CPU.
+        cpu: usize,
+        /// What.
+        call: GuestCall,
+    },
+    /// The vCPU on a CPU has exited, or is interrupted, and goes back to its VM.
+    Put {
+        /// The CPU.
+        cpu: usize,
+    },
+}
+
+impl Action {
+    /// A call with the handles that `vms` and `objects` know written as the how-manieth they are.
+    #[must_use]
+    pub fn host(call: &HostCall, vms: &[u32], objects: &[u32]) -> Self {
+        let (function, registers) = call.emit();
+        let call = (function & 0xff) as usize;
+        let mut x = [Arg::Value(0); 5];
+        for (arg, value) in x.iter_mut().zip(registers) {
+            *arg = Arg::Value(value);
+        }
+        let place = |known: &[u32]| {
+            let is = |handle: &u32| u64::from(*handle) == registers[0];
+            known.iter().rposition(is)
+        };
+        let named = match CALLS.get(call).and_then(|(_, names)| names.first()) {
+            Some(&"vm") => place(vms).map(Arg::Vm),
+            Some(&"object") => place(objects).map(Arg::Object),
+            _ => None,
+        };
+        if let Some(named) = named {
+            x[0] = named;
+        }
+        Self::Host { call, x }
+    }
+
+    /// Function ID and registers of a host call.
+    #[must_use]
+    pub fn registers(call: usize, x: &[Arg; 5], value: impl Fn(Arg) -> u64) -> (u32, Arguments) {
+        let mut registers = [0; 17];
+        for (register, arg) in registers.iter_mut().zip(x) {
+            *register = value(*arg);
+        }
+        let (first, _) = HostCall::Version.emit();
+        (first | u32::try_from(call).unwrap_or(u32::MAX), registers)
+    }
+}
+
+impl fmt::Display for Arg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Value(value) if value > 9999 => write!(f, "{value:#x}"),
+            Self::Value(value) => write!(f, "{value}"),
+            Self::Vm(index) => write!(f, "vm{index}"),
+            Self::Object(index) => write!(f, "object{index}"),
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host { call, x } => {
+                let (name, names) = CALLS.get(*call).copied().unwrap_or(("?", &[]));
+                write!(f, "{name}")?;
+                for (name, arg) in names.iter().zip(x) {
+                    write!(f, " {name}={arg}")?;
+                }
+                Ok(())
+            }
+            Self::Touch { page } => write!(f, "touch page={}", Arg::Value(*page)),
+            Self::Load { cpu, vm, vcpu } => write!(f, "load cpu={cpu} vm={vm} vcpu={vcpu}"),
+            Self::Put { cpu } => write!(f, "put cpu={cpu}"),
+            Self::Guest { cpu, call } => {
+                write!(f, "guest cpu={cpu} ")?;
+                match call {
+                    GuestCall::Share([ipa, n, x3]) => write!(f, "share {ipa:#x} {n} {x3}"),
+                    GuestCall::Unshare([ipa, n, x3]) => write!(f, "unshare {ipa:#x} {n} {x3}"),
+                    GuestCall::Relinquish([ipa, x2, x3]) => {
+                        write!(f, "relinquish {ipa:#x} {x2} {x3}")
+                    }
+                    GuestCall::CpuOn(vcpu) => write!(f, "cpu-on {vcpu}"),
+                    GuestCall::CpuOff => write!(f, "cpu-off"),
+                    GuestCall::SystemOff => write!(f, "system-off"),
+                    GuestCall::Touch(gfn) => write!(f, "touch {gfn}"),
+                }
+            }
+        }
+    }
+}
+
+/// A line that is no action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadLine(pub String);
+
+impl FromStr for Arg {
+    type Err = BadLine;
+
+    fn from_str(text: &str) -> Result<Self, BadLine> {
+        let bad = || BadLine(text.into());
+        if let Some(index) = text.strip_prefix("vm") {
+            return index.parse().map(Self::Vm).map_err(|_| bad());
+        }
+        if let Some(index) = text.strip_prefix("object") {
+            return index.parse().map(Self::Object).map_err(|_| bad());
+        }
+        let value = match text.strip_prefix("0x") {
+            Some(digits) => u64::from_str_radix(digits, 16),
+            None => text.parse(),
+        };
+        value.map(Self::Value).map_err(|_| bad())
+    }
+}
+
+impl FromStr for Action {
+    type Err = BadLine;
+
+    fn from_str(line: &str) -> Result<Self, BadLine> {
+        let bad = || BadLine(line.into());
+        let mut words = line.split_whitespace();
+        let verb = words.next().ok_or_else(bad)?;
+        let words: Vec<&str> = words.collect();
+        let plain: Vec<Arg> = words
+            .iter()
+            .filter_map(|word| word.rsplit('=').next()?.parse().ok())
+            .collect();
+        let arg = |name: &str| {
+            let found = words
+                .iter()
+                .find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+            found.ok_or_else(bad)?.parse::<Arg>()
+        };
+        let number = |name: &str| match arg(name)? {
+            Arg::Value(value) => Ok(value),
+            _ => Err(bad()),
+        };
+        let small = |name: &str| usize::try_from(number(name)?).map_err(|_| bad());
+        Ok(match verb {
+            "touch" => Self::Touch {
+                page: number("page")?,
+            },
+            "load" => Self::Load {
+                cpu: small("cpu")?,
+                vm: arg("vm")?,
+                vcpu: u32::try_from(number("vcpu")?).map_err(|_| bad())?,
+            },
+            "put" => Self::Put { cpu: small("cpu")? },
+            "guest" => {
+                let value = |index: usize| match plain.get(index) {
+                    Some(Arg::Value(value)) => Ok(*value),
+                    _ => Err(bad()),
+                };
+                let three = || Ok::<_, BadLine>([value(1)?, value(2)?, value(3)?]);
+                let call = match words.get(1).copied().ok_or_else(bad)? {
+                    "share" => GuestCall::Share(three()?),
+                    "unshare" => GuestCall::Unshare(three()?),
+                    "relinquish" => GuestCall::Relinquish(three()?),
+                    "cpu-on" => GuestCall::CpuOn(u32::try_from(value(1)?).map_err(|_| bad())?),
+                    "cpu-off" => GuestCall::CpuOff,
+                    "system-off" => GuestCall::SystemOff,
+                    "touch" => GuestCall::Touch(value(1)?),
+                    _ => return Err(bad()),
+                };
+                Self::Guest {
+                    cpu: small("cpu")?,
+                    call,
+                }
+            }
+            _ => {
+                let call = CALLS
+                    .iter()
+                    .position(|(name, _)| *name == verb)
+                    .ok_or_else(bad)?;
+                let names = CALLS.get(call).map_or(&[][..], |(_, names)| names);
+                let mut x = [Arg::Value(0); 5];
+                for (slot, name) in x.iter_mut().zip(names) {
+                    *slot = arg(name)?;
+                }
+                Self::Host { call, x }
+            }
+        })
+    }
+}
+
+/// Reads a script: an action per line; empty lines and what is behind `#` do not count.
+///
+/// # Errors
+///
+/// The first line that is no action.
+pub fn parse(script: &str) -> Result<Vec<Action>, BadLine> {
+    script
+        .lines()
+        .map(|line| line.split('#').next().unwrap_or("").trim())
+        .filter(|line| !line.is_empty())
+        .map(str::parse)
+        .collect()
+}

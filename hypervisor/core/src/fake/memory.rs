@@ -1,0 +1,81 @@
+//! The fake machine's pages. A copy of all of them costs little: pages are shared until written.
+
+#![expect(
+    clippy::indexing_slicing,
+    reason = "a harness: the vector was made long enough in the line above"
+)]
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+use std::vec::Vec;
+
+/// A page's content.
+pub(super) type Page = [u8; 4096];
+
+/// Pages below this number are found by it; the others are looked up.
+const LOW: usize = 4096;
+
+/// Pages; those that were never written are zero.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Memory {
+    low: Vec<Option<Arc<Page>>>,
+    high: HashMap<u64, Arc<Page>>,
+}
+
+/// The page that all pages of one byte are, until they are written.
+fn uniform(byte: u8) -> Arc<Page> {
+    static PAGES: OnceLock<Vec<Arc<Page>>> = OnceLock::new();
+    let pages = PAGES.get_or_init(|| (0..=u8::MAX).map(|byte| Arc::new([byte; 4096])).collect());
+    pages[usize::from(byte)].clone()
+}
+
+impl Memory {
+    fn get(&self, page: u64) -> Option<&Page> {
+        match usize::try_from(page) {
+            Ok(index) if index < LOW => self.low.get(index)?.as_deref(),
+            _ => self.high.get(&page).map(AsRef::as_ref),
+        }
+    }
+
+    fn slot(&mut self, page: u64) -> &mut Arc<Page> {
+        match usize::try_from(page) {
+            Ok(index) if index < LOW => {
+                if self.low.len() <= index {
+                    self.low.resize(index.saturating_add(1), None);
+                }
+                self.low[index].get_or_insert_with(|| uniform(0))
+            }
+            _ => self.high.entry(page).or_insert_with(|| uniform(0)),
+        }
+    }
+
+    /// The page, to be written.
+    pub(super) fn page(&mut self, page: u64) -> &mut Page {
+        Arc::make_mut(self.slot(page))
+    }
+
+    /// Makes all bytes of a page the same.
+    pub(super) fn fill(&mut self, page: u64, byte: u8) {
+        *self.slot(page) = uniform(byte);
+    }
+
+    /// The byte that all of a page consists of, if it does.
+    pub(super) fn uniform_byte(&self, page: u64) -> Option<u8> {
+        let Some(bytes) = self.get(page) else {
+            return Some(0);
+        };
+        let first = *bytes.first()?;
+        let expected = uniform(first);
+        (core::ptr::eq(bytes, &*expected) || *bytes == *expected).then_some(first)
+    }
+
+    /// The 64-bit word `index` of a page.
+    pub(super) fn entry(&self, page: u64, index: usize) -> u64 {
+        self.get(page).map_or(0, |bytes| {
+            let (entries, _) = bytes.as_chunks::<8>();
+            entries
+                .get(index)
+                .map_or(0, |bytes| u64::from_le_bytes(*bytes))
+        })
+    }
+}
