@@ -46,7 +46,10 @@ mod interrupts;
 pub mod power;
 #[cfg(target_os = "none")]
 pub mod time;
-#[cfg(target_os = "none")]
+#[cfg(test)]
+#[path = "time/fake.rs"]
+mod time;
+#[cfg(any(target_os = "none", test))]
 pub mod virtio;
 
 #[cfg(target_os = "none")]

@@ -4,25 +4,32 @@
 //! * [`disk`]: virtio-blk, one request at a time, by interrupt.
 //! * [`console`]: the output half of virtio-console.
 
+#[cfg(target_os = "none")]
 use core::ptr::{self, NonNull};
 use core::time::Duration;
 
-use virtio_drivers::transport::Transport as _;
-use virtio_drivers::transport::mmio::{MmioTransport, MmioVersion, VirtIOHeader};
-use virtio_guard::{AccessPlatform, GuardedTransport, Refusal};
-
-use crate::machine::VirtioSlot;
+use virtio_drivers::transport::mmio::MmioTransport;
+use virtio_guard::GuardedTransport;
+#[cfg(target_os = "none")]
+use {
+    crate::machine::VirtioSlot,
+    virtio_drivers::transport::Transport as _,
+    virtio_drivers::transport::mmio::{MmioVersion, VirtIOHeader},
+    virtio_guard::{AccessPlatform, Refusal},
+};
 
 pub mod console;
 pub mod disk;
 pub mod hal;
+#[cfg(test)]
+mod tests;
 
 pub use virtio_drivers::transport::DeviceType;
 
 /// How long a device may take for one request before it is given up.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The one transport of all drivers here.
+/// The one transport of all drivers here; tests have another.
 pub type Transport = GuardedTransport<MmioTransport<'static>>;
 
 /// Looks for a device in `slot`; `None` if it is empty or of a legacy version.
@@ -30,6 +37,7 @@ pub type Transport = GuardedTransport<MmioTransport<'static>>;
 /// # Safety
 ///
 /// The slot's registers are mapped as a device and stay so; called once per slot.
+#[cfg(target_os = "none")]
 pub(crate) unsafe fn probe(
     slot: &VirtioSlot,
     access_platform: AccessPlatform,

@@ -2,7 +2,7 @@
 
 use bitflags::bitflags;
 use virtio_drivers::queue::VirtQueue;
-use virtio_drivers::transport::Transport as _;
+use virtio_drivers::transport;
 use virtio_drivers::{Error, PAGE_SIZE};
 
 use super::hal::PoolHal;
@@ -22,16 +22,16 @@ bitflags! {
 }
 
 /// A virtio-console device.
-pub(crate) struct VirtioConsole {
-    transport: Transport,
+pub(crate) struct VirtioConsole<T: transport::Transport = Transport> {
+    transport: T,
     transmit: VirtQueue<PoolHal, QUEUE_SIZE>,
     /// A device may expect both queues to exist. Nothing is ever offered on this one.
     _receive: VirtQueue<PoolHal, QUEUE_SIZE>,
     broken: bool,
 }
 
-impl VirtioConsole {
-    pub(crate) fn new(mut transport: Transport) -> Result<Self, Error> {
+impl<T: transport::Transport> VirtioConsole<T> {
+    pub(crate) fn new(mut transport: T) -> Result<Self, Error> {
         transport.begin_init(Features::VERSION_1);
         let receive = VirtQueue::new(&mut transport, RECEIVE, false, false)?;
         let transmit = VirtQueue::new(&mut transport, TRANSMIT, false, false)?;

@@ -3,6 +3,7 @@
 use core::fmt;
 
 use virtio_drivers::device::blk::{BlkReq, BlkResp, SECTOR_SIZE, VirtIOBlk};
+use virtio_drivers::transport;
 
 use super::hal::PoolHal;
 use super::{REQUEST_TIMEOUT, Transport};
@@ -48,12 +49,12 @@ impl core::error::Error for Error {}
 ///
 /// What it reads is the host's word: verify it. Errors that are only a failed request leave the disk
 /// usable; a device that does not answer, or answers something else, is not used again.
-pub struct Disk {
-    device: VirtIOBlk<PoolHal, Transport>,
+pub struct Disk<T: transport::Transport = Transport> {
+    device: VirtIOBlk<PoolHal, T>,
     broken: bool,
 }
 
-impl fmt::Debug for Disk {
+impl<T: transport::Transport> fmt::Debug for Disk<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Disk")
             .field("bytes", &self.bytes())
@@ -62,8 +63,8 @@ impl fmt::Debug for Disk {
     }
 }
 
-impl Disk {
-    pub(crate) fn new(transport: Transport) -> Result<Self, virtio_drivers::Error> {
+impl<T: transport::Transport> Disk<T> {
+    pub(crate) fn new(transport: T) -> Result<Self, virtio_drivers::Error> {
         Ok(Self {
             device: VirtIOBlk::new(transport)?,
             broken: false,
@@ -140,11 +141,11 @@ impl Disk {
         .map_err(Error::Device)?;
         self.wait_for(token)?;
         // SAFETY: the same buffers as above, with the token that came back for them.
-        unsafe {
+        let outcome = unsafe {
             self.device
                 .complete_read_blocks(token, &request, data, &mut response)
-        }
-        .map_err(Error::Device)
+        };
+        self.complete(outcome)
     }
 
     fn write_request(&mut self, sector: usize, data: &[u8]) -> Result<(), Error> {
@@ -157,15 +158,16 @@ impl Disk {
         .map_err(Error::Device)?;
         self.wait_for(token)?;
         // SAFETY: the same buffers as above, with the token that came back for them.
-        unsafe {
+        let outcome = unsafe {
             self.device
                 .complete_write_blocks(token, &request, data, &mut response)
-        }
-        .map_err(Error::Device)
+        };
+        self.complete(outcome)
     }
 
     /// Sleeps until the device has used something. It is the one request that is out, or the device is
-    /// broken: its buffers stay in the pool, and the device is not asked again.
+    /// broken: its buffers stay in the pool, and the device is not asked again. Until
+    /// [`Self::complete`] it counts as broken.
     fn wait_for(&mut self, token: u16) -> Result<(), Error> {
         self.broken = true;
         let device = &mut self.device;
@@ -175,7 +177,14 @@ impl Disk {
         if self.device.peek_used() != Some(token) {
             return Err(Error::Device(virtio_drivers::Error::WrongToken));
         }
-        self.broken = false;
         Ok(())
+    }
+
+    /// Says what became of the request. Its answer was looked at again: only one that is still the
+    /// request's own, if it says that it failed, leaves the device usable.
+    fn complete(&mut self, outcome: virtio_drivers::Result) -> Result<(), Error> {
+        use virtio_drivers::Error::{IoError, Unsupported};
+        self.broken = !matches!(outcome, Ok(()) | Err(IoError | Unsupported));
+        outcome.map_err(Error::Device)
     }
 }

@@ -10,7 +10,10 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use bare_rt::el1::lock::IrqLock;
 use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
 
+#[cfg(target_os = "none")]
 use crate::conduit::Conduit;
+#[cfg(test)]
+use crate::hyp::fake::Fake as Conduit;
 use crate::shared::{SharedPages, SharedPool};
 
 static POOL: IrqLock<Option<SharedPool<Conduit>>> = IrqLock::new(None);
