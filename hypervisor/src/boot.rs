@@ -133,6 +133,8 @@ fn prepare(tree: &'static [u8], platform: &'static Platform) -> Result<Cpu, Boot
     let cpus = platform.cpus.len();
 
     let needs = Hypervisor::<El2>::needs(&platform.ram, &platform.denied);
+    #[cfg(feature = "oracle")]
+    let needs = crate::oracle::with_room(needs);
     let block = memory::plan(&ram, &used, needs, Stage1::tables_needed(&ram), cpus as u64)
         .ok_or(BootError::Memory)?;
     let devices: Vec<u64, 1> = platform
@@ -261,6 +263,8 @@ fn ownership(
             ((records.end - records.start) / 8) as usize,
         )
     };
+    #[cfg(feature = "oracle")]
+    let (records, room) = crate::oracle::take_room(records);
     let core = Hypervisor::new(
         El2,
         Setup {
@@ -273,7 +277,10 @@ fn ownership(
             expected: image.measurement(),
         },
     )?;
-    Ok(HYPERVISOR.call_once(|| core))
+    let core = HYPERVISOR.call_once(|| core);
+    #[cfg(feature = "oracle")]
+    crate::oracle::install(core, room);
+    Ok(core)
 }
 
 /// Writes the host's device tree into memory of the host's, erases the original, and returns where it

@@ -31,6 +31,8 @@ pub(crate) fn run(
     vcpu: VcpuIndex,
     entry: &Entry,
 ) -> Result<ExitRecord, CallError> {
+    #[cfg(feature = "oracle")]
+    let _looks = crate::oracle::after(crate::oracle::Calls::NONE);
     let used = gic::used(&entry.list_registers)?;
     let mut loaded = cpu.hypervisor.vcpu_load(cpu.index, vm, vcpu)?;
     guest_entry(&mut loaded, entry.resume)?;
@@ -90,6 +92,8 @@ fn until_exit(cpu: &mut Cpu, running: &mut Running) -> Exit {
         } = running;
         // Whatever may make the guest take an exception works on stored registers.
         loaded.with_context(|context| state::save_system(&mut context.system));
+        #[cfg(feature = "oracle")]
+        let _looks = crate::oracle::after(crate::oracle::Calls::GUEST);
         let action = match vector {
             Vector::Hypercall => running.action,
             Vector::Synchronous => {
@@ -124,6 +128,8 @@ fn until_exit(cpu: &mut Cpu, running: &mut Running) -> Exit {
 unsafe extern "C" fn hypercall(running: *mut ()) -> Then {
     // SAFETY: the caller's promise: `until_exit` has lent it to `enter`.
     let running = unsafe { &mut *running.cast::<Running>() };
+    #[cfg(feature = "oracle")]
+    let _looks = crate::oracle::after(crate::oracle::Calls::GUEST);
     let imm = syndrome::immediate(arch::read!("esr_el2"));
     match guest_hypercall(&mut running.loaded, &running.services, imm) {
         GuestAction::Resume => {

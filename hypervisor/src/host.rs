@@ -140,6 +140,8 @@ fn refuse(cpu: &mut Cpu) {
 /// Answers every call but `VcpuRun`, and reports what the tool wants to know from the hypervisor
 /// rather than from the host.
 fn ownership_call(hypervisor: &Hypervisor<'static, El2>, call: &HostCall) -> (u64, Arguments) {
+    #[cfg(feature = "oracle")]
+    let _looks = crate::oracle::after(crate::oracle::Calls::of(call));
     let before = match call {
         HostCall::VmDestroy { vm } => hypervisor.vm_report(*vm),
         _ => None,
@@ -176,6 +178,8 @@ fn ownership_call(hypervisor: &Hypervisor<'static, El2>, call: &HostCall) -> (u6
 
 /// Decides about a stage-2 fault of the host's.
 fn fault(cpu: &mut Cpu, fault: &Fault, access: HostAccess) {
+    #[cfg(feature = "oracle")]
+    let _looks = crate::oracle::after(crate::oracle::Calls::NONE);
     let far = arch::read!("far_el2");
     let refused = match fault.ipa(arch::read!("hpfar_el2"), far) {
         Some(ipa) => cpu.hypervisor.host_abort(ipa, access) == HostAbort::Inject,

@@ -8,6 +8,7 @@
 //! * `switch`, `vectors`: entering EL1 and coming back. `state`, `fp`, `gic`: the registers that change
 //!   hands.
 //! * `el2`: the machine as the core sees it. `mmu`, `memory`: EL2's own map and memory.
+//! * `oracle`: only with that feature, a look at everything after each call.
 //! * `console`, `trace`, `power`: reporting, and the end. `arch`: one instruction a function.
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
@@ -45,6 +46,8 @@ mod host;
 mod memory;
 #[cfg(target_os = "none")]
 mod mmu;
+#[cfg(all(target_os = "none", feature = "oracle"))]
+mod oracle;
 #[cfg(target_os = "none")]
 mod power;
 #[cfg(target_os = "none")]

@@ -35,6 +35,8 @@ pub(crate) fn call(cpu: &mut Cpu) {
         HostPsci::CpuOff => secondary::stop(cpu.index).x0(),
         HostPsci::AffinityInfo { target, level } => secondary::affinity_info(target, level),
         HostPsci::SystemOff => {
+            #[cfg(feature = "oracle")]
+            crate::oracle::report();
             trace::finish();
             console::record(&Record::PowerOff {
                 host_faults: host::faults(),

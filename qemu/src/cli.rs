@@ -77,6 +77,10 @@ pub struct BootArgs {
     /// Boot an ordinary VM: its memory stays within the host's reach
     #[arg(long)]
     pub unprotected: bool,
+    /// Boot a hypervisor that holds its tables against its records after every call, and stops at the
+    /// first difference. Slow
+    #[arg(long)]
+    pub oracle: bool,
     /// Wait for a debugger at the first instruction
     #[arg(long)]
     pub gdb: bool,
@@ -85,7 +89,7 @@ pub struct BootArgs {
     pub timeout: Option<u64>,
     /// Boot this image as it is, without building, packing or verifying it here
     #[arg(long, value_name = "FILE",
-          conflicts_with_all = ["payload", "append", "initrd", "smp", "mem", "unprotected"])]
+          conflicts_with_all = ["payload", "append", "initrd", "smp", "mem", "unprotected", "oracle"])]
     pub image: Option<PathBuf>,
     /// Write what the hypervisor did, event by event, to FILE
     #[arg(long, value_name = "FILE", conflicts_with = "image")]

@@ -139,6 +139,8 @@ pub struct Facts {
     pub vm_start: Option<VmStart>,
     /// Hypervisor: the VM is gone.
     pub vm_end: Option<VmEnd>,
+    /// Hypervisor: how often its oracle looked, if it has one.
+    pub oracle_checks: Option<u64>,
     /// Hypervisor: the host asked for power off.
     pub power_off: bool,
     /// Hypervisor: it panicked.
@@ -228,6 +230,7 @@ impl Facts {
                     exits,
                 });
             }
+            Record::Oracle { checks } => self.oracle_checks = Some(checks),
             Record::PowerOff { .. } => self.power_off = true,
             Record::Panic { message } => {
                 self.panic.get_or_insert_with(|| message.to_owned());

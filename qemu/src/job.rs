@@ -13,7 +13,7 @@ use host::layout::{GuestConfig, GuestLayout};
 use shared_abi::record::Digest;
 use tempfile::TempDir;
 
-use crate::bare::{Binary, DEMO, HOST, HYPERVISOR};
+use crate::bare::{Binary, DEMO, HOST, HYPERVISOR, HYPERVISOR_WITH_ORACLE};
 use crate::cli::BootArgs;
 use crate::directory;
 use crate::disk::{self, DemoDisk, DiskArgument};
@@ -113,27 +113,29 @@ impl GuestParts {
         Ok(measurement.finish(layout.entry, layout.device_tree.0))
     }
 
-    /// Builds hypervisor and host and packs them with the guest; the image, and the measurement in it.
+    /// Builds hypervisor and host and packs them with the guest and arguments for the hypervisor; the
+    /// image, and the measurement in it.
     ///
     /// # Errors
     ///
     /// A failed build, or what does not fit.
     pub fn pack(&self, toolchain: Toolchain, ui: Ui) -> Result<(Vec<u8>, Option<Digest>)> {
-        self.pack_with("", toolchain, ui)
+        self.pack_with(HYPERVISOR, "", toolchain, ui)
     }
 
-    /// The same with arguments for the hypervisor.
+    /// The same with a hypervisor of the caller's choice, and arguments for it.
     ///
     /// # Errors
     ///
     /// As [`Self::pack`].
     pub fn pack_with(
         &self,
+        hypervisor: Binary,
         hypervisor_args: &str,
         toolchain: Toolchain,
         ui: Ui,
     ) -> Result<(Vec<u8>, Option<Digest>)> {
-        let hypervisor = HYPERVISOR.build(toolchain, ui)?;
+        let hypervisor = hypervisor.build(toolchain, ui)?;
         let host = HOST.build(toolchain, ui)?;
         let measurement = if self.ours && self.config.protected {
             Some(self.measure()?)
@@ -224,7 +226,13 @@ impl Job {
         toolchain: Toolchain,
         ui: Ui,
     ) -> Result<Self> {
-        let (image, measurement) = guest.pack_with(args.hypervisor_args(), toolchain, ui)?;
+        let hypervisor = if args.oracle {
+            HYPERVISOR_WITH_ORACLE
+        } else {
+            HYPERVISOR
+        };
+        let (image, measurement) =
+            guest.pack_with(hypervisor, args.hypervisor_args(), toolchain, ui)?;
         Self::assemble(
             args,
             directory,
@@ -306,6 +314,7 @@ impl Job {
                 memory_bytes: config.memory_bytes,
                 protected: config.protected,
                 measurement,
+                oracle: args.oracle,
                 demo: demo_disk.as_ref().map(|disk| ExpectedDisk {
                     blocks: disk.blocks(),
                     write_bytes: disk.write_bytes(),

@@ -74,6 +74,7 @@ pub struct BootRecord {
     attack: Option<AttackRecord>,
     dma: Option<DmaRecord>,
     teardown: Option<TeardownRecord>,
+    oracle: Option<OracleRecord>,
     console: Option<String>,
     exit: ExitRecord,
 }
@@ -142,6 +143,11 @@ struct DmaRecord {
 struct TeardownRecord {
     pages_returned: u64,
     pages_nonzero: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct OracleRecord {
+    checks: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -242,6 +248,7 @@ impl BootResult {
                 pages_returned: teardown.pages_returned,
                 pages_nonzero: teardown.pages_nonzero,
             }),
+            oracle: facts.oracle_checks.map(|checks| OracleRecord { checks }),
             console: self.console.clone(),
             exit: ExitRecord {
                 reason: self.reason(),
@@ -316,6 +323,7 @@ mod tests {
             "attack",
             "dma",
             "teardown",
+            "oracle",
             "console",
             "exit",
         ]

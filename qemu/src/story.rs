@@ -27,6 +27,8 @@ pub struct Expected {
     pub protected: bool,
     /// The launch measurement; `None` for a payload from elsewhere.
     pub measurement: Option<Digest>,
+    /// Whether the hypervisor has its oracle.
+    pub oracle: bool,
     /// What the demo does; `None` for a payload from elsewhere.
     pub demo: Option<ExpectedDisk>,
 }
@@ -93,6 +95,9 @@ pub fn tell(facts: &Facts, ended: &Ended, expected: &Expected) -> Vec<Line> {
     }
     lines.push(guest_end(facts));
     lines.push(teardown(facts, expected));
+    if expected.oracle {
+        lines.push(oracle(facts));
+    }
     lines.push(power_off(facts, ended));
     lines
 }
@@ -354,6 +359,21 @@ fn teardown(facts: &Facts, expected: &Expected) -> Line {
                 count(teardown.pages_returned, "page"),
             )
         },
+    }
+}
+
+fn oracle(facts: &Facts) -> Line {
+    const TOPIC: &str = "oracle";
+    let Some(checks) = facts.oracle_checks else {
+        return silent(TOPIC, "the hypervisor's oracle");
+    };
+    Line {
+        topic: TOPIC,
+        holds: checks != 0,
+        text: format!(
+            "held all tables against all records {}",
+            count(checks, "time")
+        ),
     }
 }
 

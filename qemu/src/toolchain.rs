@@ -81,10 +81,10 @@ impl Toolchain {
         directory.map_or_else(|| "rustc".into(), |directory| directory.join("rustc"))
     }
 
-    /// A call of its cargo for the bare-metal target: `cargo VERB`, with the profile and target
-    /// directory of the bare-metal binaries, in the workspace at `root`.
+    /// A call of its cargo for the bare-metal target: `cargo VERB`, with the profile of the bare-metal
+    /// binaries, in the workspace at `root`; it builds in `target_directory` there.
     #[must_use]
-    pub fn cargo(self, verb: &str, root: &Path) -> Command {
+    pub fn cargo(self, verb: &str, root: &Path, target_directory: &str) -> Command {
         let directory = self.directory(std::env::var_os("CARGO").as_ref().map(Path::new));
         let program = |name: &str| {
             let path = directory.as_ref().map(|directory| directory.join(name));
@@ -109,21 +109,14 @@ impl Toolchain {
             .current_dir(root)
             .arg(verb)
             .args(self.arguments())
+            .args(["--target-dir", target_directory])
             .envs(self.variables());
         command
     }
 
     /// Arguments of every call.
     fn arguments(self) -> Vec<&'static str> {
-        let mut arguments = vec![
-            "--locked",
-            "--target",
-            BARE_TARGET,
-            "--target-dir",
-            "target/bare",
-            "--profile",
-            "bare",
-        ];
+        let mut arguments = vec!["--locked", "--target", BARE_TARGET, "--profile", "bare"];
         if self == Self::Debian {
             arguments.extend([
                 "-Zbuild-std=core,alloc,compiler_builtins",
@@ -165,7 +158,7 @@ mod tests {
 
     #[test]
     fn debians_cargo_builds_the_library_itself() {
-        let command = Toolchain::Debian.cargo("build", Path::new("/w"));
+        let command = Toolchain::Debian.cargo("build", Path::new("/w"), "target/bare");
         assert_eq!(command.get_program(), "/usr/bin/cargo");
         assert_eq!(command.get_current_dir(), Some(Path::new("/w")));
         let arguments: Vec<_> = command.get_args().collect();
@@ -186,7 +179,7 @@ mod tests {
 
     #[test]
     fn rustups_cargo_uses_the_installed_library() {
-        let command = Toolchain::Rustup.cargo("build", Path::new("/w"));
+        let command = Toolchain::Rustup.cargo("build", Path::new("/w"), "target/bare");
         assert!(
             command
                 .get_args()

@@ -242,6 +242,12 @@ records! {
         /// Exits to the host.
         exits: u64,
     }
+    /// Hypervisor, if it was built with its oracle, before it powers off: how often it looked, and found
+    /// nothing.
+    Oracle "oracle" {
+        /// Looks at all pages and parties.
+        checks: u64,
+    }
     /// Hypervisor: the host asked for power off or reset; the machine powers off next.
     PowerOff "power-off" {
         /// Faults injected into the host since it started.

@@ -17,6 +17,7 @@ fn expected() -> Expected {
         memory_bytes: 128 << 20,
         protected: true,
         measurement: Some(MEASUREMENT),
+        oracle: false,
         demo: Some(ExpectedDisk {
             blocks: 64,
             write_bytes: 1 << 20,
@@ -303,6 +304,21 @@ fn an_ordinary_vm_is_not_attacked_and_returns_what_was_lent() {
         protected: false,
         ..expected()
     };
+    assert_eq!(wrong(&some, &expected), Vec::<&str>::new());
+}
+
+#[test]
+fn an_oracle_has_to_have_looked() {
+    let expected = Expected {
+        oracle: true,
+        ..expected()
+    };
+    let mut some = records();
+    assert_eq!(wrong(&some, &expected), ["oracle"]);
+    let end = some.len() - 1;
+    some.insert(end, (Console::Hypervisor, Record::Oracle { checks: 0 }));
+    assert_eq!(wrong(&some, &expected), ["oracle"]);
+    some[end].1 = Record::Oracle { checks: 7 };
     assert_eq!(wrong(&some, &expected), Vec::<&str>::new());
 }
 

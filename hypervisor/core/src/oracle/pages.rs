@@ -179,7 +179,7 @@ impl<M: Machine> View<'_, '_, M> {
                 let Some(found) = seen.translation else {
                     return Ok(());
                 };
-                for (page, gfn) in (found.page.0..).zip((first..).take(seen.pages as usize)) {
+                for (page, gfn) in (found.page.0..).zip(first..first.saturating_add(seen.pages)) {
                     let wrong = |rule| Err(Difference::new(rule, Party::Vm(vm.index), page));
                     match self.owner(Pfn(page)) {
                         None => return wrong(Rule::Devices),

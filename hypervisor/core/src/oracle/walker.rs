@@ -3,6 +3,7 @@
 
 #![expect(
     clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
     reason = "an oracle in plain words: addresses are below 2^48, bits per level at most 9"
 )]
 

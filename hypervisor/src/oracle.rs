@@ -1,0 +1,102 @@
+//! The oracle at EL2 (feature `oracle`): after each call and each exit it looks at everything, and
+//! stops the machine at the first difference. No part of the shipped hypervisor.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use hyp_core::hypervisor::{Hypervisor, Needs};
+use hyp_core::oracle::Oracle;
+use shared_abi::record::Record;
+use spin::Once;
+use spin::mutex::TicketMutex;
+
+use crate::el2::El2;
+use crate::{boot, console, power};
+
+pub(crate) use hyp_core::oracle::changes::Calls;
+
+/// Taken before all locks of the core: one CPU looks at a time.
+static ORACLE: Once<TicketMutex<Oracle<'static>>> = Once::new();
+
+/// How often it has looked.
+static CHECKS: AtomicU64 = AtomicU64::new(0);
+
+/// Calls of each kind that have begun, on whatever CPU, and have not been looked at.
+static UNDER_WAY: [AtomicU64; Calls::KINDS] = [const { AtomicU64::new(0) }; Calls::KINDS];
+
+/// Makes room for what the oracle remembers, behind the records.
+pub(crate) fn with_room(needs: Needs) -> Needs {
+    Needs {
+        records: needs.records * 2,
+        ..needs
+    }
+}
+
+/// Takes that room: answers what is left for the records.
+pub(crate) fn take_room(records: &'static mut [u64]) -> (&'static mut [u64], &'static mut [u64]) {
+    let half = records.len() / 2;
+    records.split_at_mut(half)
+}
+
+/// Has the oracle take the machine as it is now for granted.
+pub(crate) fn install(hypervisor: &Hypervisor<'static, El2>, room: &'static mut [u64]) {
+    match Oracle::new(hypervisor, room) {
+        Ok(oracle) => {
+            ORACLE.call_once(|| TicketMutex::new(oracle));
+        }
+        Err(difference) => power::panicked(format_args!("{difference}")),
+    }
+}
+
+/// Something is being done that may have the effects of these kinds of calls; once it is done, the
+/// oracle looks.
+#[must_use = "the oracle looks when this is dropped"]
+pub(crate) struct Watched(Calls);
+
+/// Announces what is about to be done.
+pub(crate) fn after(calls: Calls) -> Watched {
+    for count in kinds(calls) {
+        // Before the call takes a lock: whoever looks sees this before what the call does.
+        count.fetch_add(1, Ordering::SeqCst);
+    }
+    Watched(calls)
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let (Some(oracle), Some(hypervisor)) = (ORACLE.get(), boot::hypervisor()) else {
+            return;
+        };
+        let result = oracle.lock().check(hypervisor, under_way);
+        CHECKS.fetch_add(1, Ordering::Relaxed);
+        for count in kinds(self.0) {
+            count.fetch_sub(1, Ordering::SeqCst);
+        }
+        if let Err(difference) = result {
+            power::panicked(format_args!("{difference}"));
+        }
+    }
+}
+
+/// The counters of these kinds.
+fn kinds(calls: Calls) -> impl Iterator<Item = &'static AtomicU64> {
+    UNDER_WAY
+        .iter()
+        .enumerate()
+        .filter(move |(kind, _)| Calls::nth(*kind).any_of(calls))
+        .map(|(_, count)| count)
+}
+
+fn under_way() -> Calls {
+    UNDER_WAY
+        .iter()
+        .enumerate()
+        .filter(|(_, count)| count.load(Ordering::SeqCst) != 0)
+        .fold(Calls::NONE, |calls, (kind, _)| calls.and(Calls::nth(kind)))
+}
+
+/// Tells how often the oracle has looked.
+pub(crate) fn report() {
+    console::record(&Record::Oracle {
+        checks: CHECKS.load(Ordering::Relaxed),
+    });
+}
