@@ -168,6 +168,7 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
                     self.merge_giant(machine, piece.first, to, batch);
                 }
                 (false, true) => self.map_identity(machine, piece, batch),
+                (true, false) if seeded!(HostKeepsMapping) => {}
                 (true, false) => {
                     let Piece { first, pages } = piece;
                     self.tables

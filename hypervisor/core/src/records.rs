@@ -81,6 +81,15 @@ pub struct Records<'m, G: Geometry> {
     geometry: core::marker::PhantomData<fn() -> G>,
 }
 
+/// What [`Records::convert`] did.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Converted {
+    /// The pages: at least one, all of one block.
+    pub(crate) piece: Piece,
+    /// All pages of the block are alike now: their records follow from each other.
+    pub(crate) uniform: bool,
+}
+
 /// How many blocks `pages` touches.
 fn blocks_touched<G: Geometry>(pages: PageRange<Pfn>) -> u64 {
     touched::<G>(Level::Two, pages.first().0, pages.len())
@@ -226,53 +235,83 @@ impl<'m, G: Geometry> Records<'m, G> {
         same
     }
 
-    /// Writes the records of `piece`, which lies in one block: `first` for its first page, the others
-    /// following from it. Answers the record of the block's first page if the whole block is uniform
-    /// now. Pages that are no RAM have no record to write.
+    /// Changes the records of the pages of `range` that are in its first block, up to the first that is
+    /// not as `from` says: `from` and `to` are the first page's, the others' follow from them.
     #[inline]
-    pub(crate) fn set(&mut self, piece: Piece, first: Record) -> Option<Record> {
-        let region = *self.region(piece.first)?;
-        let block_word = block_word::<G>(&region, piece.first);
-        let block = BlockWord(*self.words.get(block_word)?);
-        let block = if piece.pages == G::BLOCK_PAGES {
-            BlockWord(first.0)
-        } else {
-            if !block.is_split() {
-                self.split(&region, piece.first, block.base())?;
-            }
-            self.set_pages(&region, piece, block, first)?
+    pub(crate) fn convert(
+        &mut self,
+        range: PageRange<Pfn>,
+        from: Record,
+        to: Record,
+    ) -> Option<Converted> {
+        let first = range.first().0;
+        let region = *self.region(first)?;
+        let end = range.end().min(region.pages.end()).0;
+        let piece = Piece {
+            first,
+            pages: end.min(G::next(Level::Two, first)).saturating_sub(first),
         };
+        let block_word = block_word::<G>(&region, first);
+        let block = BlockWord(*self.words.get(block_word)?);
+        if let Some(base) = block.uniform() {
+            if base.advance(G::block_offset(first)) != from {
+                return None;
+            }
+            if piece.pages == G::BLOCK_PAGES {
+                *self.words.get_mut(block_word)? = to.0;
+                return Some(Converted {
+                    piece,
+                    uniform: true,
+                });
+            }
+            if !block.is_split() {
+                self.split(&region, first, base)?;
+            }
+        }
+        let (pages, block) =
+            self.convert_pages(&region, piece, block.base(), block.deviating(), from, to)?;
         *self.words.get_mut(block_word)? = block.0;
-        block.uniform()
+        Some(Converted {
+            piece: Piece { first, pages },
+            uniform: seeded!(block.uniform().is_some(), BlockTooEarly => block.deviating() < 2),
+        })
     }
 
-    /// Writes page records of a split block; answers its new word.
+    /// [`Self::convert`] for a split block; answers how many pages, and the block's new word.
     #[inline]
-    fn set_pages(
+    fn convert_pages(
         &mut self,
         region: &Region,
         piece: Piece,
-        block: BlockWord,
-        first: Record,
-    ) -> Option<BlockWord> {
-        let base = block.base();
-        let (mut expected, expected_step) =
-            (base.advance(G::block_offset(piece.first)).0, base.step());
-        let (mut new, new_step) = (first.0, first.step());
-        let mut deviating = block.deviating();
+        base: Record,
+        deviating: u64,
+        from: Record,
+        to: Record,
+    ) -> Option<(u64, BlockWord)> {
+        let mut expected = base.advance(G::block_offset(piece.first)).0;
+        let (mut old, mut new) = (from.0, to.0);
+        let mut deviating = deviating;
+        let mut pages = 0_u64;
         for word in self.page_words_mut(region, piece)? {
+            if *word != old {
+                break;
+            }
+            *word = new;
             // Bounded by the pages of a block, and never below 0: a page counts while it deviates.
             deviating = deviating
                 .wrapping_add(u64::from(new != expected))
-                .wrapping_sub(u64::from(*word != expected));
-            *word = new;
-            new = new.wrapping_add(new_step);
-            expected = expected.wrapping_add(expected_step);
+                .wrapping_sub(u64::from(old != expected));
+            old = old.wrapping_add(from.step());
+            new = new.wrapping_add(to.step());
+            expected = expected.wrapping_add(base.step());
+            pages = pages.wrapping_add(1);
         }
-        if deviating == G::BLOCK_PAGES {
-            return self.rebase(region, piece.first, base);
-        }
-        Some(BlockWord::split(base, deviating))
+        let block = if deviating == G::BLOCK_PAGES {
+            self.rebase(region, piece.first, base)?
+        } else {
+            BlockWord::split(base, deviating)
+        };
+        (pages != 0).then_some((pages, block))
     }
 
     /// Writes the page records that a uniform block stood for.

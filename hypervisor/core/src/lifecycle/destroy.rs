@@ -39,16 +39,17 @@ impl<M: Machine> Hypervisor<'_, M> {
             returned: 0,
         };
         self.with_vm(handle, |vm, objects| {
-            if vm.vcpus.iter().any(|vcpu| vcpu.loaded.is_some()) {
+            let loaded = vm.vcpus.iter().any(|vcpu| vcpu.loaded.is_some());
+            if loaded && !seeded!(TornWhileLoaded) {
                 return Err(CallError::Busy.into());
             }
             if vm.life != Life::Dying {
                 vm.life = Life::Dying;
-                self.machine.invalidate_all(vm.tables.space());
+                seeded!(self.machine.invalidate_all(vm.tables.space()), VmidReused => ());
             }
             self.return_objects(vm, objects, &mut budget);
             self.return_pool(vm, &mut budget);
-            if budget.left == 0 {
+            if budget.left == 0 && !seeded!(LeftBehind) {
                 return Err(CallFailure::again(budget.returned));
             }
             Ok(())

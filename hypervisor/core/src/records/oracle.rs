@@ -204,11 +204,9 @@ impl<G: Geometry> Records<'_, G> {
     /// Overwrites the record of a page behind everybody's back, without counting it.
     #[cfg(test)]
     pub(crate) fn falsify(&mut self, page: Pfn, record: Record) {
-        let piece = Piece {
-            first: page.0,
-            pages: 1,
-        };
-        self.set(piece, record);
+        if let (Some(range), Some(old)) = (PageRange::<Pfn>::new(page, 1), self.get(page)) {
+            self.convert(range, old, record);
+        }
     }
 
     /// Makes the block that holds a page miscount.

@@ -79,6 +79,8 @@ impl<M: Machine> Hypervisor<'_, M> {
         let frames = Frames::new(request.range);
         let (offset, pages) = (request.page.offset, request.range.len());
         match request.fill {
+            Fill::Zero if seeded!(PopulatedUnwiped) => {}
+            Fill::Keep if seeded!(KeptUncleaned) => {}
             Fill::Zero => self.machine.wipe(&frames),
             Fill::Keep => self.machine.clean(&frames),
         }

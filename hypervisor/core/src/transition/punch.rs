@@ -75,7 +75,7 @@ impl<M: Machine> Hypervisor<'_, M> {
         vm.is_alive()?;
         // The locks were taken in order, so the record may have changed in between: it is read again.
         // From now on only this VM's lock, which is held, lets the page change hands.
-        let found = private_page(self.host.lock(&self.machine).records().get(page))?;
+        let found = seeded!(private_page(self.host.lock(&self.machine).records().get(page))?, StaleClaim => claim);
         if found != claim {
             return Err(CallError::Denied.into());
         }

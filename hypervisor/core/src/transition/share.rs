@@ -64,13 +64,12 @@ impl<M: Machine> Hypervisor<'_, M> {
                 Sharing::Share => (private, shared),
                 Sharing::Unshare => (shared, private),
             };
-            let same = PageRange::<Pfn>::new(first, run.pages)
-                .map_or(0, |pages| host.records().matching(pages, from));
-            if let Some(pages) = PageRange::<Pfn>::new(first, same) {
-                host.change(&self.machine, pages, from, to, &mut batch);
-            }
-            done = done.wrapping_add(same);
-            if same != run.pages {
+            let Some(pages) = PageRange::<Pfn>::new(first, run.pages) else {
+                break;
+            };
+            let converted = host.convert(&self.machine, pages, from, to, &mut batch);
+            done = done.wrapping_add(converted);
+            if converted != run.pages {
                 break;
             }
         }
@@ -78,11 +77,12 @@ impl<M: Machine> Hypervisor<'_, M> {
         let shared = &mut vm.report.shared;
         *shared = match sharing {
             Sharing::Share => shared.saturating_add(done),
+            Sharing::Unshare if seeded!(SharedUncounted) => *shared,
             Sharing::Unshare => shared.saturating_sub(done),
         };
         match done {
             0 => Err(stopped_by),
-            _ => Ok(done),
+            _ => Ok(seeded!(done, OneTooMany => done.wrapping_add(1))),
         }
     }
 }

@@ -56,8 +56,11 @@ impl<M: Machine> Hypervisor<'_, M> {
         let Some(range) = PageRange::<Pfn>::new(first, pages) else {
             return;
         };
+        let wiped = seeded!(range, FirstPageWiped => crate::seeded::first_page(range));
+        if seeded!(vm.protected, ReclaimUnwiped => false) || seeded!(LentWiped) {
+            self.machine.wipe(&Frames::new(wiped));
+        }
         if vm.protected {
-            self.machine.wipe(&Frames::new(range));
             vm.report.returned = vm.report.returned.saturating_add(pages);
         }
         let mut host = self.host.lock(&self.machine);
