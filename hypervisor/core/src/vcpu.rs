@@ -145,7 +145,7 @@ pub struct GicRegisters {
 
 /// All registers of a vCPU.
 #[derive(Default, PartialEq, Eq)]
-#[cfg_attr(test, derive(Clone))]
+#[cfg_attr(any(test, feature = "fake"), derive(Clone))]
 #[repr(C)]
 pub struct VcpuContext {
     /// x0 to x30.
