@@ -83,28 +83,71 @@ pub fn files(directory: &str, extensions: &[&str]) -> Vec<PathBuf> {
     found
 }
 
-/// Whether a source file holds tests, or what only tests are built with (the fake machine), only.
+/// Whether a source file holds tests, or what is built only with a feature that nothing shipped has:
+/// the fake machine, the specification, the oracle, seeded bugs. Its name says so, or the line that
+/// declares its module, or that of a module around it.
 #[must_use]
 pub fn is_test_file(path: &Path) -> bool {
-    let path = path.strip_prefix(root()).unwrap_or(path);
-    path.components().any(|part| {
+    let relative = path.strip_prefix(root()).unwrap_or(path);
+    let named = relative.components().any(|part| {
         matches!(
             part.as_os_str().to_str(),
-            Some("tests" | "tests.rs" | "benches" | "fake" | "fake.rs")
+            Some("tests" | "tests.rs" | "benches")
         )
-    })
+    });
+    named || is_declared_apart(path)
 }
 
-/// The lines of a Rust or assembly source that hold code, without those of its test modules.
+/// Whether the module in this file, or one around it, is declared to be no part of what is shipped.
+fn is_declared_apart(path: &Path) -> bool {
+    let (Some(directory), Some(name)) = (path.parent(), path.file_stem().and_then(OsStr::to_str))
+    else {
+        return false;
+    };
+    let declaration = format!("mod {name};");
+    let around = [
+        directory.with_extension("rs"),
+        directory.join("lib.rs"),
+        directory.join("main.rs"),
+    ];
+    around
+        .iter()
+        .filter(|file| *file != path)
+        .filter_map(|file| Some((file, fs::read_to_string(file).ok()?)))
+        .any(|(file, text)| {
+            let lines: Vec<&str> = text.lines().map(str::trim).collect();
+            let Some(declared) = lines.iter().position(|line| line.ends_with(&declaration)) else {
+                return false;
+            };
+            let apart = lines[..declared]
+                .iter()
+                .rev()
+                .take_while(|line| line.starts_with("#["))
+                .any(|line| is_apart(line));
+            apart || is_declared_apart(file)
+        })
+}
+
+/// Whether an attribute keeps an item out of what is shipped: which has no feature and no tests.
+fn is_apart(line: &str) -> bool {
+    line.starts_with("#[cfg(")
+        && !line.contains("not(")
+        && (line.contains("test") || line.contains("feature = "))
+}
+
+/// The lines of a Rust or assembly source that hold code, without those that are built only for tests
+/// or with a feature. The source is formatted: an item ends with its line, or with the first line that
+/// starts where it starts and closes it.
 #[must_use]
 pub fn code_lines(source: &str) -> Vec<&str> {
     let mut lines = Vec::new();
     let mut in_block_comment = false;
-    for line in source.lines() {
+    let mut source = source.lines();
+    while let Some(line) = source.next() {
         let code = line.trim();
-        // By this project's order of a file, unit tests are what it ends with.
-        if code == "#[cfg(test)]" {
-            break;
+        if is_apart(code) {
+            skip_item(&mut source);
+            continue;
         }
         if in_block_comment {
             in_block_comment = !code.contains("*/");
@@ -117,4 +160,83 @@ pub fn code_lines(source: &str) -> Vec<&str> {
         }
     }
     lines
+}
+
+/// Skips the item that an attribute stands before.
+fn skip_item<'a>(source: &mut impl Iterator<Item = &'a str>) {
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let mut start = None;
+    let mut has_block = false;
+    for line in source {
+        let code = line.trim();
+        if start.is_none() && (code.starts_with("#[") || code.starts_with("//")) {
+            continue;
+        }
+        let start = *start.get_or_insert(indent(line));
+        has_block |= code.ends_with('{');
+        let closed = code.ends_with([';', ',', '}']) && indent(line) == start;
+        if closed || (!has_block && code.ends_with(';')) {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_shipped_does_not_count() {
+        let source = "\
+//! A file.
+#[cfg(test)]
+mod saved;
+
+fn one() {
+    #[cfg(feature = \"oracle\")]
+    let _looks =
+        look();
+    two();
+}
+
+impl Three {
+    /// Four.
+    #[cfg(test)]
+    #[must_use]
+    fn four(&self) -> bool {
+        true
+    }
+    #[cfg(not(test))]
+    fn five(&self) {}
+}
+#[cfg(test)]
+mod tests {
+    fn six() {}
+}
+";
+        let lines: Vec<&str> = code_lines(source).iter().map(|line| line.trim()).collect();
+        let expected = [
+            "fn one() {",
+            "two();",
+            "}",
+            "impl Three {",
+            "#[cfg(not(test))]",
+            "fn five(&self) {}",
+            "}",
+        ];
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn what_is_built_with_a_feature_is_apart() {
+        let core = root().join("hypervisor/core/src");
+        for file in ["fake.rs", "fake/tlb.rs", "oracle.rs", "records/oracle.rs"] {
+            assert!(is_test_file(&core.join(file)), "{file}");
+        }
+        for file in ["lib.rs", "records.rs", "stage2/table.rs", "psci/host.rs"] {
+            assert!(!is_test_file(&core.join(file)), "{file}");
+        }
+        assert!(is_test_file(&root().join("hypervisor/src/oracle.rs")));
+        assert!(!is_test_file(&root().join("hypervisor/src/main.rs")));
+    }
 }
