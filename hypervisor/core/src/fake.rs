@@ -12,6 +12,7 @@ pub mod trace;
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::marker::PhantomData;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::vec::Vec;
 
@@ -35,6 +36,8 @@ struct State {
     /// What VTTBR_EL2 of each CPU holds during maintenance.
     selected: HashMap<usize, Space>,
     tlb: Tlb,
+    /// Pages that consist of this byte are not wiped: for tests of tests.
+    left_unwiped: Option<u8>,
 }
 
 std::thread_local! {
@@ -73,6 +76,7 @@ impl State {
 #[derive(Debug)]
 pub struct Fake<G = Granule4K> {
     state: Mutex<State>,
+    jostling: AtomicBool,
     geometry: PhantomData<fn() -> G>,
 }
 
@@ -80,6 +84,7 @@ impl<G> Default for Fake<G> {
     fn default() -> Self {
         Self {
             state: Mutex::default(),
+            jostling: AtomicBool::new(false),
             geometry: PhantomData,
         }
     }
@@ -114,6 +119,16 @@ impl<G: Geometry> Fake<G> {
     /// Fills a page, as its owner would.
     pub fn fill(&self, page: Pfn, byte: u8) {
         self.state().pages.fill(page.0, byte);
+    }
+
+    /// From now on, pages that consist of this byte are not wiped: a test that is to notice has to.
+    pub fn leave_unwiped(&self, byte: u8) {
+        self.state().left_unwiped = Some(byte);
+    }
+
+    /// From now on, threads make way for each other wherever a lock changes hands.
+    pub fn jostle(&self) {
+        self.jostling.store(true, Ordering::Relaxed);
     }
 
     /// The byte that all of a page consists of, if it does.
@@ -194,7 +209,10 @@ impl<G: Geometry> Machine for Fake<G> {
     fn wipe(&self, pages: &Frames) {
         let mut state = self.state();
         for page in pages.range().iter() {
-            state.pages.fill(page.0, 0);
+            let left = state.left_unwiped;
+            if left.is_none() || state.pages.uniform_byte(page.0) != left {
+                state.pages.fill(page.0, 0);
+            }
             state.contexts.remove(&page.0);
         }
         state.tell(Event::Wipe(pages.range()));
@@ -241,6 +259,9 @@ impl<G: Geometry> Machine for Fake<G> {
 
     fn event(&self, event: Event) {
         self.state().tell(event);
+        if self.jostling.load(Ordering::Relaxed) {
+            std::thread::yield_now();
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Tests of the core as a whole, on the fake machine.
 
 mod bench_machine;
+mod concurrent;
 mod coverage;
 mod blocks;
 mod guest;
@@ -12,6 +13,7 @@ mod random;
 mod refusals;
 mod script;
 mod search;
+mod secrecy;
 mod transitions;
 
 /// How much to do: `CLOISTER_CASES`, or a number that keeps `cargo test` quick.

@@ -29,6 +29,7 @@ use shared_abi::addr::{Gfn, PageRange, Pfn};
 use shared_abi::error::CallError;
 use shared_abi::host_call::{VcpuIndex, VmHandle};
 
+use crate::event::Event;
 use crate::fake::{Fake, on_cpu};
 use crate::geometry::{Geometry, Level};
 use crate::hypervisor::{CpuIndex, HostAbort, HostAccess, Hypervisor, Setup};
@@ -43,9 +44,12 @@ use action::{Action, Arg};
 /// CPUs of a machine under test.
 pub const CPUS: usize = 2;
 
-/// What the host has in its pages, and the guests in theirs.
-const HOST_BYTE: u8 = 0x55;
-const GUEST_BYTE: u8 = 0xaa;
+/// What the host has in its pages.
+pub const HOST_BYTE: u8 = 0x55;
+/// What is a guest's secret, unless [`Pair::secret`] says otherwise.
+pub const GUEST_BYTE: u8 = 0xaa;
+/// What guests put where the host may see it.
+pub const PUBLIC_BYTE: u8 = 0x11;
 
 /// A machine under test.
 #[derive(Clone, Debug)]
@@ -123,6 +127,14 @@ pub struct Pair<'h, 'm, G: Geometry> {
     trng: Trng,
     /// How many pages the last call that found a pool too short asked for.
     pub short_of: u64,
+    /// What the last step told the host: results of a call, or an exit record.
+    pub told: Vec<u64>,
+    /// What the machine did in the last step, and which CPU had it do so.
+    pub events: Vec<(usize, Event)>,
+    /// What protected guests have in their memory and in their registers.
+    pub secret: u8,
+    /// Whether what is in the pages is looked at after each step.
+    pub checking_content: bool,
     /// Whether what each party reaches is looked at after each step.
     pub checking: bool,
 }
@@ -181,6 +193,10 @@ impl<'h, 'm, G: Geometry> Pair<'h, 'm, G> {
             counts: BTreeMap::new(),
             trng: Trng::new(&[1; 32]),
             short_of: 0,
+            told: Vec::new(),
+            events: Vec::new(),
+            secret: GUEST_BYTE,
+            checking_content: true,
             checking: true,
         }
     }
@@ -191,6 +207,8 @@ impl<'h, 'm, G: Geometry> Pair<'h, 'm, G> {
     ///
     /// [`Divergence`] if they do not agree; the pair is of no use then.
     pub fn step(&mut self, action: &Action) -> Result<Verdict, Divergence> {
+        self.told.clear();
+        self.real.machine().take_trace();
         let verdict = match *action {
             Action::Host { call, x } => {
                 let (function, registers) = Action::registers(call, &x, |arg| self.value(arg));
@@ -204,6 +222,7 @@ impl<'h, 'm, G: Geometry> Pair<'h, 'm, G> {
             Action::Guest { cpu, call } => self.guest(cpu, call)?,
             Action::Put { cpu } => self.put(cpu),
         };
+        self.events = self.real.machine().take_trace();
         self.check_content()?;
         if self.checking {
             self.agree()?;

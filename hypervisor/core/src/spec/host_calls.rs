@@ -116,6 +116,13 @@ impl Spec {
         for page in pages {
             self.owners.insert(*page, Owner::Host);
         }
+        let gone = |slot: &Slot| matches!(slot, Slot::Present(page) if pages.contains(page));
+        let objects = self.objects.values_mut().filter(|object| object.vm == vm);
+        for slot in objects.flat_map(|object| &mut object.slots) {
+            if gone(slot) {
+                *slot = Slot::Absent;
+            }
+        }
     }
 
     fn populate(

@@ -96,6 +96,7 @@ fn search<G: Geometry>(scope: &Scope, most_states: usize) -> Found {
                     fail::<G>(&bench, all, &divergence);
                 });
                 if there == here {
+                    pair.real.machine().take_trace();
                     continue;
                 }
                 if nodes.len() >= most_states {
@@ -156,10 +157,9 @@ fn fail<'a, G: Geometry>(
     script::fail::<G>(bench, &actions, &divergence.0);
 }
 
-/// How many states a search may visit: what `cargo test` has time for, or more if `CLOISTER_CASES` asks.
+/// How many states a search may visit: what `cargo test` has time for, and four times as many at most.
 fn bound() -> usize {
-    let scale = cases() as usize;
-    (scale * 64).max(4096)
+    64 * cases().clamp(64, 256) as usize
 }
 
 #[test]

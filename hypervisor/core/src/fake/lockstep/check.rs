@@ -5,7 +5,7 @@ use std::vec::Vec;
 
 use shared_abi::addr::Pfn;
 
-use super::{Divergence, GUEST_BYTE, HOST_BYTE, Pair, agree};
+use super::{Divergence, HOST_BYTE, PUBLIC_BYTE, Pair, agree};
 use crate::fake::tlb::Map;
 use crate::geometry::Geometry;
 use crate::machine::Space;
@@ -22,7 +22,10 @@ impl<G: Geometry> Pair<'_, '_, G> {
         self.check_guests()?;
         let violations = self.real.machine().violations();
         agree!(violations.is_empty(), "break-before-make: {violations:?}");
-        self.real.machine().take_trace();
+        #[cfg(any(test, feature = "oracle"))]
+        if let Err(difference) = crate::oracle::check(self.real) {
+            return Err(Divergence(std::string::ToString::to_string(&difference)));
+        }
         Ok(())
     }
 
@@ -38,6 +41,10 @@ impl<G: Geometry> Pair<'_, '_, G> {
             }
         }
         for (page, old, new) in changed {
+            if !self.checking_content {
+                self.fill(page, new);
+                continue;
+            }
             let byte = machine.uniform_byte(Pfn(page));
             match (old, new) {
                 (Some(Owner::Host), Some(Owner::Memory { .. })) => {
@@ -45,36 +52,45 @@ impl<G: Geometry> Pair<'_, '_, G> {
                         byte == Some(HOST_BYTE) || byte == Some(0),
                         "page {page} came to a guest with {byte:?}"
                     );
-                    machine.fill(Pfn(page), GUEST_BYTE);
                 }
                 (Some(Owner::Memory { vm, host }), Some(Owner::Host)) => {
                     // What was only lent comes back as it is.
                     let lent = host && self.ordinary.contains(&vm);
                     agree!(
-                        byte == Some(0) || (lent && byte == Some(GUEST_BYTE)),
+                        byte == Some(0) || (lent && byte == Some(PUBLIC_BYTE)),
                         "page {page} came back to the host with {byte:?}"
                     );
-                    machine.fill(Pfn(page), HOST_BYTE);
                 }
                 (Some(Owner::Pool(_)), Some(Owner::Host)) => {
                     agree!(
                         byte == Some(0),
                         "page {page} of a pool came back with {byte:?}"
                     );
-                    machine.fill(Pfn(page), HOST_BYTE);
                 }
                 (Some(Owner::Memory { vm: old, .. }), Some(Owner::Memory { vm: new, .. })) => {
                     agree!(old == new, "page {page} went from VM to VM");
                     agree!(
-                        byte == Some(GUEST_BYTE),
+                        byte == Some(self.secret) || byte == Some(PUBLIC_BYTE),
                         "sharing changed page {page} to {byte:?}"
                     );
                 }
                 (Some(Owner::Host), Some(Owner::Pool(_))) => {}
                 change => agree!(false, "page {page} went {change:?}"),
             }
+            self.fill(page, new);
         }
         Ok(())
+    }
+
+    /// What a page's new owner puts there.
+    fn fill(&self, page: u64, owner: Option<Owner>) {
+        let byte = match owner {
+            Some(Owner::Host) => HOST_BYTE,
+            Some(Owner::Memory { host: false, .. }) => self.secret,
+            Some(Owner::Memory { vm, .. }) if self.ordinary.contains(&vm) => PUBLIC_BYTE,
+            _ => return,
+        };
+        self.real.machine().fill(Pfn(page), byte);
     }
 
     fn check_host(&self) -> Result<(), Divergence> {

@@ -2,7 +2,7 @@
 
 use shared_abi::addr::Gfn;
 use shared_abi::kvm::function;
-use shared_abi::vcpu::{Exit, Resume};
+use shared_abi::vcpu::{Exit, ExitRecord, ListRegister, Resume};
 
 use super::{Divergence, Pair, Verdict, agree};
 use crate::exit::{GuestAction, Services, Trap, guest_entry, guest_exit};
@@ -54,6 +54,14 @@ impl<G: Geometry> Pair<'_, '_, G> {
         counts.0 += u64::from(registers(call).is_some());
         counts.1 += u64::from(matches!(action, GuestAction::Exit(_)));
 
+        if let GuestAction::Exit(exit) = action {
+            let record = ExitRecord {
+                exit,
+                list_registers: [ListRegister(0); 4],
+                timer_fired: false,
+            };
+            self.told.extend(record.emit());
+        }
         if let (GuestCall::Relinquish(_), GuestAction::Exit(Exit::NeedPages { pages })) =
             (call, action)
         {
@@ -103,6 +111,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
             trng: &self.trng,
             id_register: |_| 0,
         };
+        let secret = self.secret;
         let Some(on) = self.cpus.get_mut(cpu).and_then(Option::as_mut) else {
             return (GuestAction::Resume, [0; 4], 0);
         };
@@ -117,7 +126,13 @@ impl<G: Geometry> Pair<'_, '_, G> {
                 // An HVC returns behind itself.
                 context.pc = PC + 4;
             }
+            // All that the call is not about is the guest's own.
+            let secret = u64::from_ne_bytes([secret; 8]);
+            context.x[4] = secret;
             context.x[5] = 0;
+            context.x[6..].fill(secret);
+            context.system.sp_el0 = secret;
+            context.system.elr_el1 = secret;
         });
         let trap = Trap::Synchronous {
             esr,

@@ -34,6 +34,10 @@ impl<G: Geometry> Pair<'_, '_, G> {
             self.real.machine().unwatch(*space);
         }
         let real = self.real.host_call(&call);
+        match real {
+            Ok(x) => self.told.extend([0].into_iter().chain(x)),
+            Err(CallFailure { error, value }) => self.told.extend([error.code(), value]),
+        }
         match (real, expected) {
             (Ok(x), Ok(())) => {
                 self.answered(&call, x)?;

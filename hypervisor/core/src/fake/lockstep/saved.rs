@@ -32,6 +32,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
     /// Copies the state.
     pub(crate) fn save(&self) -> Saved {
         let machine = self.real.machine();
+        machine.take_trace();
         let places: Vec<VmPlace> = self
             .real
             .places

@@ -1,7 +1,7 @@
 //! What tells two states of the core apart.
 
-use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
+use std::vec::Vec;
 
 use shared_abi::addr::Pfn;
 
@@ -10,21 +10,50 @@ use crate::fake::Fake;
 use crate::fake::lockstep::CPUS;
 use crate::geometry::{Geometry, Level};
 use crate::machine::{Machine, Space, TableRef};
-use crate::spec::{Owner, Slot, Spec};
+use crate::spec::{Owner, Spec};
 use crate::stage2::descriptor::{Kind, kind};
 
-/// Two hashes of 64 bits: of all that the core decides by.
-pub(super) fn of<G: Geometry>(pair: &TinyPair<'_, '_, G>) -> (u64, u64) {
-    let mut hashes = [1_u64, 2].map(|seed| {
-        let mut hasher = DefaultHasher::new();
-        seed.hash(&mut hasher);
-        hasher
-    });
-    for hasher in &mut hashes {
-        spec(&pair.spec, hasher);
-        core(pair, hasher);
+/// A hash of 128 bits: every word is mixed into all bits above it, and the upper half into the lower.
+struct Fingerprint(u128);
+
+impl Hasher for Fingerprint {
+    fn finish(&self) -> u64 {
+        self.0 as u64
     }
-    (hashes[0].finish(), hashes[1].finish())
+
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        const ODD: u128 = 0x2d35_8dcc_aa6c_78a5_8bb8_4b93_962e_acc9;
+        let mixed = (self.0 ^ u128::from(word)).wrapping_mul(ODD);
+        self.0 = mixed ^ (mixed >> 64);
+    }
+
+    fn write_u8(&mut self, word: u8) {
+        self.write_u64(word.into());
+    }
+
+    fn write_u32(&mut self, word: u32) {
+        self.write_u64(word.into());
+    }
+
+    fn write_usize(&mut self, word: usize) {
+        self.write_u64(word as u64);
+    }
+}
+
+/// A hash of all that the core decides by.
+pub(super) fn of<G: Geometry>(pair: &TinyPair<'_, '_, G>) -> u128 {
+    let mut hasher = Fingerprint(1);
+    spec(&pair.spec, &mut hasher);
+    core(pair, &mut hasher);
+    hasher.0
 }
 
 /// A handle without its generation.
@@ -32,7 +61,7 @@ const fn place(handle: u32) -> u32 {
     handle & 0xff
 }
 
-fn spec(spec: &Spec, hasher: &mut DefaultHasher) {
+fn spec(spec: &Spec, hasher: &mut Fingerprint) {
     for (page, owner) in &spec.owners {
         match owner {
             Owner::Hypervisor | Owner::Host => continue,
@@ -40,36 +69,26 @@ fn spec(spec: &Spec, hasher: &mut DefaultHasher) {
             Owner::Memory { vm, host } => (page, 1 + u32::from(*host), place(vm.0)).hash(hasher),
         }
     }
-    // BTreeMaps are in the order of handles, whose generations are not to count.
-    for wanted in 0..16 {
-        for (vm, found) in spec.vms.iter().filter(|(vm, _)| place(vm.0) == wanted) {
-            (place(vm.0), found.protected, found.life, &found.vcpus).hash(hasher);
-            let mut bindings = found.bindings.clone();
-            bindings.sort_unstable();
-            for binding in bindings {
-                let object = place(binding.object.0);
-                (binding.gfn, object, binding.offset, binding.pages).hash(hasher);
-            }
+    // The maps are in the order of handles, whose generations are not to count.
+    let mut vms: Vec<_> = spec.vms.iter().collect();
+    vms.sort_unstable_by_key(|(vm, _)| place(vm.0));
+    for (vm, found) in vms {
+        (place(vm.0), found.protected, found.life, &found.vcpus).hash(hasher);
+        let mut bindings = found.bindings.clone();
+        bindings.sort_unstable();
+        for binding in bindings {
+            let object = place(binding.object.0);
+            (binding.gfn, object, binding.offset, binding.pages).hash(hasher);
         }
     }
-    for wanted in 0..256 {
-        for (object, found) in spec
-            .objects
-            .iter()
-            .filter(|(object, _)| place(object.0) == wanted)
-        {
-            (place(object.0), &found.slots).hash(hasher);
-            debug_assert!(
-                found
-                    .slots
-                    .iter()
-                    .all(|slot| !matches!(slot, Slot::Present(0)))
-            );
-        }
+    let mut objects: Vec<_> = spec.objects.iter().collect();
+    objects.sort_unstable_by_key(|(object, _)| place(object.0));
+    for (object, found) in objects {
+        (place(object.0), &found.slots).hash(hasher);
     }
 }
 
-fn core<G: Geometry>(pair: &TinyPair<'_, '_, G>, hasher: &mut DefaultHasher) {
+fn core<G: Geometry>(pair: &TinyPair<'_, '_, G>, hasher: &mut Fingerprint) {
     for cpu in 0..CPUS {
         if let Some((vm, vcpu, exited)) = pair.on_cpu(cpu) {
             (cpu, place(vm.0), vcpu, exited).hash(hasher);
@@ -98,8 +117,8 @@ fn core<G: Geometry>(pair: &TinyPair<'_, '_, G>, hasher: &mut DefaultHasher) {
 }
 
 /// Tables by what is in them, not by where they are.
-fn tables<G: Geometry>(machine: &Fake<G>, space: Space, hasher: &mut DefaultHasher) {
-    fn table<G: Geometry>(machine: &Fake<G>, page: Pfn, level: Level, hasher: &mut DefaultHasher) {
+fn tables<G: Geometry>(machine: &Fake<G>, space: Space, hasher: &mut Fingerprint) {
+    fn table<G: Geometry>(machine: &Fake<G>, page: Pfn, level: Level, hasher: &mut Fingerprint) {
         for index in 0..G::ENTRIES {
             let entry = machine.read_entry(TableRef::new(page), index);
             match (kind(level, entry), level) {
