@@ -1,197 +1,182 @@
-//! Everything that a host can ask of the hypervisor, on the real core.
+//! Everything that a host can ask of the hypervisor, and guests on two CPUs in between, on the real core
+//! beside its specification.
 //!
-//! Calls are made from registers, as at EL2. What holds after each: a refusal changed nothing; no page
-//! has two guests; the host reaches a protected guest's page exactly if that guest shares it, and what
-//! comes back from a guest is wiped; TLBs know no more than tables say, and every descriptor was written
-//! as break-before-make wants it; at the end all VMs can be destroyed and nothing is lost.
+//! Calls are made from registers, as at EL2. After each, core and specification agree on what was
+//! answered, what every party reaches on every page, what TLBs may remember, and what is in the pages
+//! ([`Pair::step`]); at the end every VM can be destroyed, and the host has all that it had at first. A
+//! failure is printed as a script, for the tests of `hyp-core` to replay.
 
-use hyp_core::exit::{GuestAction, Services, Trap, guest_exit};
-use hyp_core::fake::Fake;
-use hyp_core::hypervisor::{CpuIndex, HostAbort, HostAccess};
-use hyp_core::loaded::Loaded;
-use hyp_core::trng::Trng;
-use shared_abi::addr::Ipa;
-use shared_abi::error::CallError;
-use shared_abi::host_call::{Arguments, HostCall, VcpuIndex, VmHandle};
+use std::ops::Range;
 
-use crate::board::{Board, DENIED, GUEST_FIRST, PAGES, RAM, RESERVED, Tiny, with_board};
+use hyp_core::fake::lockstep::action::{Action, Arg, CALLS};
+use hyp_core::fake::lockstep::{Bench, Pair, Verdict, with_pair};
+use hyp_core::spec::HostReach;
+use hyp_core::spec::guest_calls::GuestCall;
+
+use crate::board::{DENIED, GUEST_FIRST, GUEST_PAGES, POOL_PAGES, RAM, RESERVED, Tiny};
 use crate::input::Input;
-
-/// The function ID of the first host call.
-const BASE: u32 = 0xc600_8000;
-/// KVM's functions (docs/abi.md).
-const MEM_SHARE: u64 = 0xc600_0003;
-const MEM_UNSHARE: u64 = 0xc600_0004;
-/// ESR_EL2 of `hvc #0`.
-const HVC: u64 = 0x5a00_0000;
 
 /// Runs the target on an input: steps.
 pub fn run(data: &[u8]) {
     /// A step looks at every page of every VM.
     const MAX_STEPS: usize = 200;
-    with_board(|board| {
+    let range = |(first, pages): (u64, u64)| first..first + pages;
+    let bench = Bench {
+        ram: range(RAM),
+        reserved: range(RESERVED),
+        denied: range(DENIED),
+    };
+    with_pair(&bench, |pair| {
+        let mut play = Play {
+            pair,
+            script: Vec::new(),
+        };
         let mut input = Input::new(data);
-        let mut cpus: Cpus<'_, '_> = [None, None];
-        for _ in 0..MAX_STEPS {
-            if input.is_empty() {
-                break;
-            }
-            step(board, &mut cpus, &mut input);
+        while !input.is_empty() && play.script.len() < MAX_STEPS {
+            play.choose(&mut input);
         }
-        drop(cpus);
-        board.finish();
+        play.finish(&bench.ram, &bench.reserved);
     });
 }
 
-/// The vCPU that each CPU has loaded.
-type Cpus<'h, 'm> = [Option<Loaded<'h, 'm, Fake<Tiny>>>; 2];
+/// A run, and what was done in it.
+struct Play<'p, 'h, 'm> {
+    pair: &'p mut Pair<'h, 'm, Tiny>,
+    script: Vec<Action>,
+}
 
-fn step<'h, 'm>(board: &mut Board<'h, 'm>, cpus: &mut Cpus<'h, 'm>, input: &mut Input<'_>) {
-    match input.u8() % 8 {
-        // Handles that were ever given out are used for ever: stale ones must name nothing.
-        kind @ 0..=2 => {
-            let function = u32::from(input.u8());
-            let first = match kind {
-                0 => input.number(),
-                1 => u64::from(pick(&board.vms, input).0),
-                _ => u64::from(pick(&board.objects, input).0),
-            };
-            let mut x: Arguments = [0; 17];
-            x[0] = first;
-            for register in x.iter_mut().take(5).skip(1) {
-                *register = input.number();
-            }
-            call(board, BASE.wrapping_add(function), &x);
-        }
-        3 => {
-            let (flags, first, run) = (input.u8(), input.u8(), input.u8());
-            let first = RESERVED.0 + RESERVED.1 + u64::from(first % 64);
-            board.ready(flags & 1 != 0, first, (run % 17).into());
-        }
-        4 => {
-            let vm = pick(&board.vms, input);
-            let share = input.u8() & 1 != 0;
-            let (gfn, pages) = (input.number(), input.number());
-            let gfn = match gfn {
-                near @ 0..0x40 => GUEST_FIRST.wrapping_add(near),
-                far => far,
-            };
-            guest_call(board, cpus, vm, share, gfn, pages);
-        }
-        5 => {
-            let page = input.number();
-            let access = match input.u8() % 3 {
-                0 => HostAccess::Read,
-                1 => HostAccess::Write,
-                _ => HostAccess::Execute,
-            };
-            touch(board, page & ((1 << 52) - 1), access);
-        }
-        6 => {
-            // A CPU runs one vCPU at a time.
-            let (cpu, vm) = (usize::from(input.u8() % 2), pick(&board.vms, input));
-            let vcpu = VcpuIndex(u32::from(input.u8() % 3));
-            cpus[cpu] = None;
-            cpus[cpu] = load(board, cpu, vm, vcpu).ok();
-        }
-        _ => cpus[usize::from(input.u8() % 2)] = None,
+impl Play<'_, '_, '_> {
+    fn take(&mut self, action: Action) -> Verdict {
+        self.script.push(action);
+        self.pair.step(&action).unwrap_or_else(|divergence| {
+            let lines = self.script.iter().map(|action| format!("{action}\n"));
+            panic!("{}\n{}", divergence.0, lines.collect::<String>())
+        })
     }
-}
 
-fn pick<T: Copy>(all: &[T], input: &mut Input<'_>) -> T {
-    // From the end, so that small numbers name what is new.
-    let index = usize::from(input.u8()) % all.len();
-    all[all.len() - 1 - index]
-}
+    fn call(&mut self, name: &str, x: [Arg; 5]) -> Verdict {
+        let call = CALLS.iter().position(|(known, _)| *known == name);
+        let call = call.expect("a call of that name");
+        self.take(Action::Host { call, x })
+    }
 
-fn load<'h, 'm>(
-    board: &Board<'h, 'm>,
-    cpu: usize,
-    vm: VmHandle,
-    vcpu: VcpuIndex,
-) -> Result<Loaded<'h, 'm, Fake<Tiny>>, CallError> {
-    board.hypervisor().vcpu_load(CpuIndex(cpu), vm, vcpu)
-}
+    fn choose(&mut self, input: &mut Input<'_>) {
+        match input.u8() % 8 {
+            // Handles that were ever given out are used for ever: stale ones must name nothing.
+            kind @ 0..=2 => {
+                let call = usize::from(input.u8() % 20);
+                let first = match kind {
+                    0 => Arg::Value(input.number()),
+                    1 => Arg::Vm(newest(self.pair.vms.len(), input)),
+                    _ => Arg::Object(newest(self.pair.objects.len(), input)),
+                };
+                let mut x = [first; 5];
+                for arg in x.iter_mut().skip(1) {
+                    *arg = Arg::Value(input.number());
+                }
+                self.take(Action::Host { call, x });
+            }
+            3 => self.ready(input),
+            4 => {
+                let (cpu, kind) = (usize::from(input.u8() % 2), input.u8() % 8);
+                let page = match input.number() {
+                    near @ 0..0x40 => GUEST_FIRST + near,
+                    far => far,
+                };
+                let mut x = |ipa| [ipa, input.number(), u64::from(input.u8() / 0xf0)];
+                let call = match kind {
+                    0 => GuestCall::Share(x(page.wrapping_shl(12))),
+                    1 => GuestCall::Unshare(x(page.wrapping_shl(12))),
+                    2 => GuestCall::Relinquish(x(page.wrapping_shl(12))),
+                    3 => GuestCall::Share(x(page)),
+                    4 => GuestCall::CpuOn(u32::from(input.u8() % 4)),
+                    5 => GuestCall::CpuOff,
+                    6 => GuestCall::SystemOff,
+                    _ => GuestCall::Touch(page),
+                };
+                self.take(Action::Guest { cpu, call });
+            }
+            5 => {
+                let page = input.number();
+                self.take(Action::Touch { page });
+            }
+            6 => {
+                let cpu = usize::from(input.u8() % 2);
+                let vm = Arg::Vm(newest(self.pair.vms.len(), input));
+                let vcpu = u32::from(input.u8() % 3);
+                self.take(Action::Load { cpu, vm, vcpu });
+            }
+            _ => {
+                let cpu = usize::from(input.u8() % 2);
+                self.take(Action::Put { cpu });
+            }
+        }
+    }
 
-/// A call as it comes in registers.
-fn call(board: &mut Board<'_, '_>, function: u32, x: &Arguments) {
-    let parsed = match HostCall::parse(function, x) {
-        Ok(parsed) => parsed,
-        Err(error) => {
-            let known = [CallError::NotSupported, CallError::InvalidParameter];
-            assert!(known.contains(&error), "{error:?}");
+    /// A VM with its memory bound, a run of pages in it, two vCPUs, started, and on a CPU.
+    fn ready(&mut self, input: &mut Input<'_>) {
+        let (flags, first, run) = (input.u8(), input.u8(), input.u8());
+        let first = RESERVED.0 + RESERVED.1 + u64::from(first % 64);
+        let (vm, object) = (
+            Arg::Vm(self.pair.vms.len()),
+            Arg::Object(self.pair.objects.len()),
+        );
+        let [protected, keep] = [1, 2].map(|bit| u64::from(flags & bit != 0));
+        let memory = (first + POOL_PAGES).next_multiple_of(4);
+        let mut call = |name, first: Arg, rest: [u64; 4]| {
+            let [a, b, c, d] = rest.map(Arg::Value);
+            self.call(name, [first, a, b, c, d])
+        };
+        if call(
+            "vm-create",
+            Arg::Value(protected),
+            [first, POOL_PAGES, 0, 0],
+        ) != Verdict::Done
+        {
             return;
         }
-    };
-    // Writing it again gives the registers that count.
-    let (again, registers) = parsed.emit();
-    assert_eq!(again, function);
-    assert_eq!(HostCall::parse(again, &registers), Ok(parsed));
-    if let HostCall::VcpuRun { vm, vcpu, .. } = parsed {
-        drop(load(board, 0, vm, vcpu));
-        board.check();
-        return;
+        call("object-create", vm, [GUEST_PAGES, 0, 0, 0]);
+        call("object-bind", object, [0, GUEST_FIRST, GUEST_PAGES, 0]);
+        call(
+            "object-populate",
+            object,
+            [0, memory, (run % 17).into(), keep],
+        );
+        call("vcpu-create", vm, [0; 4]);
+        call("vcpu-create", vm, [1, 0, 0, 0]);
+        call("vm-start", vm, [GUEST_FIRST << 12, 0, 0, 0]);
+        let cpu = usize::from(flags >> 2 & 1);
+        self.take(Action::Put { cpu });
+        self.take(Action::Load { cpu, vm, vcpu: 0 });
     }
-    // Only the tests ask for so much; the fake machine wipes page by page.
-    let _ = board.call(&parsed);
+
+    /// Ends every VM: the host has then all that it had at first.
+    fn finish(&mut self, ram: &Range<u64>, reserved: &Range<u64>) {
+        for cpu in 0..2 {
+            self.take(Action::Put { cpu });
+        }
+        for vm in 0..self.pair.vms.len() {
+            let destroy = |play: &mut Self| {
+                let rest = [Arg::Value(0); 4];
+                let [a, b, c, d] = rest;
+                play.call("vm-destroy", [Arg::Vm(vm), a, b, c, d])
+            };
+            while destroy(self) == Verdict::Again {}
+        }
+        for page in ram.clone() {
+            let expected = if reserved.contains(&page) {
+                HostReach::No
+            } else {
+                HostReach::Yes
+            };
+            assert_eq!(self.pair.spec.host_reach(page), expected, "page {page}");
+        }
+    }
 }
 
-/// A guest asks for pages to be shared, or taken back.
-fn guest_call<'h, 'm>(
-    board: &mut Board<'h, 'm>,
-    cpus: &mut Cpus<'h, 'm>,
-    vm: VmHandle,
-    share: bool,
-    gfn: u64,
-    pages: u64,
-) {
-    cpus[1] = None;
-    let Ok(mut vcpu) = load(board, 1, vm, VcpuIndex(0)) else {
-        return;
-    };
-    vcpu.with_context(|context| {
-        let function = if share { MEM_SHARE } else { MEM_UNSHARE };
-        context.x[..4].copy_from_slice(&[function, gfn.wrapping_shl(12), pages, 0]);
-    });
-    let trng = Trng::new(&[1; 32]);
-    let services = Services {
-        trng: &trng,
-        id_register: |_| 0,
-    };
-    let trap = Trap::Synchronous {
-        esr: HVC,
-        far: 0,
-        hpfar: 0,
-    };
-    let action = guest_exit(&mut vcpu, &services, trap);
-    let [status, done] = vcpu.with_context(|context| [context.x[0], context.x[1]]);
-    if action == GuestAction::Resume && status == 0 {
-        assert!(done >= 1 && done <= pages.max(1), "{done} of {pages} pages");
-        board.guest_shared(vm, gfn, done, share);
-    }
-    board.check();
-}
-
-/// The host touches a page: it gets what is its own, and nothing else.
-fn touch(board: &mut Board<'_, '_>, page: u64, access: HostAccess) {
-    let hypervisor = board.hypervisor();
-    let answer = hypervisor.host_abort(Ipa(page << 12), access);
-    let reached = page < PAGES
-        && hypervisor
-            .machine()
-            .walk(hypervisor.host_space(), page)
-            .is_some();
-    if answer == HostAbort::Retry {
-        assert!(reached, "page {page:#x} faults for ever");
-    }
-    let within = |(first, pages): (u64, u64)| page >= first && page - first < pages;
-    if within(DENIED) || within(RESERVED) || page >= PAGES {
-        assert_eq!(answer, HostAbort::Inject, "page {page:#x}");
-    }
-    if access == HostAccess::Execute && !within(RAM) {
-        assert_eq!(answer, HostAbort::Inject, "code from a device");
-    }
-    board.check();
+/// Which of so many, so that small numbers name what is new; one that there is not, now and then.
+fn newest(count: usize, input: &mut Input<'_>) -> usize {
+    count.wrapping_sub(1 + usize::from(input.u8() & 0x1f))
 }
 
 /// Steps of a seed.
@@ -204,9 +189,9 @@ impl Steps {
         self
     }
 
-    /// A started VM whose pool is at the host's page `first`.
+    /// A started VM whose pool is at the host's page `first`, on CPU 0.
     fn ready(self, protected: bool, first: u8, run: u8) -> Self {
-        self.step(&[3, protected.into(), first, run])
+        self.step(&[3, 2 | u8::from(protected), first, run])
     }
 
     /// A call on the newest VM.
@@ -219,18 +204,23 @@ impl Steps {
         self.step(&[2, function, 0]).step(&x)
     }
 
-    fn share(self, share: bool, page: u8, pages: u8) -> Self {
-        self.step(&[4, 0, share.into(), page, pages])
+    /// What the guest on CPU 0 asks for: by kind, of so many pages from one of its pages on.
+    fn guest(self, kind: u8, page: u8, pages: u8) -> Self {
+        self.step(&[4, 0, kind, page, pages, 0])
     }
 }
 
 /// Inputs to start from.
 #[must_use]
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
+    const SHARE: u8 = 0;
+    const UNSHARE: u8 = 1;
+    const RELINQUISH: u8 = 2;
+    const PUT: [u8; 2] = [7, 0];
     let new = Steps::default;
     let ready = || new().ready(true, 0, 4);
     vec![
-        ("version", new().step(&[0, 0, 0, 0, 0, 0, 0]).0),
+        ("version", new().step(&[0; 7]).0),
         ("create", new().step(&[0, 1, 1, 54, 12, 0, 0]).0),
         (
             "by-hand",
@@ -243,35 +233,48 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
                 .vm(11, [0, 0, 0, 0])
                 .step(&[6, 0, 0, 0])
                 .vm(13, [0; 4])
-                .step(&[7, 0])
+                .step(&PUT)
                 .vm(13, [0; 4])
                 .0,
         ),
-        ("share", ready().share(true, 0, 1).share(false, 0, 1).0),
+        ("share", ready().guest(SHARE, 0, 1).guest(UNSHARE, 0, 1).0),
         (
             "share-range",
-            ready().share(true, 0, 4).share(false, 1, 9).0,
+            ready().guest(SHARE, 0, 4).guest(UNSHARE, 1, 9).0,
         ),
-        ("share-absent", ready().share(true, 5, 1).0),
+        ("share-absent", ready().guest(SHARE, 5, 1).step(&PUT).0),
+        ("unaligned", ready().guest(3, 1, 1).0),
         (
             "share-block",
             new()
                 .ready(true, 0, 8)
-                .share(true, 4, 4)
+                .guest(SHARE, 4, 4)
                 .object(7, [4, 4, 0, 0])
+                .0,
+        ),
+        (
+            "relinquish",
+            ready()
+                .guest(RELINQUISH, 1, 0)
+                .step(&PUT)
+                .step(&[6, 0, 0, 0])
+                .step(&[4, 0, 7, 1])
+                .object(6, [1, 100, 1, 0])
                 .0,
         ),
         ("punch", ready().object(7, [0, 2, 0, 0]).object(8, [0; 4]).0),
         (
             "reclaim",
-            ready().step(&[0, 14, 68, 0, 0, 0, 0]).share(true, 0, 1).0,
+            ready().step(&[0, 14, 68, 0, 0, 0, 0]).step(&[4, 0, 7, 0]).0,
         ),
         (
             "two",
             new()
                 .ready(true, 0, 4)
-                .ready(true, 20, 4)
-                .share(true, 0, 4)
+                .step(&[3, 7, 20, 4])
+                .guest(SHARE, 0, 4)
+                .step(&[4, 1, SHARE, 1, 2, 0])
+                .step(&PUT)
                 .step(&[1, 13, 1, 0, 0, 0, 0])
                 .0,
         ),
@@ -280,16 +283,20 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
             new()
                 .ready(false, 0, 8)
                 .object(7, [0, 3, 0, 0])
-                .share(true, 4, 1)
+                .guest(SHARE, 4, 1)
                 .0,
         ),
         ("top-up", ready().vm(2, [80, 3, 0, 0]).vm(15, [0; 4]).0),
-        ("touch", ready().step(&[5, 68, 1, 5, 3, 0, 5, 1, 1]).0),
+        ("touch", ready().step(&[5, 68, 5, 3, 5, 1]).0),
         (
-            "run-twice",
+            "power",
             ready()
-                .step(&[6, 0, 0, 0, 6, 1, 0, 0, 6, 1, 0, 1])
-                .vm(13, [0; 4])
+                .step(&[4, 0, 4, 0, 1])
+                .step(&PUT)
+                .step(&[6, 1, 0, 1])
+                .step(&[4, 1, 5, 0])
+                .step(&[6, 0, 0, 0])
+                .step(&[4, 0, 6, 0])
                 .0,
         ),
     ]
