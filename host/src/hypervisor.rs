@@ -58,28 +58,29 @@ pub struct Counters {
 
 /// The hypervisor below.
 ///
-/// An implementation provides [`Self::invoke`]; the rest gives it types.
+/// An implementation provides [`Self::invoke`]; the rest gives it types. All of that is meant to be
+/// inlined into one another: then what a call does not use of its 17 registers costs nothing.
 pub trait Hypervisor {
-    /// Makes an SMCCC 1.2 call by `hvc #0`: the function ID in x0 and `x1` to `x17`; returns x0, and
-    /// x1 to x17.
-    fn invoke(&self, function: u32, arguments: &Arguments) -> (u64, Arguments);
+    /// Makes an SMCCC 1.2 call by `hvc #0`: the function ID in x0, `x` in x1 to x17; returns x0, and
+    /// leaves x1 to x17 in `x`.
+    fn invoke(&self, function: u32, x: &mut Arguments) -> u64;
 
     /// Makes a call; x1 to x17 of the answer.
     ///
     /// # Errors
     ///
     /// The [`Refusal`] that x0 and x1 stand for.
+    #[inline(always)]
     fn call(&self, call: HostCall) -> Result<Arguments, Refusal> {
-        let (function, arguments) = call.emit();
-        match self.invoke(function, &arguments) {
-            (0, results) => Ok(results),
-            (code, results) => Err(CallError::from_code(code).map_or(
-                Refusal::UNKNOWN_ANSWER,
-                |error| Refusal {
+        let (function, mut x) = call.emit();
+        match self.invoke(function, &mut x) {
+            0 => Ok(x),
+            code => Err(
+                CallError::from_code(code).map_or(Refusal::UNKNOWN_ANSWER, |error| Refusal {
                     error,
-                    detail: results[0],
-                },
-            )),
+                    detail: x[0],
+                }),
+            ),
         }
     }
 
@@ -265,6 +266,7 @@ pub trait Hypervisor {
     /// # Errors
     ///
     /// Those of the call: the vCPU was not entered.
+    #[inline]
     fn vcpu_run(
         &self,
         vm: VmHandle,
@@ -327,8 +329,9 @@ mod tests {
     struct Fixed(u64, Arguments);
 
     impl Hypervisor for Fixed {
-        fn invoke(&self, _function: u32, _arguments: &Arguments) -> (u64, Arguments) {
-            (self.0, self.1)
+        fn invoke(&self, _function: u32, x: &mut Arguments) -> u64 {
+            *x = self.1;
+            self.0
         }
     }
 

@@ -22,6 +22,7 @@
 extern crate alloc;
 
 pub mod attacks;
+mod bits;
 pub mod config;
 pub mod hypervisor;
 pub mod layout;

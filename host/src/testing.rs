@@ -195,15 +195,15 @@ impl State {
 }
 
 impl Hypervisor for Machine {
-    fn invoke(&self, function: u32, arguments: &Arguments) -> (u64, Arguments) {
-        let call = HostCall::parse(function, arguments).unwrap();
-        let mut results = [0; 17];
+    fn invoke(&self, function: u32, x: &mut Arguments) -> u64 {
+        let call = HostCall::parse(function, x).unwrap();
+        *x = [0; 17];
         let (code, value) = match self.0.borrow_mut().call(call) {
             Ok(value) => (0, value),
             Err((error, detail)) => (error.code(), detail),
         };
-        results[0] = value;
-        (code, results)
+        x[0] = value;
+        code
     }
 }
 

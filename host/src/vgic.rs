@@ -141,7 +141,9 @@ impl Vgic {
     /// The list registers for the next entry of a vCPU: what is active first, as its deactivation must
     /// find it, then the pending interrupts by priority.
     pub fn load(&mut self, vcpu: VcpuIndex) -> [ListRegister; LIST_REGISTERS] {
-        self.settle(vcpu);
+        if self.settle(vcpu) {
+            return [ListRegister::EMPTY; LIST_REGISTERS];
+        }
         let mut chosen = [None; LIST_REGISTERS];
         for (intid, interrupt) in self.candidates(vcpu) {
             let active = interrupt.active_on == Some(vcpu.0);
@@ -173,13 +175,15 @@ impl Vgic {
         registers: &[ListRegister; LIST_REGISTERS],
         timer_fired: bool,
     ) {
-        let loaded = match self.cpus.get_mut(vcpu.0 as usize) {
-            Some(cpu) => core::mem::take(&mut cpu.loaded),
-            None => return,
+        let Some(cpu) = self.cpus.get_mut(vcpu.0 as usize) else {
+            return;
         };
-        for (intid, register) in loaded.into_iter().zip(registers) {
-            if let Some(interrupt) = intid.and_then(|intid| self.interrupt_mut(vcpu, intid)) {
-                interrupt.fold(vcpu.0, register.state());
+        if cpu.loaded != [None; LIST_REGISTERS] {
+            let loaded = core::mem::take(&mut cpu.loaded);
+            for (intid, register) in loaded.into_iter().zip(registers) {
+                if let Some(interrupt) = intid.and_then(|intid| self.interrupt_mut(vcpu, intid)) {
+                    interrupt.fold(vcpu.0, register.state());
+                }
             }
         }
         self.set_timer_line(vcpu, timer_fired);
@@ -207,12 +211,14 @@ impl Vgic {
         private.chain(shared.map(|(spi, interrupt)| (Spi(spi).intid(), interrupt)))
     }
 
-    /// Forgets the interrupts that came to rest.
-    fn settle(&mut self, vcpu: VcpuIndex) {
-        if let Some(cpu) = self.cpus.get_mut(vcpu.0 as usize) {
-            cpu.restless.settle(&cpu.private);
-        }
+    /// Forgets the interrupts that came to rest; whether that is all of them.
+    fn settle(&mut self, vcpu: VcpuIndex) -> bool {
         self.restless.settle(&self.spis);
+        let Some(cpu) = self.cpus.get_mut(vcpu.0 as usize) else {
+            return true;
+        };
+        cpu.restless.settle(&cpu.private);
+        cpu.restless.is_empty() && self.restless.is_empty()
     }
 
     fn interrupt(&self, vcpu: VcpuIndex, intid: u32) -> Option<&Interrupt> {

@@ -29,6 +29,7 @@ use shared_abi::record;
 use shared_abi::vcpu::{Entry, Exit, ExitRecord, Resume, StopReason};
 
 use crate::attacks::private_page;
+use crate::bits;
 use crate::hypervisor::{Launch, Refusal};
 use crate::layout::GuestLayout;
 use crate::pl011::Pl011;
@@ -120,9 +121,7 @@ impl VcpuSet {
 
     /// They, in order.
     pub fn iter(self) -> impl Iterator<Item = VcpuIndex> {
-        (0..u32::BITS)
-            .map(VcpuIndex)
-            .filter(move |vcpu| self.contains(*vcpu))
+        bits::places(self.0.into()).map(VcpuIndex)
     }
 
     fn insert(&mut self, vcpu: VcpuIndex) {

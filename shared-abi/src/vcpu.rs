@@ -187,6 +187,7 @@ impl Entry {
         })
     }
 
+    #[inline(always)]
     pub(crate) fn emit(&self, x: &mut Arguments) {
         (x[2], x[3]) = match self.resume {
             Resume::Continue => (0, 0),
@@ -354,6 +355,7 @@ impl ExitRecord {
     }
 
     /// Reads the record from x1 to x17; `None` for one that this version does not know.
+    #[inline]
     #[must_use]
     pub fn parse(x: &Arguments) -> Option<Self> {
         let [reason, a, b, c, l0, l1, l2, l3, timer, ..] = *x;

@@ -4,8 +4,8 @@
 //! The numbers are raw counts of CNTVCT_EL0, which the guest reads as well. All are kept until the
 //! guest has ended, and then reported; `docs/measuring.md` has the method.
 
+mod crossings;
 mod operations;
-mod stopwatch;
 
 use alloc::vec::Vec;
 
@@ -13,8 +13,8 @@ use host::vm::VmError;
 use shared_abi::record::Record;
 
 use super::console;
+pub(crate) use crossings::keep_crossing;
 use operations::Timing;
-pub(crate) use stopwatch::timed_call;
 
 /// What was timed so far.
 pub(crate) struct Bench(Vec<Timing>);
@@ -39,7 +39,7 @@ impl Bench {
                 units: timing.units,
             });
         }
-        for (entered, left) in stopwatch::crossings() {
+        for (entered, left) in crossings::kept() {
             console::record(&Record::Crossing { entered, left });
         }
     }

@@ -15,6 +15,8 @@ const FRAMES_PER_WORD: u64 = u64::BITS as u64;
 pub(crate) struct Frames<'a> {
     first: u64,
     end: u64,
+    /// No frame below it is free.
+    lowest: u64,
     free: &'a mut [u64],
 }
 
@@ -34,6 +36,7 @@ impl<'a> Frames<'a> {
         Some(Self {
             first: addresses.start / PAGE_SIZE,
             end: addresses.end / PAGE_SIZE,
+            lowest: addresses.start / PAGE_SIZE,
             free: bitmap,
         })
     }
@@ -53,7 +56,8 @@ impl<'a> Frames<'a> {
     /// Takes `pages` contiguous frames, the first on a multiple of `alignment` pages (a power of
     /// two). `None` if there is no such run, or nothing was asked for.
     pub(crate) fn allocate(&mut self, pages: u64, alignment: u64) -> Option<PageRange<Pfn>> {
-        let mut start = self.first.next_multiple_of(alignment);
+        self.lowest = self.next_free(self.lowest);
+        let mut start = self.lowest.next_multiple_of(alignment);
         while pages != 0 && start.checked_add(pages)? <= self.end {
             match (start..start + pages)
                 .rev()
@@ -90,19 +94,22 @@ impl<'a> Frames<'a> {
 
     /// The first free frame from `frame` on, or the end.
     fn next_free(&self, mut frame: u64) -> u64 {
-        while frame < self.end && !self.is_free(frame) {
-            let (word, _) = self.place(frame);
-            let skip = if self.free[word] == 0 {
-                FRAMES_PER_WORD - (frame - self.first) % FRAMES_PER_WORD
-            } else {
-                1
-            };
-            frame += skip;
+        while frame < self.end {
+            let (word, bit) = self.place(frame);
+            let from_here = self.free[word] & !(bit - 1);
+            if from_here != 0 {
+                return (frame + u64::from(from_here.trailing_zeros() - bit.trailing_zeros()))
+                    .min(self.end);
+            }
+            frame += FRAMES_PER_WORD - u64::from(bit.trailing_zeros());
         }
-        frame.min(self.end)
+        self.end
     }
 
     fn mark(&mut self, frames: Range<u64>, free: bool) {
+        if free {
+            self.lowest = self.lowest.min(frames.start.max(self.first));
+        }
         for frame in frames.start.max(self.first)..frames.end.min(self.end) {
             let (word, bit) = self.place(frame);
             if free {

@@ -148,13 +148,17 @@ fn next_task(last: Option<VcpuIndex>) -> Task {
 fn turn(last: Option<VcpuIndex>) -> impl Iterator<Item = VcpuIndex> {
     let first = cpus::current() as u32;
     let step = cpus::online() as u32;
-    let mine = move || {
-        (first..VCPUS.load(Ordering::Acquire))
-            .step_by(step as usize)
-            .map(VcpuIndex)
-    };
-    let after = mine().filter(move |vcpu| Some(*vcpu) > last);
-    after.chain(mine().filter(move |vcpu| Some(*vcpu) <= last))
+    let end = VCPUS.load(Ordering::Acquire);
+    let mine = end.saturating_sub(first).div_ceil(step);
+    let mut next = last.map_or(first, |last| last.0 + step);
+    (0..mine).map(move |_| {
+        if next >= end {
+            next = first;
+        }
+        let vcpu = VcpuIndex(next);
+        next += step;
+        vcpu
+    })
 }
 
 /// Hands an exit to the VMM, and wakes whom it concerns.

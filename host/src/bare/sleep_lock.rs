@@ -73,6 +73,9 @@ impl<T> Drop for SleepGuard<'_, T> {
     fn drop(&mut self) {
         self.lock.held.store(false, Ordering::SeqCst);
         let waiting = self.lock.waiting.load(Ordering::SeqCst);
+        if waiting == 0 {
+            return;
+        }
         for number in 0..cpus::present() {
             if waiting & 1 << number != 0 {
                 interrupts::kick(number);

@@ -1,6 +1,7 @@
 //! Which interrupts are worth a look.
 
 use super::interrupt::Interrupt;
+use crate::bits::places;
 
 /// A set of interrupts: at least those that are pending or active. One that is about to be changed is
 /// added; one that turns out to be at rest is left out when somebody looks.
@@ -13,6 +14,11 @@ impl Restless {
     /// Adds the interrupt at a place below 64.
     pub(super) fn add(&mut self, place: usize) {
         self.0 |= 1 << place;
+    }
+
+    /// Whether it is empty.
+    pub(super) const fn is_empty(self) -> bool {
+        self.0 == 0
     }
 
     /// Leaves out those that are at rest.
@@ -31,14 +37,4 @@ impl Restless {
     pub(super) fn of(self, interrupts: &[Interrupt]) -> impl Iterator<Item = (u32, &Interrupt)> {
         places(self.0).filter_map(|place| Some((place, interrupts.get(place as usize)?)))
     }
-}
-
-/// The positions of a word's ones, from the lowest up.
-fn places(mut word: u64) -> impl Iterator<Item = u32> {
-    core::iter::from_fn(move || {
-        let place = word.trailing_zeros();
-        let lowest = word & word.wrapping_neg();
-        word ^= lowest;
-        (lowest != 0).then_some(place)
-    })
 }
