@@ -75,6 +75,9 @@ pub(crate) fn guest_call<M: Machine>(
         function::FEATURES => [ORDINARY_FEATURES, 0, 0, 0],
         function::UID => kvm::UID.map(u64::from),
         SMCCC_VERSION => [SMCCC_1_1, 0, 0, 0],
+        function::MEM_SHARE | function::MEM_UNSHARE if vcpu.is_protected() => {
+            return convert(vcpu, id, x);
+        }
         _ => return dispatch(vcpu, services, id, x),
     };
     answer(vcpu, reply)
@@ -137,12 +140,6 @@ fn protected<M: Machine>(
     arguments: [u64; 3],
 ) -> Result<[u64; 4], GuestAction> {
     let status = match (id, arguments) {
-        (function::MEM_SHARE | function::MEM_UNSHARE, [ipa, granules, 0]) => {
-            let Some(pages) = range::<M>(ipa, granules) else {
-                return Ok([INVALID_PARAMETER, 0, 0, 0]);
-            };
-            return convert(vcpu, id, pages);
-        }
         (function::MEM_RELINQUISH, [ipa, 0, 0]) => match page(ipa) {
             Some(gfn) => return relinquish(vcpu, gfn),
             None => INVALID_PARAMETER,
@@ -181,23 +178,31 @@ fn range<M: Machine>(ipa: u64, granules: u64) -> Option<PageRange<Gfn>> {
 
 /// MEM_SHARE and MEM_UNSHARE. A share that begins at a page which is not there yet does not fail: the
 /// host brings it, the call runs again.
+#[inline(never)]
 fn convert<M: Machine>(
     vcpu: &mut Loaded<'_, '_, M>,
     id: u32,
-    pages: PageRange<Gfn>,
-) -> Result<[u64; 4], GuestAction> {
-    let done = match id {
-        function::MEM_SHARE => vcpu.share(pages),
-        _ => vcpu.unshare(pages),
-    };
-    match done {
-        Ok(done) => Ok([SUCCESS, done, 0, 0]),
-        Err(ShareError::Absent) => {
-            let gfn = pages.first();
-            Err(replay(vcpu, Exit::MemoryFault { gfn }))
+    [_, ipa, granules, x3]: [u64; 4],
+) -> GuestAction {
+    let refused = [INVALID_PARAMETER, 0, 0, 0];
+    let reply = match range::<M>(ipa, granules) {
+        Some(pages) if x3 == 0 => {
+            let done = match id {
+                function::MEM_SHARE => vcpu.share(pages),
+                _ => vcpu.unshare(pages),
+            };
+            match done {
+                Ok(done) => [SUCCESS, done, 0, 0],
+                Err(ShareError::Absent) => {
+                    let gfn = pages.first();
+                    return replay(vcpu, Exit::MemoryFault { gfn });
+                }
+                Err(ShareError::Denied) => refused,
+            }
         }
-        Err(ShareError::Denied) => Ok([INVALID_PARAMETER, 0, 0, 0]),
-    }
+        _ => refused,
+    };
+    answer(vcpu, reply)
 }
 
 /// MEM_RELINQUISH. The host is told of the page, which it may use for something else.

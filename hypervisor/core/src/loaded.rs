@@ -184,7 +184,13 @@ impl<M: Machine> Loaded<'_, '_, M> {
     #[inline]
     fn convert(&self, pages: PageRange<Gfn>, sharing: Sharing) -> Result<u64, ShareError> {
         let mut place = self.place.lock(self.machine());
-        self.hypervisor.convert(&mut place, pages, sharing)
+        let place = &mut *place;
+        if pages.len() == 1
+            && let Some(()) = self.hypervisor.convert_page(place, pages.first(), sharing)
+        {
+            return Ok(1);
+        }
+        self.hypervisor.convert(place, pages, sharing)
     }
 
     /// MEM_RELINQUISH: gives a private page back to the host. Answers whether there was one.

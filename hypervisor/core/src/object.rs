@@ -176,6 +176,22 @@ impl Object {
         Some((table, M::Geometry::index(Level::Two, offset)))
     }
 
+    /// What is at `offset`, which is in the object.
+    #[inline]
+    pub(crate) fn get<M: Machine>(&self, machine: &M, offset: u64) -> Content {
+        let Some((directory, index)) = self.chunk::<M>(offset) else {
+            return Content::Absent;
+        };
+        let chunk = Word(machine.read_entry(directory, index));
+        let word = match chunk.as_split() {
+            Some((table, _)) => {
+                Word(machine.read_entry(table, M::Geometry::index(Level::Three, offset)))
+            }
+            None => chunk.advance(M::Geometry::block_offset(offset)),
+        };
+        word.content()
+    }
+
     /// The run that starts at `offset` and has at most `most` pages; `offset` is in the object and
     /// `most` at least 1. The run ends with its chunk, so that the look is bounded.
     #[inline]

@@ -235,6 +235,33 @@ impl<'m, G: Geometry> Records<'m, G> {
         same
     }
 
+    /// Changes the record of a page that is as `from` says, in a block that is split and stays so. `None`
+    /// if it is not like that; nothing was done then.
+    #[inline]
+    pub(crate) fn convert_page(&mut self, page: Pfn, from: Record, to: Record) -> Option<()> {
+        let region = self.region(page.0)?;
+        let block_word = block_word::<G>(region, page.0);
+        let page_word = page_word::<G>(region, page.0);
+        let block = BlockWord(*self.words.get(block_word)?);
+        let base = block.base();
+        let expected = base.advance(G::block_offset(page.0));
+        let deviating = block
+            .deviating()
+            .wrapping_add(u64::from(to != expected))
+            .wrapping_sub(u64::from(from != expected));
+        let merges = deviating == 0 && to.host_reaches();
+        if !block.is_split() || merges || deviating == G::BLOCK_PAGES {
+            return None;
+        }
+        let word = self.words.get_mut(page_word)?;
+        if *word != from.0 {
+            return None;
+        }
+        *word = to.0;
+        *self.words.get_mut(block_word)? = BlockWord::split(base, deviating).0;
+        Some(())
+    }
+
     /// Changes the records of the pages of `range` that are in its first block, up to the first that is
     /// not as `from` says: `from` and `to` are the first page's, the others' follow from them.
     #[inline]

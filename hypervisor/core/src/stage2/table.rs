@@ -34,7 +34,7 @@ pub(crate) struct Stage2 {
 
 /// An entry: where it is, and what it covers.
 #[derive(Clone, Copy)]
-struct Slot {
+pub(crate) struct Slot {
     table: TableRef,
     index: usize,
     level: Level,
@@ -49,7 +49,8 @@ impl Slot {
         descriptor::kind(self.level, self.read(machine))
     }
 
-    fn write<M: Machine>(self, machine: &M, value: u64) {
+    #[inline]
+    pub(crate) fn write<M: Machine>(self, machine: &M, value: u64) {
         machine.write_entry(self.table, self.index, value);
     }
 
@@ -131,6 +132,20 @@ impl Stage2 {
             index: M::Geometry::index(Level::One, page),
             level: Level::One,
         }
+    }
+
+    /// The level-3 entry for `page`, if there is a table for it.
+    #[inline]
+    pub(crate) fn page_slot<M: Machine>(&self, machine: &M, page: u64) -> Option<Slot> {
+        let giant = self.root_slot::<M>(page);
+        let Kind::Table(blocks) = giant.kind(machine) else {
+            return None;
+        };
+        let block = giant.below::<M>(blocks, page);
+        let Kind::Table(pages) = block.kind(machine) else {
+            return None;
+        };
+        Some(block.below::<M>(pages, page))
     }
 
     /// The entry for `page` in the lowest table that the walk gets to, and what it is.

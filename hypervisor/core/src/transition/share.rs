@@ -7,7 +7,7 @@ use crate::hypervisor::Hypervisor;
 use crate::loaded::ShareError;
 use crate::machine::Machine;
 use crate::object::Content;
-use crate::record::Record;
+use crate::record::{ObjectPage, Record};
 use crate::vm::{VmPlace, object_in};
 
 /// Which way.
@@ -19,7 +19,52 @@ pub(crate) enum Sharing {
     Unshare,
 }
 
+impl Sharing {
+    /// The record that a page of a guest's has to have, and the one that it gets.
+    #[inline]
+    const fn records(self, page: ObjectPage) -> (Record, Record) {
+        let (private, shared) = (Record::guest(page), Record::guest_shared(page));
+        match self {
+            Self::Share => (private, shared),
+            Self::Unshare => (shared, private),
+        }
+    }
+
+    /// How many pages are shared when `pages` more were converted.
+    #[inline]
+    fn count(self, shared: u64, pages: u64) -> u64 {
+        match self {
+            Self::Share => shared.wrapping_add(pages),
+            Self::Unshare if seeded!(SharedUncounted) => shared,
+            Self::Unshare => shared.wrapping_sub(pages),
+        }
+    }
+}
+
 impl<M: Machine> Hypervisor<'_, M> {
+    /// [`Self::convert`] of one page where that is its record and one entry of the host's, no more: what
+    /// guests do most. `None` where it is more, or is refused; nothing was done then.
+    #[inline]
+    pub(crate) fn convert_page(
+        &self,
+        place: &mut VmPlace,
+        gfn: Gfn,
+        sharing: Sharing,
+    ) -> Option<()> {
+        let vm = place.vm.as_mut()?;
+        let (page, _) = vm.object_run(gfn)?;
+        let object = object_in(&mut place.objects, page.object)?;
+        let Content::Present(to) = object.get(&self.machine, page.offset) else {
+            return None;
+        };
+        let (before, after) = sharing.records(page);
+        self.host
+            .lock(&self.machine)
+            .convert_page(&self.machine, to, before, after)?;
+        vm.report.shared = sharing.count(vm.report.shared, 1);
+        Some(())
+    }
+
     /// Lets the host reach pages of a protected guest's, or takes them back: the host's next touch
     /// faults then, whatever it still does with them.
     ///
@@ -30,7 +75,7 @@ impl<M: Machine> Hypervisor<'_, M> {
     ///
     /// The content stays; the guest's tables are not touched. What is not as it has to be ends the call
     /// there: the answer is how many pages, at least one, were done.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn convert(
         &self,
         place: &mut VmPlace,
@@ -59,11 +104,7 @@ impl<M: Machine> Hypervisor<'_, M> {
                 }
                 break;
             };
-            let (private, shared) = (Record::guest(page), Record::guest_shared(page));
-            let (from, to) = match sharing {
-                Sharing::Share => (private, shared),
-                Sharing::Unshare => (shared, private),
-            };
+            let (from, to) = sharing.records(page);
             let Some(pages) = PageRange::<Pfn>::new(first, run.pages) else {
                 break;
             };
@@ -74,12 +115,7 @@ impl<M: Machine> Hypervisor<'_, M> {
             }
         }
         batch.finish(&self.machine);
-        let shared = &mut vm.report.shared;
-        *shared = match sharing {
-            Sharing::Share => shared.saturating_add(done),
-            Sharing::Unshare if seeded!(SharedUncounted) => *shared,
-            Sharing::Unshare => shared.saturating_sub(done),
-        };
+        vm.report.shared = sharing.count(vm.report.shared, done);
         match done {
             0 => Err(stopped_by),
             _ => Ok(seeded!(done, OneTooMany => done.wrapping_add(1))),
