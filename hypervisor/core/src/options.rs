@@ -24,6 +24,8 @@ impl Options {
             match word {
                 "trace=on" => options.trace = true,
                 "trace=off" => options.trace = false,
+                #[cfg(feature = "seeded-bugs")]
+                bug if bug.strip_prefix("seeded=").is_some_and(crate::seeded::choose) => {}
                 _ => return Err(UnknownOption),
             }
         }

@@ -122,7 +122,7 @@ mod on {
         LeafForgotten: 6,
         /// Guest translations are invalidated by the host's VMID.
         WrongVmid: 6,
-        /// Of many leaves only the first sixteen are invalidated.
+        /// Of many leaves only the first few are invalidated.
         RangeCutShort: 6,
         /// What combines both stages stays in the TLBs.
         CombinedKept: 6,

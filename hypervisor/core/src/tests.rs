@@ -7,6 +7,8 @@ mod blocks;
 mod guest;
 mod guide;
 mod lifecycle;
+mod locks;
+mod maintenance;
 mod oracle;
 mod race;
 mod random;
@@ -14,6 +16,8 @@ mod refusals;
 mod script;
 mod search;
 mod secrecy;
+#[cfg(feature = "seeded-bugs")]
+mod seeded;
 mod transitions;
 
 /// How much to do: `CLOISTER_CASES`, or a number that keeps `cargo test` quick.

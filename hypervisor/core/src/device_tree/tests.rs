@@ -214,6 +214,21 @@ fn what_the_hypervisor_needs_is_asked_for() {
 }
 
 #[test]
+fn a_cpu_is_named_once() {
+    // The `reg` of a CPU is one cell.
+    let reg = |cpu: u32| {
+        let mut bytes = 3_u32.to_be_bytes().to_vec();
+        bytes.extend([4, nameoff("reg"), cpu].map(u32::to_be_bytes).concat());
+        bytes
+    };
+    assert!(Platform::parse(&patched(&reg(1), &reg(9))).is_ok());
+    for wrong in [0, 1 << 31] {
+        let result = Platform::parse(&patched(&reg(1), &reg(wrong)));
+        assert_eq!(result.err(), Some(DeviceTreeError::Malformed), "{wrong:#x}");
+    }
+}
+
+#[test]
 fn odd_cells_are_refused() {
     // #address-cells of the root, whose value follows that of #size-cells: both are <2>.
     let root = Fdt::new(VIRT).unwrap().root();

@@ -180,6 +180,59 @@ fn an_empty_pool_says_how_many_pages_would_do() {
 }
 
 #[test]
+fn an_object_that_the_pool_has_no_tables_for_is_not_made() {
+    let hypervisor = tiny();
+    let vm = TestVm::new(&hypervisor, true, 54, 4);
+    let create = HostCall::ObjectCreate {
+        vm: vm.vm,
+        pages: OBJECT_PAGES,
+    };
+    let failure = hypervisor.host_call(&create).unwrap_err();
+    assert_eq!((failure.error, failure.value), (CallError::NoMemory, 1));
+    assert_eq!(refused(&hypervisor, create), CallError::NoMemory);
+}
+
+#[test]
+fn a_range_has_a_page() {
+    let hypervisor = tiny();
+    let TestVm { vm, object, .. } = TestVm::new(&hypervisor, true, 54, 10);
+    let first = Pfn(80);
+    for call in [
+        HostCall::VmTopUp { vm, first, pages: 0 },
+        HostCall::ObjectCreate { vm, pages: 0 },
+        HostCall::ObjectBind {
+            object,
+            offset: 0,
+            gfn: Gfn(64),
+            pages: 0,
+        },
+        HostCall::ObjectUnbind {
+            object,
+            offset: 0,
+            pages: 0,
+        },
+        HostCall::ObjectPopulate {
+            object,
+            offset: 0,
+            first,
+            pages: 0,
+            content: Content::Zero,
+        },
+        HostCall::ObjectPunch {
+            object,
+            offset: 0,
+            pages: 0,
+        },
+    ] {
+        assert_eq!(
+            refused(&hypervisor, call),
+            CallError::InvalidParameter,
+            "{call:?}"
+        );
+    }
+}
+
+#[test]
 fn binding_is_one_to_one_inside_the_guests_space_and_over_when_the_vm_starts() {
     let hypervisor = tiny();
     let vm = TestVm::new(&hypervisor, true, 54, 12);
