@@ -38,6 +38,11 @@ pub const HYPERVISOR_WITH_ORACLE: Binary = Binary {
     feature: Some("oracle"),
     ..HYPERVISOR
 };
+/// The hypervisor with bugs to switch on, which checks itself as well.
+pub const HYPERVISOR_WITH_BUGS: Binary = Binary {
+    feature: Some("seeded-bugs"),
+    ..HYPERVISOR
+};
 /// The host.
 pub const HOST: Binary = Binary {
     package: "host",

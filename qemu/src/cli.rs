@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::bare::{Binary, HYPERVISOR, HYPERVISOR_WITH_BUGS, HYPERVISOR_WITH_ORACLE};
 use crate::disk::DiskArgument;
 use crate::machine::MAX_CPUS;
 use crate::record::Destination;
@@ -81,6 +82,10 @@ pub struct BootArgs {
     /// first difference. Slow
     #[arg(long)]
     pub oracle: bool,
+    /// Switch a seeded bug on, in a hypervisor that has them, and its oracle: to see it found
+    /// (`cargo seeded` lists them)
+    #[arg(long, value_name = "BUG", conflicts_with = "image", value_parser = parse_bug)]
+    pub seeded: Option<String>,
     /// Wait for a debugger at the first instruction
     #[arg(long)]
     pub gdb: bool,
@@ -172,8 +177,24 @@ impl BootArgs {
 
     /// What the hypervisor is asked for: the words of the part `hypervisor-args`.
     #[must_use]
-    pub const fn hypervisor_args(&self) -> &'static str {
-        if self.trace.is_some() { "trace=on" } else { "" }
+    pub fn hypervisor_args(&self) -> String {
+        let trace = self.trace.as_ref().map(|_| "trace=on".to_owned());
+        let seeded = self.seeded.as_ref().map(|bug| format!("seeded={bug}"));
+        [trace, seeded]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    /// Which hypervisor is booted.
+    #[must_use]
+    pub const fn hypervisor(&self) -> Binary {
+        match (&self.seeded, self.oracle) {
+            (Some(_), _) => HYPERVISOR_WITH_BUGS,
+            (None, true) => HYPERVISOR_WITH_ORACLE,
+            (None, false) => HYPERVISOR,
+        }
     }
 }
 
@@ -208,6 +229,14 @@ pub fn record_of_bad_usage(arguments: &[String]) -> Option<(Recorded, Destinatio
         Some(Destination::from_argument(Some(&file.map(PathBuf::from))))
     })?;
     Some((recorded, destination))
+}
+
+/// Reads the name of a seeded bug; the hypervisor knows which there are.
+fn parse_bug(text: &str) -> Result<String, String> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return Err("a bug's name is a word: `cargo seeded` lists them".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 /// Reads a size in bytes, with an optional binary unit: `134217728`, `128M`, `1G`.

@@ -13,7 +13,7 @@ use host::layout::{GuestConfig, GuestLayout};
 use shared_abi::record::Digest;
 use tempfile::TempDir;
 
-use crate::bare::{Binary, DEMO, HOST, HYPERVISOR, HYPERVISOR_WITH_ORACLE};
+use crate::bare::{Binary, DEMO, HOST, HYPERVISOR};
 use crate::cli::BootArgs;
 use crate::directory;
 use crate::disk::{self, DemoDisk, DiskArgument};
@@ -226,13 +226,8 @@ impl Job {
         toolchain: Toolchain,
         ui: Ui,
     ) -> Result<Self> {
-        let hypervisor = if args.oracle {
-            HYPERVISOR_WITH_ORACLE
-        } else {
-            HYPERVISOR
-        };
         let (image, measurement) =
-            guest.pack_with(hypervisor, args.hypervisor_args(), toolchain, ui)?;
+            guest.pack_with(args.hypervisor(), &args.hypervisor_args(), toolchain, ui)?;
         Self::assemble(
             args,
             directory,
@@ -314,7 +309,7 @@ impl Job {
                 memory_bytes: config.memory_bytes,
                 protected: config.protected,
                 measurement,
-                oracle: args.oracle,
+                oracle: args.oracle || args.seeded.is_some(),
                 demo: demo_disk.as_ref().map(|disk| ExpectedDisk {
                     blocks: disk.blocks(),
                     write_bytes: disk.write_bytes(),
