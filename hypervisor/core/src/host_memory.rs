@@ -156,13 +156,18 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
     ) -> Option<()> {
         let slot = self.tables.page_slot(machine, page.0)?;
         self.records.convert_page(page, from, to)?;
-        if to.host_reaches() {
-            slot.write(machine, leaf(Level::Three, page, Access::Memory));
-            machine.publish();
-        } else {
-            slot.write(machine, INVALID);
-            let (page, level) = (page.0, Level::Three);
-            machine.invalidate(self.tables.space(), &[Removed { page, level }]);
+        match (from.host_reaches(), to.host_reaches()) {
+            (false, true) => {
+                slot.write(machine, leaf(Level::Three, page, Access::Memory));
+                machine.publish();
+            }
+            (true, false) if seeded!(HostKeepsMapping) => {}
+            (true, false) => {
+                slot.write(machine, INVALID);
+                let (page, level) = (page.0, Level::Three);
+                machine.invalidate(self.tables.space(), &[Removed { page, level }]);
+            }
+            (true, true) | (false, false) => {}
         }
         Some(())
     }

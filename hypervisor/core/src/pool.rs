@@ -4,7 +4,7 @@
 //! its own, and taking a page or giving it back is two accesses. The host's tables have one pool, made
 //! at boot and large enough for the worst case; each VM has its own, from pages donated for it.
 
-use shared_abi::addr::{PAGE_SHIFT, Pfn};
+use shared_abi::addr::{PAGE_SHIFT, PageRange, Pfn};
 
 use crate::geometry::Geometry;
 use crate::machine::{Frames, Machine, TableRef};
@@ -35,6 +35,27 @@ impl Pool {
         for page in pages.range().iter() {
             self.put(machine, TableRef::new(page));
         }
+    }
+
+    /// Takes pages out that lie in a row, at most `most` of them but at least one; they are as
+    /// [`Self::put`] found them but for their first entries.
+    pub(crate) fn take_run<M: Machine>(
+        &mut self,
+        machine: &M,
+        most: u64,
+    ) -> Option<PageRange<Pfn>> {
+        let mut first = self.take(machine)?.page();
+        let mut pages = 1_u64;
+        // What was added in ascending order comes out in descending order.
+        while pages < most
+            && self.head.is_some()
+            && self.head == first.0.checked_sub(1).map(Pfn)
+            && let Some(below) = self.take(machine)
+        {
+            first = below.page();
+            pages = pages.saturating_add(1);
+        }
+        PageRange::<Pfn>::new(first, pages)
     }
 
     /// Gives a page back that is zero, or that nobody takes out again but to wipe it.

@@ -66,11 +66,9 @@ impl BlockWord {
 #[derive(Clone, Copy, Debug)]
 struct Region {
     pages: PageRange<Pfn>,
-    /// The number of its first block.
-    first_block: u64,
-    /// Where its block records start, and its page records.
-    blocks_at: usize,
-    pages_at: usize,
+    /// What to add to the number of a block, and of a page, for where its word is; modulo 2^64.
+    to_block: u64,
+    to_page: u64,
 }
 
 /// The records of all RAM.
@@ -121,11 +119,11 @@ impl<'m, G: Geometry> Records<'m, G> {
             reached = pages.end().0;
             let blocks = usize::try_from(blocks_touched::<G>(pages)).unwrap_or(usize::MAX);
             let pages_at = next.checked_add(blocks).ok_or(SetupError::TooSmall)?;
+            let first_block = G::block(pages.first().0);
             let region = Region {
                 pages,
-                first_block: G::block(pages.first().0),
-                blocks_at: next,
-                pages_at,
+                to_block: (next as u64).wrapping_sub(first_block),
+                to_page: (pages_at as u64).wrapping_sub(G::block_first(first_block)),
             };
             next = blocks
                 .checked_mul(G::ENTRIES)
@@ -176,7 +174,7 @@ impl<'m, G: Geometry> Records<'m, G> {
         let region = self.region(page.0)?;
         let block = self.block(region, page.0)?;
         if block.is_split() {
-            let word = page_word::<G>(region, page.0);
+            let word = page_word(region, page.0);
             self.words.get(word).copied().map(Record)
         } else {
             Some(block.base().advance(G::block_offset(page.0)))
@@ -241,7 +239,7 @@ impl<'m, G: Geometry> Records<'m, G> {
     pub(crate) fn convert_page(&mut self, page: Pfn, from: Record, to: Record) -> Option<()> {
         let region = self.region(page.0)?;
         let block_word = block_word::<G>(region, page.0);
-        let page_word = page_word::<G>(region, page.0);
+        let page_word = page_word(region, page.0);
         let block = BlockWord(*self.words.get(block_word)?);
         let base = block.base();
         let expected = base.advance(G::block_offset(page.0));
@@ -399,31 +397,30 @@ pub(crate) fn whole_block<G: Geometry>(page: u64) -> Piece {
     }
 }
 
-/// Which word is the record of the block that holds `page`, a page of a block of the region.
+/// Which word is the record of the block that holds `page`, a page of a block of the region. (An index
+/// that is not the region's would be refused by the slice of all words.)
 #[inline]
 #[expect(
-    clippy::arithmetic_side_effects,
     clippy::cast_possible_truncation,
-    reason = "the block is one of the region's, whose words were counted when it was made"
+    reason = "the index of a word in memory"
 )]
 fn block_word<G: Geometry>(region: &Region, page: u64) -> usize {
-    region.blocks_at + (G::block(page) - region.first_block) as usize
+    region.to_block.wrapping_add(G::block(page)) as usize
 }
 
 /// Which word is the record of `page`, a page of a block of the region.
 #[inline]
 #[expect(
-    clippy::arithmetic_side_effects,
     clippy::cast_possible_truncation,
-    reason = "the page is in one of the region's blocks, whose words were counted when it was made"
+    reason = "the index of a word in memory"
 )]
-fn page_word<G: Geometry>(region: &Region, page: u64) -> usize {
-    region.pages_at + (page - G::block_first(region.first_block)) as usize
+const fn page_word(region: &Region, page: u64) -> usize {
+    region.to_page.wrapping_add(page) as usize
 }
 
 #[inline]
 fn page_word_range<G: Geometry>(region: &Region, piece: Piece) -> Option<(usize, usize)> {
-    let start = page_word::<G>(region, piece.first);
+    let start = page_word(region, piece.first);
     let pages = usize::try_from(piece.pages).ok()?;
     Some((start, start.checked_add(pages)?))
 }

@@ -116,18 +116,16 @@ impl<M: Machine> Hypervisor<'_, M> {
             vm.pool.put(&self.machine, TableRef::new(vcpu.context));
         }
         while budget.left != 0
-            && let Some(page) = vm.pool.take(&self.machine)
+            && let Some(range) = vm.pool.take_run(&self.machine, budget.left)
         {
-            self.return_pool_pages(vm, page.page(), 1, budget);
+            self.return_pool_pages(vm, range, budget);
         }
     }
 
-    fn return_pool_pages(&self, vm: &mut Vm, first: Pfn, pages: u64, budget: &mut Budget) {
-        if let Some(range) = PageRange::<Pfn>::new(first, pages) {
-            self.return_to_host(Frames::new(range), Record::pool(vm.index));
-            vm.report.returned = vm.report.returned.saturating_add(pages);
-            budget.returned(pages);
-        }
+    fn return_pool_pages(&self, vm: &mut Vm, range: PageRange<Pfn>, budget: &mut Budget) {
+        self.return_to_host(Frames::new(range), Record::pool(vm.index));
+        vm.report.returned = vm.report.returned.saturating_add(range.len());
+        budget.returned(range.len());
     }
 
     /// Returns the root and frees the VM's place.
@@ -143,9 +141,8 @@ impl<M: Machine> Hypervisor<'_, M> {
         // that was done it was in VTTBR_EL2 beside tables that were not: a walk ahead of time may have
         // filled a TLB again. The VMID may be another VM's next.
         seeded!(self.machine.invalidate_all(vm.tables.space()), VmidReused => ());
-        let root_tables = M::Geometry::ROOT_TABLES;
-        let root = vm.tables.root();
-        self.return_pool_pages(&mut vm, root, root_tables, budget);
+        let root = PageRange::<Pfn>::new(vm.tables.root(), M::Geometry::ROOT_TABLES);
+        self.return_pool_pages(&mut vm, root.ok_or(CallError::NotFound)?, budget);
         Ok(())
     }
 }

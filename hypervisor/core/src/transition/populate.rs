@@ -104,12 +104,13 @@ impl<M: Machine> Hypervisor<'_, M> {
         vm.tables
             .map(&self.machine, &mut vm.pool, request.mapping, &mut batch);
         let last = offset.saturating_add(pages.saturating_sub(1));
-        for offset in [offset, last] {
-            let page = ObjectPage {
-                offset,
+        self.merge(vm, object, request.page, &mut batch);
+        if last != offset {
+            let last = ObjectPage {
+                offset: last,
                 ..request.page
             };
-            self.merge(vm, object, page, &mut batch);
+            self.merge(vm, object, last, &mut batch);
         }
         batch.finish(&self.machine);
         vm.report.populated = vm.report.populated.saturating_add(pages);
