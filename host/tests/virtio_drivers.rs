@@ -42,6 +42,27 @@ impl HostMemory for Process {
     }
 }
 
+thread_local! {
+    /// The memory that the device may reach: what the driver has allocated for it and shared.
+    static REACHABLE: RefCell<PageMap> = const { RefCell::new(PageMap::new()) };
+}
+
+/// Lets the device reach the pages of these bytes, at their own addresses.
+fn make_reachable(address: PhysAddr, bytes: usize) {
+    let pages = Pa(address).page().0..Pa(address + bytes as u64 + PAGE_SIZE as u64 - 1).page().0;
+    REACHABLE.with_borrow_mut(|map| {
+        for page in pages {
+            if map.lookup(Gfn(page)).is_none() {
+                map.insert(Run {
+                    gfn: Gfn(page),
+                    pfn: Pfn(page),
+                    pages: 1,
+                });
+            }
+        }
+    });
+}
+
 struct ProcessHal;
 
 fn pages_layout(pages: usize) -> Layout {
@@ -53,7 +74,9 @@ unsafe impl Hal for ProcessHal {
     fn dma_alloc(pages: usize, _direction: BufferDirection) -> (PhysAddr, NonNull<u8>) {
         // SAFETY: the size is not zero.
         let memory = NonNull::new(unsafe { alloc_zeroed(pages_layout(pages)) }).unwrap();
-        (memory.as_ptr().expose_provenance() as PhysAddr, memory)
+        let address = memory.as_ptr().expose_provenance() as PhysAddr;
+        make_reachable(address, pages * PAGE_SIZE);
+        (address, memory)
     }
 
     unsafe fn dma_dealloc(_paddr: PhysAddr, vaddr: NonNull<u8>, pages: usize) -> i32 {
@@ -67,7 +90,9 @@ unsafe impl Hal for ProcessHal {
     }
 
     unsafe fn share(buffer: NonNull<[u8]>, _direction: BufferDirection) -> PhysAddr {
-        buffer.cast::<u8>().as_ptr().expose_provenance() as PhysAddr
+        let address = buffer.cast::<u8>().as_ptr().expose_provenance() as PhysAddr;
+        make_reachable(address, buffer.len());
+        address
     }
 
     unsafe fn unshare(_paddr: PhysAddr, _buffer: NonNull<[u8]>, _direction: BufferDirection) {}
@@ -127,7 +152,6 @@ mod register {
 struct Emulated {
     registers: Registers,
     device: Block<RamDisk>,
-    pages: PageMap,
 }
 
 impl Emulated {
@@ -138,9 +162,11 @@ impl Emulated {
     fn write(&mut self, offset: u64, value: u32) {
         if let Event::Doorbell(queue) = self.registers.write(offset, AccessSize::Word, value.into())
         {
-            let memory = GuestMemory::new(&self.pages, &Process);
             let queue = self.registers.queue(queue).unwrap();
-            let served = self.device.serve(queue, &memory).unwrap();
+            let served = REACHABLE.with_borrow(|pages| {
+                let memory = GuestMemory::new(pages, &Process);
+                self.device.serve(queue, &memory).unwrap()
+            });
             if served.interrupt {
                 self.registers.used_buffers();
             }
@@ -253,12 +279,6 @@ impl Transport for Emulated {
 
 fn driver(disk: &Rc<RefCell<Vec<u8>>>) -> VirtIOBlk<ProcessHal, GuardedTransport<Emulated>> {
     let device = Block::new(RamDisk(Rc::clone(disk)));
-    let mut pages = PageMap::new();
-    pages.insert(Run {
-        gfn: Gfn(0),
-        pfn: Pfn(0),
-        pages: Pfn::LIMIT,
-    });
     let emulated = Emulated {
         registers: Registers::new(
             block::DEVICE_ID,
@@ -267,7 +287,6 @@ fn driver(disk: &Rc<RefCell<Vec<u8>>>) -> VirtIOBlk<ProcessHal, GuardedTransport
             device.config(),
         ),
         device,
-        pages,
     };
     VirtIOBlk::new(GuardedTransport::new(emulated, AccessPlatform::Required).unwrap()).unwrap()
 }

@@ -4,6 +4,10 @@ use alloc::collections::BTreeMap;
 
 use shared_abi::addr::{Gfn, PageRange, Pfn};
 
+mod block;
+
+use block::{Block, PAGES};
+
 /// A run of guest pages in contiguous physical pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
@@ -15,11 +19,16 @@ pub struct Run {
     pub pages: u64,
 }
 
-/// The pages that a guest has been given, in runs as they were given.
+/// The pages that a guest has been given, by blocks of 2 MiB: every first touch of a page asks here.
 #[derive(Clone, Debug, Default)]
 pub struct PageMap {
-    /// By the first guest page; runs do not overlap.
-    runs: BTreeMap<u64, Run>,
+    /// By their numbers.
+    blocks: BTreeMap<u64, Block>,
+}
+
+/// The block that a page is in, and the page's place there.
+fn place(gfn: Gfn) -> (u64, usize) {
+    (gfn.0 / PAGES as u64, (gfn.0 % PAGES as u64) as usize)
 }
 
 impl PageMap {
@@ -27,68 +36,78 @@ impl PageMap {
     #[must_use]
     pub const fn new() -> Self {
         Self {
-            runs: BTreeMap::new(),
+            blocks: BTreeMap::new(),
         }
     }
 
     /// Adds a run that the hypervisor has accepted: it overlaps none before it.
     pub fn insert(&mut self, run: Run) {
-        self.runs.insert(run.gfn.0, run);
+        let mut done = 0;
+        while done < run.pages {
+            let (number, place) = place(Gfn(run.gfn.0 + done));
+            let pages = (run.pages - done).min((PAGES - place) as u64);
+            let pfn = Pfn(run.pfn.0 + done);
+            self.block_mut(number).insert(place, pages as usize, pfn);
+            done += pages;
+        }
     }
 
     /// The physical page behind a guest page.
     #[must_use]
     pub fn lookup(&self, gfn: Gfn) -> Option<Pfn> {
-        let (_, run) = self.runs.range(..=gfn.0).next_back()?;
-        let offset = gfn.0 - run.gfn.0;
-        (offset < run.pages).then(|| Pfn(run.pfn.0 + offset))
+        let (number, place) = place(gfn);
+        self.block(number)?.lookup(place)
     }
 
     /// Takes a guest page out; answers the physical page that was behind it.
     pub fn remove(&mut self, gfn: Gfn) -> Option<Pfn> {
         let pfn = self.lookup(gfn)?;
-        let (_, run) = self.runs.range_mut(..=gfn.0).next_back()?;
-        let before = gfn.0 - run.gfn.0;
-        let behind = Run {
-            gfn: Gfn(gfn.0 + 1),
-            pfn: Pfn(pfn.0 + 1),
-            pages: run.pages - before - 1,
-        };
-        run.pages = before;
-        if before == 0 {
-            self.runs.remove(&gfn.0);
-        }
-        if behind.pages != 0 {
-            self.insert(behind);
-        }
+        let (number, place) = place(gfn);
+        self.block_mut(number).remove(place);
         Some(pfn)
     }
 
-    /// The absent pages around `gfn` that lie within `bounds`; `None` if a page is at `gfn`, or `gfn` is
-    /// out of bounds.
+    /// The absent pages around `gfn` that lie within `bounds` and in its block; `None` if a page is at
+    /// `gfn`, or `gfn` is out of bounds.
     #[must_use]
     pub fn absent_around(&self, gfn: Gfn, bounds: PageRange<Gfn>) -> Option<PageRange<Gfn>> {
-        if !bounds.contains(gfn) || self.lookup(gfn).is_some() {
+        if !bounds.contains(gfn) {
             return None;
         }
-        let below = self.runs.range(..gfn.0).next_back();
-        let above = self.runs.range(gfn.0..).next();
-        let start = below.map_or(0, |(_, run)| run.gfn.0 + run.pages);
-        let start = start.max(bounds.first().0);
-        let end = above.map_or(u64::MAX, |(first, _)| *first);
-        let end = end.min(bounds.end().0);
+        let (number, place) = place(gfn);
+        let absent = match self.block(number) {
+            Some(block) => block.absent_around(place)?,
+            None => 0..PAGES,
+        };
+        let base = number * PAGES as u64;
+        let start = bounds.first().0.max(base + absent.start as u64);
+        let end = bounds.end().0.min(base + absent.end as u64);
         PageRange::<Gfn>::new(Gfn(start), end - start)
     }
 
     /// The runs, by ascending guest address.
     pub fn runs(&self) -> impl Iterator<Item = Run> {
-        self.runs.values().copied()
+        self.blocks.iter().flat_map(|(number, block)| {
+            block.runs().map(move |(place, pfn, pages)| Run {
+                gfn: Gfn(number * PAGES as u64 + place as u64),
+                pfn,
+                pages: pages as u64,
+            })
+        })
     }
 
     /// How many pages there are.
     #[must_use]
     pub fn pages(&self) -> u64 {
         self.runs().map(|run| run.pages).sum()
+    }
+
+    fn block(&self, number: u64) -> Option<&Block> {
+        self.blocks.get(&number)
+    }
+
+    fn block_mut(&mut self, number: u64) -> &mut Block {
+        self.blocks.entry(number).or_insert(Block::Absent)
     }
 }
 
