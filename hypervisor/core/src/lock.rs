@@ -47,10 +47,27 @@ impl<T> Lock<T> {
         }
     }
 
+    #[cfg(not(any(test, feature = "fake")))]
+    #[inline]
+    fn wait(&self) -> TicketMutexGuard<'_, T> {
+        self.mutex.lock()
+    }
+
+    /// Threads of a test are more than there are CPUs: who waits makes way for who holds the lock.
+    #[cfg(any(test, feature = "fake"))]
+    fn wait(&self) -> TicketMutexGuard<'_, T> {
+        loop {
+            match self.mutex.try_lock() {
+                Some(value) => return value,
+                None => std::thread::yield_now(),
+            }
+        }
+    }
+
     /// Waits for its turn. The caller holds no lock of this rank or a later one.
     #[inline]
     pub(crate) fn lock<'a, M: Machine>(&'a self, machine: &'a M) -> Guard<'a, T, M> {
-        let value = self.mutex.lock();
+        let value = self.wait();
         machine.event(Event::Taken(self.id));
         Guard {
             value,

@@ -45,7 +45,7 @@ fn run<G: Geometry>(seed: u64, secret: u8, leak: Leak) -> Vec<String> {
     with_pair(&bench(), |pair: &mut Pair<'_, '_, G>| {
         pair.secret = secret;
         // What is to be found is found by comparing, not by looking.
-        pair.checking_content = leak == Leak::None;
+        pair.checking_content = false;
         if leak == Leak::Unwiped {
             pair.real.machine().leave_unwiped(secret);
         }
@@ -138,7 +138,7 @@ fn differs<G: Geometry>(seed: u64, leak: Leak) -> Option<String> {
 
 #[test]
 fn the_host_sees_the_same_whatever_the_guests_secret() {
-    for seed in 0..u64::from(cases()) / 2 {
+    for seed in 0..u64::from(cases()).div_ceil(4) {
         assert_eq!(differs::<Tiny>(seed, Leak::None), None, "seed {seed}");
         assert_eq!(differs::<Short>(seed, Leak::None), None, "seed {seed}");
     }

@@ -42,7 +42,8 @@ impl<G: Geometry> Pair<'_, '_, G> {
         }
         for (page, old, new) in changed {
             if !self.checking_content {
-                self.fill(page, new);
+                // The host leaves what it finds.
+                self.fill(page, new.filter(|owner| *owner != Owner::Host));
                 continue;
             }
             let byte = machine.uniform_byte(Pfn(page));
