@@ -17,11 +17,11 @@ pub const VERSION: u64 = 1;
 pub type Arguments = [u64; 17];
 
 /// Names a VM. The generation in it makes a handle that outlived its VM name nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VmHandle(pub u32);
 
 /// Names a memory object. The generation in it makes a handle that outlived its object name nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectHandle(pub u32);
 
 /// The index of a vCPU within its VM, which is also its MPIDR_EL1.Aff0.

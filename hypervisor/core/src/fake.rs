@@ -6,6 +6,7 @@
 
 pub mod lockstep;
 mod memory;
+pub mod protocol;
 pub mod tlb;
 pub mod trace;
 
@@ -23,6 +24,7 @@ use crate::machine::{Frames, Machine, Removed, Space, TableRef, VcpuClaim};
 use crate::maintenance::Maintenance;
 use crate::vcpu::VcpuContext;
 use memory::Memory;
+use protocol::Checker;
 use tlb::Tlb;
 
 pub use crate::event::{Barrier, Event, Scope};
@@ -36,6 +38,8 @@ struct State {
     /// What VTTBR_EL2 of each CPU holds during maintenance.
     selected: HashMap<usize, Space>,
     tlb: Tlb,
+    /// Looks at each event as it comes.
+    checker: Option<Checker>,
     /// Pages that consist of this byte are not wiped: for tests of tests.
     left_unwiped: Option<u8>,
 }
@@ -54,8 +58,19 @@ pub fn on_cpu<R>(cpu: usize, f: impl FnOnce() -> R) -> R {
 }
 
 impl State {
+    #[expect(
+        clippy::panic,
+        reason = "a test stops where a rule is broken, with the culprit on its stack"
+    )]
     fn tell(&mut self, event: Event) {
-        self.events.push((CPU.get(), event));
+        let cpu = CPU.get();
+        self.events.push((cpu, event));
+        if let Some(mut checker) = self.checker.take() {
+            if let Err(violation) = checker.observe(cpu, event) {
+                panic!("{violation}");
+            }
+            self.checker = Some(checker);
+        }
     }
 
     fn page(&mut self, page: u64) -> &mut [u8; 4096] {
@@ -91,6 +106,18 @@ impl<G> Default for Fake<G> {
 }
 
 impl<G: Geometry> Fake<G> {
+    /// A machine that stops the test at the first event that breaks a rule of the [`protocol`].
+    pub fn checked() -> Self {
+        let machine = Self::default();
+        machine.state().checker = Some(Checker::new(G::INDEX_BITS));
+        machine
+    }
+
+    /// From now on rules may be broken.
+    pub fn stop_checking(&self) {
+        self.state().checker = None;
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

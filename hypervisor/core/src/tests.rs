@@ -10,6 +10,7 @@ mod lifecycle;
 mod locks;
 mod maintenance;
 mod oracle;
+mod protocol;
 mod race;
 mod random;
 mod refusals;

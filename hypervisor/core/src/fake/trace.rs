@@ -257,7 +257,7 @@ mod tests {
             "@event 0 0 ff 0",
             "@event x 0 1 0",
             "@event 0 0 3 ff",
-            "@event 0 0 404 0",
+            "@event 0 0 50004 0",
             "@event 0 0 7 11",
             "@cloister event",
         ] {

@@ -81,7 +81,7 @@ pub(super) fn make_expecting<G: Geometry>(
         cpus: 2,
         expected,
     };
-    Hypervisor::new(Fake::default(), setup)
+    Hypervisor::new(Fake::checked(), setup)
 }
 
 pub(super) fn tiny() -> TinyHypervisor {

@@ -9,7 +9,7 @@ use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState, VcpuInde
 use shared_abi::record::Digest;
 
 use super::bench_machine::*;
-use crate::fake::{Event, Fake, Scope};
+use crate::fake::{Event, Fake, Scope, on_cpu};
 use crate::geometry::Granule4K;
 use crate::hypervisor::{CpuIndex, Hypervisor};
 use crate::loaded::{PowerOnError, ShareError};
@@ -57,7 +57,7 @@ fn a_vcpu_is_started_by_exactly_one_of_those_who_try() {
     )
     .unwrap();
     vm.start(&hypervisor);
-    let second = || hypervisor.vcpu_load(CpuIndex(1), vm.vm, VcpuIndex(1));
+    let second = || on_cpu(1, || hypervisor.vcpu_load(CpuIndex(1), vm.vm, VcpuIndex(1)));
     assert_eq!(second().map(|_| ()), Err(CallError::Denied), "off");
     let first = vm.load(&hypervisor).unwrap();
     let on = |index| first.power_on(VcpuIndex(index), Ipa(0x2_0000), 7);
@@ -97,11 +97,10 @@ fn another_vcpu_of_the_vm_on_the_same_cpu_finds_no_stale_translations() {
         .unwrap();
     let flushes = |cpu, vcpu| {
         hypervisor.machine().take_events();
-        drop(
-            hypervisor
-                .vcpu_load(CpuIndex(cpu), vm.vm, VcpuIndex(vcpu))
-                .unwrap(),
-        );
+        on_cpu(cpu, || {
+            let loaded = hypervisor.vcpu_load(CpuIndex(cpu), vm.vm, VcpuIndex(vcpu));
+            drop(loaded.unwrap());
+        });
         let events = hypervisor.machine().take_events();
         events.contains(&Event::Tlbi {
             vmid: vm.space.vmid,
@@ -266,7 +265,7 @@ fn host_and_guests_call_at_once_and_nothing_is_lost() {
     thread::scope(|scope| {
         for (cpu, vm) in vms.iter().enumerate() {
             let hypervisor = &hypervisor;
-            scope.spawn(move || {
+            let run = move || {
                 for turn in 0..200_u64 {
                     let gfn = Gfn(GUEST_FIRST + turn % 4);
                     let guest = hypervisor
@@ -277,12 +276,13 @@ fn host_and_guests_call_at_once_and_nothing_is_lost() {
                         Err(error) => assert_eq!(error, ShareError::Denied, "reclaimed"),
                     }
                 }
-            });
+            };
+            scope.spawn(move || on_cpu(cpu, run));
         }
         // Meanwhile the host takes pages by force, moves others in and out, and asks.
         let hypervisor = &hypervisor;
         let first = &vms[0];
-        scope.spawn(move || {
+        let host = move || {
             for turn in 0..200_u64 {
                 let _ = call(hypervisor, HostCall::ForceReclaim { page: Pfn(76) });
                 assert_eq!(first.populate(hypervisor, 4 + turn % 8, 90, 1), Ok(1));
@@ -293,7 +293,8 @@ fn host_and_guests_call_at_once_and_nothing_is_lost() {
                 }
                 assert_eq!(first.punch(hypervisor, 4 + turn % 8, 1), Ok(1));
             }
-        });
+        };
+        scope.spawn(move || on_cpu(2, host));
     });
     for page in 77..84 {
         assert!(!host_reaches(&hypervisor, page), "{page}");

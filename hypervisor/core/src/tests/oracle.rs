@@ -57,6 +57,8 @@ impl Scene {
             vm.start(&hypervisor);
         }
         share(&hypervisor, protected, OFFSET);
+        // From here on tables are tampered with.
+        hypervisor.machine().stop_checking();
         Self { hypervisor, vms }
     }
 
