@@ -34,7 +34,8 @@ impl<G: Geometry> Records<'_, G> {
         self.regions.iter().map(|region| region.pages)
     }
 
-    /// Shows all records in runs as long as they are, ascending, until `show` fails.
+    /// Shows all records in runs as long as they are, ascending, until `show` fails; no block is
+    /// [`Self::miscounted`].
     pub(crate) fn try_for_each_run<E>(
         &self,
         mut show: impl FnMut(RecordRun) -> Result<(), E>,
@@ -68,7 +69,10 @@ impl<G: Geometry> Records<'_, G> {
         let Some(block) = self.block(region, piece.first) else {
             return Ok(());
         };
-        let words = self.page_words(region, piece).filter(|_| block.is_split());
+        // What a block that counts nothing stands for is known once its count was found right.
+        let words = self
+            .page_words(region, piece)
+            .filter(|_| block.uniform().is_none());
         let Some(words) = words else {
             return add(RecordRun {
                 first: piece.first,
@@ -171,7 +175,7 @@ impl<G: Geometry> Records<'_, G> {
         else {
             return Ok(());
         };
-        if old.0 == new.0 && (!new.is_split() || old_pages == new_pages) {
+        if old.0 == new.0 && (new.uniform().is_some() || old_pages == new_pages) {
             return Ok(());
         }
         let record = |block: BlockWord, word: u64, page: u64| {
