@@ -1,9 +1,9 @@
 //! Tests of the core as a whole, on the fake machine.
 
 mod bench_machine;
+mod blocks;
 mod concurrent;
 mod coverage;
-mod blocks;
 mod guest;
 mod guide;
 mod lifecycle;
