@@ -145,7 +145,7 @@ fn check_content(image: &Image<'_>, bytes: &[u8]) {
         accounted = end;
     }
     assert_eq!(accounted, bytes.len());
-    for kind in [Kind::HostArgs, Kind::GuestArgs] {
+    for kind in [Kind::HostArgs, Kind::GuestArgs, Kind::HypervisorArgs] {
         if let Some(content) = image.content(kind) {
             let text = image.text(kind).expect("arguments are text");
             assert_eq!(text.as_bytes(), content);
@@ -166,7 +166,6 @@ fn check_round_trip(image: &Image<'_>) {
     if host.starts_with(b"\x7fELF") || header.image_size < host.len() as u64 {
         return;
     }
-    #[expect(clippy::needless_update, reason = "for a part that is added")]
     let input = pack::Input {
         hypervisor: &hypervisor(),
         host,
@@ -174,19 +173,12 @@ fn check_round_trip(image: &Image<'_>) {
         initrd: image.content(Kind::Initrd),
         host_args: image.text(Kind::HostArgs).unwrap_or_default(),
         guest_args: image.text(Kind::GuestArgs).unwrap_or_default(),
+        hypervisor_args: image.text(Kind::HypervisorArgs).unwrap_or_default(),
         measurement: image.measurement(),
-        ..pack::Input::default()
     };
     let packed = pack(&input).expect("what was accepted can be packed");
     let again = file::verify(&packed).expect("what was packed is accepted");
-    for kind in [
-        Kind::Host,
-        Kind::Payload,
-        Kind::Initrd,
-        Kind::HostArgs,
-        Kind::GuestArgs,
-        Kind::Measurement,
-    ] {
+    for kind in Kind::ALL {
         assert_eq!(image.content(kind), again.content(kind), "{kind}");
     }
 }
@@ -250,13 +242,14 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let right = RIGHT_MANIFEST_DIGEST | RIGHT_PART_DIGESTS;
     let host = arm64_header(0x3000);
     let smallest: &[SeedPart<'_>] = &[(Kind::Host, MIB_2, &host, 0x3000)];
-    let below = MIB_2 - 0x6000;
+    let below = MIB_2 - 0x7000;
     let full: &[SeedPart<'_>] = &[
         (Kind::Payload, below + 0x1000, &[0x33; 40], 0x1000),
         (Kind::Initrd, below + 0x2000, &[0x44; 30], 0x1000),
         (Kind::HostArgs, below + 0x3000, b"smp=1 attack=true", 0x1000),
         (Kind::GuestArgs, below + 0x4000, b"quiet", 0x1000),
         (Kind::Measurement, below + 0x5000, &[0x55; 32], 0x1000),
+        (Kind::HypervisorArgs, MIB_2 - 0x1000, b"trace=on", 0x1000),
         (Kind::Host, MIB_2, &host, 0x3000),
     ];
     vec![
