@@ -1,7 +1,39 @@
-//! Guest payloads of a handful of A64 instructions, as flat binaries.
+//! Guest payloads: those of `guest-kernel`, and flat binaries of a handful of A64 instructions.
 //!
-//! They are entered at their first byte with the MMU off. The guest's PL011 is at 0x0900_0000 and takes
+//! The latter are entered at their first byte with the MMU off. The guest's PL011 is at 0x0900_0000 and takes
 //! byte-wide stores with no status read.
+
+use std::path::PathBuf;
+
+use qemu::bare::Binary;
+use qemu::toolchain::{Toolchain, VARIABLE};
+use qemu::ui::Ui;
+
+use crate::workspace::root;
+
+/// The ELF file of a payload of `guest-kernel`, built as the tool builds the one that it boots.
+///
+/// # Panics
+///
+/// If it does not build.
+#[must_use]
+pub fn built(name: &'static str) -> PathBuf {
+    let forced = match std::env::var(VARIABLE).as_deref() {
+        Ok("debian") => Some(Toolchain::Debian),
+        Ok("rustup") => Some(Toolchain::Rustup),
+        _ => None,
+    };
+    let ui = Ui::new(false);
+    let binary = Binary {
+        package: "guest-kernel",
+        name,
+        feature: None,
+    };
+    qemu::setup::prepare_toolchain(forced, ui)
+        .and_then(|toolchain| binary.build(toolchain, ui))
+        .unwrap_or_else(|failure| panic!("{name}: {}", failure.message));
+    binary.elf(root())
+}
 
 /// `movz x1, #0x900, lsl #16`: x1 = the PL011's data register.
 const X1_IS_PL011: u32 = 0xd2a1_2001;

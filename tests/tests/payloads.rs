@@ -58,6 +58,55 @@ fn a_guest_that_hangs_ends_with_the_timeout() {
     assert!(run.text("console").contains("now hanging"), "{run}");
 }
 
+/// Boots a payload of `guest-kernel`.
+fn boot_built(name: &'static str, more: &[&str]) -> Run {
+    let path = payload::built(name);
+    let arguments = ["--payload", path.to_str().unwrap(), "--cpus", "1"];
+    Tool::boot(&[&arguments[..], more].concat()).run()
+}
+
+#[test]
+fn hello_says_who_it_is_and_turns_itself_off() {
+    for (flags, who) in [
+        (&["--append", "a=b"][..], "Hello from a protected VM"),
+        (
+            &["--append", "a=b", "--unprotected"],
+            "Hello from an ordinary VM",
+        ),
+    ] {
+        let run = boot_built("hello", flags);
+        run.expect_status(0);
+        assert_eq!(run.text("exit.reason"), "guest-off");
+        let console = run.text("console");
+        for text in [who, "a=b", "Good night."] {
+            assert!(console.contains(text), "{text}: {run}");
+        }
+        assert_eq!(*run.field("vm.protected"), flags.len() == 2);
+        assert_eq!(run.number("teardown.pages_nonzero"), 0);
+    }
+}
+
+/// In a protected VM the fault's registers are no business of the host's, which reads the console.
+#[test]
+fn fault_says_why_and_tells_no_register() {
+    let run = boot_built("fault", &[]);
+    run.expect_status(1);
+    let console = run.text("console");
+    assert!(console.contains("about to read an address"), "{run}");
+    assert!(console.contains("7ffffff000"), "FAR is told: {run}");
+    assert!(!console.contains("did not fault"), "{run}");
+    assert!(!console.contains("x19"), "a register is told: {run}");
+    assert_eq!(run.number("teardown.pages_nonzero"), 0);
+}
+
+#[test]
+fn hang_outlasts_the_timeout() {
+    let run = boot_built("hang", &["--timeout", "10"]);
+    run.expect_status(124);
+    assert_eq!(run.text("exit.reason"), "timeout");
+    assert!(run.text("console").contains("spinning for ever"), "{run}");
+}
+
 #[test]
 fn files_that_are_no_payload_are_refused_with_what_they_are() {
     let gzip = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3];
