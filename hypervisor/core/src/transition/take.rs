@@ -64,6 +64,13 @@ impl<M: Machine> Hypervisor<'_, M> {
             vm.report.returned = vm.report.returned.saturating_add(pages);
         }
         let mut host = self.host.lock(&self.machine);
+        if pages == 1
+            && host
+                .convert_page(&self.machine, first, vm.record(page), Record::HOST)
+                .is_some()
+        {
+            return;
+        }
         let mut batch = host.batch();
         let mut done = 0_u64;
         while let Some(rest) = after(range, done) {
