@@ -1,0 +1,125 @@
+//! What a booted hypervisor really did, held to the rules of the protocol.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use hyp_core::event::{Event, Scope};
+use hyp_core::fake::protocol::Checker;
+use hyp_core::fake::trace::{Traced, in_order};
+use hyp_core::geometry::{Geometry, Granule4K};
+use tests::tool::Tool;
+
+/// The events of a trace file, in their order, all of them.
+fn read(path: &Path) -> Vec<(usize, Event)> {
+    let text = fs::read_to_string(path).unwrap();
+    let events = text.lines().map(|line| {
+        let (words, meaning) = line.split_once(" ; ").expect("words ; meaning");
+        let traced = Traced::parse(words.trim()).unwrap_or_else(|| panic!("no event: {line}"));
+        assert_eq!(traced.event.to_string(), meaning);
+        traced
+    });
+    in_order(events.collect()).unwrap()
+}
+
+/// What kind of event it is, as far as a boot must have it.
+const fn kind(event: Event) -> &'static str {
+    match event {
+        Event::Space(_) => "space",
+        Event::Write { .. } => "write",
+        Event::Barrier(_) => "barrier",
+        Event::Tlbi { scope, .. } => match scope {
+            Scope::Ipa(_) => "tlbi by IPA",
+            Scope::Combined => "tlbi of combined entries",
+            Scope::All => "tlbi of a VMID",
+            Scope::CombinedHere | Scope::InstructionsHere => "tlbi for another vCPU",
+        },
+        Event::Wipe(_) => "wipe",
+        Event::Clean(_) => "clean",
+        Event::Taken(_) => "lock taken",
+        Event::Released(_) => "lock released",
+        Event::CallBegin(_) => "call",
+        Event::CallEnd(_) => "call ends",
+        Event::Load(..) => "load",
+        Event::Put(..) => "put",
+        Event::Enter(_) => "enter",
+        Event::Dropped(_) => "dropped",
+    }
+}
+
+/// The least that a boot of the demo has of each.
+const LEAST: &[(&str, usize)] = &[
+    ("space", 2),
+    ("write", 500),
+    ("barrier", 50),
+    ("tlbi by IPA", 2),
+    ("tlbi of combined entries", 2),
+    ("tlbi of a VMID", 2),
+    ("wipe", 10),
+    ("clean", 1),
+    ("lock taken", 200),
+    ("lock released", 200),
+    ("call", 100),
+    ("call ends", 100),
+    ("load", 50),
+    ("put", 50),
+    ("enter", 100),
+];
+
+#[test]
+fn a_boot_keeps_the_rules() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("trace");
+    let trace = path.to_str().unwrap();
+    let run = Tool::boot(&["--cpus", "2", "--smp", "2", "--trace", trace]).run();
+    run.expect_status(0);
+
+    let events = read(&path);
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for (_, event) in &events {
+        *counts.entry(kind(*event)).or_default() += 1;
+    }
+    println!("{counts:#?}");
+    for (kind, least) in LEAST {
+        let found = counts.get(kind).copied().unwrap_or(0);
+        assert!(found >= *least, "{kind}: {found}, expected {least}");
+    }
+    for cpu in 0..2 {
+        assert!(events.iter().any(|(by, _)| *by == cpu), "CPU {cpu}");
+    }
+
+    let mut checker = Checker::new(Granule4K::INDEX_BITS);
+    if let Err(violation) = checker.observe_all(&events) {
+        panic!("{violation}");
+    }
+    println!("{}", checker.summary());
+
+    // The trace is what was checked: without its invalidations it is refused.
+    let spoiled = events
+        .into_iter()
+        .filter(|(_, event)| !matches!(event, Event::Tlbi { .. }));
+    let mut checker = Checker::new(Granule4K::INDEX_BITS);
+    let spoiled: Vec<_> = spoiled.collect();
+    assert!(checker.observe_all(&spoiled).is_err());
+}
+
+#[test]
+fn what_the_hypervisor_does_not_understand_it_refuses_and_by_default_it_traces_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("image");
+    let image = path.to_str().unwrap();
+    let pack = |arguments: &[&str]| {
+        let all = [&["image", "pack", "--output", image], arguments].concat();
+        let run = Tool::new(&all).run();
+        assert_eq!(run.status, Some(0), "{run}");
+    };
+    pack(&["--hypervisor-args", "trace=maybe"]);
+    let run = Tool::boot(&["--image", image]).run();
+    run.expect_status(1);
+    assert!(run.stderr.contains("unknown argument"), "{run}");
+
+    pack(&[]);
+    let parsed = fs::read(&path).unwrap();
+    let parsed = bootimg::file::verify(&parsed).unwrap();
+    assert_eq!(parsed.text(bootimg::Kind::HypervisorArgs), None);
+}
