@@ -8,12 +8,15 @@
 #[cfg(any(test, feature = "oracle"))]
 pub(crate) mod oracle;
 
+mod word;
+
 use heapless::Vec;
-use shared_abi::addr::{PAGE_SHIFT, Pfn};
+use shared_abi::addr::Pfn;
 
 use crate::geometry::{Geometry, Level, Piece, pieces, touched};
 use crate::machine::{Machine, TableRef};
 use crate::pool::{Pool, clear};
+use word::Word;
 
 /// The most directory tables of an object; on metal each stands for 1 GiB.
 const MAX_DIRECTORIES: usize = 16;
@@ -27,73 +30,6 @@ pub(crate) enum Content {
     Present(Pfn),
     /// The host took it by force.
     Poisoned,
-}
-
-/// A word of an object's tables.
-///
-/// | bits | meaning |
-/// | --- | --- |
-/// | 1:0 | 0 absent, 1 present, 2 poisoned, 3 split (of a chunk) |
-/// | 11:2 | split chunks: pages that are not absent |
-/// | 63:12 | the page, or the table of a split chunk |
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Word(u64);
-
-const STATE_MASK: u64 = 0b11;
-const PRESENT: u64 = 1;
-const POISONED: u64 = 2;
-const SPLIT: u64 = 3;
-const COUNT_SHIFT: u32 = 2;
-const COUNT_MASK: u64 = 0x3ff;
-
-impl Word {
-    const ABSENT: Self = Self(0);
-
-    const fn new(content: Content) -> Self {
-        match content {
-            Content::Absent => Self::ABSENT,
-            Content::Present(page) => Self(page.base().0 | PRESENT),
-            Content::Poisoned => Self(POISONED),
-        }
-    }
-
-    const fn split(table: TableRef, count: u64) -> Self {
-        Self(table.address().0 | (count << COUNT_SHIFT) | SPLIT)
-    }
-
-    const fn page(self) -> Pfn {
-        Pfn(self.0 >> PAGE_SHIFT)
-    }
-
-    /// The table and count of a split chunk.
-    const fn as_split(self) -> Option<(TableRef, u64)> {
-        if self.0 & STATE_MASK == SPLIT {
-            let count = (self.0 >> COUNT_SHIFT) & COUNT_MASK;
-            Some((TableRef::new(self.page()), count))
-        } else {
-            None
-        }
-    }
-
-    const fn content(self) -> Content {
-        match self.0 & STATE_MASK {
-            PRESENT => Content::Present(self.page()),
-            POISONED => Content::Poisoned,
-            _ => Content::Absent,
-        }
-    }
-
-    const fn is_present(self) -> bool {
-        self.0 & STATE_MASK == PRESENT
-    }
-
-    /// The word of the page `pages` further on in a uniform run.
-    const fn advance(self, pages: u64) -> Self {
-        match self.0 & STATE_MASK {
-            PRESENT => Self(self.0.wrapping_add(pages << PAGE_SHIFT)),
-            _ => self,
-        }
-    }
 }
 
 /// Pages of an object that follow each other in the object and, if present, in memory.

@@ -13,54 +13,15 @@
 pub(crate) mod oracle;
 #[cfg(test)]
 mod shape;
+mod word;
 
 use heapless::Vec;
 use shared_abi::addr::{PageRange, Pfn};
 
 use crate::geometry::{Geometry, Level, Piece, pieces, touched};
 use crate::hypervisor::{MAX_REGIONS, SetupError};
-use crate::record::{RECORD_BITS, Record};
-
-/// A block's word: a record, or of a split block a base and a count.
-///
-/// | bits | meaning |
-/// | --- | --- |
-/// | 39:0 | the record, or the base |
-/// | 62:52 | split blocks only: pages that deviate from the base |
-/// | 63 | split |
-#[derive(Clone, Copy)]
-struct BlockWord(u64);
-
-const SPLIT: u64 = 1 << 63;
-const DEVIATING_SHIFT: u32 = 52;
-const DEVIATING_MASK: u64 = 0x7ff;
-
-impl BlockWord {
-    const fn is_split(self) -> bool {
-        self.0 & SPLIT != 0
-    }
-
-    const fn base(self) -> Record {
-        Record(self.0 & RECORD_BITS)
-    }
-
-    const fn deviating(self) -> u64 {
-        (self.0 >> DEVIATING_SHIFT) & DEVIATING_MASK
-    }
-
-    const fn split(base: Record, deviating: u64) -> Self {
-        Self(SPLIT | (deviating << DEVIATING_SHIFT) | base.0)
-    }
-
-    /// The record of the block's first page, if all its pages follow from that.
-    const fn uniform(self) -> Option<Record> {
-        if self.deviating() == 0 {
-            Some(self.base())
-        } else {
-            None
-        }
-    }
-}
+use crate::record::Record;
+use word::BlockWord;
 
 /// A range of RAM and where its records are.
 #[derive(Clone, Copy, Debug)]
@@ -378,13 +339,13 @@ impl<'m, G: Geometry> Records<'m, G> {
 
     #[inline]
     fn page_words(&self, region: &Region, piece: Piece) -> Option<&[u64]> {
-        let (start, end) = page_word_range::<G>(region, piece)?;
+        let (start, end) = page_word_range(region, piece)?;
         self.words.get(start..end)
     }
 
     #[inline]
     fn page_words_mut(&mut self, region: &Region, piece: Piece) -> Option<&mut [u64]> {
-        let (start, end) = page_word_range::<G>(region, piece)?;
+        let (start, end) = page_word_range(region, piece)?;
         self.words.get_mut(start..end)
     }
 }
@@ -419,7 +380,7 @@ const fn page_word(region: &Region, page: u64) -> usize {
 }
 
 #[inline]
-fn page_word_range<G: Geometry>(region: &Region, piece: Piece) -> Option<(usize, usize)> {
+fn page_word_range(region: &Region, piece: Piece) -> Option<(usize, usize)> {
     let start = page_word(region, piece.first);
     let pages = usize::try_from(piece.pages).ok()?;
     Some((start, start.checked_add(pages)?))

@@ -167,7 +167,7 @@ impl<G: Geometry> Records<'_, G> {
             return Ok(());
         };
         let (old, new) = (BlockWord(old), BlockWord(new));
-        let Some((start, end)) = page_word_range::<G>(region, piece) else {
+        let Some((start, end)) = page_word_range(region, piece) else {
             return Ok(());
         };
         let (Some(old_pages), Some(new_pages)) =

@@ -1,0 +1,73 @@
+//! What a word of an object's tables says.
+
+use shared_abi::addr::{PAGE_SHIFT, Pfn};
+
+use super::Content;
+use crate::machine::TableRef;
+
+/// A word of an object's tables.
+///
+/// | bits | meaning |
+/// | --- | --- |
+/// | 1:0 | 0 absent, 1 present, 2 poisoned, 3 split (of a chunk) |
+/// | 11:2 | split chunks: pages that are not absent |
+/// | 63:12 | the page, or the table of a split chunk |
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Word(pub(super) u64);
+
+const STATE_MASK: u64 = 0b11;
+const PRESENT: u64 = 1;
+const POISONED: u64 = 2;
+const SPLIT: u64 = 3;
+const COUNT_SHIFT: u32 = 2;
+const COUNT_MASK: u64 = 0x3ff;
+
+impl Word {
+    pub(super) const ABSENT: Self = Self(0);
+
+    pub(super) const fn new(content: Content) -> Self {
+        match content {
+            Content::Absent => Self::ABSENT,
+            Content::Present(page) => Self(page.base().0 | PRESENT),
+            Content::Poisoned => Self(POISONED),
+        }
+    }
+
+    pub(super) const fn split(table: TableRef, count: u64) -> Self {
+        Self(table.address().0 | (count << COUNT_SHIFT) | SPLIT)
+    }
+
+    pub(super) const fn page(self) -> Pfn {
+        Pfn(self.0 >> PAGE_SHIFT)
+    }
+
+    /// The table and count of a split chunk.
+    pub(super) const fn as_split(self) -> Option<(TableRef, u64)> {
+        if self.0 & STATE_MASK == SPLIT {
+            let count = (self.0 >> COUNT_SHIFT) & COUNT_MASK;
+            Some((TableRef::new(self.page()), count))
+        } else {
+            None
+        }
+    }
+
+    pub(super) const fn content(self) -> Content {
+        match self.0 & STATE_MASK {
+            PRESENT => Content::Present(self.page()),
+            POISONED => Content::Poisoned,
+            _ => Content::Absent,
+        }
+    }
+
+    pub(super) const fn is_present(self) -> bool {
+        self.0 & STATE_MASK == PRESENT
+    }
+
+    /// The word of the page `pages` further on in a uniform run.
+    pub(super) const fn advance(self, pages: u64) -> Self {
+        match self.0 & STATE_MASK {
+            PRESENT => Self(self.0.wrapping_add(pages << PAGE_SHIFT)),
+            _ => self,
+        }
+    }
+}
