@@ -52,6 +52,13 @@ pub fn filter(blob: &[u8], edits: &Edits<'_>, out: &mut [u8]) -> Result<usize, D
     let console = hypervisor_console(original).map(|node| node.name());
     let gone = |node: FdtNode<'_>| withheld(node, console);
 
+    // Siblings of one name are no tree, and only the first would be edited.
+    for name in ["chosen", "aliases"] {
+        let found = original.root().children();
+        if found.filter(|node| node.name() == name).count() > 1 {
+            return Err(DeviceTreeError::Malformed);
+        }
+    }
     copy(blob, edits.reserved, out)?;
     let mut tree = FdtMut::from_slice(out).map_err(|_| DeviceTreeError::Malformed)?;
     let mut root = tree.root_mut();
@@ -92,6 +99,7 @@ fn copy(blob: &[u8], reserved: &[PageRange<Pfn>], out: &mut [u8]) -> Result<(), 
     const STRINGS: usize = 12;
     const END: usize = 4;
     const STRUCTURE_BYTES: usize = 36;
+    const STRINGS_BYTES: usize = 32;
     /// The structure's last word.
     const FDT_END: usize = 9;
     /// Address and size.
@@ -99,6 +107,14 @@ fn copy(blob: &[u8], reserved: &[PageRange<Pfn>], out: &mut [u8]) -> Result<(), 
 
     let structure_end = word(blob, STRUCTURE)?.saturating_add(word(blob, STRUCTURE_BYTES)?);
     if word(blob, structure_end.saturating_sub(4))? != FDT_END {
+        return Err(DeviceTreeError::Malformed);
+    }
+    let strings = blob
+        .get(word(blob, STRINGS)?..)
+        .and_then(|rest| rest.get(..word(blob, STRINGS_BYTES).ok()?))
+        .ok_or(DeviceTreeError::Malformed)?;
+    // The editor looks at all strings, also at those that nothing refers to.
+    if core::str::from_utf8(strings).is_err() || strings.last().is_some_and(|last| *last != 0) {
         return Err(DeviceTreeError::Malformed);
     }
     let place = word(blob, RESERVATIONS)?;
