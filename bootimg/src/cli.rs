@@ -20,6 +20,10 @@ pub const BAD_INPUT: u8 = 2;
 
 /// What to do with an image.
 #[derive(Clone, Debug, Subcommand)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one command in a process"
+)]
 pub enum Command {
     /// Pack hypervisor, host and what the guest needs into one image
     Pack(PackArgs),

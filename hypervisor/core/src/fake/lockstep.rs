@@ -157,7 +157,7 @@ pub fn with_pair<G: Geometry, R>(bench: &Bench, f: impl FnOnce(&mut Pair<'_, '_,
         cpus: CPUS,
         expected: None,
     };
-    let real = Hypervisor::new(Fake::<G>::default(), setup).expect("a machine");
+    let real = Hypervisor::new(Fake::<G>::checked(), setup).expect("a machine");
     f(&mut Pair::new(&real, bench))
 }
 

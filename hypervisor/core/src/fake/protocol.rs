@@ -75,6 +75,9 @@ impl fmt::Display for Violation {
     }
 }
 
+/// The host's VMID.
+const HOST: u8 = 0;
+
 /// Events that a violation shows.
 const SHOWN: usize = 12;
 
@@ -331,13 +334,14 @@ impl Checker {
         let pages = walker::pages_covered(self.bits, at.level);
         let mut removal = Removal::new(cpu, ipa, pages);
         self.detach(at, ipa, meaning, &mut removal);
+        let over = self.spaces.get(&at.vmid).is_some_and(|space| space.over);
+        for run in removal.runs.iter().filter(|_| !over) {
+            let left = Some(Past::LeftBy(at.vmid));
+            self.memory.past.set(run.to, run.to + run.pages, left);
+        }
         let space = self.spaces.get_mut(&at.vmid).ok_or(Rule::Stream)?;
         for run in &removal.runs {
             space.leaves.remove(&run.to);
-            if !space.over {
-                let left = Some(Past::LeftBy(at.vmid));
-                self.memory.past.set(run.to, run.to + run.pages, left);
-            }
         }
         space.tables -= removal.tables.len() as u64;
         if !space.quiet {
@@ -429,10 +433,14 @@ impl Checker {
         if self.remembered(first, end, None) {
             return Err(Rule::GoneBeforeReuse);
         }
-        // Cleaning makes what the host wrote visible. What a guest left is not gone by it.
+        // Cleaning makes what the host wrote visible. What a guest left is not gone by it, unless the
+        // page was the host's all the time.
         for (first, end, past) in self.memory.past.values(first, end) {
-            if past == Past::LeftBy(0) {
-                self.memory.past.set(first, end, Some(Past::Cleaned));
+            let Past::LeftBy(by) = past else { continue };
+            let host = self.spaces.get(&HOST);
+            let lent = |page: &u64| host.is_some_and(|host| host.maps(*page, page + 1));
+            for page in (first..end).filter(|page| by == HOST || lent(page)) {
+                self.memory.past.set(page, page + 1, Some(Past::Cleaned));
             }
         }
         Ok(())
@@ -490,7 +498,7 @@ impl Checker {
         let vmid = u8::try_from(vttbr >> VMID_SHIFT).map_err(|_| Rule::Vttbr)?;
         let space = self.spaces.get(&vmid).ok_or(Rule::Vttbr)?;
         let root = Pfn(space.root).base().0;
-        let here = vmid == 0 || space.loaded.values().any(|on| *on == cpu);
+        let here = vmid == HOST || space.loaded.values().any(|on| *on == cpu);
         if vttbr & 1 != 0 || vttbr & ADDRESS != root || !here {
             return Err(Rule::Vttbr);
         }

@@ -45,8 +45,8 @@ pub fn decode(words: [u64; 2]) -> Option<Event> {
 }
 
 fn event_of([first, second]: [u64; 2]) -> Option<Event> {
-    let field = |low: u32, width: u32| (first >> low) & ((1 << width) - 1);
-    let vmid = Vmid(u8::try_from(field(8, 8)).ok()?);
+    let byte = |at: usize| first.to_le_bytes().get(at).copied().unwrap_or(0);
+    let vmid = Vmid(byte(1));
     let range = || PageRange::<Pfn>::new(Pfn(second), first >> 8);
     let lock = || match usize::try_from(second).ok()? {
         index if index < MAX_VMS => Some(LockId::Place(index)),
@@ -61,10 +61,10 @@ fn event_of([first, second]: [u64; 2]) -> Option<Event> {
         }),
         kind::WRITE => Event::Write {
             table: Pfn(first >> 24),
-            index: usize::try_from(field(8, 16)).ok()?,
+            index: usize::from(u16::from_le_bytes([byte(1), byte(2)])),
             value: second,
         },
-        kind::BARRIER => Event::Barrier(match field(8, 8) {
+        kind::BARRIER => Event::Barrier(match byte(1) {
             0 => Barrier::DsbIshst,
             1 => Barrier::DsbIsh,
             2 => Barrier::DsbNsh,
@@ -73,7 +73,7 @@ fn event_of([first, second]: [u64; 2]) -> Option<Event> {
         }),
         kind::TLBI => Event::Tlbi {
             vmid,
-            scope: match field(16, 8) {
+            scope: match byte(2) {
                 0 => Scope::Ipa(second),
                 1 => Scope::Combined,
                 2 => Scope::All,
