@@ -19,6 +19,8 @@ mod search;
 mod secrecy;
 #[cfg(feature = "seeded-bugs")]
 mod seeded;
+mod setup;
+mod tables;
 mod transitions;
 
 /// How much to do: `CLOISTER_CASES`, or a number that keeps `cargo test` quick.

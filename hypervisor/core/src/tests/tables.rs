@@ -1,0 +1,157 @@
+//! Tables of objects and of address spaces: taken from their pool, and given back to it, each once and no
+//! more at a time than was asked for.
+
+use std::vec::Vec;
+
+use shared_abi::addr::Pfn;
+use shared_abi::error::CallError;
+use shared_abi::host_call::{HostCall, ObjectHandle};
+
+use super::bench_machine::*;
+use crate::fake::Fake;
+use crate::geometry::Geometry;
+use crate::machine::{Frames, TableRef, Vmid};
+use crate::object::{Content, Object};
+use crate::pool::Pool;
+use crate::stage2::batch::Batch;
+use crate::stage2::descriptor::Access;
+use crate::stage2::table::{Mapping, Stage2};
+
+fn pool(machine: &Fake<Tiny>, first: u64, pages: u64) -> Pool {
+    let mut pool = Pool::default();
+    pool.add(machine, Frames::new(range(first, pages)));
+    pool
+}
+
+fn free(pool: &Pool) -> u64 {
+    u64::MAX - pool.short_of(u64::MAX).unwrap()
+}
+
+/// Takes apart with this, one table at a time and then two; answers how many steps that took.
+fn in_parts(pool: &mut Pool, most: u64, mut dismantle: impl FnMut(&mut Pool, u64) -> u64) -> u64 {
+    let mut steps = 0;
+    loop {
+        let before = free(pool);
+        let gone = dismantle(pool, most);
+        assert_eq!(free(pool) - before, gone);
+        assert!(gone <= most);
+        steps += 1;
+        if gone < most {
+            return steps;
+        }
+    }
+}
+
+#[test]
+fn an_objects_tables_go_back_one_by_one() {
+    for (most, steps) in [(1, 8), (2, 4), (3, 3), (7, 2), (9, 1)] {
+        let machine = Fake::default();
+        let mut pool = pool(&machine, 10, 20);
+        // Two directories, and five chunks of which a page is poison.
+        let mut object = Object::new(&machine, &mut pool, 2 * Tiny::GIANT_PAGES).unwrap();
+        for offset in [1, 6, 11, 17, 30] {
+            let (absent, poison) = (Content::Absent, Content::Poisoned);
+            object.set(&machine, &mut pool, offset, 1, absent, poison);
+        }
+        assert_eq!(free(&pool), 13);
+        let took = in_parts(&mut pool, most, |pool, most| {
+            object.dismantle(&machine, pool, most)
+        });
+        assert_eq!((took, free(&pool)), (steps, 20), "{most} at a time");
+    }
+}
+
+#[test]
+fn a_spaces_tables_go_back_one_by_one() {
+    for (most, steps) in [(1, 6), (2, 3), (4, 2), (6, 1)] {
+        let machine = Fake::default();
+        let mut pool = pool(&machine, 10, 20);
+        let tables = Stage2::new(&Frames::new(range(8, 2)), Vmid(1));
+        // Single pages in three blocks of two giants, the second under the second root table.
+        for page in [1, 5, 70] {
+            let mut batch = Batch::new(tables.space());
+            let mapping = Mapping {
+                page,
+                to: Pfn(100),
+                pages: 1,
+                access: Access::Memory,
+            };
+            tables.map(&machine, &mut pool, mapping, &mut batch);
+            batch.finish(&machine);
+        }
+        assert_eq!(free(&pool), 15);
+        let took = in_parts(&mut pool, most, |pool, most| {
+            tables.dismantle(&machine, pool, most)
+        });
+        assert_eq!((took, free(&pool)), (steps, 20), "{most} at a time");
+    }
+}
+
+#[test]
+fn a_chunk_that_is_all_alike_again_needs_no_table() {
+    let machine = Fake::default();
+    let mut pool = pool(&machine, 10, 8);
+    let mut object = Object::new(&machine, &mut pool, 16).unwrap();
+    let present = |page| Content::Present(Pfn(page));
+    let mut set = |pool: &mut Pool, offset, from, to| {
+        object.set(&machine, pool, offset, 1, from, to);
+        free(pool)
+    };
+    assert_eq!(set(&mut pool, 1, Content::Absent, present(81)), 6);
+    assert_eq!(set(&mut pool, 1, present(81), Content::Absent), 7, "absent");
+    for offset in 0..3 {
+        assert_eq!(
+            set(&mut pool, offset, Content::Absent, present(80 + offset)),
+            6
+        );
+    }
+    assert_eq!(set(&mut pool, 3, Content::Absent, present(83)), 7, "a run");
+    for offset in 0..3 {
+        assert_eq!(
+            set(&mut pool, offset, present(80 + offset), Content::Poisoned),
+            6
+        );
+    }
+    assert_eq!(
+        set(&mut pool, 3, present(83), Content::Poisoned),
+        7,
+        "poison"
+    );
+}
+
+#[test]
+fn pages_in_a_row_leave_a_pool_together() {
+    let machine = Fake::<Tiny>::default();
+    let run = |pool: &mut Pool, most| {
+        let run = pool.take_run(&machine, most)?;
+        Some((run.first().0, run.len()))
+    };
+    let mut pool = pool(&machine, 10, 5);
+    assert_eq!(run(&mut pool, 3), Some((12, 3)));
+    assert_eq!(run(&mut pool, 1), Some((11, 1)));
+    for page in [30, 31, 20] {
+        pool.put(&machine, TableRef::new(Pfn(page)));
+    }
+    assert_eq!(run(&mut pool, 9), Some((20, 1)));
+    assert_eq!(run(&mut pool, 9), Some((30, 2)));
+    assert_eq!((run(&mut pool, 9), free(&pool)), (Some((10, 1)), 0));
+    assert_eq!(run(&mut pool, 9), None);
+}
+
+#[test]
+fn an_object_has_a_directory_for_each_giant_up_to_sixteen() {
+    let hypervisor = tiny();
+    let create = |vm, pages| hypervisor.host_call(&HostCall::ObjectCreate { vm, pages });
+    let largest = 16 * Tiny::GIANT_PAGES;
+    let vm = TestVm::new(&hypervisor, true, 54, 40);
+    for pages in [0, largest + 1, u64::MAX] {
+        let failure = create(vm.vm, pages).unwrap_err();
+        assert_eq!(failure.error, CallError::InvalidParameter, "{pages}");
+    }
+    let object = ObjectHandle(create(vm.vm, largest).unwrap()[0].try_into().unwrap());
+    let query = |offset| hypervisor.host_call(&HostCall::ObjectQuery { object, offset });
+    let known: Vec<bool> = [0, largest - 1, largest]
+        .map(|offset| query(offset).is_ok())
+        .into();
+    assert_eq!(known, [true, true, false]);
+}
