@@ -3,6 +3,9 @@
 //! Everything here has its effect and no other; what order they must come in is the callers' to say.
 
 use core::arch::asm;
+use core::ops::Range;
+
+use shared_abi::addr::PAGE_SIZE;
 
 /// Reads a system register by its name in the Arm ARM.
 macro_rules! read {
@@ -28,44 +31,44 @@ macro_rules! write {
 
 pub(crate) use {read, write};
 
-/// DSB ISHST: earlier stores are visible to all CPUs' table walkers.
-#[inline]
-pub(crate) fn dsb_ishst() {
-    // SAFETY: a barrier.
-    unsafe { asm!("dsb ishst", options(nostack, preserves_flags)) }
+macro_rules! instructions {
+    ($($(#[$doc:meta])* $name:ident: $instruction:literal,)*) => {
+        $(
+            $(#[$doc])*
+            #[inline]
+            pub(crate) fn $name() {
+                // SAFETY: a barrier, a hint, or maintenance that makes a CPU look again.
+                unsafe { asm!($instruction, options(nostack, preserves_flags)) }
+            }
+        )*
+    };
 }
 
-/// DSB ISH: earlier accesses and TLB maintenance are complete on all CPUs.
-#[inline]
-pub(crate) fn dsb_ish() {
-    // SAFETY: a barrier.
-    unsafe { asm!("dsb ish", options(nostack, preserves_flags)) }
-}
-
-/// DSB NSH: earlier accesses and TLB maintenance are complete on this CPU.
-#[inline]
-pub(crate) fn dsb_nsh() {
-    // SAFETY: a barrier.
-    unsafe { asm!("dsb nsh", options(nostack, preserves_flags)) }
-}
-
-/// ISB: what follows is fetched anew, under the system registers as they are now.
-#[inline]
-pub(crate) fn isb() {
-    // SAFETY: a barrier.
-    unsafe { asm!("isb", options(nostack, preserves_flags)) }
-}
-
-/// WFE: waits for an event; there may be none.
-pub(crate) fn wfe() {
-    // SAFETY: a hint.
-    unsafe { asm!("wfe", options(nomem, nostack, preserves_flags)) }
-}
-
-/// WFI: waits for an interrupt, masked or not.
-pub(crate) fn wfi() {
-    // SAFETY: a hint.
-    unsafe { asm!("wfi", options(nomem, nostack, preserves_flags)) }
+instructions! {
+    /// DSB ISHST: earlier stores are visible to all CPUs' table walkers.
+    dsb_ishst: "dsb ishst",
+    /// DSB ISH: earlier accesses and TLB maintenance are complete on all CPUs.
+    dsb_ish: "dsb ish",
+    /// DSB NSH: earlier accesses and TLB maintenance are complete on this CPU.
+    dsb_nsh: "dsb nsh",
+    /// ISB: what follows is fetched anew, under the system registers as they are now.
+    isb: "isb",
+    /// WFE: waits for an event; there may be none.
+    wfe: "wfe",
+    /// WFI: waits for an interrupt, masked or not.
+    wfi: "wfi",
+    /// TLBI VMALLE1IS: all stage-1 (and combined) translations for the VMID in VTTBR_EL2, on all CPUs.
+    tlbi_vmalle1is: "tlbi vmalle1is",
+    /// TLBI VMALLS12E1IS: all translations of both stages for the VMID in VTTBR_EL2, on all CPUs.
+    tlbi_vmalls12e1is: "tlbi vmalls12e1is",
+    /// TLBI VMALLE1: as [`tlbi_vmalle1is`], on this CPU alone.
+    tlbi_vmalle1: "tlbi vmalle1",
+    /// TLBI ALLE1: all EL1 and EL0 translations of every VMID, on this CPU.
+    tlbi_alle1: "tlbi alle1",
+    /// TLBI ALLE2: all EL2 translations, on this CPU.
+    tlbi_alle2: "tlbi alle2",
+    /// IC IALLU: this CPU's instruction cache.
+    ic_iallu: "ic iallu",
 }
 
 /// TLBI IPAS2E1IS: the stage-2 translations of one IPA page, for the VMID in VTTBR_EL2, on all CPUs.
@@ -75,72 +78,91 @@ pub(crate) fn tlbi_ipas2e1is(page: u64) {
     unsafe { asm!("tlbi ipas2e1is, {}", in(reg) page, options(nostack, preserves_flags)) }
 }
 
-/// TLBI VMALLE1IS: all stage-1 (and combined) translations for the VMID in VTTBR_EL2, on all CPUs.
-#[inline]
-pub(crate) fn tlbi_vmalle1is() {
-    // SAFETY: as above.
-    unsafe { asm!("tlbi vmalle1is", options(nostack, preserves_flags)) }
+/// Bits of CTR_EL0 (Arm ARM DDI0487, D24.2.36).
+mod ctr {
+    /// DminLine: the smallest data cache line, as the logarithm of its words.
+    pub(super) const DMIN_LINE_SHIFT: u32 = 16;
+    /// DIC: instruction caches need no maintenance to see what was written.
+    pub(super) const DIC: u64 = 1 << 29;
 }
 
-/// TLBI VMALLS12E1IS: all translations of both stages for the VMID in VTTBR_EL2, on all CPUs.
-#[inline]
-pub(crate) fn tlbi_vmalls12e1is() {
-    // SAFETY: as above.
-    unsafe { asm!("tlbi vmalls12e1is", options(nostack, preserves_flags)) }
-}
-
-/// TLBI VMALLE1: as [`tlbi_vmalle1is`], on this CPU alone.
-#[inline]
-pub(crate) fn tlbi_vmalle1() {
-    // SAFETY: as above.
-    unsafe { asm!("tlbi vmalle1", options(nostack, preserves_flags)) }
-}
-
-/// TLBI ALLE1: all EL1 and EL0 translations of every VMID, on this CPU.
-#[inline]
-pub(crate) fn tlbi_alle1() {
-    // SAFETY: as above.
-    unsafe { asm!("tlbi alle1", options(nostack, preserves_flags)) }
-}
-
-/// TLBI ALLE2: all EL2 translations, on this CPU.
-#[inline]
-pub(crate) fn tlbi_alle2() {
-    // SAFETY: as above.
-    unsafe { asm!("tlbi alle2", options(nostack, preserves_flags)) }
-}
-
-/// IC IALLU: this CPU's instruction cache.
-#[inline]
-pub(crate) fn ic_iallu() {
-    // SAFETY: forgetting cached instructions makes the CPU fetch them again.
-    unsafe { asm!("ic iallu", options(nostack, preserves_flags)) }
-}
-
-/// IC IALLUIS: the instruction caches of all CPUs.
-#[inline]
-pub(crate) fn ic_ialluis() {
-    // SAFETY: as above.
-    unsafe { asm!("ic ialluis", options(nostack, preserves_flags)) }
-}
-
-/// The smallest data cache line of any level, in bytes: CTR_EL0.DminLine (Arm ARM DDI0487, D24.2.36).
-#[inline]
-fn cache_line() -> u64 {
-    4 << ((read!("ctr_el0") >> 16) & 0xf)
-}
-
-/// DC CIVAC for each line of `bytes` from `start` on, which EL2 has mapped: clean and invalidate to
-/// the point of coherency, then DSB ISH.
-pub(crate) fn clean_and_invalidate(start: u64, bytes: u64) {
-    let line = cache_line();
-    let mut address = start & !(line - 1);
-    while address < start + bytes {
-        // SAFETY: cache maintenance by address changes no content; the caller names mapped memory.
-        unsafe { asm!("dc civac, {}", in(reg) address, options(nostack, preserves_flags)) }
-        address += line;
+/// Makes all CPUs fetch instructions anew: IC IALLUIS, unless the CPU has no need of it, and DSB ISH.
+pub(crate) fn forget_instructions() {
+    if read!("ctr_el0") & ctr::DIC == 0 {
+        // SAFETY: forgetting instructions makes a CPU fetch them again.
+        unsafe { asm!("ic ialluis", options(nostack, preserves_flags)) }
     }
     dsb_ish();
+}
+
+/// The smallest data cache line of any level, in bytes.
+#[inline]
+fn cache_line() -> u64 {
+    4 << ((read!("ctr_el0") >> ctr::DMIN_LINE_SHIFT) & 0xf)
+}
+
+/// What DC ZVA zeroes at a time, in bytes, unless it is not to be used: DCZID_EL0 (Arm ARM DDI0487,
+/// D24.2.39).
+#[inline]
+fn zero_block() -> Option<u64> {
+    const DZP_PROHIBITED: u64 = 1 << 4;
+    let dczid = read!("dczid_el0");
+    (dczid & DZP_PROHIBITED == 0).then_some(4 << (dczid & 0xf))
+}
+
+/// How many cache lines a turn of the loops below takes.
+const UNROLLED: u64 = 16;
+
+/// Does something (`$each`, on register `{line}`) for every cache line from the start of a page up to the
+/// end of the last turn that begins before an end: [`UNROLLED`] lines a turn, which is no more than a
+/// page, since what counts is the number of instructions.
+macro_rules! for_each_line {
+    ($range:expr, $each:literal) => {{
+        let (range, step): (Range<u64>, u64) = ($range, cache_line());
+        asm!(
+            "2:",
+            ".rept {unrolled}",
+            $each,
+            "add {line}, {line}, {step}",
+            ".endr",
+            "cmp {line}, {end}",
+            "b.lo 2b",
+            line = inout(reg) range.start => _,
+            end = in(reg) range.end,
+            step = in(reg) step,
+            unrolled = const UNROLLED,
+            options(nostack),
+        );
+    }};
+}
+
+/// DC CIVAC for the pages that `bytes` from `start` on are in, which EL2 has mapped: clean and invalidate
+/// to the point of coherency, then DSB ISH.
+pub(crate) fn clean_and_invalidate(start: u64, bytes: u64) {
+    let (first, end) = (start & !(PAGE_SIZE - 1), start + bytes);
+    // SAFETY: cache maintenance by address changes no content; the caller names mapped memory.
+    unsafe { for_each_line!(first..end, "dc civac, {line}") };
+    dsb_ish();
+}
+
+/// Zeroes pages and cleans them as [`clean_and_invalidate`] does.
+///
+/// # Safety
+///
+/// They are whole pages of mapped RAM that nobody else uses.
+pub(crate) unsafe fn wipe(start: u64, bytes: u64) {
+    if zero_block() == Some(cache_line()) {
+        // SAFETY: the caller's promise. Each DC ZVA zeroes what the DC CIVAC after it cleans.
+        unsafe { for_each_line!(start..start + bytes, "dc zva, {line}\ndc civac, {line}") };
+        dsb_ish();
+    } else {
+        // SAFETY: the caller's promise.
+        unsafe {
+            core::ptr::with_exposed_provenance_mut::<u8>(start as usize)
+                .write_bytes(0, bytes as usize);
+        }
+        clean_and_invalidate(start, bytes);
+    }
 }
 
 /// The PA bits that stage 1 and stage 2 may put out: ID_AA64MMFR0_EL1.PARange, at most 48 bits.

@@ -91,6 +91,8 @@ unsafe fn blob(address: u64) -> Option<&'static [u8]> {
 /// Why this machine or image is not acceptable.
 #[derive(Debug, thiserror::Error)]
 enum BootError {
+    #[error("{0}")]
+    El2(&'static str),
     #[error("PSCI is not called by SMC: this is no EL2 to own")]
     Conduit,
     #[error("the image is not in RAM")]
@@ -99,12 +101,12 @@ enum BootError {
     NoManifest,
     #[error("the image is larger than RAM")]
     ImageSize,
-    #[error("the device tree lies in the image")]
-    TreeInImage,
+    #[error("the device tree is not in RAM, or in the image")]
+    TreePlace,
     #[error("RAM is too small")]
     Memory,
-    #[error("EL2's stage 1: {0}")]
-    Stage1(aarch64_paging::MapError),
+    #[error("EL2's stage 1 can't be made")]
+    Stage1,
     #[error("{0}")]
     Image(#[from] bootimg::Error),
     #[error("{0}")]
@@ -119,6 +121,7 @@ enum BootError {
 
 /// Everything up to the host's first instruction.
 fn prepare(tree: &'static [u8], platform: &'static Platform) -> Result<Cpu, BootError> {
+    cpu::take_el2().map_err(BootError::El2)?;
     if platform.psci != Conduit::Smc {
         return Err(BootError::Conduit);
     }
@@ -128,7 +131,7 @@ fn prepare(tree: &'static [u8], platform: &'static Platform) -> Result<Cpu, Boot
         .iter()
         .find(|region| region.contains(&layout.image().start))
         .ok_or(BootError::Place)?;
-    let loaded = loaded(layout, tree, home)?;
+    let loaded = loaded(layout, tree, &ram, home)?;
     let used = [loaded.image.clone(), loaded.tree.clone()];
     let cpus = platform.cpus.len();
 
@@ -144,7 +147,7 @@ fn prepare(tree: &'static [u8], platform: &'static Platform) -> Result<Cpu, Boot
         .collect();
     // SAFETY: the block was just set aside and the MMU is off.
     let stage1 = unsafe { Stage1::new(block.stage1.clone(), &loaded.layout, &ram, &devices) }
-        .map_err(BootError::Stage1)?;
+        .map_err(|_| BootError::Stage1)?;
     // SAFETY: the map has all RAM and the console.
     unsafe { stage1.enable() };
 
@@ -180,7 +183,12 @@ fn prepare(tree: &'static [u8], platform: &'static Platform) -> Result<Cpu, Boot
 }
 
 /// Finds out how much memory the image takes.
-fn loaded(layout: Layout, tree: &'static [u8], home: &Range<u64>) -> Result<Loaded, BootError> {
+fn loaded(
+    layout: Layout,
+    tree: &'static [u8],
+    ram: &[Range<u64>],
+    home: &Range<u64>,
+) -> Result<Loaded, BootError> {
     let start = layout.image().start;
     let manifest = layout.image().end;
     if manifest + MANIFEST_BYTES as u64 > home.end {
@@ -192,8 +200,11 @@ fn loaded(layout: Layout, tree: &'static [u8], home: &Range<u64>) -> Result<Load
         .filter(|end| *end <= home.end && *end >= manifest + MANIFEST_BYTES as u64)
         .ok_or(BootError::ImageSize)?;
     let tree = tree.as_ptr().addr() as u64..tree.as_ptr_range().end.addr() as u64;
-    if tree.start < end && start < tree.end {
-        return Err(BootError::TreeInImage);
+    let in_ram = ram
+        .iter()
+        .any(|range| range.start <= tree.start && tree.end <= range.end);
+    if !in_ram || tree.start < end && start < tree.end {
+        return Err(BootError::TreePlace);
     }
     Ok(Loaded {
         layout,

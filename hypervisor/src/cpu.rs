@@ -6,7 +6,7 @@ use shared_abi::addr::Pa;
 
 use crate::el2::El2;
 use crate::switch::Registers;
-use crate::{arch, fp, state};
+use crate::{arch, fp, gic, state};
 
 /// One physical CPU and the host that runs on it.
 #[derive(Debug)]
@@ -93,4 +93,20 @@ pub(crate) fn affinity() -> u64 {
     /// Aff3, Aff2, Aff1, Aff0 (Arm ARM DDI0487, D24.2.129).
     const AFFINITY: u64 = 0xff_00ff_ffff;
     arch::read!("mpidr_el1") & AFFINITY
+}
+
+/// Takes EL2 of this CPU as the firmware left it, or says why it can't be had: first of all, on each CPU.
+pub(crate) fn take_el2() -> Result<(), &'static str> {
+    const RW: u64 = 1 << 31;
+    const E2H: u64 = 1 << 34;
+    // SAFETY: nothing runs at EL1 yet, and no register whose layout depends on E2H has been written.
+    unsafe { arch::write!("hcr_el2", RW) };
+    arch::isb();
+    if arch::read!("hcr_el2") & E2H != 0 {
+        return Err("this CPU has EL2 with VHE alone");
+    }
+    if !gic::priorities_fit() {
+        return Err("this CPU has more interrupt priorities than are switched");
+    }
+    Ok(())
 }

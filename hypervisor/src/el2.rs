@@ -111,21 +111,17 @@ impl Machine for El2 {
 
     fn wipe(&self, pages: &Frames) {
         let range = pages.range();
-        let bytes = range.len() * PAGE_SIZE;
         // SAFETY: `Frames` proves that the pages are in the core's custody; they are RAM and mapped.
-        unsafe { page_pointer::<u8>(range.first()).write_bytes(0, bytes as usize) };
-        arch::clean_and_invalidate(range.first().base().0, bytes);
+        unsafe { arch::wipe(range.first().base().0, range.len() * PAGE_SIZE) };
         // Nobody goes on executing what was there.
-        arch::ic_ialluis();
-        arch::dsb_ish();
+        arch::forget_instructions();
         trace::event(Event::Wipe(range));
     }
 
     fn clean(&self, pages: &Frames) {
         let range = pages.range();
         arch::clean_and_invalidate(range.first().base().0, range.len() * PAGE_SIZE);
-        arch::ic_ialluis();
-        arch::dsb_ish();
+        arch::forget_instructions();
         trace::event(Event::Clean(range));
     }
 
@@ -166,7 +162,7 @@ impl Machine for El2 {
         maintain!(forget_previous_vcpu(space));
     }
 
-    #[inline]
+    #[inline(always)]
     fn event(&self, event: Event) {
         trace::event(event);
     }

@@ -143,25 +143,19 @@ unsafe extern "C" fn hypercall(running: *mut ()) -> Then {
     }
 }
 
-/// Reads an ID register of this CPU: op0 = 3, op1 = 0, CRn = 0, CRm = 1 to 7.
+/// Reads an ID register of this CPU, of those of which EL1 is to see anything.
 pub(crate) fn id_register(register: SysRegId) -> u64 {
-    macro_rules! by_encoding {
-        ($crm:expr, $op2:expr; $($m:literal)*) => {
-            match ($crm, $op2) {
-                $(
-                    ($m, 0) => arch::read!(concat!("s3_0_c0_c", $m, "_0")),
-                    ($m, 1) => arch::read!(concat!("s3_0_c0_c", $m, "_1")),
-                    ($m, 2) => arch::read!(concat!("s3_0_c0_c", $m, "_2")),
-                    ($m, 3) => arch::read!(concat!("s3_0_c0_c", $m, "_3")),
-                    ($m, 4) => arch::read!(concat!("s3_0_c0_c", $m, "_4")),
-                    ($m, 5) => arch::read!(concat!("s3_0_c0_c", $m, "_5")),
-                    ($m, 6) => arch::read!(concat!("s3_0_c0_c", $m, "_6")),
-                    ($m, 7) => arch::read!(concat!("s3_0_c0_c", $m, "_7")),
-                )*
-                _ => 0,
-            }
-        };
+    let (.., crm, op2) = register.fields();
+    match (crm, op2) {
+        (4, 0) => arch::read!("id_aa64pfr0_el1"),
+        (4, 1) => arch::read!("id_aa64pfr1_el1"),
+        (5, 0) => arch::read!("id_aa64dfr0_el1"),
+        (6, 0) => arch::read!("id_aa64isar0_el1"),
+        (6, 1) => arch::read!("id_aa64isar1_el1"),
+        (6, 2) => arch::read!("s3_0_c0_c6_2"), // ID_AA64ISAR2_EL1
+        (7, 0) => arch::read!("id_aa64mmfr0_el1"),
+        (7, 1) => arch::read!("id_aa64mmfr1_el1"),
+        (7, 2) => arch::read!("id_aa64mmfr2_el1"),
+        _ => 0,
     }
-    let (_, _, _, crm, op2) = register.fields();
-    by_encoding!(crm, op2; 1 2 3 4 5 6 7)
 }

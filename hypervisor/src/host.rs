@@ -3,8 +3,8 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use hyp_core::event::Event;
-use hyp_core::hypervisor::{CallFailure, HostAbort, HostAccess, Hypervisor};
-use hyp_core::inject::{Abort, El1Context, Exception};
+use hyp_core::hypervisor::{CallFailure, HostAbort, HostAccess};
+use hyp_core::inject::{Abort, Exception};
 use hyp_core::syndrome::{self, Fault, Syndrome, SysRegAccess};
 use hyp_core::sysreg::{self, Outcome};
 use hyp_core::vcpu::pstate;
@@ -13,8 +13,7 @@ use shared_abi::host_call::{Arguments, HostCall};
 use shared_abi::record::Record;
 
 use crate::cpu::Cpu;
-use crate::el2::El2;
-use crate::switch::{self, Then, Vector};
+use crate::switch::{self, Registers, Then, Vector};
 use crate::{arch, console, guest, relay, state, trace};
 
 /// Faults injected into the host since it started.
@@ -120,17 +119,22 @@ fn call(cpu: &mut Cpu, imm: u16) {
     }
     trace::event(Event::CallBegin(function));
     let [_, arguments @ .., _, _, _, _, _, _, _, _, _, _, _, _, _] = &cpu.host.x;
-    let (status, results) = match HostCall::parse(function, arguments) {
-        Ok(HostCall::VcpuRun { vm, vcpu, entry }) => match guest::run(cpu, vm, vcpu, &entry) {
-            Ok(record) => (0, record.emit()),
-            Err(error) => (error.code(), [0; 17]),
+    match &HostCall::parse(function, arguments) {
+        Ok(HostCall::VcpuRun { vm, vcpu, entry }) => match guest::run(cpu, *vm, *vcpu, entry) {
+            Ok(record) => answer(cpu, 0, &record.emit()),
+            Err(error) => answer(cpu, error.code(), &[0; 17]),
         },
-        Ok(call) => ownership_call(cpu.hypervisor, &call),
-        Err(error) => (error.code(), [0; 17]),
-    };
+        Ok(call) => ownership_call(cpu, call),
+        Err(error) => answer(cpu, error.code(), &[0; 17]),
+    }
+}
+
+/// The end of a call: x0, and x1 to x17. It is inlined so that results go straight to their places.
+#[inline(always)]
+fn answer(cpu: &mut Cpu, status: u64, results: &Arguments) {
     trace::event(Event::CallEnd(status));
     cpu.host.x[0] = status;
-    cpu.host.x[1..18].copy_from_slice(&results);
+    cpu.host.x[1..18].copy_from_slice(results);
 }
 
 fn refuse(cpu: &mut Cpu) {
@@ -139,9 +143,11 @@ fn refuse(cpu: &mut Cpu) {
 
 /// Answers every call but `VcpuRun`, and reports what the tool wants to know from the hypervisor
 /// rather than from the host.
-fn ownership_call(hypervisor: &Hypervisor<'static, El2>, call: &HostCall) -> (u64, Arguments) {
+#[inline(never)]
+fn ownership_call(cpu: &mut Cpu, call: &HostCall) {
     #[cfg(feature = "oracle")]
     let _looks = crate::oracle::after(crate::oracle::Calls::of(call));
+    let hypervisor = cpu.hypervisor;
     let before = match call {
         HostCall::VmDestroy { vm } => hypervisor.vm_report(*vm),
         _ => None,
@@ -173,7 +179,7 @@ fn ownership_call(hypervisor: &Hypervisor<'static, El2>, call: &HostCall) -> (u6
     }
     let mut results = [0; 17];
     results[..values.len()].copy_from_slice(&values);
-    (status, results)
+    answer(cpu, status, &results);
 }
 
 /// Decides about a stage-2 fault of the host's.
@@ -201,21 +207,9 @@ fn fault(cpu: &mut Cpu, fault: &Fault, access: HostAccess) {
 
 /// Makes the host take an exception at EL1.
 fn inject(cpu: &mut Cpu, exception: Exception) {
-    let taken = exception.take(El1Context {
-        pc: cpu.host.pc,
-        pstate: cpu.host.pstate,
-        vbar_el1: arch::read!("vbar_el1"),
-        sctlr_el1: arch::read!("sctlr_el1"),
-    });
-    cpu.host.pc = taken.pc;
-    cpu.host.pstate = taken.pstate;
-    // SAFETY: the exception registers of EL1, as the exception leaves them; the host runs next.
-    unsafe {
-        arch::write!("elr_el1", taken.elr_el1);
-        arch::write!("spsr_el1", taken.spsr_el1);
-        arch::write!("esr_el1", taken.esr_el1);
-        if let Some(far) = taken.far_el1 {
-            arch::write!("far_el1", far);
-        }
-    }
+    state::save_system(&mut cpu.host_system);
+    let Registers { pc, pstate, .. } = &mut cpu.host;
+    exception.take(pc, pstate, &mut cpu.host_system);
+    // SAFETY: the host's own, as the exception leaves them, and the host runs next.
+    unsafe { state::load_system(&cpu.host_system) };
 }

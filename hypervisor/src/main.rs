@@ -68,12 +68,8 @@ bare_rt::image_main!(boot::main, stack_bytes = 128 * 1024);
 
 #[cfg(target_os = "none")]
 #[panic_handler]
-fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
-    // Where it was and no more: what could be said of values would take a tenth of the text section.
-    match info.location() {
-        Some(place) => power::panicked(format_args!("at {}:{}", place.file(), place.line())),
-        None => power::panicked(format_args!("somewhere")),
-    }
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    power::panic()
 }
 
 #[cfg(not(target_os = "none"))]

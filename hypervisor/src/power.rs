@@ -1,8 +1,11 @@
 //! The end: power off, for whatever reason.
 
-use core::fmt;
+use core::arch::asm;
+use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use bare_rt::image::Layout;
+use shared_abi::addr::PAGE_SIZE;
 use shared_abi::record::Record;
 use smccc::{Smc, psci};
 
@@ -23,6 +26,28 @@ pub(crate) fn refuse(why: impl fmt::Display) -> ! {
     off()
 }
 
+/// Reports a panic, and powers off: not what it says, since the code that says it would be a tenth of the
+/// hypervisor, but what looks like return addresses on the stack, as offsets in the ELF file. The first
+/// is that of the function that panicked.
+pub(crate) fn panic() -> ! {
+    let text = Layout::current().text;
+    let stack: *const u64;
+    // SAFETY: reads the stack pointer.
+    unsafe { asm!("mov {}, sp", out(reg) stack, options(nomem, nostack)) };
+    let words = (PAGE_SIZE - stack.addr() as u64 % PAGE_SIZE) / 8;
+    let mut calls = Message::new();
+    for index in 0..words as usize {
+        // SAFETY: up to the end of the page that the stack pointer is in; all of it is mapped RAM, of which
+        // any word can be read. Nothing is concluded from it.
+        let word = unsafe { stack.wrapping_add(index).read_volatile() };
+        if text.contains(&word) {
+            // A text that is too long is cut.
+            let _ = write!(calls, " {:#x}", word - text.start);
+        }
+    }
+    panicked(format_args!("called from{calls}"))
+}
+
 /// Reports that the hypervisor itself failed, once, and powers off. A CPU that fails while another
 /// reports, or in its report, stops.
 pub(crate) fn panicked(what: fmt::Arguments<'_>) -> ! {
@@ -36,10 +61,13 @@ pub(crate) fn panicked(what: fmt::Arguments<'_>) -> ! {
     halt()
 }
 
+/// Room for the text of a record.
+type Message = heapless::String<160>;
+
 /// A text for a record; if it is too long it is cut.
-fn message(text: fmt::Arguments<'_>) -> heapless::String<160> {
-    let mut message = heapless::String::new();
-    let _ = fmt::write(&mut message, text);
+fn message(text: fmt::Arguments<'_>) -> Message {
+    let mut message = Message::new();
+    let _ = message.write_fmt(text);
     message
 }
 

@@ -1,6 +1,7 @@
 //! PSCI for the host (DEN0022): decided in the core, passed on only in calls that EL2 makes itself.
 
-use hyp_core::psci::host::{HostPsci, PsciError, decide};
+use hyp_core::psci::code;
+use hyp_core::psci::host::{HostPsci, decide};
 use shared_abi::record::Record;
 use smccc::arch::SMCCC_VERSION;
 
@@ -31,8 +32,8 @@ pub(crate) fn call(cpu: &mut Cpu) {
             target,
             entry,
             context_id,
-        } => secondary::start(target, entry, context_id).map_or_else(PsciError::x0, |()| 0),
-        HostPsci::CpuOff => secondary::stop(cpu.index).x0(),
+        } => secondary::start(target, entry, context_id).map_or_else(code, |()| 0),
+        HostPsci::CpuOff => code(secondary::stop(cpu.index)),
         HostPsci::AffinityInfo { target, level } => secondary::affinity_info(target, level),
         HostPsci::SystemOff => {
             #[cfg(feature = "oracle")]

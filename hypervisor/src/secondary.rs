@@ -3,36 +3,37 @@
 //! The host asks for a CPU by PSCI CPU_ON. The relay claims it here, and starts it in EL2; there it
 //! sets itself up as the boot CPU did, and only then drops to the host's entry at EL1.
 
-use core::sync::atomic::{AtomicU64, Ordering};
-
 use bare_rt::image::SecondaryBoot;
 use hyp_core::hypervisor::CpuIndex;
-use hyp_core::psci::host::{HostCpus, PsciError};
+use hyp_core::psci::host::HostCpus;
+use hyp_core::psci::{ErrorCode, code};
 use shared_abi::addr::{Ipa, Pa};
 use smccc::psci::error::Error;
 use smccc::{Smc, psci};
 use spin::Once;
 
-use crate::cpu::Cpu;
+use crate::cpu::{self, Cpu};
 use crate::memory::{Block, STACK_BYTES};
 use crate::mmu::Stage1;
 use crate::{arch, boot, host, power, state, vectors};
 
-static CPUS: Once<HostCpus> = Once::new();
+/// What the other CPUs start from.
+struct Others {
+    cpus: HostCpus,
+    stage1: Stage1,
+    /// The first stack's lowest address.
+    stacks: u64,
+}
 
-static STAGE1: Once<Stage1> = Once::new();
+static OTHERS: Once<Others> = Once::new();
 
 /// Where a CPU's boot structure is: at the bottom of its stack.
 fn boot_structure(stacks: u64, index: usize) -> *mut SecondaryBoot {
     core::ptr::with_exposed_provenance_mut((stacks + index as u64 * STACK_BYTES) as usize)
 }
 
-static STACKS: AtomicU64 = AtomicU64::new(0);
-
 /// Makes ready for [`start`]; on the boot CPU, which is `index`.
 pub(crate) fn prepare(block: &Block, stage1: Stage1, index: usize) {
-    STAGE1.call_once(|| stage1);
-    STACKS.store(block.stacks.start, Ordering::Relaxed);
     for cpu in 0..boot::cpus().len() {
         let place = boot_structure(block.stacks.start, cpu);
         let structure = SecondaryBoot {
@@ -45,52 +46,60 @@ pub(crate) fn prepare(block: &Block, stage1: Stage1, index: usize) {
         unsafe { place.write(structure) };
         arch::clean_and_invalidate(place.addr() as u64, size_of::<SecondaryBoot>() as u64);
     }
-    CPUS.call_once(|| HostCpus::new(boot::cpus(), CpuIndex(index)));
+    OTHERS.call_once(|| Others {
+        cpus: HostCpus::new(boot::cpus(), CpuIndex(index)),
+        stage1,
+        stacks: block.stacks.start,
+    });
 }
 
 /// PSCI CPU_ON of the host's: of many who try at once, one gets the CPU.
-pub(crate) fn start(target: u64, entry: Ipa, argument: u64) -> Result<(), PsciError> {
-    let cpus = CPUS.get().ok_or(PsciError::INTERNAL_FAILURE)?;
+pub(crate) fn start(target: u64, entry: Ipa, argument: u64) -> Result<(), ErrorCode> {
+    let Others { cpus, stacks, .. } = OTHERS.get().ok_or(ErrorCode::InternalFailure)?;
     let index = cpus.claim(target, entry, argument)?;
-    let structure = boot_structure(STACKS.load(Ordering::Relaxed), index.0).addr() as u64;
+    let structure = boot_structure(*stacks, index.0).addr() as u64;
     let first = bare_rt::image::secondary_start as *const () as usize as u64;
     psci::cpu_on::<Smc>(target, first, structure).map_err(|error| {
         cpus.release(index);
         match error {
             // It was stopping, and had not yet.
-            Error::AlreadyOn => PsciError::ALREADY_ON,
-            Error::OnPending => PsciError::ON_PENDING,
-            _ => PsciError::INTERNAL_FAILURE,
+            Error::AlreadyOn => ErrorCode::AlreadyOn,
+            Error::OnPending => ErrorCode::OnPending,
+            _ => ErrorCode::InternalFailure,
         }
     })
 }
 
 /// PSCI AFFINITY_INFO of the host's: x0.
 pub(crate) fn affinity_info(target: u64, level: u32) -> u64 {
-    CPUS.get().map_or(PsciError::INTERNAL_FAILURE.x0(), |cpus| {
-        cpus.affinity_info(target, level)
-    })
+    OTHERS
+        .get()
+        .map_or(code(ErrorCode::InternalFailure), |others| {
+            others.cpus.affinity_info(target, level)
+        })
 }
 
 /// PSCI CPU_OFF of the host's, on this CPU; returns only if the firmware refuses.
-pub(crate) fn stop(cpu: CpuIndex) -> PsciError {
-    if let Some(cpus) = CPUS.get() {
+pub(crate) fn stop(cpu: CpuIndex) -> ErrorCode {
+    if let Some(Others { cpus, .. }) = OTHERS.get() {
         cpus.leave(cpu);
         // It returns only to say that it was refused.
         let _ = psci::cpu_off::<Smc>();
         cpus.stay(cpu);
     }
-    PsciError::INTERNAL_FAILURE
+    ErrorCode::InternalFailure
 }
 
 /// A CPU that the host asked for, at EL2 with its MMU off.
 extern "C" fn main(index: u64) -> ! {
     vectors::install();
-    let (Some(stage1), Some(hypervisor), Some(cpus)) =
-        (STAGE1.get(), boot::hypervisor(), CPUS.get())
+    let (Some(hypervisor), Some(Others { cpus, stage1, .. })) = (boot::hypervisor(), OTHERS.get())
     else {
         power::off();
     };
+    if let Err(why) = cpu::take_el2() {
+        power::refuse(why);
+    }
     // SAFETY: the boot CPU's map has all RAM.
     unsafe { stage1.enable() };
     state::init_cpu();

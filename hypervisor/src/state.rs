@@ -9,87 +9,57 @@ use hyp_core::vcpu::{RESET_SCTLR_EL1, SystemRegisters};
 
 use crate::{arch, gic};
 
-/// Bits of HCR_EL2 (Arm ARM DDI0487, D24.2.53).
-mod hcr {
-    pub(super) const VM: u64 = 1 << 0;
-    pub(super) const SWIO: u64 = 1 << 1;
-    pub(super) const PTW: u64 = 1 << 2;
-    pub(super) const FMO: u64 = 1 << 3;
-    pub(super) const IMO: u64 = 1 << 4;
-    pub(super) const AMO: u64 = 1 << 5;
-    pub(super) const FB: u64 = 1 << 9;
-    pub(super) const BSU_INNER_SHAREABLE: u64 = 1 << 10;
-    pub(super) const TWI: u64 = 1 << 13;
-    pub(super) const TWE: u64 = 1 << 14;
-    pub(super) const TID3: u64 = 1 << 18;
-    pub(super) const TSC: u64 = 1 << 19;
-    pub(super) const TIDCP: u64 = 1 << 20;
-    pub(super) const TACR: u64 = 1 << 21;
-    pub(super) const TSW: u64 = 1 << 22;
-    pub(super) const RW: u64 = 1 << 31;
-    pub(super) const TLOR: u64 = 1 << 35;
-    pub(super) const TERR: u64 = 1 << 36;
+/// A value that has these bits set.
+const fn bits(positions: &[u32]) -> u64 {
+    let (mut value, mut index) = (0, 0);
+    while index < positions.len() {
+        value |= 1 << positions[index];
+        index += 1;
+    }
+    value
 }
 
-/// The host: AArch64, under stage 2, its SMCs and reads of ID registers trapped. Interrupts are its own.
-const HOST_HCR: u64 = hcr::VM | hcr::SWIO | hcr::TID3 | hcr::TSC | hcr::RW;
+/// HCR_EL2.VM: stage 2 is on (Arm ARM DDI0487, D24.2.53).
+const HCR_VM: u64 = bits(&[0]);
 
-/// A guest: as the host, and interrupts, WFI, WFE and what else it has no business with come to EL2.
-const GUEST_HCR: u64 = HOST_HCR
-    | hcr::PTW
-    | hcr::FMO
-    | hcr::IMO
-    | hcr::AMO
-    | hcr::FB
-    | hcr::BSU_INNER_SHAREABLE
-    | hcr::TWI
-    | hcr::TWE
-    | hcr::TIDCP
-    | hcr::TACR
-    | hcr::TSW
-    | hcr::TLOR
-    | hcr::TERR;
+/// HCR_EL2 of the host: AArch64 (RW, 31), under stage 2 (VM; SWIO, 1), with its SMCs (TSC, 19) and reads
+/// of ID registers (TID3, 18) trapped. Interrupts are its own.
+const HOST_HCR: u64 = HCR_VM | bits(&[1, 18, 19, 31]);
+
+/// HCR_EL2 of a guest: as the host's; interrupts (FMO, IMO, AMO: 3 to 5), WFI and WFE (TWI, TWE: 13, 14),
+/// and what else it has no business with come to EL2: implementation-defined registers (TIDCP, 20),
+/// ACTLR (TACR, 21), cache maintenance by set and way (TSW, 22), limited ordering regions (TLOR, 35),
+/// error records (TERR, 36). Its maintenance reaches all CPUs (FB, 9; BSU, 10), and its table walks
+/// touch no device (PTW, 2).
+const GUEST_HCR: u64 = HOST_HCR | bits(&[2, 3, 4, 5, 9, 10, 13, 14, 20, 21, 22, 35, 36]);
 
 /// Whether stage 2 is on, by a value of HCR_EL2.
 pub(crate) const fn stage2_is_on(hcr: u64) -> bool {
-    hcr & hcr::VM != 0
+    hcr & HCR_VM != 0
 }
 
-/// Bits of CPTR_EL2 with E2H = 0 (Arm ARM DDI0487, D24.2.35).
-mod cptr {
-    /// RES1, TZ and TSM among them: SVE and SME trap.
-    pub(super) const RES1: u64 = 0x33ff;
-    /// FP and SIMD trap.
-    pub(super) const TFP: u64 = 1 << 10;
-    /// Trace registers trap.
-    pub(super) const TTA: u64 = 1 << 20;
-    /// Activity monitors trap.
-    pub(super) const TAM: u64 = 1 << 30;
-}
+/// CPTR_EL2 with E2H = 0 (Arm ARM DDI0487, D24.2.35): RES1, with SVE and SME trapping (TZ and TSM among
+/// it), and trace registers (TTA, 20).
+const CPTR: u64 = 0x33ff | bits(&[20]);
+/// CPTR_EL2.TFP: FP and SIMD trap.
+const CPTR_TFP: u64 = bits(&[10]);
+/// CPTR_EL2.TAM: activity monitors trap.
+const CPTR_TAM: u64 = bits(&[30]);
 
-/// Bits of MDCR_EL2 (Arm ARM DDI0487, D24.3.19).
-mod mdcr {
-    /// HPMN: the event counters that EL1 has. Kept as it was at reset.
-    pub(super) const HPMN: u64 = 0x1f;
-    /// TPMCR, TPM: the performance monitors trap.
-    pub(super) const TPM: u64 = 1 << 5 | 1 << 6;
-    /// TDA, TDOSA, TDRA: debug registers trap.
-    pub(super) const TD: u64 = 1 << 9 | 1 << 10 | 1 << 11;
-    /// TPMS: the statistical profiling extension traps.
-    pub(super) const TPMS: u64 = 1 << 14;
-    /// HPMD: no event is counted at EL2.
-    pub(super) const HPMD: u64 = 1 << 17;
-    /// TTRF: trace filter registers trap.
-    pub(super) const TTRF: u64 = 1 << 19;
-}
+/// MDCR_EL2.HPMN, the event counters that EL1 has: kept as it was at reset (Arm ARM DDI0487, D24.3.19).
+const MDCR_HPMN: u64 = 0x1f;
+/// MDCR_EL2: performance monitors (TPMCR and TPM: 5, 6), statistical profiling (TPMS, 14) and trace
+/// filters (TTRF, 19) trap.
+const MDCR: u64 = bits(&[5, 6, 14, 19]);
+/// MDCR_EL2.HPMD: no event is counted at EL2.
+const MDCR_HPMD: u64 = bits(&[17]);
+/// MDCR_EL2.TDA, TDOSA, TDRA: debug registers trap.
+const MDCR_TD: u64 = bits(&[9, 10, 11]);
 
-/// Bits of CNTHCTL_EL2 with E2H = 0 (Arm ARM DDI0487, D24.10.2).
-mod cnthctl {
-    /// The physical counter does not trap.
-    pub(super) const EL1PCTEN: u64 = 1 << 0;
-    /// The physical timer does not trap.
-    pub(super) const EL1PCEN: u64 = 1 << 1;
-}
+/// CNTHCTL_EL2.EL1PCTEN with E2H = 0: the physical counter does not trap (Arm ARM DDI0487, D24.10.2).
+const CNTHCTL_COUNTER: u64 = bits(&[0]);
+/// CNTHCTL_EL2.EL1PCEN: the physical timer does not trap.
+const CNTHCTL_TIMER: u64 = bits(&[1]);
 
 /// ICC_SRE_EL2.SRE, DFB and DIB: system registers, no bypass (IHI 0069, section 12.2.24). Without Enable
 /// EL1 does not reach ICC_SRE_EL1, which is not switched.
@@ -191,8 +161,43 @@ pub(crate) fn init_cpu() {
         arch::write!("icc_sre_el2", ICC_SRE);
     }
     arch::isb();
+    no_extensions();
     gic::init_cpu();
     arch::isb();
+}
+
+/// Turns off what newer CPUs have, traps included, as firmware may have left it: what is not there for
+/// EL1 is undefined by ID registers and other traps already.
+fn no_extensions() {
+    /// ID_AA64DFR0_EL1.TraceFilt: no trace of any world.
+    const TRACE_FILTER_SHIFT: u32 = 40;
+    /// ID_AA64MMFR1_EL1.HCX.
+    const HCX_SHIFT: u32 = 40;
+    /// ID_AA64MMFR0_EL1.FGT.
+    const FGT_SHIFT: u32 = 56;
+    let has = |register: u64, shift: u32| (register >> shift) & 0xf != 0;
+    let (dfr0, mmfr0, mmfr1) = (
+        arch::read!("id_aa64dfr0_el1"),
+        arch::read!("id_aa64mmfr0_el1"),
+        arch::read!("id_aa64mmfr1_el1"),
+    );
+    // SAFETY: all of them take away from EL1, which has not run yet.
+    unsafe {
+        if has(dfr0, TRACE_FILTER_SHIFT) {
+            arch::write!("s3_0_c1_c2_1", 0); // TRFCR_EL1
+            arch::write!("s3_4_c1_c2_1", 0); // TRFCR_EL2
+        }
+        if has(mmfr1, HCX_SHIFT) {
+            arch::write!("s3_4_c1_c2_2", 0); // HCRX_EL2
+        }
+        if has(mmfr0, FGT_SHIFT) {
+            arch::write!("s3_4_c1_c1_4", 0); // HFGRTR_EL2
+            arch::write!("s3_4_c1_c1_5", 0); // HFGWTR_EL2
+            arch::write!("s3_4_c1_c1_6", 0); // HFGITR_EL2
+            arch::write!("s3_4_c3_c1_4", 0); // HDFGRTR_EL2
+            arch::write!("s3_4_c3_c1_5", 0); // HDFGWTR_EL2
+        }
+    }
 }
 
 /// From the next entry on the host runs: its traps, its stage 2.
@@ -201,22 +206,16 @@ pub(crate) fn init_cpu() {
 ///
 /// `space` is the host's.
 pub(crate) unsafe fn select_host(space: Space, trap_fp: bool) {
-    let mdcr = arch::read!("mdcr_el2") & mdcr::HPMN;
+    let mdcr = arch::read!("mdcr_el2") & MDCR_HPMN;
     let mpidr = arch::read!("mpidr_el1");
     // SAFETY: the caller's promise.
     unsafe {
         arch::write!("vttbr_el2", vttbr(space));
         arch::write!("hcr_el2", HOST_HCR);
-        arch::write!(
-            "cptr_el2",
-            cptr::RES1 | cptr::TTA | if trap_fp { cptr::TFP } else { 0 }
-        );
+        arch::write!("cptr_el2", CPTR | if trap_fp { CPTR_TFP } else { 0 });
         // The host counts and traces nothing: guests run on its CPUs.
-        arch::write!(
-            "mdcr_el2",
-            mdcr | mdcr::TPM | mdcr::TPMS | mdcr::TTRF | mdcr::HPMD
-        );
-        arch::write!("cnthctl_el2", cnthctl::EL1PCTEN | cnthctl::EL1PCEN);
+        arch::write!("mdcr_el2", mdcr | MDCR | MDCR_HPMD);
+        arch::write!("cnthctl_el2", CNTHCTL_COUNTER | CNTHCTL_TIMER);
         arch::write!("vmpidr_el2", mpidr);
     }
     arch::isb();
@@ -228,17 +227,14 @@ pub(crate) unsafe fn select_host(space: Space, trap_fp: bool) {
 ///
 /// `space` is the VM's.
 pub(crate) unsafe fn select_guest(space: Space, vmpidr: u64) {
-    let mdcr = arch::read!("mdcr_el2") & mdcr::HPMN;
+    let mdcr = arch::read!("mdcr_el2") & MDCR_HPMN;
     // SAFETY: the caller's promise.
     unsafe {
         arch::write!("vttbr_el2", vttbr(space));
         arch::write!("hcr_el2", GUEST_HCR);
-        arch::write!("cptr_el2", cptr::RES1 | cptr::TFP | cptr::TTA | cptr::TAM);
-        arch::write!(
-            "mdcr_el2",
-            mdcr | mdcr::TPM | mdcr::TD | mdcr::TPMS | mdcr::TTRF
-        );
-        arch::write!("cnthctl_el2", cnthctl::EL1PCTEN);
+        arch::write!("cptr_el2", CPTR | CPTR_TFP | CPTR_TAM);
+        arch::write!("mdcr_el2", mdcr | MDCR | MDCR_TD);
+        arch::write!("cnthctl_el2", CNTHCTL_COUNTER);
         arch::write!("vmpidr_el2", vmpidr);
     }
     arch::isb();
@@ -248,6 +244,6 @@ pub(crate) unsafe fn select_guest(space: Space, vmpidr: u64) {
 pub(crate) fn untrap_fp() {
     let cptr = arch::read!("cptr_el2");
     // SAFETY: the caller has loaded the registers of whoever runs, or is about to.
-    unsafe { arch::write!("cptr_el2", cptr & !cptr::TFP) };
+    unsafe { arch::write!("cptr_el2", cptr & !CPTR_TFP) };
     arch::isb();
 }

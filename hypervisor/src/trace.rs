@@ -54,7 +54,7 @@ pub(crate) fn is_on() -> bool {
 }
 
 /// Notes what this CPU did, if anybody wants to know.
-#[inline]
+#[inline(always)]
 pub(crate) fn event(event: Event) {
     if is_on() {
         let [first, second] = event.encode();

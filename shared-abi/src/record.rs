@@ -30,9 +30,11 @@ impl fmt::Debug for Digest {
 }
 
 /// A value of a record: how it is written as a word and read back.
-trait Word: Sized {
+trait Word {
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result;
-    fn read(word: &str) -> Option<Self>;
+    fn read(word: &str) -> Option<Self>
+    where
+        Self: Sized;
 }
 
 impl Word for u64 {
@@ -161,12 +163,7 @@ macro_rules! records {
                 f.write_str(PREFIX)?;
                 match self {
                     $(Self::$variant { $($field,)* } => {
-                        f.write_str($name)?;
-                        $(
-                            f.write_str(concat!(" ", stringify!($field), "="))?;
-                            Word::write($field, f)?;
-                        )*
-                        Ok(())
+                        write_words(f, $name, &[$((stringify!($field), $field),)*])
                     })*
                     Self::Panic { message } => write!(f, "panic {message}"),
                     Self::Refused { message } => write!(f, "refused {message}"),
@@ -191,6 +188,21 @@ macro_rules! records {
             }
         }
     };
+}
+
+fn write_words(
+    f: &mut fmt::Formatter<'_>,
+    name: &str,
+    fields: &[(&str, &dyn Word)],
+) -> fmt::Result {
+    f.write_str(name)?;
+    for (key, value) in fields {
+        f.write_str(" ")?;
+        f.write_str(key)?;
+        f.write_str("=")?;
+        value.write(f)?;
+    }
+    Ok(())
 }
 
 fn field<T: Word>(words: &str, key: &str) -> Option<T> {

@@ -325,6 +325,7 @@ pub struct ExitRecord {
 
 impl ExitRecord {
     /// Writes the record to x1 to x17.
+    #[inline]
     #[must_use]
     pub fn emit(&self) -> Arguments {
         let fields = match self.exit {

@@ -11,7 +11,7 @@ use crate::inject::{Abort, Exception};
 use crate::loaded::{GuestPage, Loaded};
 use crate::machine::Machine;
 use crate::mmio;
-use crate::syndrome::{DataAbort, Fault, FaultKind, Syndrome, SysRegAccess, SysRegId, class};
+use crate::syndrome::{DataAbort, Fault, Syndrome, SysRegAccess, SysRegId, class};
 use crate::sysreg::{self, Outcome};
 use crate::trng::Trng;
 use crate::vcpu::pstate;
@@ -202,8 +202,8 @@ enum Met {
 }
 
 fn meet<M: Machine>(vcpu: &Loaded<'_, '_, M>, fault: Fault, far: u64, hpfar: u64) -> Met {
-    let ipa = match (fault.kind, fault.ipa(hpfar, far)) {
-        (FaultKind::Translation, Some(ipa)) => ipa,
+    let ipa = match fault.ipa(hpfar, far) {
+        Some(ipa) if fault.is_translation() => ipa,
         _ => return Met::Nothing,
     };
     let gfn = ipa.page();

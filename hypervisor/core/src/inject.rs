@@ -4,7 +4,7 @@
 //! `AArch64.TakeException` of the Arm ARM (DDI0487, J1.1.2).
 
 use crate::syndrome::{class, encode};
-use crate::vcpu::{VcpuContext, pstate};
+use crate::vcpu::{SystemRegisters, VcpuContext, pstate};
 
 /// An exception to be taken at EL1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,72 +26,27 @@ pub struct Abort {
     pub far: Option<u64>,
 }
 
-/// Where the CPU was, and the EL1 registers that decide where it goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct El1Context {
-    /// The address of the instruction that takes the exception.
-    pub pc: u64,
-    /// PSTATE, as in SPSR_EL2.
-    pub pstate: u64,
-    /// VBAR_EL1.
-    pub vbar_el1: u64,
-    /// SCTLR_EL1.
-    pub sctlr_el1: u64,
-}
-
-/// Where the CPU is once it has taken the exception.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct El1ExceptionState {
-    /// The PC: for ELR_EL2.
-    pub pc: u64,
-    /// PSTATE: for SPSR_EL2.
-    pub pstate: u64,
-    /// ELR_EL1.
-    pub elr_el1: u64,
-    /// SPSR_EL1.
-    pub spsr_el1: u64,
-    /// ESR_EL1.
-    pub esr_el1: u64,
-    /// FAR_EL1, or `None` where it keeps its value.
-    pub far_el1: Option<u64>,
-}
-
 impl Exception {
-    /// Takes the exception.
-    #[must_use]
-    pub const fn take(self, from: El1Context) -> El1ExceptionState {
-        let from_el0 =
-            from.pstate & pstate::AARCH32 != 0 || from.pstate & pstate::MODE_MASK == pstate::EL0;
-        let (esr_el1, far_el1) = match self {
-            Self::ExternalAbort(abort) => (abort.esr(from_el0), abort.far),
-            Self::Undefined => (encode(class::UNKNOWN, 0), None),
+    /// Takes the exception: from PC, PSTATE and EL1's registers before it to those after it.
+    pub const fn take(self, pc: &mut u64, pstate: &mut u64, system: &mut SystemRegisters) {
+        let from = *pstate;
+        let from_el0 = from & pstate::AARCH32 != 0 || from & pstate::MODE_MASK == pstate::EL0;
+        system.esr_el1 = match self {
+            Self::ExternalAbort(abort) => abort.esr(from_el0),
+            Self::Undefined => encode(class::UNKNOWN, 0),
         };
-        El1ExceptionState {
-            pc: from.vbar_el1.wrapping_add(vector_offset(from.pstate)),
-            pstate: entry_pstate(from.pstate, from.sctlr_el1),
-            elr_el1: from.pc,
-            spsr_el1: from.pstate,
-            esr_el1,
-            far_el1,
+        if let Self::ExternalAbort(Abort { far: Some(far), .. }) = self {
+            system.far_el1 = far;
         }
+        system.elr_el1 = *pc;
+        system.spsr_el1 = from;
+        *pc = system.vbar_el1.wrapping_add(vector_offset(from));
+        *pstate = entry_pstate(from, system.sctlr_el1);
     }
 
     /// Makes a vCPU take the exception.
     pub(crate) const fn inject(self, context: &mut VcpuContext) {
-        let state = self.take(El1Context {
-            pc: context.pc,
-            pstate: context.pstate,
-            vbar_el1: context.system.vbar_el1,
-            sctlr_el1: context.system.sctlr_el1,
-        });
-        context.pc = state.pc;
-        context.pstate = state.pstate;
-        context.system.elr_el1 = state.elr_el1;
-        context.system.spsr_el1 = state.spsr_el1;
-        context.system.esr_el1 = state.esr_el1;
-        if let Some(far) = state.far_el1 {
-            context.system.far_el1 = far;
-        }
+        self.take(&mut context.pc, &mut context.pstate, &mut context.system);
     }
 }
 
@@ -154,14 +109,21 @@ mod tests {
     /// SCTLR_EL1.SPAN: PAN is left alone.
     const SPAN: u64 = 1 << 23;
 
-    fn from(pstate: u64) -> El1Context {
-        El1Context {
+    /// A CPU that takes `exception` at EL1.
+    fn taken(exception: Exception, pstate: u64, vbar_el1: u64, sctlr_el1: u64) -> VcpuContext {
+        let mut context = VcpuContext {
             pc: 0x4020_1230,
             pstate,
-            vbar_el1: 0x4030_0800,
-            sctlr_el1: SPAN,
-        }
+            ..VcpuContext::default()
+        };
+        context.system.vbar_el1 = vbar_el1;
+        context.system.sctlr_el1 = sctlr_el1;
+        context.system.far_el1 = 1;
+        exception.inject(&mut context);
+        context
     }
+
+    const VBAR: u64 = 0x4030_0800;
 
     const READ: Exception = Exception::ExternalAbort(Abort {
         fetch: false,
@@ -194,24 +156,21 @@ mod tests {
             (Exception::Undefined, 0x005, 0x200, 0x0200_0000),
             (Exception::Undefined, 0x000, 0x400, 0x0200_0000),
         ] {
-            let state = exception.take(from(source));
-            assert_eq!(
-                state.pc,
-                0x4030_0800 + offset,
-                "{exception:?} from {source:#x}"
-            );
-            assert_eq!(state.esr_el1, esr, "{exception:?} from {source:#x}");
-            assert_eq!(state.elr_el1, 0x4020_1230);
-            assert_eq!(state.spsr_el1, source);
+            let state = taken(exception, source, VBAR, SPAN);
+            let system = &state.system;
+            assert_eq!(state.pc, VBAR + offset, "{exception:?} from {source:#x}");
+            assert_eq!(system.esr_el1, esr, "{exception:?} from {source:#x}");
+            assert_eq!(system.elr_el1, 0x4020_1230);
+            assert_eq!(system.spsr_el1, source);
             assert_eq!(state.pstate, 0x3c5);
         }
     }
 
     #[test]
     fn only_an_abort_with_an_address_writes_far() {
-        assert_eq!(READ.take(from(5)).far_el1, Some(0xdead_b000));
-        assert_eq!(FETCH.take(from(5)).far_el1, None);
-        assert_eq!(Exception::Undefined.take(from(5)).far_el1, None);
+        for (exception, far) in [(READ, 0xdead_b000), (FETCH, 1), (Exception::Undefined, 1)] {
+            assert_eq!(taken(exception, 5, VBAR, SPAN).system.far_el1, far);
+        }
     }
 
     #[test]
@@ -225,22 +184,15 @@ mod tests {
             (0x0000_0005, SPAN | 1 << 44, 0x0000_13c5),
             (0x6000_0000, SPAN, 0x6000_03c5),
         ] {
-            let mut context = from(before);
-            context.sctlr_el1 = sctlr;
-            assert_eq!(
-                Exception::Undefined.take(context).pstate,
-                after,
-                "{before:#x}"
-            );
+            let state = taken(Exception::Undefined, before, VBAR, sctlr);
+            assert_eq!(state.pstate, after, "{before:#x}");
         }
     }
 
     #[test]
     fn a_wild_vbar_wraps() {
-        let mut context = from(5);
-        context.vbar_el1 = !0x7ff;
-        assert_eq!(Exception::Undefined.take(context).pc, 0xffff_ffff_ffff_fa00);
-        context.vbar_el1 = u64::MAX;
-        assert_eq!(Exception::Undefined.take(context).pc, 0x1ff);
+        for (vbar, pc) in [(!0x7ff, 0xffff_ffff_ffff_fa00), (u64::MAX, 0x1ff)] {
+            assert_eq!(taken(Exception::Undefined, 5, vbar, SPAN).pc, pc);
+        }
     }
 }

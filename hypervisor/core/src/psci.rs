@@ -2,7 +2,8 @@
 
 pub mod host;
 
-use arm_psci::{AffinityInfo, ErrorCode, Function, MigrateInfoType, Mpidr, PsciFeature, Version};
+pub use arm_psci::ErrorCode;
+use arm_psci::{AffinityInfo, Function, MigrateInfoType, Mpidr, PsciFeature, Version};
 use shared_abi::addr::Ipa;
 use shared_abi::host_call::VcpuIndex;
 use shared_abi::vcpu::Exit;
@@ -37,7 +38,8 @@ impl Reply {
 }
 
 /// An error as it stands in x0.
-fn code(error: ErrorCode) -> u64 {
+#[must_use]
+pub fn code(error: ErrorCode) -> u64 {
     i64::from(i32::from(error)).cast_unsigned()
 }
 

@@ -90,147 +90,45 @@ const fn is_id_register(id: SysRegId) -> bool {
     matches!(id.fields(), (3, 0, 0, 1..=7, _))
 }
 
-/// How much of a 4-bit field of an ID register stays.
-#[derive(Clone, Copy)]
-enum Keep {
-    /// All of it.
-    AsIs,
-    /// What the CPU has, at most this.
-    UpTo(u64),
-    /// As is, if it says "not implemented" (0b1111), else this.
-    ImplementedAs(u64),
-    /// This, whatever the CPU has.
-    Always(u64),
-}
-use Keep::{Always, AsIs, ImplementedAs, UpTo};
-
-/// The fields of a register that stay, by their lowest bit.
-type Fields = &'static [(u32, Keep)];
-
-impl Keep {
-    const fn apply(self, field: u64) -> u64 {
-        match self {
-            AsIs => field,
-            UpTo(most) if field > most => most,
-            UpTo(_) => field,
-            ImplementedAs(_) if field == 0xf => 0xf,
-            ImplementedAs(value) | Always(value) => value,
-        }
-    }
-}
-
-/// ID_AA64PFR0_EL1: AArch64 only, no EL2 and EL3; no SVE, MPAM, AMU, RME. CSV2 stops before
-/// SCXTNUM_ELx, RAS before what ERX* would show.
-const PFR0: Fields = &[
-    (0, Always(1)), // EL0
-    (4, Always(1)), // EL1
-    (16, AsIs),     // FP
-    (20, AsIs),     // AdvSIMD
-    (24, UpTo(1)),  // GIC
-    (28, UpTo(1)),  // RAS
-    (48, AsIs),     // DIT
-    (56, UpTo(1)),  // CSV2
-    (60, AsIs),     // CSV3
-];
-/// ID_AA64PFR1_EL1: no MTE, SME, NMI, GCS.
-const PFR1: Fields = &[
-    (0, UpTo(1)), // BT
-    (4, UpTo(2)), // SSBS
-];
-/// ID_AA64DFR0_EL1: Armv8 debug with one breakpoint and one watchpoint that do nothing; no PMU, SPE,
-/// trace, double lock.
-const DFR0: Fields = &[
-    (0, Always(6)),    // DebugVer
-    (36, Always(0xf)), // DoubleLock
-    (48, Always(0xf)), // MTPMU
-];
-/// ID_AA64ISAR0_EL1: all but TME, whose field is bits 27:24.
-const ISAR0: Fields = &[
-    (4, AsIs),  // AES
-    (8, AsIs),  // SHA1
-    (12, AsIs), // SHA2
-    (16, AsIs), // CRC32
-    (20, AsIs), // Atomic
-    (28, AsIs), // RDM
-    (32, AsIs), // SHA3
-    (36, AsIs), // SM3
-    (40, AsIs), // SM4
-    (44, AsIs), // DP
-    (48, AsIs), // FHM
-    (52, AsIs), // TS
-    (56, AsIs), // TLB
-    (60, AsIs), // RNDR
-];
-/// ID_AA64ISAR1_EL1: no pointer authentication (APA, API, GPA, GPI), XS, LS64.
-const ISAR1: Fields = &[
-    (0, AsIs),     // DPB
-    (12, AsIs),    // JSCVT
-    (16, AsIs),    // FCMA
-    (20, AsIs),    // LRCPC
-    (32, AsIs),    // FRINTTS
-    (36, AsIs),    // SB
-    (40, UpTo(1)), // SPECRES
-    (44, AsIs),    // BF16
-    (48, AsIs),    // DGH
-    (52, AsIs),    // I8MM
-];
-/// ID_AA64ISAR2_EL1: no pointer authentication (GPA3, APA3), MOPS, WFxT.
-const ISAR2: Fields = &[
-    (20, AsIs), // BC
-    (28, AsIs), // CLRBHB
-    (48, AsIs), // RPRFM
-    (52, AsIs), // CSSC
-];
-/// ID_AA64MMFR0_EL1: 40 bits of address, which is what stage 2 translates; no 52-bit granules, FGT, ECV.
-const MMFR0: Fields = &[
-    (0, UpTo(2)),           // PARange
-    (4, AsIs),              // ASIDBits
-    (8, AsIs),              // BigEnd
-    (16, AsIs),             // BigEndEL0
-    (20, UpTo(1)),          // TGran16
-    (24, AsIs),             // TGran64
-    (28, ImplementedAs(0)), // TGran4
-];
-/// ID_AA64MMFR1_EL1: no VHE, LOR, HCX.
-const MMFR1: Fields = &[
-    (0, UpTo(2)),  // HAFDBS
-    (12, UpTo(2)), // HPDS
-    (20, UpTo(3)), // PAN
-    (36, AsIs),    // ETS
-    (60, AsIs),    // ECBHB
-];
-/// ID_AA64MMFR2_EL1: no 52-bit addresses, nested virtualization, FWB, EVT.
-const MMFR2: Fields = &[
-    (0, UpTo(1)),  // CnP
-    (4, UpTo(1)),  // UAO
-    (12, UpTo(1)), // IESB
-    (20, AsIs),    // CCIDX
-    (32, UpTo(1)), // AT
-    (36, AsIs),    // IDS
-    (48, UpTo(1)), // TTL
-    (52, UpTo(2)), // BBM
-    (60, UpTo(1)), // E0PD
-];
-
-/// What is to be seen of an ID register. AArch32's and all others read 0.
+/// What is to be seen of an ID register, S3_0_C0_C`crm`_`op2`: 4-bit fields that stay as the CPU has them
+/// (0xf in `as_is`), that are cut off at a value (`up_to`, where it is not 0), and that are what they are
+/// said to be whatever the CPU has (`always`). All else, and AArch32's registers, read 0.
 fn visible(id: SysRegId, read: impl FnOnce(SysRegId) -> u64) -> u64 {
-    let (.., register, bank) = id.fields();
-    let fields = match (register, bank) {
-        (4, 0) => PFR0,
-        (4, 1) => PFR1,
-        (5, 0) => DFR0,
-        (6, 0) => ISAR0,
-        (6, 1) => ISAR1,
-        (6, 2) => ISAR2,
-        (7, 0) => MMFR0,
-        (7, 1) => MMFR1,
-        (7, 2) => MMFR2,
+    let (.., crm, op2) = id.fields();
+    let (as_is, up_to, always) = match (crm, op2) {
+        // ID_AA64PFR0: FP, AdvSIMD, DIT, CSV3; GIC; RAS before what ERX* would show; CSV2 before
+        // SCXTNUM_ELx. AArch64 only at EL0 and EL1, no EL2 and EL3; no SVE, MPAM, AMU, RME.
+        (4, 0) => (0xf00f_0000_00ff_0000, 0x0100_0000_1100_0000, 0x11),
+        // ID_AA64PFR1: BT, SSBS. No MTE, SME, NMI, GCS.
+        (4, 1) => (0, 0x21, 0),
+        // ID_AA64DFR0: Armv8 debug with one breakpoint and one watchpoint that do nothing; no PMU, SPE,
+        // trace, double lock (DoubleLock and MTPMU say so by 0xf).
+        (5, 0) => (0, 0, 0x000f_00f0_0000_0006),
+        // ID_AA64ISAR0: all but TME, whose field is bits 27:24.
+        (6, 0) => (0xffff_ffff_f0ff_fff0, 0, 0),
+        // ID_AA64ISAR1: DPB, JSCVT, FCMA, LRCPC, FRINTTS, SB, SPECRES, BF16, DGH, I8MM. No pointer
+        // authentication (APA, API, GPA, GPI), XS, LS64.
+        (6, 1) => (0x00ff_f0ff_00ff_f00f, 0x0000_0100_0000_0000, 0),
+        // ID_AA64ISAR2: BC, CLRBHB, RPRFM, CSSC. No pointer authentication (GPA3, APA3), MOPS, WFxT.
+        (6, 2) => (0x00ff_0000_f0f0_0000, 0, 0),
+        // ID_AA64MMFR0: PARange up to 40 bits, which is what stage 2 translates; ASIDBits, BigEnd,
+        // BigEndEL0, TGran64; TGran16 without 52 bits. No FGT, ECV. TGran4, below, likewise.
+        (7, 0) => (0x0f0f_0ff0, 0x0010_0002, 0),
+        // ID_AA64MMFR1: HAFDBS, HPDS, PAN; ETS, ECBHB. No VHE, LOR, HCX.
+        (7, 1) => (0xf000_00f0_0000_0000, 0x0030_2002, 0),
+        // ID_AA64MMFR2: CnP, UAO, IESB, AT, TTL, BBM, E0PD; CCIDX, IDS. No 52-bit addresses, nested
+        // virtualization, FWB, EVT.
+        (7, 2) => (0x0000_00f0_00f0_0000, 0x1021_0001_0000_1011, 0),
         _ => return 0,
     };
     let value = read(id);
-    let hidden = seeded!(0, HiddenFeature => value & (0xf << 32));
-    fields.iter().fold(hidden, |visible, &(shift, keep)| {
-        visible | (keep.apply((value >> shift) & 0xf) << shift)
+    // TGran4 (MMFR0): 0xf says that there is none, all else is shown as the plain 0.
+    let no_4k = (crm, op2) == (7, 0) && (value >> 28) & 0xf == 0xf;
+    let always = always | if no_4k { 0xf << 28 } else { 0 };
+    (0..u64::BITS).step_by(4).fold(0, |visible, shift| {
+        let field = |of: u64| (of >> shift) & 0xf;
+        let cut = field(value).min(field(up_to));
+        visible | ((field(value) & field(as_is) | cut | field(always)) << shift)
     })
 }
 

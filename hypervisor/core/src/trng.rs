@@ -1,13 +1,11 @@
 //! Entropy for guests: the Arm TRNG firmware interface (DEN0098) over a generator that the firmware's
 //! seed started.
 //!
-//! The generator erases its own past: every answer comes from a fresh ChaCha20 key stream whose first
-//! bytes become the next key, so that who reads EL2's memory learns nothing of earlier answers.
+//! The generator erases its own past: SHA-256 makes of each key the next one and, apart from that, the
+//! answer, so that who reads EL2's memory learns nothing of earlier answers.
 
 use core::fmt;
 
-use rand_chacha::ChaCha20Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
 use shared_abi::kvm::trng;
 use spin::mutex::TicketMutex;
@@ -45,12 +43,8 @@ impl Trng {
     /// A source that starts from `seed`; with less than [`MIN_SEED_BYTES`] there is none.
     #[must_use]
     pub fn new(seed: &[u8]) -> Self {
-        let key = (seed.len() >= MIN_SEED_BYTES).then(|| {
-            let mut hash = Sha256::new();
-            hash.update(b"cloister trng");
-            hash.update(seed);
-            TicketMutex::new(hash.finalize().into())
-        });
+        let key = (seed.len() >= MIN_SEED_BYTES)
+            .then(|| TicketMutex::new(derive(b"cloister trng", seed)));
         Self { key }
     }
 
@@ -75,6 +69,14 @@ impl Trng {
     }
 }
 
+/// A key for one purpose, made of another.
+fn derive(purpose: &[u8], from: &[u8]) -> [u8; KEY_BYTES] {
+    let mut hash = Sha256::new();
+    hash.update(purpose);
+    hash.update(from);
+    hash.finalize().into()
+}
+
 const fn is_trng(function: u32) -> bool {
     matches!(
         function,
@@ -88,12 +90,16 @@ fn random(key: &TicketMutex<[u8; KEY_BYTES]>, bits: u64, width: u32) -> [u64; 4]
     if bits == 0 || bits > width.saturating_mul(3) {
         return [INVALID_PARAMETERS, 0, 0, 0];
     }
-    let mut words = {
+    let answer = {
         let mut key = key.lock();
-        let mut stream = ChaCha20Rng::from_seed(*key);
-        stream.fill_bytes(&mut *key);
-        [(); 3].map(|()| stream.next_u64())
+        let answer = derive(b"answer", &*key);
+        *key = derive(b"key", &*key);
+        answer
     };
+    let mut words = [0; 3];
+    for (word, bytes) in words.iter_mut().zip(answer.as_chunks().0) {
+        *word = u64::from_le_bytes(*bytes);
+    }
     let mut left = bits;
     for word in &mut words {
         let here = left.min(width);

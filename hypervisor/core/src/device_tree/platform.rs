@@ -6,9 +6,7 @@ use dtoolkit::{Node, Property};
 use heapless::Vec;
 use shared_abi::addr::{PAGE_SIZE, Pa, PageRange, Pfn};
 
-use super::{
-    DeviceTreeError, host_console, hypervisor_console, is_compatible, open, string, withheld,
-};
+use super::{DeviceTreeError, hypervisor_console, is_compatible, open, string, withheld};
 use crate::hypervisor::{MAX_CPUS, MAX_DENIED, MAX_REGIONS};
 
 /// A range of device addresses.
@@ -30,15 +28,6 @@ impl Region {
     }
 }
 
-/// Where the interrupt controller is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gic {
-    /// GICD.
-    pub distributor: Region,
-    /// GICR, of all CPUs.
-    pub redistributors: Region,
-}
-
 /// How the firmware is called (PSCI's `method`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Conduit {
@@ -58,12 +47,8 @@ pub struct Platform {
     pub ram: Vec<PageRange<Pfn>, MAX_REGIONS>,
     /// MPIDR_EL1's affinity fields of each CPU.
     pub cpus: Vec<u64, MAX_CPUS>,
-    /// The first PL011, the host's.
-    pub host_console: Option<Region>,
     /// The second PL011, the hypervisor's.
     pub hypervisor_console: Option<Region>,
-    /// The GICv3.
-    pub gic: Gic,
     /// The SMMUv3.
     pub smmu: Option<Region>,
     /// How PSCI is called.
@@ -82,13 +67,12 @@ impl Platform {
     /// [`DeviceTreeError`], if it is malformed or the machine is not one that the hypervisor can run.
     pub fn parse(blob: &[u8]) -> Result<Self, DeviceTreeError> {
         let tree = open(blob)?;
+        find(tree, "arm,gic-v3").ok_or(DeviceTreeError::Missing("GICv3"))?;
         Ok(Self {
             ram: ram(tree)?,
             cpus: cpus(tree)?,
-            host_console: console(tree, host_console(tree))?,
-            hypervisor_console: console(tree, hypervisor_console(tree))?,
-            gic: gic(tree)?,
-            smmu: smmu(tree)?,
+            hypervisor_console: first_region(tree, hypervisor_console(tree))?,
+            smmu: first_region(tree, find(tree, "arm,smmu-v3"))?,
             psci: psci(tree)?,
             denied: denied(tree)?,
             seed: seed(tree),
@@ -119,15 +103,14 @@ fn regions<'a>(
     }))
 }
 
-/// The first region of a node at the top level.
-fn first_region(tree: Fdt<'_>, node: FdtNode<'_>) -> Result<Region, DeviceTreeError> {
-    regions(tree.root(), node)?
-        .next()
-        .ok_or(DeviceTreeError::Malformed)?
-}
-
-fn console(tree: Fdt<'_>, node: Option<FdtNode<'_>>) -> Result<Option<Region>, DeviceTreeError> {
-    node.map(|node| first_region(tree, node)).transpose()
+/// The first region of a node at the top level, if there is such a node.
+fn first_region(
+    tree: Fdt<'_>,
+    node: Option<FdtNode<'_>>,
+) -> Result<Option<Region>, DeviceTreeError> {
+    let Some(node) = node else { return Ok(None) };
+    let mut regions = regions(tree.root(), node)?;
+    regions.next().ok_or(DeviceTreeError::Malformed)?.map(Some)
 }
 
 fn find<'a>(tree: Fdt<'a>, compatible: &str) -> Option<FdtNode<'a>> {
@@ -207,22 +190,6 @@ fn cpus(tree: Fdt<'_>) -> Result<Vec<u64, MAX_CPUS>, DeviceTreeError> {
         return Err(DeviceTreeError::Missing("CPU"));
     }
     Ok(cpus)
-}
-
-fn gic(tree: Fdt<'_>) -> Result<Gic, DeviceTreeError> {
-    let missing = DeviceTreeError::Missing("GICv3");
-    let node = find(tree, "arm,gic-v3").ok_or(missing)?;
-    let mut regions = regions(tree.root(), node)?;
-    Ok(Gic {
-        distributor: regions.next().ok_or(missing)??,
-        redistributors: regions.next().ok_or(missing)??,
-    })
-}
-
-fn smmu(tree: Fdt<'_>) -> Result<Option<Region>, DeviceTreeError> {
-    find(tree, "arm,smmu-v3")
-        .map(|node| first_region(tree, node))
-        .transpose()
 }
 
 fn psci(tree: Fdt<'_>) -> Result<Conduit, DeviceTreeError> {

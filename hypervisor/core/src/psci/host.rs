@@ -22,7 +22,7 @@ pub enum HostPsci {
     /// Wait for an interrupt, then x0 = 0.
     Suspend,
     /// Start a CPU: [`HostCpus::claim`] it if the host may execute at `entry`, else
-    /// [`PsciError::INVALID_ADDRESS`]. A wrong answer is the host's own loss: the CPU gets there under
+    /// [`ErrorCode::InvalidAddress`]. A wrong answer is the host's own loss: the CPU gets there under
     /// stage 2.
     CpuOn {
         /// MPIDR_EL1's affinity fields.
@@ -45,29 +45,6 @@ pub enum HostPsci {
     SystemOff,
 }
 
-/// A PSCI error, as it stands in x0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PsciError(u64);
-
-impl PsciError {
-    /// No such CPU.
-    pub const INVALID_PARAMETERS: Self = Self((-2_i64).cast_unsigned());
-    /// It runs already.
-    pub const ALREADY_ON: Self = Self((-4_i64).cast_unsigned());
-    /// It is being started.
-    pub const ON_PENDING: Self = Self((-5_i64).cast_unsigned());
-    /// The firmware did not do it.
-    pub const INTERNAL_FAILURE: Self = Self((-6_i64).cast_unsigned());
-    /// The host does not own what is at the entry address.
-    pub const INVALID_ADDRESS: Self = Self((-9_i64).cast_unsigned());
-
-    /// The value of x0.
-    #[must_use]
-    pub const fn x0(self) -> u64 {
-        self.0
-    }
-}
-
 /// SMCCC_VERSION.
 const SMCCC_VERSION: u32 = 0x8000_0000;
 /// SMCCC_ARCH_FEATURES.
@@ -82,7 +59,10 @@ pub(crate) const NO_SVE_HINT: u32 = 1 << 16;
 pub fn decide(imm: u16, x: &[u64; 4]) -> HostPsci {
     let not_supported = HostPsci::Return(code(ErrorCode::NotSupported));
     let [x0, x1, x2, x3] = *x;
-    let (Ok(function), 0) = (u32::try_from(seeded!(x0, HighBits => x0 & 0xffff_ffff)), imm) else {
+    let (Ok(function), 0) = (
+        u32::try_from(seeded!(x0, HighBits => x0 & 0xffff_ffff)),
+        imm,
+    ) else {
         return not_supported;
     };
     let function = function & !NO_SVE_HINT;
@@ -105,7 +85,7 @@ pub fn decide(imm: u16, x: &[u64; 4]) -> HostPsci {
         Function::MigrateInfoType => HostPsci::Return(MIGRATION_NOT_REQUIRED),
         Function::CpuSuspend { .. } => HostPsci::Suspend,
         Function::CpuOn { entry, .. } if !is_instruction(entry.entry_point_address()) => {
-            HostPsci::Return(PsciError::INVALID_ADDRESS.x0())
+            HostPsci::Return(code(ErrorCode::InvalidAddress))
         }
         Function::CpuOn { target_cpu, entry } => HostPsci::CpuOn {
             target: target_cpu.into(),
@@ -184,10 +164,10 @@ impl HostCpus {
     ///
     /// # Errors
     ///
-    /// [`PsciError::INVALID_PARAMETERS`], [`PsciError::ALREADY_ON`] or [`PsciError::ON_PENDING`].
-    pub fn claim(&self, target: u64, entry: Ipa, context_id: u64) -> Result<CpuIndex, PsciError> {
-        let index = self.index(target).ok_or(PsciError::INVALID_PARAMETERS)?;
-        let cpu = self.get(index).ok_or(PsciError::INVALID_PARAMETERS)?;
+    /// [`ErrorCode::InvalidParameters`], [`ErrorCode::AlreadyOn`] or [`ErrorCode::OnPending`].
+    pub fn claim(&self, target: u64, entry: Ipa, context_id: u64) -> Result<CpuIndex, ErrorCode> {
+        let index = self.index(target).ok_or(ErrorCode::InvalidParameters)?;
+        let cpu = self.get(index).ok_or(ErrorCode::InvalidParameters)?;
         match cpu
             .state
             .compare_exchange(OFF, ON_PENDING, Ordering::Acquire, Ordering::Relaxed)
@@ -199,8 +179,8 @@ impl HostCpus {
                 Ok(index)
             }
             Err(ON_PENDING) if seeded!(ClaimedTwice) => Ok(index),
-            Err(ON) => Err(PsciError::ALREADY_ON),
-            Err(_) => Err(PsciError::ON_PENDING),
+            Err(ON) => Err(ErrorCode::AlreadyOn),
+            Err(_) => Err(ErrorCode::OnPending),
         }
     }
 
@@ -250,7 +230,7 @@ impl HostCpus {
             Some(OFF) => u32::from(AffinityInfo::Off).into(),
             Some(ON_PENDING) => u32::from(AffinityInfo::OnPending).into(),
             Some(_) => u32::from(AffinityInfo::On).into(),
-            None => PsciError::INVALID_PARAMETERS.x0(),
+            None => code(ErrorCode::InvalidParameters),
         }
     }
 
@@ -352,18 +332,15 @@ mod tests {
     #[test]
     fn a_cpu_goes_on_and_off() {
         let cpus = HostCpus::new(&[0, 1, 0x100], CpuIndex(0));
-        assert_eq!(cpus.claim(0, Ipa(0), 0), Err(PsciError::ALREADY_ON));
-        assert_eq!(cpus.claim(2, Ipa(0), 0), Err(PsciError::INVALID_PARAMETERS));
+        assert_eq!(cpus.claim(0, Ipa(0), 0), Err(ErrorCode::AlreadyOn));
+        assert_eq!(cpus.claim(2, Ipa(0), 0), Err(ErrorCode::InvalidParameters));
         assert_eq!(cpus.arrive(CpuIndex(1)), None, "nobody wanted it");
         assert_eq!(cpus.claim(0x100, Ipa(0x4000), 9), Ok(CpuIndex(2)));
-        assert_eq!(
-            cpus.claim(0x100, Ipa(0x5000), 8),
-            Err(PsciError::ON_PENDING)
-        );
+        assert_eq!(cpus.claim(0x100, Ipa(0x5000), 8), Err(ErrorCode::OnPending));
         assert_eq!(cpus.affinity_info(0x100, 0), 2);
         assert_eq!(cpus.arrive(CpuIndex(2)), Some((Ipa(0x4000), 9)));
         assert_eq!(cpus.affinity_info(0x100, 0), 0);
-        assert_eq!(cpus.claim(0x100, Ipa(0), 0), Err(PsciError::ALREADY_ON));
+        assert_eq!(cpus.claim(0x100, Ipa(0), 0), Err(ErrorCode::AlreadyOn));
         cpus.leave(CpuIndex(2));
         assert_eq!(cpus.affinity_info(0x100, 0), 1);
         assert_eq!(cpus.claim(0x100, Ipa(0x6000), 1), Ok(CpuIndex(2)));
@@ -396,7 +373,7 @@ mod tests {
                         assert!(cpus.arrive(index).is_some());
                     }
                     Err(error) => {
-                        assert!([PsciError::ALREADY_ON, PsciError::ON_PENDING].contains(&error));
+                        assert!([ErrorCode::AlreadyOn, ErrorCode::OnPending].contains(&error));
                         refused.fetch_add(1, Ordering::Relaxed);
                     }
                 });
