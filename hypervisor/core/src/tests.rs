@@ -2,6 +2,7 @@
 
 mod bench_machine;
 mod blocks;
+mod bounds;
 mod concurrent;
 mod coverage;
 mod guest;
@@ -9,6 +10,7 @@ mod guide;
 mod lifecycle;
 mod locks;
 mod maintenance;
+mod merging;
 mod oracle;
 mod protocol;
 mod race;

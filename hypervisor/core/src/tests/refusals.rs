@@ -198,7 +198,11 @@ fn a_range_has_a_page() {
     let TestVm { vm, object, .. } = TestVm::new(&hypervisor, true, 54, 10);
     let first = Pfn(80);
     for call in [
-        HostCall::VmTopUp { vm, first, pages: 0 },
+        HostCall::VmTopUp {
+            vm,
+            first,
+            pages: 0,
+        },
         HostCall::ObjectCreate { vm, pages: 0 },
         HostCall::ObjectBind {
             object,
@@ -298,6 +302,42 @@ fn binding_is_one_to_one_inside_the_guests_space_and_over_when_the_vm_starts() {
         argument: 0,
     };
     assert_eq!(refuse(start), CallError::Denied);
+}
+
+#[test]
+fn unbinding_undoes_that_binding_and_no_other() {
+    let hypervisor = tiny();
+    let vm = TestVm::new(&hypervisor, true, 54, 12);
+    let create = HostCall::ObjectCreate {
+        vm: vm.vm,
+        pages: OBJECT_PAGES,
+    };
+    let second = ObjectHandle(
+        hypervisor.host_call(&create).unwrap()[0]
+            .try_into()
+            .unwrap(),
+    );
+    let unbind = |object, offset, pages| HostCall::ObjectUnbind {
+        object,
+        offset,
+        pages,
+    };
+    // The same offsets as the first object's.
+    assert_eq!(
+        refused(&hypervisor, unbind(second, 0, OBJECT_PAGES)),
+        CallError::Denied
+    );
+    for (offset, pages) in [(0, OBJECT_PAGES - 1), (1, OBJECT_PAGES - 1)] {
+        let call = unbind(vm.object, offset, pages);
+        assert_eq!(refused(&hypervisor, call), CallError::Denied);
+    }
+    vm.populate(&hypervisor, 0, 80, 1).unwrap();
+    let call = unbind(vm.object, 0, OBJECT_PAGES);
+    assert_eq!(
+        refused(&hypervisor, call),
+        CallError::Denied,
+        "a page is there"
+    );
 }
 
 #[test]

@@ -82,7 +82,7 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
         LeafForgotten,
         &[
             "tests::transitions::the_guest_shares_in_place_and_takes_back_at_once",
-            "tests::script::replay",
+            "tests::protocol::a_life_keeps_the_rules_and_shows_every_kind_of_duty",
             "tests::random::the_core_does_what_the_specification_says",
         ],
     ),
@@ -90,7 +90,7 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
         WrongVmid,
         &[
             "tests::transitions::what_the_host_takes_by_force_is_wiped_and_poison",
-            "tests::script::replay",
+            "tests::protocol::a_life_keeps_the_rules_and_shows_every_kind_of_duty",
         ],
     ),
     (
@@ -101,30 +101,36 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
         CombinedKept,
         &[
             "tests::transitions::sharing_in_a_split_block_writes_one_entry_and_unsharing_pays_one_invalidation",
+            "tests::protocol::a_life_keeps_the_rules_and_shows_every_kind_of_duty",
         ],
     ),
     (
         VmidReused,
         &[
             "tests::lifecycle::a_vmid_leaves_all_tlbs_before_it_is_used_again",
+            "tests::protocol::a_life_keeps_the_rules_and_shows_every_kind_of_duty",
             "tests::random::the_core_does_what_the_specification_says",
         ],
     ),
     (
         PreviousVcpu,
-        &["tests::lifecycle::another_vcpu_of_the_vm_on_the_same_cpu_finds_no_stale_translations"],
+        &[
+            "tests::lifecycle::another_vcpu_of_the_vm_on_the_same_cpu_finds_no_stale_translations",
+            "tests::protocol::a_life_keeps_the_rules_and_shows_every_kind_of_duty",
+        ],
     ),
     (
         TlbiTooEarly,
         &[
             "tests::transitions::sharing_in_a_split_block_writes_one_entry_and_unsharing_pays_one_invalidation",
+            "tests::protocol::a_life_keeps_the_rules_and_shows_every_kind_of_duty",
         ],
     ),
     (
         Unpublished,
         &[
             "tests::transitions::populating_a_protected_vm_takes_pages_from_the_host",
-            "tests::script::replay",
+            "tests::protocol::a_life_keeps_the_rules_and_shows_every_kind_of_duty",
         ],
     ),
     (
@@ -152,7 +158,10 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
     ),
     (
         NoBreak,
-        &["tests::maintenance::a_table_takes_the_place_of_a_block_after_all_tlbs_forgot_the_block"],
+        &[
+            "tests::maintenance::a_table_takes_the_place_of_a_block_after_all_tlbs_forgot_the_block",
+            "tests::protocol::a_life_keeps_the_rules_and_shows_every_kind_of_duty",
+        ],
     ),
     (
         BlockTooEarly,
@@ -172,6 +181,7 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
         ReclaimUnwiped,
         &[
             "tests::transitions::what_the_host_takes_by_force_is_wiped_and_poison",
+            "tests::protocol::a_life_keeps_the_rules_and_shows_every_kind_of_duty",
             "tests::guest::memory::a_page_is_given_up_and_filled_again",
             "tests::random::the_core_does_what_the_specification_says",
         ],
@@ -246,7 +256,10 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
     ),
     (
         LockOrder,
-        &["tests::locks::a_place_is_taken_before_the_hosts_memory_and_nothing_is_kept"],
+        &[
+            "tests::locks::a_place_is_taken_before_the_hosts_memory_and_nothing_is_kept",
+            "tests::protocol::a_life_keeps_the_rules_and_shows_every_kind_of_duty",
+        ],
     ),
     (
         CpuOnAgain,

@@ -147,6 +147,21 @@ fn memory_is_no_device_whatever_the_guard_says() {
 }
 
 #[test]
+fn the_next_vm_in_the_same_place_has_a_guard_of_its_own() {
+    let guest = Guest::new(true);
+    let mut vcpu = guest.load(0);
+    let map = [function::MMIO_GUARD_MAP.into(), 0x5000, 0, 0];
+    assert_eq!(guest.call(&mut vcpu, map), [0; 4]);
+    drop(vcpu);
+    guest.vm.destroy(&guest.hypervisor).unwrap();
+    let next = TestVm::new(&guest.hypervisor, true, 54, 12);
+    assert_eq!(next.vm.0 & 0xff, guest.vm.vm.0 & 0xff, "the same place");
+    next.start(&guest.hypervisor);
+    let mut vcpu = next.load(&guest.hypervisor).unwrap();
+    assert_eq!(guest.abort(&mut vcpu, LOAD_BYTE, 0x6000), read(0x6000));
+}
+
+#[test]
 fn an_ordinary_vm_has_no_guard() {
     let guest = Guest::new(false);
     let mut vcpu = guest.load(0);
