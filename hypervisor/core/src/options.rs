@@ -25,7 +25,9 @@ impl Options {
                 "trace=on" => options.trace = true,
                 "trace=off" => options.trace = false,
                 #[cfg(feature = "seeded-bugs")]
-                bug if bug.strip_prefix("seeded=").is_some_and(crate::seeded::choose) => {}
+                bug if bug
+                    .strip_prefix("seeded=")
+                    .is_some_and(crate::seeded::choose) => {}
                 _ => return Err(UnknownOption),
             }
         }
