@@ -276,19 +276,17 @@ fn ownership(
     };
     #[cfg(feature = "oracle")]
     let (records, room) = crate::oracle::take_room(records);
-    let core = Hypervisor::new(
-        El2,
-        Setup {
-            ram: &platform.ram,
-            reserved: RESERVED.call_once(|| reserved),
-            denied_devices: &platform.denied,
-            records,
-            tables,
-            cpus: platform.cpus.len(),
-            expected: image.measurement(),
-        },
-    )?;
-    let core = HYPERVISOR.call_once(|| core);
+    let setup = Setup {
+        ram: &platform.ram,
+        reserved: RESERVED.call_once(|| reserved),
+        denied_devices: &platform.denied,
+        records,
+        tables,
+        cpus: platform.cpus.len(),
+        expected: image.measurement(),
+    };
+    // It takes half of a stack: it is made where it stays, and not moved there from here.
+    let core = HYPERVISOR.try_call_once(|| Hypervisor::new(El2, setup))?;
     #[cfg(feature = "oracle")]
     crate::oracle::install(core, room);
     Ok(core)

@@ -13,8 +13,8 @@ use crate::switch::{self, Then, Vector};
 use crate::{arch, boot, gic, state, trace};
 
 /// A vCPU that runs, as its hypercalls see it.
-struct Running {
-    loaded: Loaded<'static, 'static, El2>,
+struct Running<'a> {
+    loaded: &'a mut Loaded<'static, 'static, El2>,
     services: Services<'static>,
     /// What a hypercall came to that is not just answered.
     action: GuestAction,
@@ -48,7 +48,7 @@ pub(crate) fn run(
         }
     });
     let mut running = Running {
-        loaded,
+        loaded: &mut loaded,
         services: Services {
             trng: boot::trng(),
             id_register,
@@ -56,7 +56,7 @@ pub(crate) fn run(
         action: GuestAction::Resume,
     };
     let mut exit = until_exit(cpu, &mut running);
-    let record = running.loaded.with_context(|context| {
+    let record = loaded.with_context(|context| {
         Cpu::take_fp_from_guest(context);
         if let Exit::Wfi { deadline } = &mut exit {
             *deadline = context.timer_deadline();
@@ -77,7 +77,7 @@ pub(crate) fn run(
 
 /// Enters the loaded vCPU again and again, as long as the hypervisor answers it alone. When this
 /// returns, its system registers are stored.
-fn until_exit(cpu: &mut Cpu, running: &mut Running) -> Exit {
+fn until_exit(cpu: &mut Cpu, running: &mut Running<'_>) -> Exit {
     loop {
         trace::enter();
         let registers = running
@@ -88,14 +88,16 @@ fn until_exit(cpu: &mut Cpu, running: &mut Running) -> Exit {
         // injected exceptions set PSTATE, to EL1 or EL0. `hypercall` takes a `Running`.
         let vector = unsafe { switch::enter(registers, (&raw mut *running).cast(), hypercall) };
         let Running {
-            loaded, services, ..
-        } = running;
+            loaded,
+            services,
+            action,
+        } = &mut *running;
         // Whatever may make the guest take an exception works on stored registers.
         loaded.with_context(|context| state::save_system(&mut context.system));
         #[cfg(feature = "oracle")]
         let _looks = crate::oracle::after(crate::oracle::Calls::GUEST);
         let action = match vector {
-            Vector::Hypercall => running.action,
+            Vector::Hypercall => *action,
             Vector::Synchronous => {
                 let trap = Trap::Synchronous {
                     esr: arch::read!("esr_el2"),
@@ -127,11 +129,11 @@ fn until_exit(cpu: &mut Cpu, running: &mut Running) -> Exit {
 /// `running` points to the [`Running`] of the vCPU that made the call, which nobody else uses.
 unsafe extern "C" fn hypercall(running: *mut ()) -> Then {
     // SAFETY: the caller's promise: `until_exit` has lent it to `enter`.
-    let running = unsafe { &mut *running.cast::<Running>() };
+    let running = unsafe { &mut *running.cast::<Running<'_>>() };
     #[cfg(feature = "oracle")]
     let _looks = crate::oracle::after(crate::oracle::Calls::GUEST);
     let imm = syndrome::immediate(arch::read!("esr_el2"));
-    match guest_hypercall(&mut running.loaded, &running.services, imm) {
+    match guest_hypercall(running.loaded, &running.services, imm) {
         GuestAction::Resume => {
             trace::enter();
             Then::Resume

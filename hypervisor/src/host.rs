@@ -119,14 +119,20 @@ fn call(cpu: &mut Cpu, imm: u16) {
     }
     trace::event(Event::CallBegin(function));
     let [_, arguments @ .., _, _, _, _, _, _, _, _, _, _, _, _, _] = &cpu.host.x;
-    match &HostCall::parse(function, arguments) {
-        Ok(HostCall::VcpuRun { vm, vcpu, entry }) => match guest::run(cpu, *vm, *vcpu, entry) {
-            Ok(record) => answer(cpu, 0, &record.emit()),
-            Err(error) => answer(cpu, error.code(), &[0; 17]),
-        },
-        Ok(call) => ownership_call(cpu, call),
-        Err(error) => answer(cpu, error.code(), &[0; 17]),
-    }
+    let refused = if function == HostCall::VCPU_RUN {
+        let ran = HostCall::parse_run(arguments)
+            .and_then(|(vm, vcpu, entry)| guest::run(cpu, vm, vcpu, &entry));
+        match ran {
+            Ok(record) => return answer(cpu, 0, &record.emit()),
+            Err(error) => error,
+        }
+    } else {
+        match HostCall::parse(function, arguments) {
+            Ok(call) => return ownership_call(cpu, &call),
+            Err(error) => error,
+        }
+    };
+    answer(cpu, refused.code(), &[0; 17]);
 }
 
 /// The end of a call: x0, and x1 to x17. It is inlined so that results go straight to their places.

@@ -9,6 +9,7 @@
 
 use crate::addr::{Gfn, Ipa, Pfn};
 use crate::error::CallError;
+use crate::vcpu::Entry;
 
 /// The number that [`HostCall::Version`] answers.
 pub const VERSION: u64 = 1;
@@ -185,7 +186,7 @@ pub enum HostCall {
         /// The vCPU.
         vcpu: VcpuIndex,
         /// What the host says on entry.
-        entry: crate::vcpu::Entry,
+        entry: Entry,
     },
     /// Ends a VM: no vCPU of it runs again; its pages and its pool come back to the host, wiped.
     ///
@@ -212,8 +213,24 @@ pub enum HostCall {
 /// The first function ID: SMC64 fast call, owner 6 (vendor hypervisor), number 0x8000. The numbers
 /// below it are KVM's.
 const BASE: u32 = 0xc600_8000;
+/// The number of `VcpuRun`.
+const RUN: u32 = 12;
 
 impl HostCall {
+    /// The function ID of `VcpuRun`.
+    pub const VCPU_RUN: u32 = BASE + RUN;
+
+    /// Reads the arguments of `VcpuRun`, which is to be quick, as [`Self::parse`] does.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::InvalidParameter`] for an argument that is no value of its type.
+    #[inline(always)]
+    pub fn parse_run(x: &Arguments) -> Result<(VmHandle, VcpuIndex, Entry), CallError> {
+        let vm = VmHandle(handle(x[0])?);
+        Ok((vm, VcpuIndex(handle(x[1])?), Entry::parse(x)?))
+    }
+
     /// Reads a call from the function ID in w0 and x1 to x17.
     ///
     /// # Errors
@@ -281,11 +298,10 @@ impl HostCall {
                     entry: Ipa(x[1]),
                     argument: x[2],
                 },
-                12 => Self::VcpuRun {
-                    vm: vm()?,
-                    vcpu: VcpuIndex(handle(x[1])?),
-                    entry: crate::vcpu::Entry::parse(x)?,
-                },
+                RUN => {
+                    let (vm, vcpu, entry) = Self::parse_run(x)?;
+                    Self::VcpuRun { vm, vcpu, entry }
+                }
                 13 => Self::VmDestroy { vm: vm()? },
                 14 => Self::ForceReclaim { page: Pfn(x[0]) },
                 15 => Self::VmCounters { vm: vm()? },
@@ -387,7 +403,7 @@ impl HostCall {
             Self::VcpuRun { vm, vcpu, entry } => {
                 set(&[vm.0.into(), vcpu.0.into()]);
                 entry.emit(&mut x);
-                12
+                RUN
             }
             Self::VmDestroy { vm } => {
                 set(&[vm.0.into()]);

@@ -169,6 +169,7 @@ pub struct Entry {
 
 impl Entry {
     /// Reads the entry from x1 to x17 of a `VcpuRun`.
+    #[inline(always)]
     pub(crate) fn parse(x: &Arguments) -> Result<Self, CallError> {
         let resume = match (x[2], x[3]) {
             (0, 0) => Resume::Continue,
@@ -325,7 +326,7 @@ pub struct ExitRecord {
 
 impl ExitRecord {
     /// Writes the record to x1 to x17.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn emit(&self) -> Arguments {
         let fields = match self.exit {

@@ -207,16 +207,18 @@ fn meet<M: Machine>(vcpu: &Loaded<'_, '_, M>, fault: Fault, far: u64, hpfar: u64
         _ => return Met::Nothing,
     };
     let gfn = ipa.page();
-    match vcpu.classify(gfn) {
-        GuestPage::Bound(PageState::Private | PageState::Shared) => {
+    match vcpu.classify_or_device(gfn) {
+        (GuestPage::Bound(PageState::Private | PageState::Shared), _) => {
             Met::Memory(GuestAction::Resume)
         }
-        GuestPage::Bound(PageState::Absent) => {
+        (GuestPage::Bound(PageState::Absent), _) => {
             Met::Memory(GuestAction::Exit(Exit::MemoryFault { gfn }))
         }
-        GuestPage::Bound(PageState::Poisoned) => Met::Memory(stop(vcpu, StopReason::Poisoned(gfn))),
-        GuestPage::Unbound if vcpu.with_guard(|guard| guard.allows(gfn)) => Met::Device(ipa),
-        GuestPage::Unbound => Met::Nothing,
+        (GuestPage::Bound(PageState::Poisoned), _) => {
+            Met::Memory(stop(vcpu, StopReason::Poisoned(gfn)))
+        }
+        (GuestPage::Unbound, true) => Met::Device(ipa),
+        (GuestPage::Unbound, false) => Met::Nothing,
     }
 }
 

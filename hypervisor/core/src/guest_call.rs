@@ -49,49 +49,56 @@ const ORDINARY_FEATURES: u64 = feature::FEATURES as u64;
 
 /// Handles a hypercall. The PC is past the instruction.
 ///
-/// Constants are answered here, on the shortest way back to the guest; all else is out of line.
+/// What is to be quick is here, on the shortest way back to the guest; all else is out of line, and looks
+/// at its arguments there.
 #[inline]
 pub(crate) fn guest_call<M: Machine>(
     vcpu: &mut Loaded<'_, '_, M>,
     services: &Services<'_>,
     imm: u16,
 ) -> GuestAction {
-    let x = vcpu.with_context(|context| {
-        let [x0, x1, x2, x3, ..] = context.x;
-        [x0, x1, x2, x3]
-    });
+    let [x0, ..] = arguments(vcpu);
     vcpu.count_hypercall();
     // The upper half of x0 is to be ignored (DEN0028, section 2.5).
     #[expect(
         clippy::cast_possible_truncation,
         reason = "the function ID is the lower half"
     )]
-    let id = x[0] as u32 & !NO_SVE_HINT;
+    let id = x0 as u32 & !NO_SVE_HINT;
     let reply = match id {
         _ if imm != 0 && !seeded!(ImmediateIgnored) => [NOT_SUPPORTED, 0, 0, 0],
         function::FEATURES if vcpu.is_protected() || seeded!(OrdinaryOffered) => {
             [PROTECTED_FEATURES, 0, 0, 0]
         }
         function::FEATURES => [ORDINARY_FEATURES, 0, 0, 0],
-        function::UID => kvm::UID.map(u64::from),
-        SMCCC_VERSION => [SMCCC_1_1, 0, 0, 0],
         function::MEM_SHARE | function::MEM_UNSHARE if vcpu.is_protected() => {
-            return convert(vcpu, id, x);
+            return convert(vcpu, id);
         }
-        _ => return dispatch(vcpu, services, id, x),
+        _ => return dispatch(vcpu, services, id),
     };
     answer(vcpu, reply)
 }
 
-/// The calls that look at their arguments.
+/// x0 to x3.
+#[inline]
+fn arguments<M: Machine>(vcpu: &mut Loaded<'_, '_, M>) -> [u64; 4] {
+    vcpu.with_context(|context| {
+        let [x0, x1, x2, x3, ..] = context.x;
+        [x0, x1, x2, x3]
+    })
+}
+
+/// All other calls.
 #[inline(never)]
 fn dispatch<M: Machine>(
     vcpu: &mut Loaded<'_, '_, M>,
     services: &Services<'_>,
     id: u32,
-    [_, x1, x2, x3]: [u64; 4],
 ) -> GuestAction {
+    let [_, x1, x2, x3] = arguments(vcpu);
     let reply = match id {
+        function::UID => kvm::UID.map(u64::from),
+        SMCCC_VERSION => [SMCCC_1_1, 0, 0, 0],
         function::MEMINFO..=function::MEM_RELINQUISH if vcpu.is_protected() => {
             match protected(vcpu, id, [x1, x2, x3]) {
                 Ok(reply) => reply,
@@ -179,11 +186,8 @@ fn range<M: Machine>(ipa: u64, granules: u64) -> Option<PageRange<Gfn>> {
 /// MEM_SHARE and MEM_UNSHARE. A share that begins at a page which is not there yet does not fail: the
 /// host brings it, the call runs again.
 #[inline(never)]
-fn convert<M: Machine>(
-    vcpu: &mut Loaded<'_, '_, M>,
-    id: u32,
-    [_, ipa, granules, x3]: [u64; 4],
-) -> GuestAction {
+fn convert<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, id: u32) -> GuestAction {
+    let [_, ipa, granules, x3] = arguments(vcpu);
     let refused = [INVALID_PARAMETER, 0, 0, 0];
     let reply = match range::<M>(ipa, granules) {
         Some(pages) if x3 == 0 => {

@@ -117,7 +117,8 @@ impl<M: Machine> Loaded<'_, '_, M> {
     /// Works on the VM, under its lock. It is there: a VM is not torn down while a vCPU is loaded.
     #[inline]
     fn with_vm<R>(&self, f: impl FnOnce(&mut Vm) -> R) -> Option<R> {
-        self.place.lock(self.machine()).vm.as_mut().map(f)
+        self.place
+            .with(self.machine(), |place| place.vm.as_mut().map(f))
     }
 
     /// The machine below.
@@ -183,14 +184,14 @@ impl<M: Machine> Loaded<'_, '_, M> {
 
     #[inline]
     fn convert(&self, pages: PageRange<Gfn>, sharing: Sharing) -> Result<u64, ShareError> {
-        let mut place = self.place.lock(self.machine());
-        let place = &mut *place;
-        if pages.len() == 1
-            && let Some(()) = self.hypervisor.convert_page(place, pages.first(), sharing)
-        {
-            return Ok(1);
-        }
-        self.hypervisor.convert(place, pages, sharing)
+        self.place.with(self.machine(), |place| {
+            if pages.len() == 1
+                && let Some(()) = self.hypervisor.convert_page(place, pages.first(), sharing)
+            {
+                return Ok(1);
+            }
+            self.hypervisor.convert(place, pages, sharing)
+        })
     }
 
     /// MEM_RELINQUISH: gives a private page back to the host. Answers whether there was one.
@@ -207,24 +208,30 @@ impl<M: Machine> Loaded<'_, '_, M> {
     /// What is at `gfn` at this moment.
     #[must_use]
     pub fn classify(&self, gfn: Gfn) -> GuestPage {
-        self.classify_in(&mut self.place.lock(self.machine()), gfn)
-            .map_or(GuestPage::Unbound, GuestPage::Bound)
+        self.classify_or_device(gfn).0
+    }
+
+    /// What is at `gfn` at this moment, and whether the VM's MMIO guard allows a device there.
+    #[must_use]
+    pub(crate) fn classify_or_device(&self, gfn: Gfn) -> (GuestPage, bool) {
+        self.place.with(self.machine(), |place| {
+            let page = self.classify_in(place, gfn);
+            let page = page.map_or(GuestPage::Unbound, GuestPage::Bound);
+            (page, place.guard.allows(gfn))
+        })
     }
 
     fn classify_in(&self, place: &mut VmPlace, gfn: Gfn) -> Option<PageState> {
         let (page, _) = place.vm.as_ref()?.object_run(gfn)?;
         let object = vm::object_in(&mut place.objects, page.object)?;
-        let content = object.run(self.machine(), page.offset, 1).content;
-        Some(match content {
+        Some(match object.get(self.machine(), page.offset) {
             Content::Absent => PageState::Absent,
             Content::Poisoned => PageState::Poisoned,
             Content::Present(first) => {
                 let record = self
                     .hypervisor
                     .host
-                    .lock(self.machine())
-                    .records()
-                    .get(first);
+                    .with(self.machine(), |host| host.records().get(first));
                 if record.is_some_and(Record::host_reaches) {
                     PageState::Shared
                 } else {
@@ -236,7 +243,7 @@ impl<M: Machine> Loaded<'_, '_, M> {
 
     /// Works on the VM's MMIO guard, under the VM's lock: `f` must not call back into this vCPU.
     pub fn with_guard<R>(&self, f: impl FnOnce(&mut MmioGuard) -> R) -> R {
-        f(&mut self.place.lock(self.machine()).guard)
+        self.place.with(self.machine(), |place| f(&mut place.guard))
     }
 
     /// PSCI CPU_ON: claims vCPU `target` for power-on at `entry`, x0 = `context_id`. Of many who try

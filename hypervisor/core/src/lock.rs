@@ -48,7 +48,7 @@ impl<T> Lock<T> {
     }
 
     #[cfg(not(any(test, feature = "fake")))]
-    #[inline]
+    #[inline(always)]
     fn wait(&self) -> TicketMutexGuard<'_, T> {
         self.mutex.lock()
     }
@@ -74,6 +74,16 @@ impl<T> Lock<T> {
             machine,
             id: self.id,
         }
+    }
+
+    /// Works on the value, as under [`Self::lock`]: for what is to be quick.
+    #[inline(always)]
+    pub(crate) fn with<M: Machine, R>(&self, machine: &M, f: impl FnOnce(&mut T) -> R) -> R {
+        let mut value = self.wait();
+        machine.event(Event::Taken(self.id));
+        let result = f(&mut value);
+        machine.event(Event::Released(self.id));
+        result
     }
 }
 

@@ -1,5 +1,7 @@
 //! TLB duties of a run of table changes, paid once at its end.
 
+use heapless::Vec;
+
 use crate::geometry::Level;
 use crate::machine::{Machine, Removed, Space};
 
@@ -13,9 +15,9 @@ const MOST: usize = 8;
 #[must_use = "a translation that was taken away may still be in a TLB"]
 pub(crate) struct Batch {
     space: Space,
-    /// The first `count` of these; if there are more than it has room for, whatever there was.
-    removed: [Removed; MOST],
-    count: usize,
+    removed: Vec<Removed, MOST>,
+    /// There are more than `removed` has room for.
+    many: bool,
     added: bool,
 }
 
@@ -23,11 +25,8 @@ impl Batch {
     pub(crate) const fn new(space: Space) -> Self {
         Self {
             space,
-            removed: [Removed {
-                page: 0,
-                level: Level::Three,
-            }; MOST],
-            count: 0,
+            removed: Vec::new(),
+            many: false,
             added: false,
         }
     }
@@ -35,10 +34,7 @@ impl Batch {
     /// A valid entry of `level` that translated from `page` on was made invalid.
     #[inline]
     pub(crate) fn removed(&mut self, page: u64, level: Level) {
-        if let Some(free) = self.removed.get_mut(self.count) {
-            *free = Removed { page, level };
-        }
-        self.count = self.count.saturating_add(1);
+        self.many |= self.removed.push(Removed { page, level }).is_err();
     }
 
     /// An invalid entry was made valid.
@@ -49,11 +45,10 @@ impl Batch {
 
     /// Pays: after this nobody translates by what was removed, and everybody by what was added.
     pub(crate) fn finish<M: Machine>(&self, machine: &M) {
-        if self.count > MOST && !seeded!(RangeCutShort) {
+        if self.many && !seeded!(RangeCutShort) {
             machine.invalidate_all(self.space);
-        } else if self.count != 0 {
-            let removed = self.removed.get(..self.count).unwrap_or(&self.removed);
-            machine.invalidate(self.space, removed);
+        } else if !self.removed.is_empty() {
+            machine.invalidate(self.space, &self.removed);
         } else if self.added && !seeded!(Unpublished) {
             machine.publish();
         }

@@ -45,6 +45,7 @@ impl Slot {
         machine.read_entry(self.table, self.index)
     }
 
+    #[inline(always)]
     fn kind<M: Machine>(self, machine: &M) -> Kind {
         descriptor::kind(self.level, self.read(machine))
     }
@@ -137,6 +138,10 @@ impl Stage2 {
     /// The level-3 entry for `page`, if there is a table for it.
     #[inline]
     pub(crate) fn page_slot<M: Machine>(&self, machine: &M, page: u64) -> Option<Slot> {
+        // The page is a claim of the host's: beyond the IPA space there is no table to look into.
+        if page >= M::Geometry::IPA_PAGES && !seeded!(FarPage) {
+            return None;
+        }
         let giant = self.root_slot::<M>(page);
         let Kind::Table(blocks) = giant.kind(machine) else {
             return None;

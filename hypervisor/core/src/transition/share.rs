@@ -58,9 +58,9 @@ impl<M: Machine> Hypervisor<'_, M> {
             return None;
         };
         let (before, after) = sharing.records(page);
-        self.host
-            .lock(&self.machine)
-            .convert_page(&self.machine, to, before, after)?;
+        self.host.with(&self.machine, |host| {
+            host.convert_page(&self.machine, to, before, after)
+        })?;
         vm.report.shared = sharing.count(vm.report.shared, 1);
         Some(())
     }
