@@ -10,7 +10,7 @@ use shared_abi::host_call::{HostCall, ObjectHandle};
 use super::bench_machine::*;
 use crate::fake::Fake;
 use crate::geometry::Geometry;
-use crate::machine::{Frames, TableRef, Vmid};
+use crate::machine::{Frames, Machine, TableRef, Vmid};
 use crate::object::{Content, Object};
 use crate::pool::Pool;
 use crate::stage2::batch::Batch;
@@ -84,6 +84,33 @@ fn a_spaces_tables_go_back_one_by_one() {
             tables.dismantle(&machine, pool, most)
         });
         assert_eq!((took, free(&pool)), (steps, 20), "{most} at a time");
+    }
+}
+
+#[test]
+fn tables_that_a_leaf_takes_the_place_of_are_zero_again() {
+    let machine = Fake::<Tiny>::default();
+    let mut pool = pool(&machine, 10, 20);
+    let tables = Stage2::new(&Frames::new(range(8, 2)), Vmid(1));
+    let mut map = |page, pages| {
+        let mut batch = Batch::new(tables.space());
+        let mapping = Mapping {
+            page,
+            to: Pfn(64 + page),
+            pages,
+            access: Access::Memory,
+        };
+        tables.map(&machine, &mut pool, mapping, &mut batch);
+        batch.finish(&machine);
+    };
+    for page in [1, 2, 6, 15] {
+        map(page, 1);
+    }
+    map(0, Tiny::GIANT_PAGES);
+    assert_eq!(free(&pool), 20);
+    while let Some(table) = pool.take(&machine) {
+        let entries = (0..Tiny::ENTRIES).map(|index| machine.read_entry(table, index));
+        assert!(entries.into_iter().all(|entry| entry == 0), "{table:?}");
     }
 }
 
