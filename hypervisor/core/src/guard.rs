@@ -154,6 +154,7 @@ mod tests {
         assert_eq!(guard.map(Gfn(4)), Ok(()));
         assert_eq!(guard.map(Gfn(5)), Ok(()));
         assert_eq!(guard.map(Gfn(6)), Ok(()));
+        assert_eq!(guard.map(Gfn(11)), Ok(()));
         assert_eq!(guard.unmap(Gfn(5)), Err(GuardFull), "no room for two");
         assert!(guard.allows(Gfn(5)));
         assert_eq!(guard.unmap(Gfn(1000)), Ok(()), "it is not guarded anyway");

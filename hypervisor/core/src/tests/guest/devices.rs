@@ -100,6 +100,32 @@ fn what_cannot_be_emulated_is_an_abort_in_the_guest() {
 }
 
 #[test]
+fn an_access_may_end_with_its_page() {
+    let guest = Guest::new(true);
+    let mut vcpu = guest.load(0);
+    assert_eq!(guest.abort(&mut vcpu, LOAD_BYTE, 0x5fff), read(0x5fff));
+}
+
+#[test]
+fn an_abort_has_the_address_if_there_is_one() {
+    const FAR_NOT_VALID: u64 = 1 << 10;
+    let guest = Guest::new(true);
+    for esr in [FETCH, LOAD_PAIR] {
+        let mut vcpu = guest.load(0);
+        let system = |vcpu: &mut Vcpu<'_>| {
+            let system = snapshot(vcpu).system;
+            (system.far_el1, system.esr_el1 & FAR_NOT_VALID)
+        };
+        vcpu.with_context(|context| context.system.far_el1 = 0x77);
+        guest.abort(&mut vcpu, esr, 0x5008);
+        assert_eq!(system(&mut vcpu), (0x5008, 0), "{esr:#x}");
+        vcpu.with_context(|context| context.system.far_el1 = 0x77);
+        guest.abort(&mut vcpu, esr | FAR_NOT_VALID, 0x5008);
+        assert_eq!(system(&mut vcpu), (0x77, FAR_NOT_VALID), "{esr:#x}");
+    }
+}
+
+#[test]
 fn once_enrolled_only_guarded_pages_are_devices() {
     for enrol_first in [true, false] {
         let guest = Guest::new(true);
