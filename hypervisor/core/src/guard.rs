@@ -161,6 +161,15 @@ mod tests {
     }
 
     #[test]
+    fn a_page_that_is_unnamed_leaves_its_room() {
+        let mut guard = MmioGuard::default();
+        for page in (0..4 * MAX_RUNS as u64).map(|run| 4 * run) {
+            assert_eq!(guard.map(Gfn(page)), Ok(()));
+            assert_eq!(guard.unmap(Gfn(page)), Ok(()));
+        }
+    }
+
+    #[test]
     fn the_last_page_has_no_neighbour() {
         let mut guard = MmioGuard::default();
         assert_eq!(guard.map(Gfn(Gfn::LIMIT - 1)), Ok(()));
