@@ -17,28 +17,45 @@ pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
 /// population, its page number in the guest (64 bits) and its 4096 bytes; then vCPU 0's entry point
 /// and its x0 (64 bits each). Integers are little-endian. The hypervisor computes it as the host
 /// populates; the tool computes what it should be.
+///
+/// A page that is taken back before the start makes it another one: in its place may be anything by then.
+/// 64 bits, all ones, which is no page number, come before the entry point in that case.
 #[derive(Clone, Debug)]
-pub struct LaunchMeasurement(Sha256);
+pub struct LaunchMeasurement {
+    hash: Sha256,
+    is_void: bool,
+}
 
 impl LaunchMeasurement {
     /// Starts with no pages.
     #[must_use]
     pub fn new() -> Self {
-        Self(Sha256::new())
+        Self {
+            hash: Sha256::new(),
+            is_void: false,
+        }
     }
 
     /// Adds the page that the guest sees at `gfn`.
     pub fn page(&mut self, gfn: Gfn, content: &PageContent) {
-        self.0.update(gfn.0.to_le_bytes());
-        self.0.update(content);
+        self.hash.update(gfn.0.to_le_bytes());
+        self.hash.update(content);
+    }
+
+    /// Notes that a page was taken back: what is there at the start need not be what was measured.
+    pub const fn void(&mut self) {
+        self.is_void = true;
     }
 
     /// Ends the measurement with where vCPU 0 starts and what it finds in x0.
     #[must_use]
     pub fn finish(mut self, entry: Ipa, argument: u64) -> Digest {
-        self.0.update(entry.0.to_le_bytes());
-        self.0.update(argument.to_le_bytes());
-        Digest(self.0.finalize().into())
+        if self.is_void {
+            self.hash.update(u64::MAX.to_le_bytes());
+        }
+        self.hash.update(entry.0.to_le_bytes());
+        self.hash.update(argument.to_le_bytes());
+        Digest(self.hash.finalize().into())
     }
 }
 
@@ -85,5 +102,10 @@ mod tests {
             measure(&[(1, 1), (2, 2)], 3, 3),
         ];
         assert!(others.iter().all(|other| *other != reference));
+        let mut void = LaunchMeasurement::new();
+        void.page(Gfn(1), &[1; 4096]);
+        void.page(Gfn(2), &[2; 4096]);
+        void.void();
+        assert_ne!(void.finish(Ipa(3), 4), reference);
     }
 }

@@ -243,7 +243,7 @@ fn a_file_of_another_length_is_refused() {
 
 #[test]
 fn a_forged_manifest_is_refused_for_what_is_wrong_with_it() {
-    let last = 5;
+    let last = 6;
     let cases: [Case; 17] = [
         (|m| m.header.version = 2.into(), Error::Version(2)),
         (|m| m.header.parts = 17.into(), Error::TooManyParts(17)),
@@ -251,7 +251,7 @@ fn a_forged_manifest_is_refused_for_what_is_wrong_with_it() {
             |m| m.header.parts = u32::MAX.into(),
             Error::TooManyParts(u32::MAX),
         ),
-        (|m| m.header.parts = 5.into(), Error::ManifestReserved),
+        (|m| m.header.parts = 6.into(), Error::ManifestReserved),
         (|m| m.unused[0] = 1, Error::ManifestReserved),
         (|m| m.parts[0].reserved = 1.into(), Error::ManifestReserved),
         (|m| m.parts[0].kind = 8.into(), Error::UnknownKind(8)),
@@ -260,7 +260,7 @@ fn a_forged_manifest_is_refused_for_what_is_wrong_with_it() {
             Error::Duplicate(Kind::Payload),
         ),
         (
-            |m| m.parts[4].file_bytes = 31.into(),
+            |m| m.parts[5].file_bytes = 31.into(),
             Error::PartSize {
                 kind: Kind::Measurement,
                 bytes: 31,
@@ -274,7 +274,7 @@ fn a_forged_manifest_is_refused_for_what_is_wrong_with_it() {
             },
         ),
         (
-            |m| m.parts[5].offset = 0x20_1000.into(),
+            |m| m.parts[6].offset = 0x20_1000.into(),
             Error::Misaligned {
                 kind: Kind::Host,
                 offset: 0x20_1000,
@@ -335,7 +335,7 @@ fn a_forged_manifest_is_refused_for_what_is_wrong_with_it() {
         Error::TotalSize
     );
     assert_eq!(
-        refused(|m| m.parts[5].memory_bytes = 0x4000.into()),
+        refused(|m| m.parts[6].memory_bytes = 0x4000.into()),
         Error::TotalSize
     );
 }

@@ -216,6 +216,11 @@ impl<G: Geometry> Machine for Fake<G> {
     type Geometry = G;
 
     fn read_entry(&self, table: TableRef, index: usize) -> u64 {
+        assert!(
+            self.state().pages.exists(table.page().0),
+            "a table is read that nobody made: {:?}",
+            table.page()
+        );
         self.state().entry(table.page().0, index)
     }
 

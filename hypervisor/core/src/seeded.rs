@@ -104,6 +104,8 @@ mod on {
         StartForgotten: 2,
         /// Taking a page by force does not look at the record again once it has the VM's lock.
         StaleClaim: 3,
+        /// A page that was measured may be replaced before the start.
+        MeasuredSwapped: 3,
         /// A range of no pages passes for one.
         EmptyRange: 4,
         /// The upper half of a guest's page count is cut off.
@@ -160,6 +162,8 @@ mod on {
         LentWiped: 10,
         /// A guest may meet zeroes where the host took a page by force.
         PoisonForgotten: 10,
+        /// Tables are read for a page that is beyond all memory.
+        FarPage: 11,
         /// A binding may end one page beyond the guest's address space.
         BoundBeyond: 11,
         /// An MMIO access may reach into the next page.

@@ -145,6 +145,8 @@ pub struct Vm {
     pub vcpus: Vec<Vcpu>,
     /// The guest pages whose content was kept, in order: what the launch measurement covers.
     pub kept: Vec<u64>,
+    /// A page was taken back before the start, which the launch measurement tells.
+    pub void: bool,
 }
 
 /// The machine, as far as ownership goes.

@@ -69,6 +69,11 @@ impl Memory {
         (core::ptr::eq(bytes, &*expected) || *bytes == *expected).then_some(first)
     }
 
+    /// Whether the page was ever written.
+    pub(super) fn exists(&self, page: u64) -> bool {
+        self.get(page).is_some()
+    }
+
     /// The 64-bit word `index` of a page.
     pub(super) fn entry(&self, page: u64, index: usize) -> u64 {
         self.get(page).map_or(0, |bytes| {

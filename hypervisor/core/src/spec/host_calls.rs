@@ -25,6 +25,7 @@ impl Spec {
                     bindings: Vec::new(),
                     vcpus: Vec::new(),
                     kept: Vec::new(),
+                    void: false,
                 };
                 self.vms.insert(vm, made);
             }
@@ -163,7 +164,9 @@ impl Spec {
             true => Slot::Poisoned,
             false => Slot::Absent,
         };
+        let is_new = vm.life == Life::New;
         if let Some(Slot::Present(page)) = self.slot(object, offset) {
+            self.change(object, |vm| vm.void |= is_new);
             self.set_slot(object, offset, left);
             self.owners.insert(page, Owner::Host);
         }

@@ -173,6 +173,48 @@ fn metal(
     (hypervisor, vm, object)
 }
 
+/// What a launch measurement vouches for is there at the start: a page that was taken back voids it.
+#[test]
+fn a_page_that_is_taken_back_before_the_start_makes_another_measurement() {
+    let taken_by = [
+        |object, _| HostCall::ObjectPunch {
+            object,
+            offset: 0,
+            pages: 1,
+        },
+        |_, page| HostCall::ForceReclaim { page },
+    ];
+    for call in taken_by {
+        let mut expected = LaunchMeasurement::new();
+        expected.page(Gfn(0x40000), &[0xaa; 4096]);
+        let expected = expected.finish(Ipa(0x4000_0000), 0);
+        let start = |take: bool| {
+            let (hypervisor, vm, object) = metal(Some(expected));
+            let page = Pfn(0x41000);
+            hypervisor.machine().fill(page, 0xaa);
+            let populate = |content| HostCall::ObjectPopulate {
+                object,
+                offset: 0,
+                first: page,
+                pages: 1,
+                content,
+            };
+            hypervisor.host_call(&populate(Content::Keep)).unwrap();
+            if take {
+                hypervisor.host_call(&call(object, page)).unwrap();
+                hypervisor.host_call(&populate(Content::Zero)).unwrap();
+            }
+            let start = HostCall::VmStart {
+                vm,
+                entry: Ipa(0x4000_0000),
+                argument: 0,
+            };
+            hypervisor.host_call(&start).unwrap()[0]
+        };
+        assert_eq!((start(false), start(true)), (1, 0));
+    }
+}
+
 #[test]
 fn long_calls_stop_at_a_bound_and_go_on_where_they_stopped() {
     let mut expected = LaunchMeasurement::new();

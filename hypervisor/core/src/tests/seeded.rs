@@ -40,6 +40,14 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
         &["tests::race::a_page_that_changes_hands_in_between_is_not_taken_from_its_new_owner"],
     ),
     (
+        MeasuredSwapped,
+        &[
+            "tests::lifecycle::a_page_that_is_taken_back_before_the_start_makes_another_measurement",
+            "tests::random::the_core_does_what_the_specification_says",
+        ],
+    ),
+    (FarPage, &["tests::refusals::no_page_has_two_roles"]),
+    (
         EmptyRange,
         &[
             "tests::refusals::a_range_has_a_page",

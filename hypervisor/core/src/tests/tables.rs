@@ -23,6 +23,13 @@ fn pool(machine: &Fake<Tiny>, first: u64, pages: u64) -> Pool {
     pool
 }
 
+/// A space whose root is pages 8 and 9.
+fn space(machine: &Fake<Tiny>) -> Stage2 {
+    let root = Frames::new(range(8, 2));
+    machine.wipe(&root);
+    Stage2::new(&root, Vmid(1))
+}
+
 fn free(pool: &Pool) -> u64 {
     u64::MAX - pool.short_of(u64::MAX).unwrap()
 }
@@ -66,7 +73,7 @@ fn a_spaces_tables_go_back_one_by_one() {
     for (most, steps) in [(1, 6), (2, 3), (4, 2), (6, 1)] {
         let machine = Fake::default();
         let mut pool = pool(&machine, 10, 20);
-        let tables = Stage2::new(&Frames::new(range(8, 2)), Vmid(1));
+        let tables = space(&machine);
         // Single pages in three blocks of two giants, the second under the second root table.
         for page in [1, 5, 70] {
             let mut batch = Batch::new(tables.space());
@@ -91,7 +98,7 @@ fn a_spaces_tables_go_back_one_by_one() {
 fn tables_that_a_leaf_takes_the_place_of_are_zero_again() {
     let machine = Fake::<Tiny>::default();
     let mut pool = pool(&machine, 10, 20);
-    let tables = Stage2::new(&Frames::new(range(8, 2)), Vmid(1));
+    let tables = space(&machine);
     let mut map = |page, pages| {
         let mut batch = Batch::new(tables.space());
         let mapping = Mapping {

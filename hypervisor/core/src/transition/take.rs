@@ -9,7 +9,7 @@ use crate::machine::{Frames, Machine};
 use crate::object::{Content, Object, Run};
 use crate::record::{ObjectPage, Record};
 use crate::stage2::batch::Batch;
-use crate::vm::Vm;
+use crate::vm::{Life, Vm};
 
 impl<M: Machine> Hypervisor<'_, M> {
     /// Takes a run from the guest, or the part of it that lies in one binding, and gives it to the host.
@@ -32,6 +32,9 @@ impl<M: Machine> Hypervisor<'_, M> {
             return Err(CallError::Denied.into());
         };
         vm.has_tables::<M::Geometry>(page.offset, gfn, pages)?;
+        if vm.life == Life::New && !seeded!(MeasuredSwapped) {
+            vm.measurement.void();
+        }
 
         let mut batch = Batch::new(vm.tables.space());
         vm.tables

@@ -112,6 +112,9 @@ impl<G: Geometry> Pair<'_, '_, G> {
                 for gfn in kept {
                     measurement.page(Gfn(*gfn), &[HOST_BYTE; 4096]);
                 }
+                if self.spec.vms.get(&vm).is_some_and(|vm| vm.void) {
+                    measurement.void();
+                }
                 let digest = measurement.finish(entry, argument);
                 let words: Vec<u8> = x[1..].iter().flat_map(|word| word.to_le_bytes()).collect();
                 agree!(
