@@ -139,7 +139,7 @@ impl Machine for El2 {
         unsafe { page_pointer::<VcpuContext>(claim.page()).write(context) };
     }
 
-    #[inline]
+    #[inline(always)]
     fn with_context<R>(&self, claim: &mut VcpuClaim, f: impl FnOnce(&mut VcpuContext) -> R) -> R {
         // SAFETY: as in `put_context`, which has initialised it.
         f(unsafe { &mut *page_pointer::<VcpuContext>(claim.page()) })

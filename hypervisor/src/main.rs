@@ -63,8 +63,9 @@ mod trace;
 #[cfg(target_os = "none")]
 mod vectors;
 
+// The ownership core is made on the stack, and moved, before it is put in its place.
 #[cfg(target_os = "none")]
-bare_rt::image_main!(boot::main, stack_bytes = 128 * 1024);
+bare_rt::image_main!(boot::main, stack_bytes = 256 * 1024);
 
 #[cfg(target_os = "none")]
 #[panic_handler]

@@ -69,7 +69,7 @@ pub fn guest_entry<M: Machine>(
 
 /// Answers an HVC of the guest's, as [`guest_exit`] would. Of its registers only x0 to x18, the PC and
 /// PSTATE have to be in its context by now.
-#[inline]
+#[inline(always)]
 pub fn guest_hypercall<M: Machine>(
     vcpu: &mut Loaded<'_, '_, M>,
     services: &Services<'_>,
@@ -94,7 +94,7 @@ pub fn guest_exit<M: Machine>(
 }
 
 /// Counts exits to the host.
-#[inline]
+#[inline(always)]
 fn counted<'h, 'm, M: Machine>(
     vcpu: &mut Loaded<'h, 'm, M>,
     handle: impl FnOnce(&mut Loaded<'h, 'm, M>) -> GuestAction,

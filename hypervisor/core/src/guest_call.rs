@@ -51,7 +51,7 @@ const ORDINARY_FEATURES: u64 = feature::FEATURES as u64;
 ///
 /// What is to be quick is here, on the shortest way back to the guest; all else is out of line, and looks
 /// at its arguments there.
-#[inline]
+#[inline(always)]
 pub(crate) fn guest_call<M: Machine>(
     vcpu: &mut Loaded<'_, '_, M>,
     services: &Services<'_>,
@@ -120,7 +120,7 @@ fn dispatch<M: Machine>(
 }
 
 /// Writes x0 to x3.
-#[inline]
+#[inline(always)]
 fn answer<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, reply: [u64; 4]) -> GuestAction {
     vcpu.with_context(|context| {
         let [x0, x1, x2, x3, ..] = &mut context.x;

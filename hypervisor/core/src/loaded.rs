@@ -152,12 +152,14 @@ impl<M: Machine> Loaded<'_, '_, M> {
     }
 
     /// Whether the VM's memory is kept from the host.
+    #[inline(always)]
     #[must_use]
     pub const fn is_protected(&self) -> bool {
         self.protected
     }
 
     /// Works on the vCPU's registers.
+    #[inline(always)]
     pub fn with_context<R>(&mut self, f: impl FnOnce(&mut VcpuContext) -> R) -> R {
         self.hypervisor.machine().with_context(&mut self.claim, f)
     }
@@ -302,11 +304,13 @@ impl<M: Machine> Loaded<'_, '_, M> {
     }
 
     /// Counts a hypercall that the hypervisor answered.
+    #[inline(always)]
     pub const fn count_hypercall(&mut self) {
         self.hypercalls = self.hypercalls.wrapping_add(1);
     }
 
     /// Counts an exit to the host.
+    #[inline(always)]
     pub const fn count_exit(&mut self) {
         self.exits = self.exits.wrapping_add(1);
     }
