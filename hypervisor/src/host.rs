@@ -9,7 +9,7 @@ use hyp_core::syndrome::{self, Fault, Syndrome, SysRegAccess};
 use hyp_core::sysreg::{self, Outcome};
 use hyp_core::vcpu::pstate;
 use shared_abi::error::CallError;
-use shared_abi::host_call::{Arguments, HostCall};
+use shared_abi::host_call::HostCall;
 use shared_abi::record::Record;
 
 use crate::cpu::Cpu;
@@ -123,7 +123,7 @@ fn call(cpu: &mut Cpu, imm: u16) {
         let ran = HostCall::parse_run(arguments)
             .and_then(|(vm, vcpu, entry)| guest::run(cpu, vm, vcpu, &entry));
         match ran {
-            Ok(record) => return answer(cpu, 0, &record.emit()),
+            Ok(record) => return answer(cpu, 0, record.emit()),
             Err(error) => error,
         }
     } else {
@@ -132,15 +132,18 @@ fn call(cpu: &mut Cpu, imm: u16) {
             Err(error) => error,
         }
     };
-    answer(cpu, refused.code(), &[0; 17]);
+    answer(cpu, refused.code(), []);
 }
 
-/// The end of a call: x0, and x1 to x17. It is inlined so that results go straight to their places.
+/// The end of a call: x0, and from x1 on what it results in; the others up to x17 are 0. It is inlined so
+/// that results go straight to their places.
 #[inline(always)]
-fn answer(cpu: &mut Cpu, status: u64, results: &Arguments) {
+fn answer<const N: usize>(cpu: &mut Cpu, status: u64, results: [u64; N]) {
     trace::event(Event::CallEnd(status));
     cpu.host.x[0] = status;
-    cpu.host.x[1..18].copy_from_slice(results);
+    let (given, others) = cpu.host.x[1..18].split_at_mut(N);
+    given.copy_from_slice(&results);
+    others.fill(0);
 }
 
 fn refuse(cpu: &mut Cpu) {
@@ -183,9 +186,7 @@ fn ownership_call(cpu: &mut Cpu, call: &HostCall) {
             });
         }
     }
-    let mut results = [0; 17];
-    results[..values.len()].copy_from_slice(&values);
-    answer(cpu, status, &results);
+    answer(cpu, status, values);
 }
 
 /// Decides about a stage-2 fault of the host's.

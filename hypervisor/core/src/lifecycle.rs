@@ -170,27 +170,28 @@ impl<M: Machine> Hypervisor<'_, M> {
 
     /// The host loses pages that it has alone. One page is mostly one record and one entry.
     fn check_and_assign(&self, range: PageRange<Pfn>, to: Record) -> Result<(), CallError> {
-        let mut host = self.host.lock(&self.machine);
-        if range.len() == 1
-            && host
-                .convert_page(&self.machine, range.first(), Record::HOST, to)
-                .is_some()
-        {
-            return Ok(());
-        }
-        if !host.records().is_ram(range) {
-            return Err(CallError::InvalidParameter);
-        }
-        let looked_at = seeded!(range, FirstPageChecked => crate::seeded::first_page(range));
-        let hosts = seeded!(
-            host.records().all(looked_at, Record::HOST),
-            LentTwice => host.records().get(range.first()).is_some_and(Record::host_reaches)
-        );
-        if !hosts {
-            return Err(CallError::Denied);
-        }
-        host.assign(&self.machine, range, Record::HOST, to);
-        Ok(())
+        self.host.with(&self.machine, |host| {
+            if range.len() == 1
+                && host
+                    .convert_page(&self.machine, range.first(), Record::HOST, to)
+                    .is_some()
+            {
+                return Ok(());
+            }
+            if !host.records().is_ram(range) {
+                return Err(CallError::InvalidParameter);
+            }
+            let looked_at = seeded!(range, FirstPageChecked => crate::seeded::first_page(range));
+            let hosts = seeded!(
+                host.records().all(looked_at, Record::HOST),
+                LentTwice => host.records().get(range.first()).is_some_and(Record::host_reaches)
+            );
+            if !hosts {
+                return Err(CallError::Denied);
+            }
+            host.assign(&self.machine, range, Record::HOST, to);
+            Ok(())
+        })
     }
 
     /// Gives pages that nobody but `from` says reaches back to the host, wiped.

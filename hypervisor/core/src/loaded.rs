@@ -76,39 +76,39 @@ impl<'h, 'm, M: Machine> Loaded<'h, 'm, M> {
         let machine = hypervisor.machine();
         let (place, generation) = vm::vm_place(vm);
         let place = hypervisor.places.get(place).ok_or(CallError::NotFound)?;
-        let mut guard = place.lock(machine);
-        let found = &mut *guard;
-        let inside = match &mut found.vm {
-            Some(inside) if found.generation == generation => inside,
-            _ => return Err(CallError::NotFound),
-        };
-        match inside.life {
-            Life::Started => {}
-            Life::New | Life::Stopped => return Err(CallError::Denied),
-            Life::Dying => return Err(CallError::Busy),
-        }
-        let (context, start) = inside.vcpu(vcpu).ok_or(CallError::NotFound)?.load(cpu)?;
-        let mut claim = VcpuClaim::new(context);
-        if let Some(start) = start {
-            let reset = VcpuContext::new(vcpu, start.entry, start.argument);
-            machine.put_context(&mut claim, reset);
-        }
-        let space = inside.tables.space();
-        if inside.runs_on(cpu, vcpu) && !seeded!(PreviousVcpu) {
-            machine.forget_previous_vcpu(space);
-        }
-        machine.event(Event::Load(space.vmid, vcpu));
-        Ok(Self {
-            hypervisor,
-            vm,
-            vcpu,
-            cpu,
-            space,
-            protected: inside.protected,
-            claim,
-            place,
-            hypercalls: 0,
-            exits: 0,
+        place.with(machine, |found| {
+            let inside = match &mut found.vm {
+                Some(inside) if found.generation == generation => inside,
+                _ => return Err(CallError::NotFound),
+            };
+            match inside.life {
+                Life::Started => {}
+                Life::New | Life::Stopped => return Err(CallError::Denied),
+                Life::Dying => return Err(CallError::Busy),
+            }
+            let (context, start) = inside.vcpu(vcpu).ok_or(CallError::NotFound)?.load(cpu)?;
+            let mut claim = VcpuClaim::new(context);
+            if let Some(start) = start {
+                let reset = VcpuContext::new(vcpu, start.entry, start.argument);
+                machine.put_context(&mut claim, reset);
+            }
+            let space = inside.tables.space();
+            if inside.runs_on(cpu, vcpu) && !seeded!(PreviousVcpu) {
+                machine.forget_previous_vcpu(space);
+            }
+            machine.event(Event::Load(space.vmid, vcpu));
+            Ok(Self {
+                hypervisor,
+                vm,
+                vcpu,
+                cpu,
+                space,
+                protected: inside.protected,
+                claim,
+                place,
+                hypercalls: 0,
+                exits: 0,
+            })
         })
     }
 }
