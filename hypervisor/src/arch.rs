@@ -151,7 +151,9 @@ pub(crate) fn clean_and_invalidate(start: u64, bytes: u64) {
 ///
 /// They are whole pages of mapped RAM that nobody else uses.
 pub(crate) unsafe fn wipe(start: u64, bytes: u64) {
-    if zero_block() == Some(cache_line()) {
+    let line = cache_line();
+    // With longer lines a turn of the loop would go beyond a page.
+    if zero_block() == Some(line) && line * UNROLLED <= PAGE_SIZE {
         // SAFETY: the caller's promise. Each DC ZVA zeroes what the DC CIVAC after it cleans.
         unsafe { for_each_line!(start..start + bytes, "dc zva, {line}\ndc civac, {line}") };
         dsb_ish();

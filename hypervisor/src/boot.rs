@@ -35,7 +35,7 @@ pub(crate) fn cpus() -> &'static [u64] {
 
 /// Where guests' entropy comes from. Without a seed it answers that there is none.
 pub(crate) fn trng() -> &'static Trng {
-    TRNG.call_once(|| Trng::new(PLATFORM.get().map_or(&[], |platform| &platform.seed)))
+    TRNG.call_once(|| Trng::new(&[]))
 }
 
 /// Where the image is and what the boot loader put beside it.
@@ -52,7 +52,9 @@ pub(crate) fn main(tree: u64) -> ! {
     // SAFETY: the boot protocol puts a device tree at this address; its header says how long it is.
     let tree = unsafe { blob(tree) };
     let platform = match tree.map(|tree| (tree, Platform::parse(tree))) {
-        Some((tree, Ok(platform))) => {
+        Some((tree, Ok(mut platform))) => {
+            TRNG.call_once(|| Trng::new(&platform.seed));
+            platform.seed.fill(0);
             let platform = PLATFORM.call_once(|| platform);
             if let Some(console) = platform.hypervisor_console {
                 // SAFETY: the tree's second PL011 is nobody else's; with the MMU off all of memory is

@@ -100,7 +100,10 @@ pub(crate) fn take_el2() -> Result<(), &'static str> {
     const RW: u64 = 1 << 31;
     const E2H: u64 = 1 << 34;
     // SAFETY: nothing runs at EL1 yet, and no register whose layout depends on E2H has been written.
-    unsafe { arch::write!("hcr_el2", RW) };
+    unsafe {
+        arch::write!("hcr_el2", RW);
+        arch::write!("icc_sre_el2", state::ICC_SRE);
+    }
     arch::isb();
     if arch::read!("hcr_el2") & E2H != 0 {
         return Err("this CPU has EL2 with VHE alone");

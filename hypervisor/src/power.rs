@@ -49,7 +49,7 @@ pub(crate) fn panic() -> ! {
 }
 
 /// Reports that the hypervisor itself failed, once, and powers off. A CPU that fails while another
-/// reports, or in its report, stops.
+/// reports, or in its report, gives the report some time before it does so.
 pub(crate) fn panicked(what: fmt::Arguments<'_>) -> ! {
     static REPORTED: AtomicBool = AtomicBool::new(false);
     if !REPORTED.swap(true, Ordering::Relaxed) {
@@ -58,7 +58,8 @@ pub(crate) fn panicked(what: fmt::Arguments<'_>) -> ! {
         });
         off();
     }
-    halt()
+    (0..1_u32 << 28).for_each(|_| core::hint::spin_loop());
+    off()
 }
 
 /// Room for the text of a record.

@@ -22,16 +22,16 @@ const fn bits(positions: &[u32]) -> u64 {
 /// HCR_EL2.VM: stage 2 is on (Arm ARM DDI0487, D24.2.53).
 const HCR_VM: u64 = bits(&[0]);
 
-/// HCR_EL2 of the host: AArch64 (RW, 31), under stage 2 (VM; SWIO, 1), with its SMCs (TSC, 19) and reads
-/// of ID registers (TID3, 18) trapped. Interrupts are its own.
-const HOST_HCR: u64 = HCR_VM | bits(&[1, 18, 19, 31]);
+/// HCR_EL2 of the host: AArch64 (RW, 31), under stage 2 (VM; SWIO, 1). Its SMCs (TSC, 19) and reads of ID
+/// registers (TID3, 18) trap, and so do implementation-defined registers (TIDCP, 20), ACTLR (TACR, 21) and
+/// error records (TERR, 36). Interrupts are its own.
+const HOST_HCR: u64 = HCR_VM | bits(&[1, 18, 19, 20, 21, 31, 36]);
 
 /// HCR_EL2 of a guest: as the host's; interrupts (FMO, IMO, AMO: 3 to 5), WFI and WFE (TWI, TWE: 13, 14),
-/// and what else it has no business with come to EL2: implementation-defined registers (TIDCP, 20),
-/// ACTLR (TACR, 21), cache maintenance by set and way (TSW, 22), limited ordering regions (TLOR, 35),
-/// error records (TERR, 36). Its maintenance reaches all CPUs (FB, 9; BSU, 10), and its table walks
+/// and what else it has no business with come to EL2: cache maintenance by set and way (TSW, 22) and
+/// limited ordering regions (TLOR, 35). Its maintenance reaches all CPUs (FB, 9; BSU, 10), and its table walks
 /// touch no device (PTW, 2).
-const GUEST_HCR: u64 = HOST_HCR | bits(&[2, 3, 4, 5, 9, 10, 13, 14, 20, 21, 22, 35, 36]);
+const GUEST_HCR: u64 = HOST_HCR | bits(&[2, 3, 4, 5, 9, 10, 13, 14, 22, 35]);
 
 /// Whether stage 2 is on, by a value of HCR_EL2.
 pub(crate) const fn stage2_is_on(hcr: u64) -> bool {
@@ -39,12 +39,10 @@ pub(crate) const fn stage2_is_on(hcr: u64) -> bool {
 }
 
 /// CPTR_EL2 with E2H = 0 (Arm ARM DDI0487, D24.2.35): RES1, with SVE and SME trapping (TZ and TSM among
-/// it), and trace registers (TTA, 20).
-const CPTR: u64 = 0x33ff | bits(&[20]);
+/// it), trace registers (TTA, 20) and activity monitors (TAM, 30).
+const CPTR: u64 = 0x33ff | bits(&[20, 30]);
 /// CPTR_EL2.TFP: FP and SIMD trap.
 const CPTR_TFP: u64 = bits(&[10]);
-/// CPTR_EL2.TAM: activity monitors trap.
-const CPTR_TAM: u64 = bits(&[30]);
 
 /// MDCR_EL2.HPMN, the event counters that EL1 has: kept as it was at reset (Arm ARM DDI0487, D24.3.19).
 const MDCR_HPMN: u64 = 0x1f;
@@ -63,7 +61,7 @@ const CNTHCTL_TIMER: u64 = bits(&[1]);
 
 /// ICC_SRE_EL2.SRE, DFB and DIB: system registers, no bypass (IHI 0069, section 12.2.24). Without Enable
 /// EL1 does not reach ICC_SRE_EL1, which is not switched.
-const ICC_SRE: u64 = 0b0111;
+pub(crate) const ICC_SRE: u64 = 0b0111;
 
 /// VTCR_EL2.PS.
 const VTCR_PS_SHIFT: u32 = 16;
@@ -143,7 +141,7 @@ system_registers! {
     tpidrro_el0, tpidr_el1;
     cntkctl_el1, par_el1;
     mdscr_el1, csselr_el1;
-    cntv_ctl_el0, cntv_cval_el0;
+    cntv_cval_el0, cntv_ctl_el0;
 }
 
 /// Sets what is the same for the host and all guests; once per CPU.
@@ -158,7 +156,6 @@ pub(crate) fn init_cpu() {
         arch::write!("vpidr_el2", midr);
         // MMU and caches off, as the boot protocol and PSCI promise the host.
         arch::write!("sctlr_el1", RESET_SCTLR_EL1);
-        arch::write!("icc_sre_el2", ICC_SRE);
     }
     arch::isb();
     no_extensions();
@@ -232,7 +229,7 @@ pub(crate) unsafe fn select_guest(space: Space, vmpidr: u64) {
     unsafe {
         arch::write!("vttbr_el2", vttbr(space));
         arch::write!("hcr_el2", GUEST_HCR);
-        arch::write!("cptr_el2", CPTR | CPTR_TFP | CPTR_TAM);
+        arch::write!("cptr_el2", CPTR | CPTR_TFP);
         arch::write!("mdcr_el2", mdcr | MDCR | MDCR_TD);
         arch::write!("cnthctl_el2", CNTHCTL_COUNTER);
         arch::write!("vmpidr_el2", vmpidr);

@@ -112,10 +112,10 @@ pub struct SystemRegisters {
     pub mdscr_el1: u64,
     /// CSSELR_EL1.
     pub csselr_el1: u64,
-    /// CNTV_CTL_EL0.
-    pub cntv_ctl_el0: u64,
     /// CNTV_CVAL_EL0.
     pub cntv_cval_el0: u64,
+    /// CNTV_CTL_EL0.
+    pub cntv_ctl_el0: u64,
 }
 
 /// The FP/SIMD registers.
