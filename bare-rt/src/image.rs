@@ -187,11 +187,7 @@ impl Layout {
         let text_end = (&raw const __text_end).addr() as u64;
         let rodata_end = (&raw const __rodata_end).addr() as u64;
         let end = (&raw const __image_end).addr() as u64;
-        Self {
-            text: start..text_end,
-            rodata: text_end..rodata_end,
-            data: rodata_end..end,
-        }
+        Self { text: start..text_end, rodata: text_end..rodata_end, data: rodata_end..end }
     }
 
     /// The whole image, from its first byte to the end of `.bss` and the stack.

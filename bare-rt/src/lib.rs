@@ -10,10 +10,7 @@
 #![cfg_attr(target_os = "none", no_std)]
 #![cfg_attr(
     any(target_os = "none", feature = "el1"),
-    expect(
-        unsafe_code,
-        reason = "a machine's first instructions come before any safe abstraction"
-    )
+    expect(unsafe_code, reason = "a machine's first instructions come before any safe abstraction")
 )]
 
 #[cfg(feature = "el1")]

@@ -67,11 +67,7 @@ mod tests {
         image[16..24].copy_from_slice(&2_u64.to_le_bytes());
         image[24..32].copy_from_slice(&3_u64.to_le_bytes());
         image[56..60].copy_from_slice(&0x644d_5241_u32.to_le_bytes());
-        let header = Header {
-            text_offset: 1,
-            image_size: 2,
-            flags: 3,
-        };
+        let header = Header { text_offset: 1, image_size: 2, flags: 3 };
         assert_eq!(Header::parse(&image), Some(header));
         assert_eq!(Header::parse(&image[..63]), None);
     }

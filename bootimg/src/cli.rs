@@ -20,10 +20,7 @@ pub const BAD_INPUT: u8 = 2;
 
 /// What to do with an image.
 #[derive(Clone, Debug, Subcommand)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one command in a process"
-)]
+#[expect(clippy::large_enum_variant, reason = "there is one command in a process")]
 pub enum Command {
     /// Pack hypervisor, host and what the guest needs into one image
     Pack(PackArgs),
@@ -150,10 +147,9 @@ impl Command {
     pub fn run(&self) -> u8 {
         let (name, json, result) = match self {
             Self::Pack(args) => {
-                let binaries = read(&args.hypervisor)
-                    .and_then(|hypervisor| Ok((hypervisor, read(&args.host)?)));
-                let result =
-                    binaries.and_then(|(hypervisor, host)| args.parts.pack(&hypervisor, &host));
+                let binaries =
+                    read(&args.hypervisor).and_then(|hypervisor| Ok((hypervisor, read(&args.host)?)));
+                let result = binaries.and_then(|(hypervisor, host)| args.parts.pack(&hypervisor, &host));
                 ("image-pack", &args.parts.json, result)
             }
             Self::List(args) => ("image-list", &args.json, list(&args.image)),
@@ -184,8 +180,7 @@ impl PartArgs {
             hypervisor_args: &self.hypervisor_args,
             measurement: self.measurement,
         })?;
-        file::write_by_rename(&self.output, &bytes)
-            .map_err(|error| file_failure(&self.output, error))?;
+        file::write_by_rename(&self.output, &bytes).map_err(|error| file_failure(&self.output, error))?;
         describe(&self.output, &bytes, file::verify)
     }
 }
@@ -197,9 +192,7 @@ fn list(path: &Path) -> Result<Report, Failure> {
 fn verify(path: &Path) -> Result<Report, Failure> {
     let bytes = read(path)?;
     let mut report = describe(path, &bytes, file::verify).map_err(|failure| match failure {
-        Failure::NoImage { path, error } if error != Error::NoManifest => {
-            Failure::Corrupted { path, error }
-        }
+        Failure::NoImage { path, error } if error != Error::NoManifest => Failure::Corrupted { path, error },
         other => other,
     })?;
     report.text = format!("{}: every byte is as the manifest says\n", path.display());
@@ -211,14 +204,8 @@ fn describe<'a>(
     bytes: &'a [u8],
     read: impl FnOnce(&'a [u8]) -> Result<Image<'a>, Error>,
 ) -> Result<Report, Failure> {
-    let image = read(bytes).map_err(|error| Failure::NoImage {
-        path: path.display().to_string(),
-        error,
-    })?;
-    Ok(Report {
-        text: listing(&image),
-        json: record(&image),
-    })
+    let image = read(bytes).map_err(|error| Failure::NoImage { path: path.display().to_string(), error })?;
+    Ok(Report { text: listing(&image), json: record(&image) })
 }
 
 /// The parts of an image as a table.
@@ -227,34 +214,16 @@ pub fn listing(image: &Image<'_>) -> String {
     use std::fmt::Write as _;
 
     let manifest = image.manifest();
-    let mut text = format!(
-        "{:<12} {:>10} {:>10} {:>10}  sha256\n",
-        "part", "offset", "bytes", "memory"
-    );
+    let mut text = format!("{:<12} {:>10} {:>10} {:>10}  sha256\n", "part", "offset", "bytes", "memory");
     let mut row = |name: &str, offset: u64, bytes: u64, memory: u64, digest: Digest| {
         // Writing to a string does not fail.
-        let _ = writeln!(
-            text,
-            "{name:<12} {offset:>#10x} {bytes:>10} {memory:>10}  {digest}"
-        );
+        let _ = writeln!(text, "{name:<12} {offset:>#10x} {bytes:>10} {memory:>10}  {digest}");
     };
     let hypervisor = manifest.offset();
-    row(
-        "hypervisor",
-        0,
-        hypervisor,
-        hypervisor,
-        manifest.hypervisor_digest(),
-    );
+    row("hypervisor", 0, hypervisor, hypervisor, manifest.hypervisor_digest());
     for part in manifest.parts() {
         let (file, memory) = (part.file(), part.memory());
-        row(
-            part.kind().name(),
-            file.start,
-            file.end - file.start,
-            memory.end - memory.start,
-            part.digest(),
-        );
+        row(part.kind().name(), file.start, file.end - file.start, memory.end - memory.start, part.digest());
     }
     let _ = writeln!(
         text,
@@ -299,10 +268,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
 }
 
 fn file_failure(path: &Path, error: std::io::Error) -> Failure {
-    Failure::File {
-        path: path.display().to_string(),
-        error,
-    }
+    Failure::File { path: path.display().to_string(), error }
 }
 
 /// Prints the result, and writes the record where it is wanted.

@@ -153,10 +153,7 @@ impl Error {
     /// The error for an image of that size, if no machine of ours takes it.
     pub(crate) const fn if_oversized(bytes: u64) -> Result<(), Self> {
         if bytes > MAX_MEMORY_BYTES {
-            return Err(Self::Oversized {
-                bytes,
-                limit: MAX_MEMORY_BYTES,
-            });
+            return Err(Self::Oversized { bytes, limit: MAX_MEMORY_BYTES });
         }
         Ok(())
     }

@@ -66,10 +66,7 @@ impl FlatImage {
         if stated < needed || stated > MAX_MEMORY_BYTES || header.text_offset != 0 {
             return Err(FlatError::ImageSize { stated, needed });
         }
-        Ok(Self {
-            bytes,
-            memory_bytes: stated,
-        })
+        Ok(Self { bytes, memory_bytes: stated })
     }
 
     /// The bytes that are loaded.
@@ -105,11 +102,8 @@ fn load_segments(file: &[u8]) -> Result<(Vec<u8>, u64), FlatError> {
     let mut needed = 0;
     for segment in segments.iter().filter(|segment| segment.p_type == PT_LOAD) {
         let start = segment.p_vaddr;
-        let end = start
-            .checked_add(segment.p_memsz)
-            .filter(|end| *end <= MAX_MEMORY_BYTES);
-        let (Some(end), true) = (end, start >= needed && segment.p_filesz <= segment.p_memsz)
-        else {
+        let end = start.checked_add(segment.p_memsz).filter(|end| *end <= MAX_MEMORY_BYTES);
+        let (Some(end), true) = (end, start >= needed && segment.p_filesz <= segment.p_memsz) else {
             return Err(FlatError::Segment(start));
         };
         let content = elf.segment_data(&segment).map_err(damaged)?;

@@ -19,8 +19,7 @@ pub(crate) const MAX_PARTS: usize = 16;
 /// The manifest's size: one page.
 pub(crate) const MANIFEST_BYTES: usize = 4096;
 
-const UNUSED_BYTES: usize =
-    MANIFEST_BYTES - size_of::<RawHeader>() - MAX_PARTS * size_of::<RawPart>();
+const UNUSED_BYTES: usize = MANIFEST_BYTES - size_of::<RawHeader>() - MAX_PARTS * size_of::<RawPart>();
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]

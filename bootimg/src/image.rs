@@ -28,10 +28,7 @@ impl<'a> Image<'a> {
         let bytes = usize::try_from(expected)
             .ok()
             .and_then(|length| bytes.get(..length))
-            .ok_or(Error::Truncated {
-                expected,
-                found: bytes.len() as u64,
-            })?;
+            .ok_or(Error::Truncated { expected, found: bytes.len() as u64 })?;
         let image = Self { manifest, bytes };
         image.check_host()?;
         for kind in [Kind::HostArgs, Kind::GuestArgs, Kind::HypervisorArgs] {
@@ -54,16 +51,10 @@ impl<'a> Image<'a> {
         let image = Self::parse(bytes)?;
         let manifest = &image.manifest;
         if manifest.offset() != offset {
-            return Err(Error::Place {
-                stated: manifest.offset(),
-                found: offset,
-            });
+            return Err(Error::Place { stated: manifest.offset(), found: offset });
         }
         if manifest.memory_bytes() > memory_limit {
-            return Err(Error::Oversized {
-                bytes: manifest.memory_bytes(),
-                limit: memory_limit,
-            });
+            return Err(Error::Oversized { bytes: manifest.memory_bytes(), limit: memory_limit });
         }
         let mut gap_start = offset + crate::manifest::MANIFEST_BYTES;
         for part in manifest.parts() {
@@ -111,9 +102,7 @@ impl<'a> Image<'a> {
     fn slice(&self, start: u64, end: u64) -> &'a [u8] {
         let index = |offset: u64| usize::try_from(offset.checked_sub(self.manifest.offset())?).ok();
         let range = index(start).zip(index(end));
-        range
-            .and_then(|(start, end)| self.bytes.get(start..end))
-            .unwrap_or_default()
+        range.and_then(|(start, end)| self.bytes.get(start..end)).unwrap_or_default()
     }
 
     fn check_zero(&self, start: u64, end: u64) -> Result<(), Error> {

@@ -142,39 +142,22 @@ impl Part {
         let (offset, file_bytes) = (raw.offset.get(), raw.file_bytes.get());
         let memory_bytes = raw.memory_bytes.get();
         if !kind.sizes().contains(&file_bytes) {
-            return Err(Error::PartSize {
-                kind,
-                bytes: file_bytes,
-            });
+            return Err(Error::PartSize { kind, bytes: file_bytes });
         }
         if !offset.is_multiple_of(kind.alignment()) {
             return Err(Error::Misaligned { kind, offset });
         }
         if memory_bytes < file_bytes || !memory_bytes.is_multiple_of(PAGE_SIZE) {
-            return Err(Error::PartMemory {
-                kind,
-                file_bytes,
-                memory_bytes,
-            });
+            return Err(Error::PartMemory { kind, file_bytes, memory_bytes });
         }
         let within = |bytes, end| offset.checked_add(bytes).is_some_and(|sum: u64| sum <= end);
         if !within(file_bytes, file_end) || !within(memory_bytes, memory_end) {
             return Err(Error::OutOfRange(kind));
         }
         if offset < below {
-            return Err(Error::Overlap {
-                kind,
-                offset,
-                below,
-            });
+            return Err(Error::Overlap { kind, offset, below });
         }
-        Ok(Self {
-            kind,
-            offset,
-            file_bytes,
-            memory_bytes,
-            digest: Digest(raw.digest),
-        })
+        Ok(Self { kind, offset, file_bytes, memory_bytes, digest: Digest(raw.digest) })
     }
 }
 
@@ -200,10 +183,8 @@ impl Manifest {
         if !bytes.starts_with(&format::MAGIC) {
             return Err(Error::NoManifest);
         }
-        let (raw, _) = RawManifest::ref_from_prefix(bytes).map_err(|_| Error::Truncated {
-            expected: MANIFEST_BYTES,
-            found: bytes.len() as u64,
-        })?;
+        let (raw, _) = RawManifest::ref_from_prefix(bytes)
+            .map_err(|_| Error::Truncated { expected: MANIFEST_BYTES, found: bytes.len() as u64 })?;
         let header = &raw.header;
         if header.version != format::VERSION {
             return Err(Error::Version(header.version.get()));
@@ -232,14 +213,9 @@ impl Manifest {
             }
             content_end = part.file().end;
             below = part.memory().end;
-            parts
-                .push(part)
-                .map_err(|_| Error::TooManyParts(header.parts.get()))?;
+            parts.push(part).map_err(|_| Error::TooManyParts(header.parts.get()))?;
         }
-        let host = *parts
-            .iter()
-            .find(|part| part.kind == Kind::Host)
-            .ok_or(Error::Missing(Kind::Host))?;
+        let host = *parts.iter().find(|part| part.kind == Kind::Host).ok_or(Error::Missing(Kind::Host))?;
         if file_bytes != content_end || memory_bytes != below || !offset.is_multiple_of(PAGE_SIZE) {
             return Err(Error::TotalSize);
         }

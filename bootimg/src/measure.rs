@@ -30,10 +30,7 @@ impl LaunchMeasurement {
     /// Starts with no pages.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            hash: Sha256::new(),
-            is_void: false,
-        }
+        Self { hash: Sha256::new(), is_void: false }
     }
 
     /// Adds the page that the guest sees at `gfn`.
@@ -84,10 +81,7 @@ mod tests {
         bytes[8..8 + 4096].fill(0xa5);
         bytes[8 + 4096..][..8].copy_from_slice(&0x4020_0000_u64.to_le_bytes());
         bytes[8 + 4096 + 8..].copy_from_slice(&0x4040_0000_u64.to_le_bytes());
-        assert_eq!(
-            measure(&[(0x40200, 0xa5)], 0x4020_0000, 0x4040_0000),
-            Digest(sha256(&bytes))
-        );
+        assert_eq!(measure(&[(0x40200, 0xa5)], 0x4020_0000, 0x4040_0000), Digest(sha256(&bytes)));
     }
 
     #[test]

@@ -70,10 +70,7 @@ pub fn pack(input: &Input<'_>) -> Result<Vec<u8>, PackError> {
         (Kind::HostArgs, text(input.host_args)),
         (Kind::GuestArgs, text(input.guest_args)),
         (Kind::HypervisorArgs, text(input.hypervisor_args)),
-        (
-            Kind::Measurement,
-            input.measurement.as_ref().map(|digest| digest.0.as_slice()),
-        ),
+        (Kind::Measurement, input.measurement.as_ref().map(|digest| digest.0.as_slice())),
     ] {
         if let Some(content) = content {
             layout.add(kind, content, content.len() as u64)?;
@@ -114,10 +111,7 @@ impl Layout {
     fn add(&mut self, kind: Kind, content: &[u8], memory_bytes: u64) -> Result<(), Error> {
         let file_bytes = content.len() as u64;
         if !kind.sizes().contains(&file_bytes) {
-            return Err(Error::PartSize {
-                kind,
-                bytes: file_bytes,
-            });
+            return Err(Error::PartSize { kind, bytes: file_bytes });
         }
         let offset = self.memory_end.next_multiple_of(kind.alignment());
         let memory_bytes = memory_bytes.next_multiple_of(PAGE_SIZE);
@@ -160,8 +154,7 @@ impl Layout {
         header.memory_bytes = self.memory_end.into();
         header.hypervisor_digest = hypervisor.into();
         manifest.header.digest = manifest.own_digest();
-        self.bytes[manifest_offset..][..MANIFEST_BYTES as usize]
-            .copy_from_slice(manifest.as_bytes());
+        self.bytes[manifest_offset..][..MANIFEST_BYTES as usize].copy_from_slice(manifest.as_bytes());
         self.bytes
     }
 }

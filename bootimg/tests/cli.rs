@@ -66,11 +66,7 @@ fn pack_verify_list() {
     assert!(fixture.bootimg(&["verify", "image"]).status.success());
 
     let listed = fixture.bootimg(&["list", "image", "--json"]);
-    assert!(
-        listed
-            .stdout
-            .starts_with(br#"{"schema":"cloister.image-list/1","ok":true,"error":null"#)
-    );
+    assert!(listed.stdout.starts_with(br#"{"schema":"cloister.image-list/1","ok":true,"error":null"#));
     let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
     assert_eq!(listed["schema"], "cloister.image-list/1");
     assert_eq!(listed["ok"], true);
@@ -112,35 +108,9 @@ fn a_corrupted_image_fails_the_check() {
 fn bad_input_is_named_and_leaves_nothing_behind() {
     let fixture = Fixture::new();
     for arguments in [
-        &[
-            "pack",
-            "--hypervisor",
-            "payload",
-            "--host",
-            "binary",
-            "-o",
-            "image",
-        ][..],
-        &[
-            "pack",
-            "--hypervisor",
-            "binary",
-            "--host",
-            "missing",
-            "-o",
-            "image",
-        ],
-        &[
-            "pack",
-            "--hypervisor",
-            "binary",
-            "--host",
-            "binary",
-            "--measurement",
-            "12",
-            "-o",
-            "image",
-        ],
+        &["pack", "--hypervisor", "payload", "--host", "binary", "-o", "image"][..],
+        &["pack", "--hypervisor", "binary", "--host", "missing", "-o", "image"],
+        &["pack", "--hypervisor", "binary", "--host", "binary", "--measurement", "12", "-o", "image"],
         &["verify", "missing"],
         &["verify", "payload"],
         &["list", "payload"],
@@ -150,10 +120,8 @@ fn bad_input_is_named_and_leaves_nothing_behind() {
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(!output.stderr.is_empty(), "{arguments:?}");
     }
-    let mut names: Vec<_> = fs::read_dir(fixture.directory.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name())
-        .collect();
+    let mut names: Vec<_> =
+        fs::read_dir(fixture.directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
     assert_eq!(names, ["binary", "payload"]);
 }

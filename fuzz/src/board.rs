@@ -148,28 +148,16 @@ impl<'h, 'm> Board<'h, 'm> {
 
     fn note(&mut self, call: &HostCall, answer: &Result<[u64; 5], CallFailure>) {
         match (*call, answer) {
-            (
-                HostCall::VmCreate {
-                    protected, first, ..
-                },
-                Ok([handle, ..]),
-            ) => {
+            (HostCall::VmCreate { protected, first, .. }, Ok([handle, ..])) => {
                 let handle = u32::try_from(*handle).expect("a handle");
                 assert!(!self.vms.contains(&VmHandle(handle)), "a handle came back");
                 let vmid = u8::try_from(handle & 0xff).expect("a byte") + 1;
-                let space = Space {
-                    root: first.base(),
-                    vmid: Vmid(vmid),
-                };
+                let space = Space { root: first.base(), vmid: Vmid(vmid) };
                 let taken = self.live.values().any(|vm| vm.space.vmid == space.vmid);
                 assert!(!taken, "two VMs have one VMID");
                 self.hypervisor.machine().watch(space);
                 self.vms.push(VmHandle(handle));
-                let vm = Vm {
-                    protected,
-                    space,
-                    dying: false,
-                };
+                let vm = Vm { protected, space, dying: false };
                 self.live.insert(handle, vm);
             }
             (HostCall::ObjectCreate { .. }, Ok([handle, ..])) => {
@@ -197,22 +185,13 @@ impl<'h, 'm> Board<'h, 'm> {
 
     /// A VM with its memory bound, a run of pages in it, two vCPUs, and started, if all that succeeds.
     pub fn ready(&mut self, protected: bool, first: u64, run: u64) -> Option<VmHandle> {
-        let created = self.call(&HostCall::VmCreate {
-            protected,
-            first: Pfn(first),
-            pages: POOL_PAGES,
-        });
+        let created = self.call(&HostCall::VmCreate { protected, first: Pfn(first), pages: POOL_PAGES });
         let vm = VmHandle(u32::try_from(created.ok()?[0]).ok()?);
         let pages = GUEST_PAGES;
         let object = self.call(&HostCall::ObjectCreate { vm, pages }).ok()?;
         let object = ObjectHandle(u32::try_from(object[0]).ok()?);
         let mut call = |call| self.call(&call).ok();
-        call(HostCall::ObjectBind {
-            object,
-            offset: 0,
-            gfn: Gfn(GUEST_FIRST),
-            pages,
-        })?;
+        call(HostCall::ObjectBind { object, offset: 0, gfn: Gfn(GUEST_FIRST), pages })?;
         // A refusal leaves a VM with no memory, which is a VM all the same.
         let _ = call(HostCall::ObjectPopulate {
             object,
@@ -224,11 +203,7 @@ impl<'h, 'm> Board<'h, 'm> {
         for index in [0, 1].map(VcpuIndex) {
             call(HostCall::VcpuCreate { vm, index })?;
         }
-        call(HostCall::VmStart {
-            vm,
-            entry: Gfn(GUEST_FIRST).base(),
-            argument: 0,
-        })?;
+        call(HostCall::VmStart { vm, entry: Gfn(GUEST_FIRST).base(), argument: 0 })?;
         Some(vm)
     }
 
@@ -241,11 +216,7 @@ impl<'h, 'm> Board<'h, 'm> {
         for gfn in gfn..gfn + pages {
             let page = self.hypervisor.machine().walk(found.space, gfn);
             let page = page.expect("it was told that its page is there").page.0;
-            let changed = if shared {
-                self.shared.insert(page)
-            } else {
-                self.shared.remove(&page)
-            };
+            let changed = if shared { self.shared.insert(page) } else { self.shared.remove(&page) };
             assert!(changed, "page {gfn:#x} was in that state before");
         }
     }
@@ -291,9 +262,7 @@ impl<'h, 'm> Board<'h, 'm> {
         let Some(vmid) = reach.guest else { return };
         assert!(within(RAM, page), "a guest has a device");
         let mut vms = self.live.values();
-        let vm = vms
-            .find(|vm| vm.space.vmid.0 == vmid)
-            .expect("a VM that lives");
+        let vm = vms.find(|vm| vm.space.vmid.0 == vmid).expect("a VM that lives");
         let may = !vm.protected || self.shared.contains(&page);
         assert_eq!(reach.host, may, "the host at page {page:#x} of VM {vmid}");
     }
@@ -310,10 +279,7 @@ impl<'h, 'm> Board<'h, 'm> {
             .map(|page| {
                 let found = walk(self.hypervisor.host_space(), page);
                 assert!(found.is_none_or(|to| to == page), "the host's map");
-                Reach {
-                    host: found.is_some(),
-                    guest: None,
-                }
+                Reach { host: found.is_some(), guest: None }
             })
             .collect();
         for vm in self.live.values().filter(|vm| !vm.dying) {
@@ -344,11 +310,7 @@ impl<'h, 'm> Board<'h, 'm> {
         }
         for page in RAM.0..RAM.0 + RAM.1 {
             let index = usize::try_from(page).expect("small");
-            assert_eq!(
-                self.reach[index].host,
-                !within(RESERVED, page),
-                "page {page:#x} is lost"
-            );
+            assert_eq!(self.reach[index].host, !within(RESERVED, page), "page {page:#x} is lost");
         }
     }
 }

@@ -20,13 +20,7 @@ const WITHHELD: [&[u8]; 6] = [
     b"virtio,mmio",
 ];
 /// Properties that refer to them.
-const DROPPED: [&str; 5] = [
-    "iommu-map",
-    "iommu-map-mask",
-    "iommus",
-    "msi-map",
-    "msi-parent",
-];
+const DROPPED: [&str; 5] = ["iommu-map", "iommu-map-mask", "iommus", "msi-map", "msi-parent"];
 /// The hypervisor's secrets.
 const SEEDS: [&str; 2] = ["rng-seed", "kaslr-seed"];
 
@@ -46,10 +40,7 @@ pub fn run(data: &[u8]) {
     }
 
     let reserved = [PageRange::<Pfn>::new(RESERVED.0, RESERVED.1).expect("a range")];
-    let edits = Edits {
-        initrd: Some(INITRD),
-        reserved: &reserved,
-    };
+    let edits = Edits { initrd: Some(INITRD), reserved: &reserved };
     let mut copy = vec![0xaa; data.len() + 4096];
     let Ok(length) = filter(data, &edits, &mut copy) else {
         return;
@@ -76,10 +67,7 @@ fn check_platform(platform: &Platform) {
     }
     if let Some(console) = platform.hypervisor_console {
         assert!(
-            platform
-                .denied
-                .iter()
-                .any(|range| range.contains(console.base.page())),
+            platform.denied.iter().any(|range| range.contains(console.base.page())),
             "the host may not reach the hypervisor's console"
         );
     }
@@ -90,12 +78,8 @@ fn check_platform(platform: &Platform) {
 }
 
 fn is_compatible(node: FdtNode<'_>, names: &[&[u8]]) -> bool {
-    node.property("compatible").is_some_and(|property| {
-        property
-            .value()
-            .split(|byte| *byte == 0)
-            .any(|name| names.contains(&name))
-    })
+    node.property("compatible")
+        .is_some_and(|property| property.value().split(|byte| *byte == 0).any(|name| names.contains(&name)))
 }
 
 fn check_copy(original: &[u8], copy: &[u8]) {
@@ -134,15 +118,9 @@ fn check_copy(original: &[u8], copy: &[u8]) {
         if is_compatible(node, &WITHHELD) || is_compatible(node, &[b"arm,pl011"]) {
             continue;
         }
-        assert!(
-            kept.any(|other| other.name() == node.name()),
-            "{} is lost",
-            node.name()
-        );
+        assert!(kept.any(|other| other.name() == node.name()), "{} is lost", node.name());
     }
-    let told = after
-        .memory_reservations()
-        .map(|range| (range.address(), range.size()));
+    let told = after.memory_reservations().map(|range| (range.address(), range.size()));
     let ours = (RESERVED.0.base().0, RESERVED.1 << 12);
     assert_eq!(told.last(), Some(ours));
 }
@@ -151,10 +129,7 @@ fn check_chosen(node: FdtNode<'_>) {
     for seed in SEEDS {
         assert!(node.property(seed).is_none(), "{seed}");
     }
-    for (name, value) in [
-        ("linux,initrd-start", INITRD.0),
-        ("linux,initrd-end", INITRD.1),
-    ] {
+    for (name, value) in [("linux,initrd-start", INITRD.0), ("linux,initrd-end", INITRD.1)] {
         let mut found = node
             .properties()
             .filter(|property| property.name() == name)
@@ -177,11 +152,7 @@ fn check_references(node: FdtNode<'_>) {
 #[must_use]
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let virt = include_bytes!("../../hypervisor/core/tests/data/virt.dtb");
-    vec![
-        ("virt", virt.to_vec()),
-        ("smallest", smallest()),
-        ("nothing", Vec::new()),
-    ]
+    vec![("virt", virt.to_vec()), ("smallest", smallest()), ("nothing", Vec::new())]
 }
 
 /// A flattened tree in the making (Devicetree Specification 0.4, chapter 5).
@@ -193,8 +164,7 @@ struct Tree {
 
 impl Tree {
     fn pad(&mut self) {
-        self.structure
-            .resize(self.structure.len().next_multiple_of(4), 0);
+        self.structure.resize(self.structure.len().next_multiple_of(4), 0);
     }
 
     fn node(&mut self, name: &str, content: impl FnOnce(&mut Self)) {

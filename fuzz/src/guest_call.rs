@@ -159,9 +159,7 @@ struct Guest<'h, 'm> {
 impl<'h, 'm> Guest<'h, 'm> {
     fn load(&mut self, board: &Board<'h, 'm>, index: u32) -> Option<CallError> {
         self.vcpu = None;
-        let loaded = board
-            .hypervisor()
-            .vcpu_load(CpuIndex(0), self.vm, VcpuIndex(index));
+        let loaded = board.hypervisor().vcpu_load(CpuIndex(0), self.vm, VcpuIndex(index));
         match loaded {
             Ok(vcpu) => {
                 self.vcpu = Some(vcpu);
@@ -180,12 +178,7 @@ impl<'h, 'm> Guest<'h, 'm> {
                 };
                 let how = input.u8();
                 let (imm, class) = (u64::from(how >> 4), [EC_HVC, EC_SMC][usize::from(how & 1)]);
-                let x = [
-                    u64::from(function),
-                    argument(input),
-                    input.number(),
-                    input.number(),
-                ];
+                let x = [u64::from(function), argument(input), input.number(), input.number()];
                 self.with_registers(&x);
                 self.trap(board, class << EC_SHIFT | IL | imm, 0, 0, seen);
             }
@@ -195,13 +188,7 @@ impl<'h, 'm> Guest<'h, 'm> {
                 let ipa = argument(input).wrapping_add(u64::from(input.u16()) & (PAGE_SIZE - 1));
                 let stored = input.number();
                 self.with_registers(&[0, 0, 0, 0, stored]);
-                self.trap(
-                    board,
-                    class << EC_SHIFT | IL | iss,
-                    ipa,
-                    ipa >> 12 << 4,
-                    seen,
-                );
+                self.trap(board, class << EC_SHIFT | IL | iss, ipa, ipa >> 12 << 4, seen);
             }
             3 => {
                 let (iss, value) = (u64::from(input.u32()) & (IL - 1), input.number());
@@ -239,18 +226,8 @@ impl<'h, 'm> Guest<'h, 'm> {
         let pages = u64::from(input.u8() % 9);
         let (object, vm) = (self.object, self.vm);
         let call = match kind {
-            0 => HostCall::ObjectPopulate {
-                object,
-                offset,
-                first,
-                pages,
-                content: Content::Zero,
-            },
-            1 => HostCall::ObjectPunch {
-                object,
-                offset,
-                pages,
-            },
+            0 => HostCall::ObjectPopulate { object, offset, first, pages, content: Content::Zero },
+            1 => HostCall::ObjectPunch { object, offset, pages },
             2 => HostCall::ForceReclaim { page: first },
             3 => HostCall::VmTopUp { vm, first, pages },
             _ => HostCall::VmCounters { vm },
@@ -288,20 +265,10 @@ impl<'h, 'm> Guest<'h, 'm> {
         });
     }
 
-    fn trap(
-        &mut self,
-        board: &mut Board<'h, 'm>,
-        esr: u64,
-        far: u64,
-        hpfar: u64,
-        seen: &mut Vec<Seen>,
-    ) {
+    fn trap(&mut self, board: &mut Board<'h, 'm>, esr: u64, far: u64, hpfar: u64, seen: &mut Vec<Seen>) {
         let Some(vcpu) = &mut self.vcpu else { return };
         let before = Registers::of(vcpu);
-        let services = Services {
-            trng: &self.trng,
-            id_register: |_| 0x1100_0000_1111_1122,
-        };
+        let services = Services { trng: &self.trng, id_register: |_| 0x1100_0000_1111_1122 };
         let action = guest_exit(vcpu, &services, Trap::Synchronous { esr, far, hpfar });
         let after = Registers::of(vcpu);
 
@@ -335,11 +302,8 @@ impl<'h, 'm> Guest<'h, 'm> {
         after: &Registers,
         seen: &mut Vec<Seen>,
     ) {
-        let record = ExitRecord {
-            exit,
-            list_registers: [ListRegister::EMPTY; LIST_REGISTERS],
-            timer_fired: false,
-        };
+        let record =
+            ExitRecord { exit, list_registers: [ListRegister::EMPTY; LIST_REGISTERS], timer_fired: false };
         assert_eq!(ExitRecord::parse(&record.emit()), Some(record));
         let vcpu = self.vcpu.as_mut().expect("it exits");
         let mut over = false;
@@ -396,11 +360,7 @@ impl<'h, 'm> Guest<'h, 'm> {
                 assert_eq!((before.x, before.pc), (after.x, after.pc));
             }
             (Ok(()), Resume::MmioRead(_)) => {
-                let changed = before
-                    .x
-                    .iter()
-                    .zip(&after.x)
-                    .filter(|(old, new)| old != new);
+                let changed = before.x.iter().zip(&after.x).filter(|(old, new)| old != new);
                 assert!(changed.count() <= 1);
                 assert_eq!(after.pc, before.pc.wrapping_add(4));
             }
@@ -439,10 +399,7 @@ fn check_hypercall(before: &Registers, after: &Registers, class: u64, action: Gu
     let runs_again = after.pc == again && matches!(action, GuestAction::Exit(_));
     assert!(after.pc == past || runs_again);
     if runs_again {
-        assert_eq!(
-            before.x, after.x,
-            "a call that runs again keeps its arguments"
-        );
+        assert_eq!(before.x, after.x, "a call that runs again keeps its arguments");
     }
 }
 
@@ -457,11 +414,7 @@ fn check_resumed(before: &Registers, after: &Registers, class: u64) {
         check_injected(before, after);
         return;
     }
-    let changed = before
-        .x
-        .iter()
-        .zip(&after.x)
-        .filter(|(old, new)| old != new);
+    let changed = before.x.iter().zip(&after.x).filter(|(old, new)| old != new);
     assert!(changed.count() <= 1, "one register at most");
     assert_eq!(before.system, after.system);
 }
@@ -469,14 +422,8 @@ fn check_resumed(before: &Registers, after: &Registers, class: u64) {
 /// An exception was taken to EL1 (Arm ARM DDI0487, D1.3).
 fn check_injected(before: &Registers, after: &Registers) {
     let offset = after.pc.wrapping_sub(before.system.vbar_el1);
-    assert!(
-        offset < 0x800 && offset.is_multiple_of(0x200),
-        "vector {offset:#x}"
-    );
-    assert_eq!(
-        after.pstate & (pstate::MODE_MASK | pstate::AARCH32),
-        pstate::EL1H
-    );
+    assert!(offset < 0x800 && offset.is_multiple_of(0x200), "vector {offset:#x}");
+    assert_eq!(after.pstate & (pstate::MODE_MASK | pstate::AARCH32), pstate::EL1H);
     assert_eq!(after.pstate & pstate::DAIF, pstate::DAIF);
     assert_eq!(after.system.elr_el1, before.pc);
     assert_eq!(after.system.spsr_el1, before.pstate);
@@ -505,9 +452,7 @@ impl Steps {
 
     /// A data abort; `page` is counted as arguments are.
     fn abort(self, iss: u32, page: u8) -> Self {
-        self.step(&[1, 0])
-            .step(&iss.to_le_bytes())
-            .step(&[page, 0, 0, 0x11])
+        self.step(&[1, 0]).step(&iss.to_le_bytes()).step(&[page, 0, 0, 0x11])
     }
 }
 
@@ -524,46 +469,16 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let new = || Steps::new(4);
     let functions = (0..32).fold(new(), |steps, function| {
         // CPU_OFF, SYSTEM_OFF and SYSTEM_RESET end it.
-        if [16, 22, 23].contains(&function) {
-            steps
-        } else {
-            steps.call(function, [FIRST_PAGE, 1, 0])
-        }
+        if [16, 22, 23].contains(&function) { steps } else { steps.call(function, [FIRST_PAGE, 1, 0]) }
     });
     vec![
         ("every-call", functions.0),
-        (
-            "share",
-            new()
-                .call(3, [FIRST_PAGE, 1, 0])
-                .call(4, [FIRST_PAGE, 1, 0])
-                .0,
-        ),
-        (
-            "share-range",
-            new()
-                .call(3, [FIRST_PAGE, 9, 0])
-                .call(4, [FIRST_PAGE, 4, 0])
-                .0,
-        ),
+        ("share", new().call(3, [FIRST_PAGE, 1, 0]).call(4, [FIRST_PAGE, 1, 0]).0),
+        ("share-range", new().call(3, [FIRST_PAGE, 9, 0]).call(4, [FIRST_PAGE, 4, 0]).0),
         ("share-absent", new().call(3, [FIRST_PAGE + 6, 1, 0]).0),
-        (
-            "relinquish",
-            new()
-                .call(9, [FIRST_PAGE, 0, 0])
-                .abort(LOAD, FIRST_PAGE)
-                .step(&[7, 0, 0, 30, 1])
-                .0,
-        ),
+        ("relinquish", new().call(9, [FIRST_PAGE, 0, 0]).abort(LOAD, FIRST_PAGE).step(&[7, 0, 0, 30, 1]).0),
         ("cpu-off", new().call(16, [0; 3]).step(&[6, 0]).0),
-        (
-            "cpu-on",
-            new()
-                .call(18, [0x81, 0, 0])
-                .step(&[6, 1])
-                .call(19, [0x80, 0, 0])
-                .0,
-        ),
+        ("cpu-on", new().call(18, [0x81, 0, 0]).step(&[6, 1]).call(19, [0x80, 0, 0]).0),
         ("off", new().call(22, [0; 3]).step(&[6, 0]).0),
         (
             "device",
@@ -587,31 +502,11 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
                 .abort(LOAD, 0)
                 .0,
         ),
-        (
-            "absent",
-            new().abort(LOAD, FIRST_PAGE + 6).step(&[7, 0, 6, 30, 1]).0,
-        ),
-        (
-            "poisoned",
-            new()
-                .step(&[7, 2, 0, 14, 0])
-                .abort(LOAD, FIRST_PAGE + 2)
-                .step(&[6, 0])
-                .0,
-        ),
-        (
-            "sgi",
-            new()
-                .step(&[3])
-                .step(&SGI.to_le_bytes())
-                .step(&[0xf1, 1, 2])
-                .0,
-        ),
+        ("absent", new().abort(LOAD, FIRST_PAGE + 6).step(&[7, 0, 6, 30, 1]).0),
+        ("poisoned", new().step(&[7, 2, 0, 14, 0]).abort(LOAD, FIRST_PAGE + 2).step(&[6, 0]).0),
+        ("sgi", new().step(&[3]).step(&SGI.to_le_bytes()).step(&[0xf1, 1, 2]).0),
         ("wfi", new().step(&[4, 0, 0, 0, 0x06, 0, 0]).0),
         ("fp", new().step(&[4, 0, 0, 0, 0x1e, 0, 0]).0),
-        (
-            "ordinary",
-            Steps(vec![9]).call(0, [0; 3]).call(3, [FIRST_PAGE, 1, 0]).0,
-        ),
+        ("ordinary", Steps(vec![9]).call(0, [0; 3]).call(3, [FIRST_PAGE, 1, 0]).0),
     ]
 }

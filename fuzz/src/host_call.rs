@@ -21,16 +21,9 @@ pub fn run(data: &[u8]) {
     /// A step looks at every page of every VM.
     const MAX_STEPS: usize = 200;
     let range = |(first, pages): (u64, u64)| first..first + pages;
-    let bench = Bench {
-        ram: range(RAM),
-        reserved: range(RESERVED),
-        denied: range(DENIED),
-    };
+    let bench = Bench { ram: range(RAM), reserved: range(RESERVED), denied: range(DENIED) };
     with_pair(&bench, |pair| {
-        let mut play = Play {
-            pair,
-            script: Vec::new(),
-        };
+        let mut play = Play { pair, script: Vec::new() };
         let mut input = Input::new(data);
         while !input.is_empty() && play.script.len() < MAX_STEPS {
             play.choose(&mut input);
@@ -117,31 +110,19 @@ impl Play<'_, '_, '_> {
     fn ready(&mut self, input: &mut Input<'_>) {
         let (flags, first, run) = (input.u8(), input.u8(), input.u8());
         let first = RESERVED.0 + RESERVED.1 + u64::from(first % 64);
-        let (vm, object) = (
-            Arg::Vm(self.pair.vms.len()),
-            Arg::Object(self.pair.objects.len()),
-        );
+        let (vm, object) = (Arg::Vm(self.pair.vms.len()), Arg::Object(self.pair.objects.len()));
         let [protected, keep] = [1, 2].map(|bit| u64::from(flags & bit != 0));
         let memory = (first + POOL_PAGES).next_multiple_of(4);
         let mut call = |name, first: Arg, rest: [u64; 4]| {
             let [a, b, c, d] = rest.map(Arg::Value);
             self.call(name, [first, a, b, c, d])
         };
-        if call(
-            "vm-create",
-            Arg::Value(protected),
-            [first, POOL_PAGES, 0, 0],
-        ) != Verdict::Done
-        {
+        if call("vm-create", Arg::Value(protected), [first, POOL_PAGES, 0, 0]) != Verdict::Done {
             return;
         }
         call("object-create", vm, [GUEST_PAGES, 0, 0, 0]);
         call("object-bind", object, [0, GUEST_FIRST, GUEST_PAGES, 0]);
-        call(
-            "object-populate",
-            object,
-            [0, memory, (run % 17).into(), keep],
-        );
+        call("object-populate", object, [0, memory, (run % 17).into(), keep]);
         call("vcpu-create", vm, [0; 4]);
         call("vcpu-create", vm, [1, 0, 0, 0]);
         call("vm-start", vm, [GUEST_FIRST << 12, 0, 0, 0]);
@@ -164,11 +145,7 @@ impl Play<'_, '_, '_> {
             while destroy(self) == Verdict::Again {}
         }
         for page in ram.clone() {
-            let expected = if reserved.contains(&page) {
-                HostReach::No
-            } else {
-                HostReach::Yes
-            };
+            let expected = if reserved.contains(&page) { HostReach::No } else { HostReach::Yes };
             assert_eq!(self.pair.spec.host_reach(page), expected, "page {page}");
         }
     }
@@ -238,20 +215,10 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
                 .0,
         ),
         ("share", ready().guest(SHARE, 0, 1).guest(UNSHARE, 0, 1).0),
-        (
-            "share-range",
-            ready().guest(SHARE, 0, 4).guest(UNSHARE, 1, 9).0,
-        ),
+        ("share-range", ready().guest(SHARE, 0, 4).guest(UNSHARE, 1, 9).0),
         ("share-absent", ready().guest(SHARE, 5, 1).step(&PUT).0),
         ("unaligned", ready().guest(3, 1, 1).0),
-        (
-            "share-block",
-            new()
-                .ready(true, 0, 8)
-                .guest(SHARE, 4, 4)
-                .object(7, [4, 4, 0, 0])
-                .0,
-        ),
+        ("share-block", new().ready(true, 0, 8).guest(SHARE, 4, 4).object(7, [4, 4, 0, 0]).0),
         (
             "relinquish",
             ready()
@@ -263,10 +230,7 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
                 .0,
         ),
         ("punch", ready().object(7, [0, 2, 0, 0]).object(8, [0; 4]).0),
-        (
-            "reclaim",
-            ready().step(&[0, 14, 68, 0, 0, 0, 0]).step(&[4, 0, 7, 0]).0,
-        ),
+        ("reclaim", ready().step(&[0, 14, 68, 0, 0, 0, 0]).step(&[4, 0, 7, 0]).0),
         (
             "two",
             new()
@@ -278,14 +242,7 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
                 .step(&[1, 13, 1, 0, 0, 0, 0])
                 .0,
         ),
-        (
-            "ordinary",
-            new()
-                .ready(false, 0, 8)
-                .object(7, [0, 3, 0, 0])
-                .guest(SHARE, 4, 1)
-                .0,
-        ),
+        ("ordinary", new().ready(false, 0, 8).object(7, [0, 3, 0, 0]).guest(SHARE, 4, 1).0),
         ("top-up", ready().vm(2, [80, 3, 0, 0]).vm(15, [0; 4]).0),
         ("touch", ready().step(&[5, 68, 5, 3, 5, 1]).0),
         (

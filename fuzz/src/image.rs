@@ -100,11 +100,7 @@ fn check(bytes: &[u8], damage: usize) {
     // So is every change of a bit; this is one of them.
     let mut damaged = bytes[..length].to_vec();
     damaged[damage % length] ^= 1 << (damage % 8);
-    assert!(
-        Image::verify(&damaged, offset, memory).is_err(),
-        "byte {:#x} does not count",
-        damage % length
-    );
+    assert!(Image::verify(&damaged, offset, memory).is_err(), "byte {:#x} does not count", damage % length);
     check_round_trip(&image);
 }
 
@@ -120,9 +116,7 @@ fn check_manifest(manifest: &Manifest) {
         assert!(file.start < file.end && file.end <= memory.end);
         assert!(file.end <= manifest.file_bytes() && memory.end <= manifest.memory_bytes());
         assert!(part.kind().sizes().contains(&(file.end - file.start)));
-        let same = manifest.parts()[..index]
-            .iter()
-            .any(|other| other.kind() == part.kind());
+        let same = manifest.parts()[..index].iter().any(|other| other.kind() == part.kind());
         assert!(!same, "two parts of a kind");
         below = memory.end;
     }
@@ -256,10 +250,7 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("smallest", seed(right, MIB_2 - 0x1000, smallest)),
         ("every-part", seed(right, below, full)),
         ("manifest-digest-wrong", seed(0, MIB_2 - 0x1000, smallest)),
-        (
-            "part-digest-wrong",
-            seed(RIGHT_MANIFEST_DIGEST, MIB_2 - 0x1000, smallest),
-        ),
+        ("part-digest-wrong", seed(RIGHT_MANIFEST_DIGEST, MIB_2 - 0x1000, smallest)),
         ("no-host", seed(right, below, &full[..3])),
         ("nothing", Vec::new()),
     ]

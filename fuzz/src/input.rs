@@ -84,9 +84,6 @@ mod tests {
         assert_eq!((input.u8(), input.u32(), input.u64()), (1, 0x0302, 0));
         assert!(input.is_empty());
         let mut input = Input::new(&[0xf1, 0x34, 0x12, 0xf2, 9]);
-        assert_eq!(
-            (input.number(), input.number(), input.number()),
-            (0x1234, u64::MAX, 9)
-        );
+        assert_eq!((input.number(), input.number(), input.number()), (0x1234, u64::MAX, 9));
     }
 }

@@ -34,5 +34,4 @@ macro_rules! targets {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 6] =
-    targets![device_tree, guest_call, host_call, image, mmio, virtqueue];
+pub const TARGETS: [Target; 6] = targets![device_tree, guest_call, host_call, image, mmio, virtqueue];

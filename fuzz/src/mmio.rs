@@ -47,8 +47,7 @@ pub fn run(data: &[u8]) {
             3 => {
                 let frame = frame(&mut input);
                 let (offset, size) = place(&mut input);
-                gic.0
-                    .write(frame, offset, size, value(&mut input) & size.mask());
+                gic.0.write(frame, offset, size, value(&mut input) & size.mask());
             }
             4 => {
                 let frame = frame(&mut input);
@@ -81,11 +80,7 @@ fn place(input: &mut Input<'_>) -> (u64, AccessSize) {
     let size = 1 << (input.u8() % 4);
     let offset = u64::from(input.u16());
     // An access that reaches into the next page never leaves the hypervisor.
-    let offset = if offset % 4096 + size > 4096 {
-        offset & !7
-    } else {
-        offset
-    };
+    let offset = if offset % 4096 + size > 4096 { offset & !7 } else { offset };
     let size = AccessSize::from_bytes(size).expect("a power of two up to 8");
     (offset, size)
 }
@@ -230,10 +225,7 @@ impl Gic {
                 words.push(self.0.read(frame, base, AccessSize::Word));
             }
             for word in SPI_WORDS {
-                words.push(
-                    self.0
-                        .read(Frame::Distributor, base + 4 * word, AccessSize::Word),
-                );
+                words.push(self.0.read(Frame::Distributor, base + 4 * word, AccessSize::Word));
             }
         }
         words
@@ -247,8 +239,7 @@ impl Gic {
         let vcpus = [VcpuIndex(0), VcpuIndex(1)];
         // What the timers' lines will be, so that a quiet run changes nothing else.
         for vcpu in vcpus {
-            self.0
-                .fold(vcpu, &[ListRegister::EMPTY; LIST_REGISTERS], timer_fired);
+            self.0.fold(vcpu, &[ListRegister::EMPTY; LIST_REGISTERS], timer_fired);
         }
         let before = self.state();
         let expected = vcpus.map(|vcpu| self.0.has_pending(vcpu));
@@ -271,13 +262,8 @@ impl Gic {
                 assert!(!names.contains(&name), "interrupt {name:?} is loaded twice");
                 names.push(name);
             }
-            let full = registers
-                .iter()
-                .all(|register| register.state() != InterruptState::Inactive);
-            assert!(
-                pending || full || !expected,
-                "vCPU {vcpu} misses an interrupt"
-            );
+            let full = registers.iter().all(|register| register.state() != InterruptState::Inactive);
+            assert!(pending || full || !expected, "vCPU {vcpu} misses an interrupt");
         }
 
         if !quiet {
@@ -290,10 +276,7 @@ impl Gic {
         }
         let after = self.state();
         if quiet {
-            assert_eq!(
-                after, before,
-                "a run of no instruction changed an interrupt"
-            );
+            assert_eq!(after, before, "a run of no instruction changed an interrupt");
         } else {
             let half = before.len() / 2;
             for (new, old) in after[..half].iter().zip(&before[..half]) {
@@ -368,49 +351,21 @@ impl Steps {
 #[must_use]
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let new = Steps::default;
-    let ready = |size| {
-        new()
-            .negotiate(1)
-            .queue(1, size)
-            .virtio(1, 0x70, 15)
-            .virtio(1, 0x50, 0)
-    };
+    let ready = |size| new().negotiate(1).queue(1, size).virtio(1, 0x70, 15).virtio(1, 0x50, 0);
     let gic = || new().distributor(0, 0x12);
-    let spi = || {
-        gic()
-            .distributor(0x84, u32::MAX)
-            .distributor(0x104, u32::MAX)
-            .distributor(0xc08, 0xaaaa_aaaa)
-    };
+    let spi =
+        || gic().distributor(0x84, u32::MAX).distributor(0x104, u32::MAX).distributor(0xc08, 0xaaaa_aaaa);
     vec![
         ("virtio", ready(8).0),
         ("virtio-size-0", ready(0).0),
         ("virtio-size-3", ready(3).0),
         ("virtio-size-0x10000", ready(0x1_0000).0),
-        (
-            "virtio-reset",
-            ready(8).virtio(1, 0x70, 0).virtio(1, 0x50, 0).0,
-        ),
-        (
-            "virtio-config",
-            new().bytes(&[1, 1, 3, 0, 1, 1, 1, 0, 0xff, 0x0f]).0,
-        ),
-        (
-            "uart",
-            new().bytes(&[2, 0, 0, 0, b'a', 2, 1, 0x38, 0, 0x20]).0,
-        ),
-        (
-            "spi",
-            spi().bytes(&[5, 3, 0, 6, 0xfc, 0xff, 6, 0xfc, 0xff]).0,
-        ),
+        ("virtio-reset", ready(8).virtio(1, 0x70, 0).virtio(1, 0x50, 0).0),
+        ("virtio-config", new().bytes(&[1, 1, 3, 0, 1, 1, 1, 0, 0xff, 0x0f]).0),
+        ("uart", new().bytes(&[2, 0, 0, 0, b'a', 2, 1, 0x38, 0, 0x20]).0),
+        ("spi", spi().bytes(&[5, 3, 0, 6, 0xfc, 0xff, 6, 0xfc, 0xff]).0),
         ("spi-quiet", spi().bytes(&[5, 3, 0, 6, 2, 0]).0),
-        (
-            "timer",
-            gic()
-                .private(1, 0x100, 1 << 27)
-                .bytes(&[7, 1, 1, 6, 5, 0, 6, 7, 0])
-                .0,
-        ),
+        ("timer", gic().private(1, 0x100, 1 << 27).bytes(&[7, 1, 1, 6, 5, 0, 6, 7, 0]).0),
         (
             "sgi",
             gic()
@@ -420,12 +375,6 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
                 .bytes(&[6, 2, 0, 6, 0xfc, 0xff])
                 .0,
         ),
-        (
-            "level",
-            gic()
-                .distributor(0x104, 1)
-                .bytes(&[5, 0, 1, 6, 4, 0, 5, 0, 2, 6, 4, 0])
-                .0,
-        ),
+        ("level", gic().distributor(0x104, 1).bytes(&[5, 0, 1, 6, 4, 0, 5, 0, 2, 6, 4, 0]).0),
     ]
 }

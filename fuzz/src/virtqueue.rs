@@ -51,11 +51,8 @@ pub fn run(data: &[u8]) {
             }
             1 => {
                 // A write that another vCPU does while the device works.
-                let race = Race {
-                    after: input.u8().into(),
-                    at: input.u16(),
-                    bytes: input.u64().to_le_bytes(),
-                };
+                let race =
+                    Race { after: input.u8().into(), at: input.u16(), bytes: input.u64().to_le_bytes() };
                 memory.0.borrow_mut().races.push(race);
             }
             2 => {
@@ -80,10 +77,7 @@ pub fn run(data: &[u8]) {
                 bytes.extend(u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
                 bytes.extend(flags.to_le_bytes());
                 bytes.extend(u16::from(input.u8()).to_le_bytes());
-                let at = areas
-                    .descriptors
-                    .0
-                    .wrapping_add(DESCRIPTOR_BYTES * u64::from(index));
+                let at = areas.descriptors.0.wrapping_add(DESCRIPTOR_BYTES * u64::from(index));
                 memory.0.borrow_mut().poke(offset(Ipa(at)), &bytes);
             }
             5 => {
@@ -91,10 +85,7 @@ pub fn run(data: &[u8]) {
                 available = available.wrapping_add(1);
                 let head = u16::from(input.u8()).to_le_bytes();
                 let mut state = memory.0.borrow_mut();
-                state.poke(
-                    offset(Ipa(areas.driver.0.wrapping_add(4 + 2 * slot))),
-                    &head,
-                );
+                state.poke(offset(Ipa(areas.driver.0.wrapping_add(4 + 2 * slot))), &head);
                 let index = offset(Ipa(areas.driver.0.wrapping_add(2)));
                 state.poke(index, &available.to_le_bytes());
             }
@@ -115,12 +106,8 @@ pub fn run(data: &[u8]) {
 }
 
 /// Where an honest driver would have its areas.
-const AREAS: Areas = Areas {
-    size: 8,
-    descriptors: GUEST,
-    driver: Ipa(GUEST.0 + 0x1000),
-    device: Ipa(GUEST.0 + 0x2000),
-};
+const AREAS: Areas =
+    Areas { size: 8, descriptors: GUEST, driver: Ipa(GUEST.0 + 0x1000), device: Ipa(GUEST.0 + 0x2000) };
 
 /// An address, in the guest's memory as a rule.
 fn place(input: &mut Input<'_>) -> Ipa {
@@ -158,11 +145,7 @@ fn page_of(guest: u64) -> u64 {
 fn page_map() -> PageMap {
     let mut map = PageMap::new();
     for page in 0..PAGES {
-        map.insert(Run {
-            gfn: Gfn(GUEST.page().0 + page),
-            pfn: Pfn(FIRST.0 + page_of(page)),
-            pages: 1,
-        });
+        map.insert(Run { gfn: Gfn(GUEST.page().0 + page), pfn: Pfn(FIRST.0 + page_of(page)), pages: 1 });
     }
     map
 }
@@ -236,10 +219,7 @@ impl State {
     fn end(&self, served: &Result<Served, QueueError>) {
         let size = u64::from(self.areas.size);
         assert!(self.pushed <= size, "more chains than a doorbell is worth");
-        assert!(
-            self.descriptors_read <= size * size + size,
-            "a walk without an end"
-        );
+        assert!(self.descriptors_read <= size * size + size, "a walk without an end");
         if let Ok(served) = served {
             assert!(served.requests <= size);
             assert!(self.ambiguous || served.requests == self.pushed);
@@ -250,12 +230,8 @@ impl State {
     fn shared(&mut self, pa: Pa, bytes: usize) -> Result<std::ops::Range<usize>, Fault> {
         let frame = pa.page().0.wrapping_sub(FIRST.0);
         let page = (0..PAGES).find(|page| page_of(*page) == frame);
-        let page =
-            page.unwrap_or_else(|| panic!("the device is at {pa}, which is not the guest's"));
-        assert!(
-            pa.page_offset() + bytes as u64 <= PAGE_SIZE,
-            "it runs into the next page"
-        );
+        let page = page.unwrap_or_else(|| panic!("the device is at {pa}, which is not the guest's"));
+        assert!(pa.page_offset() + bytes as u64 <= PAGE_SIZE, "it runs into the next page");
         if self.private & (1 << page) != 0 {
             return Err(Fault(pa));
         }
@@ -293,10 +269,7 @@ impl State {
     /// The used ring: its first offset, and one past its last.
     fn ring(&self) -> (u64, u64) {
         let first = self.areas.device.0.wrapping_sub(GUEST.0);
-        (
-            first,
-            first.saturating_add(4 + 8 * u64::from(self.areas.size)),
-        )
+        (first, first.saturating_add(4 + 8 * u64::from(self.areas.size)))
     }
 
     fn note_write(&mut self, start: u64, bytes: &[u8]) {
@@ -313,10 +286,7 @@ impl State {
             let mut windows = self.chain.writable.iter();
             windows.any(|(first, end)| *first <= byte && byte < *end)
         });
-        assert!(
-            covered,
-            "the device writes {start:#x} to {end:#x}, for which it has no buffer"
-        );
+        assert!(covered, "the device writes {start:#x} to {end:#x}, for which it has no buffer");
     }
 
     /// A write to the used ring: an element, or the index after it.
@@ -445,10 +415,7 @@ enum Device {
 impl Device {
     fn new(kind: u8) -> Self {
         match kind % 3 {
-            0 => Self::Console {
-                printed: Printed::default(),
-                copied: 0,
-            },
+            0 => Self::Console { printed: Printed::default(), copied: 0 },
             kind => Self::Block(Block::new(Disk {
                 bytes: vec![0xd1; SECTORS * SECTOR_BYTES],
                 read_only: kind == 2,
@@ -456,11 +423,7 @@ impl Device {
         }
     }
 
-    fn serve(
-        &mut self,
-        queue: &mut Queue,
-        memory: &GuestMemory<'_, Memory>,
-    ) -> Result<Served, QueueError> {
+    fn serve(&mut self, queue: &mut Queue, memory: &GuestMemory<'_, Memory>) -> Result<Served, QueueError> {
         match self {
             Self::Block(block) => block.serve(queue, memory),
             Self::Console { printed, copied } => {
@@ -556,51 +519,18 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("block-id", block().request(8, 0, WRITE).ring().0),
         ("block-unknown", block().request(9, 0, WRITE).ring().0),
         ("block-beyond", block().request(0, 8, WRITE).ring().0),
-        (
-            "block-read-only",
-            Steps::new(2).queue(8, honest).request(1, 0, 0).ring().0,
-        ),
-        (
-            "block-private",
-            block().request(0, 1, WRITE).hide(5).ring().0,
-        ),
+        ("block-read-only", Steps::new(2).queue(8, honest).request(1, 0, 0).ring().0),
+        ("block-private", block().request(0, 1, WRITE).hide(5).ring().0),
         (
             "block-race",
-            block()
-                .request(0, 1, WRITE)
-                .race(3, 0x10, [0xff; 8])
-                .race(5, 0x4000, [0xff; 8])
-                .ring()
-                .0,
+            block().request(0, 1, WRITE).race(3, 0x10, [0xff; 8]).race(5, 0x4000, [0xff; 8]).ring().0,
         ),
-        (
-            "console",
-            console()
-                .poke(0x4000, b"hello")
-                .describe(0, 0x40, 5, 0, 0)
-                .offer(0)
-                .offer(0)
-                .ring()
-                .0,
-        ),
-        (
-            "loop",
-            console().describe(0, 0x40, 5, NEXT, 0).offer(0).ring().0,
-        ),
-        (
-            "table-in-buffer",
-            block()
-                .request(0, 1, WRITE)
-                .describe(1, 0x00, 512, NEXT | WRITE, 2)
-                .ring()
-                .0,
-        ),
+        ("console", console().poke(0x4000, b"hello").describe(0, 0x40, 5, 0, 0).offer(0).offer(0).ring().0),
+        ("loop", console().describe(0, 0x40, 5, NEXT, 0).offer(0).ring().0),
+        ("table-in-buffer", block().request(0, 1, WRITE).describe(1, 0x00, 512, NEXT | WRITE, 2).ring().0),
         ("index-jump", console().poke(0x1002, &[9, 0]).ring().0),
         ("no-size", Steps::new(0).queue(0, honest).ring().0),
         ("odd-size", Steps::new(0).queue(3, honest).ring().0),
-        (
-            "misaligned",
-            Steps::new(0).queue(8, [1, 0x10, 0x20]).ring().0,
-        ),
+        ("misaligned", Steps::new(0).queue(8, [1, 0x10, 0x20]).ring().0),
     ]
 }

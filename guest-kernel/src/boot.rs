@@ -56,9 +56,7 @@ impl Guest {
     /// Whether this VM's memory is private until it is shared.
     #[must_use]
     pub fn is_protected(&self) -> bool {
-        self.hypervisor
-            .as_ref()
-            .is_some_and(Hypervisor::is_protected)
+        self.hypervisor.as_ref().is_some_and(Hypervisor::is_protected)
     }
 
     /// Pages that are shared with the host.
@@ -147,13 +145,7 @@ fn bring_up(device_tree: u64) -> Result<Guest, Failure> {
     unsafe { heap::init(&heap) };
 
     let mut devices = Devices { stage1, hypervisor };
-    let mut guest = Guest {
-        machine,
-        layout,
-        hypervisor,
-        shared_pages: 0,
-        disk: None,
-    };
+    let mut guest = Guest { machine, layout, hypervisor, shared_pages: 0, disk: None };
     devices.bring_up(&mut guest)?;
     Ok(guest)
 }
@@ -218,11 +210,7 @@ fn add_device(
     disk: &mut Option<Disk>,
 ) -> Result<(), Failure> {
     let protected = hypervisor.is_some_and(|hypervisor| hypervisor.is_protected());
-    let access_platform = if protected {
-        AccessPlatform::Required
-    } else {
-        AccessPlatform::Optional
-    };
+    let access_platform = if protected { AccessPlatform::Required } else { AccessPlatform::Optional };
     // SAFETY: `Devices::bring_up` has mapped the slot and comes here once for each.
     let Some((kind, transport)) = (unsafe { virtio::probe(slot, access_platform) }) else {
         return Ok(());
@@ -262,8 +250,7 @@ fn tree_span(address: u64) -> Result<Span, machine::Error> {
         return Err(machine::Error::Malformed);
     }
     let end = address.checked_add(size.into());
-    end.map(|end| address..end)
-        .ok_or(machine::Error::Placement("device tree"))
+    end.map(|end| address..end).ok_or(machine::Error::Placement("device tree"))
 }
 
 /// # Safety

@@ -25,11 +25,7 @@ struct State {
 }
 
 /// Not an `IrqLock`: a write may wait for the device's interrupt. No interrupt handler prints.
-static STATE: Mutex<State> = Mutex::new(State {
-    early: Vec::new(),
-    uart: None,
-    virtio: None,
-});
+static STATE: Mutex<State> = Mutex::new(State { early: Vec::new(), uart: None, virtio: None });
 
 /// The console, as a byte stream and as a formatter's target.
 #[derive(Clone, Copy, Debug, Default)]
@@ -74,9 +70,7 @@ impl State {
             None => {
                 // What does not fit is lost.
                 let room = EARLY_BYTES - self.early.len();
-                let _ = self
-                    .early
-                    .extend_from_slice(&bytes[..bytes.len().min(room)]);
+                let _ = self.early.extend_from_slice(&bytes[..bytes.len().min(room)]);
             }
         }
     }

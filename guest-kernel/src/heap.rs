@@ -22,19 +22,14 @@ pub(crate) unsafe fn init(memory: &Span) {
     let start = ptr::with_exposed_provenance_mut(memory.start as usize);
     // SAFETY: the caller's promise.
     unsafe {
-        HEAP.0
-            .lock()
-            .init(start, (memory.end - memory.start) as usize);
+        HEAP.0.lock().init(start, (memory.end - memory.start) as usize);
     }
 }
 
 // SAFETY: `Heap` hands out memory of its one range only, each piece once, under the lock.
 unsafe impl GlobalAlloc for LockedHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        self.0
-            .lock()
-            .allocate_first_fit(layout)
-            .map_or(ptr::null_mut(), NonNull::as_ptr)
+        self.0.lock().allocate_first_fit(layout).map_or(ptr::null_mut(), NonNull::as_ptr)
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {

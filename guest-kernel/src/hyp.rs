@@ -103,10 +103,7 @@ impl<C: Call> Hypervisor<C> {
             return None;
         }
         let [features, ..] = C::call32(function::FEATURES, [0; 7]);
-        Some(Self {
-            features,
-            conduit: PhantomData,
-        })
+        Some(Self { features, conduit: PhantomData })
     }
 
     /// Word 0 of FEATURES: one bit for each function that is offered.
@@ -135,10 +132,7 @@ impl<C: Call> Hypervisor<C> {
             return Err(Error::NotOffered);
         }
         let [granule, flags] = vendor_call::<C>(function::MEMINFO, [0, 0])?;
-        Ok(Sharing {
-            granule: granule_from(granule)?,
-            ranges: flags & kvm::MEMINFO_RANGES != 0,
-        })
+        Ok(Sharing { granule: granule_from(granule)?, ranges: flags & kvm::MEMINFO_RANGES != 0 })
     }
 
     /// Lets the host reach granules from `ipa` on, with the content that they have: as many of
@@ -161,13 +155,7 @@ impl<C: Call> Hypervisor<C> {
         self.memory_call(function::MEM_UNSHARE, sharing, ipa, granules)
     }
 
-    fn memory_call(
-        &self,
-        function: u32,
-        sharing: Sharing,
-        ipa: Ipa,
-        granules: u64,
-    ) -> Result<u64, Error> {
+    fn memory_call(&self, function: u32, sharing: Sharing, ipa: Ipa, granules: u64) -> Result<u64, Error> {
         if !self.is_protected() {
             return Err(Error::NotOffered);
         }
@@ -291,11 +279,7 @@ fn vendor_call<C: Call>(function: u32, [first, second]: [u64; 2]) -> Result<[u64
 }
 
 const fn expect_zero(result: u64) -> Result<(), Error> {
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(Error::Nonsense(result))
-    }
+    if result == 0 { Ok(()) } else { Err(Error::Nonsense(result)) }
 }
 
 const fn granule_from(bytes: u64) -> Result<u64, Error> {

@@ -65,18 +65,14 @@ impl Interrupts {
     ///
     /// Called once. The ranges of `gic` are mapped as a device and used by nothing else.
     pub(crate) unsafe fn new(gic: &Gic) -> Result<Self, Error> {
-        let distributor = NonNull::new(ptr::with_exposed_provenance_mut::<Gicd>(
-            gic.distributor as usize,
-        ));
-        let redistributor = NonNull::new(ptr::with_exposed_provenance_mut::<GicrSgi>(
-            gic.redistributor as usize,
-        ));
+        let distributor = NonNull::new(ptr::with_exposed_provenance_mut::<Gicd>(gic.distributor as usize));
+        let redistributor =
+            NonNull::new(ptr::with_exposed_provenance_mut::<GicrSgi>(gic.redistributor as usize));
         let (distributor, redistributor) = distributor.zip(redistributor).ok_or(Error)?;
         // SAFETY: the caller's promise.
         let distributor = unsafe { UniqueMmioPointer::new(distributor) };
         // SAFETY: the caller's promise; only the first redistributor is ever used.
-        let mut gic =
-            unsafe { GicV3::new(distributor, redistributor, BOOT_CPU + 1) }.map_err(|_| Error)?;
+        let mut gic = unsafe { GicV3::new(distributor, redistributor, BOOT_CPU + 1) }.map_err(|_| Error)?;
         gic.setup(BOOT_CPU);
         GicCpuInterface::set_priority_mask(LOWEST_PRIORITY);
         Ok(Self(gic))
@@ -89,34 +85,20 @@ impl Interrupts {
 
     /// Lets a virtio-mmio device interrupt. Its registers are mapped.
     pub(crate) fn enable_virtio(&mut self, slot: &VirtioSlot) -> Result<(), Error> {
-        let trigger = if slot.interrupt.edge {
-            Trigger::Edge
-        } else {
-            Trigger::Level
-        };
+        let trigger = if slot.interrupt.edge { Trigger::Edge } else { Trigger::Level };
         let kind = Kind::Virtio(slot.registers.start);
         self.enable(slot.interrupt.intid, kind, trigger)
     }
 
     fn enable(&mut self, intid: u32, kind: Kind, trigger: Trigger) -> Result<(), Error> {
-        let intid = if intid < 32 {
-            IntId::ppi(intid - 16)
-        } else {
-            IntId::spi(intid - 32)
-        };
-        SOURCES
-            .lock()
-            .push(Source { intid, kind })
-            .map_err(|_| Error)?;
+        let intid = if intid < 32 { IntId::ppi(intid - 16) } else { IntId::spi(intid - 32) };
+        SOURCES.lock().push(Source { intid, kind }).map_err(|_| Error)?;
         let cpu = Some(BOOT_CPU);
         let gic = &mut self.0;
-        gic.set_interrupt_priority(intid, cpu, DEVICE_PRIORITY)
-            .map_err(|_| Error)?;
+        gic.set_interrupt_priority(intid, cpu, DEVICE_PRIORITY).map_err(|_| Error)?;
         if !intid.is_private() {
             gic.set_trigger(intid, cpu, trigger).map_err(|_| Error)?;
-            gic.distributor()
-                .set_routing(intid, Some(cpu::mpidr()))
-                .map_err(|_| Error)?;
+            gic.distributor().set_routing(intid, Some(cpu::mpidr())).map_err(|_| Error)?;
         }
         gic.enable_interrupt(intid, cpu, true).map_err(|_| Error)
     }

@@ -18,10 +18,7 @@
 //! what their names say. A payload starts with [`payload!`]; `docs/writing-a-payload.md` shows how.
 
 #![cfg_attr(target_os = "none", no_std)]
-#![expect(
-    unsafe_code,
-    reason = "registers, the heap, and memory that the host can change"
-)]
+#![expect(unsafe_code, reason = "registers, the heap, and memory that the host can change")]
 
 extern crate alloc;
 

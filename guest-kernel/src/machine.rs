@@ -210,9 +210,7 @@ impl Machine {
                 })
                 .filter(|gic| {
                     let spans = [gic.distributor_span(), gic.redistributor_span()];
-                    spans.iter().all(|span| {
-                        span.start.is_multiple_of(PAGE_SIZE) && self.is_outside_ram(span)
-                    })
+                    spans.iter().all(|span| span.start.is_multiple_of(PAGE_SIZE) && self.is_outside_ram(span))
                 });
         } else if is_compatible(node, "arm,armv8-timer") {
             self.timer = interrupt(node, VIRTUAL_TIMER)
@@ -226,10 +224,7 @@ impl Machine {
             && interrupt.intid >= FIRST_SPI
         {
             // Slots beyond the limit are not used.
-            let _ = self.virtio.push(VirtioSlot {
-                registers,
-                interrupt,
-            });
+            let _ = self.virtio.push(VirtioSlot { registers, interrupt });
         }
     }
 
@@ -243,28 +238,19 @@ impl Machine {
     #[must_use]
     pub fn free_memory(&self) -> Option<Span> {
         let taken = || {
-            [&self.image, &self.tree]
-                .into_iter()
-                .chain(&self.initrd)
-                .chain(&self.reserved)
-                .map(pages_around)
+            [&self.image, &self.tree].into_iter().chain(&self.initrd).chain(&self.reserved).map(pages_around)
         };
         let mut largest: Option<Span> = None;
         for bank in &self.ram {
             // A free range starts where the bank starts, or where something ends.
-            let starts = taken()
-                .map(|part| part.end)
-                .chain([bank.start])
-                .filter(|start| bank.contains(start));
+            let starts =
+                taken().map(|part| part.end).chain([bank.start]).filter(|start| bank.contains(start));
             for start in starts {
                 let end = taken()
                     .filter(|part| part.end > start)
                     .map(|part| part.start.max(start))
                     .fold(bank.end, u64::min);
-                if largest
-                    .as_ref()
-                    .is_none_or(|best| end - start > best.end - best.start)
-                {
+                if largest.as_ref().is_none_or(|best| end - start > best.end - best.start) {
                     largest = Some(start..end);
                 }
             }
@@ -291,12 +277,8 @@ fn banks(fdt: Fdt<'_>) -> Result<Vec<Span, 8>, Error> {
     for node in fdt.root().children().filter(is_memory) {
         let mut index = 0;
         while let Some(bank) = span(node, index) {
-            let aligned =
-                bank.start.is_multiple_of(PAGE_SIZE) && bank.end.is_multiple_of(PAGE_SIZE);
-            if !aligned
-                || bank.end > ADDRESS_LIMIT
-                || banks.iter().any(|other| overlap(&bank, other))
-            {
+            let aligned = bank.start.is_multiple_of(PAGE_SIZE) && bank.end.is_multiple_of(PAGE_SIZE);
+            if !aligned || bank.end > ADDRESS_LIMIT || banks.iter().any(|other| overlap(&bank, other)) {
                 return Err(Error::Memory);
             }
             banks.push(bank).map_err(|_| Error::TooMany)?;
@@ -315,9 +297,7 @@ fn reservations(fdt: Fdt<'_>) -> Result<Vec<Span, 16>, Error> {
     let mut add = |span: Span| reserved.push(span).map_err(|_| Error::TooMany);
     for reservation in fdt.memory_reservations() {
         let start = reservation.address();
-        let end = start
-            .checked_add(reservation.size())
-            .ok_or(Error::Malformed)?;
+        let end = start.checked_add(reservation.size()).ok_or(Error::Malformed)?;
         add(start..end)?;
     }
     if let Some(parent) = fdt.find_node("/reserved-memory") {
@@ -364,15 +344,11 @@ fn interrupt(node: FdtNode<'_>, index: usize) -> Option<Interrupt> {
         PPI if number < FIRST_SPI - FIRST_PPI => number + FIRST_PPI,
         _ => return None,
     };
-    (intid < INTID_LIMIT).then_some(Interrupt {
-        intid,
-        edge: flags & EDGE_RISING != 0,
-    })
+    (intid < INTID_LIMIT).then_some(Interrupt { intid, edge: flags & EDGE_RISING != 0 })
 }
 
 fn is_compatible(node: FdtNode<'_>, name: &str) -> bool {
-    node.compatible()
-        .is_some_and(|mut names| names.any(|n| n == name))
+    node.compatible().is_some_and(|mut names| names.any(|n| n == name))
 }
 
 fn string<'a>(node: FdtNode<'a>, name: &str) -> Option<&'a str> {

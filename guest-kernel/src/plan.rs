@@ -69,10 +69,7 @@ impl fmt::Display for Error {
             Self::DiskSize(bytes) => write!(f, "the plan is for a disk of {bytes} bytes"),
             Self::BlockCount(blocks) => write!(f, "the plan has {blocks} blocks, too many or few"),
             Self::WriteRegion { offset, bytes } => {
-                write!(
-                    f,
-                    "the plan writes {bytes} bytes at {offset}: no whole blocks"
-                )
+                write!(f, "the plan writes {bytes} bytes at {offset}: no whole blocks")
             }
         }
     }
@@ -101,10 +98,7 @@ impl Geometry {
         let ends_block = write.end.is_multiple_of(BLOCK_BYTES) || write.end == disk_bytes;
         let whole_blocks = write.start.is_multiple_of(BLOCK_BYTES) && ends_block;
         if write.start > write.end || write.end > disk_bytes || !(whole_blocks || bytes == 0) {
-            return Err(Error::WriteRegion {
-                offset: write.start,
-                bytes,
-            });
+            return Err(Error::WriteRegion { offset: write.start, bytes });
         }
         Ok(Self { disk_bytes, write })
     }
@@ -189,9 +183,7 @@ impl<'a> Plan<'a> {
     ///
     /// As [`Error`] says.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Error> {
-        let (header, rest) = bytes
-            .split_first_chunk::<HEADER_BYTES>()
-            .ok_or(Error::Truncated)?;
+        let (header, rest) = bytes.split_first_chunk::<HEADER_BYTES>().ok_or(Error::Truncated)?;
         if header[..8] != MAGIC {
             return Err(Error::Magic);
         }
@@ -204,10 +196,7 @@ impl<'a> Plan<'a> {
             return Err(Error::BlockSize(block_bytes));
         }
         let (offset, length) = (word64(header, 32), word64(header, 40));
-        let end = offset.checked_add(length).ok_or(Error::WriteRegion {
-            offset,
-            bytes: length,
-        })?;
+        let end = offset.checked_add(length).ok_or(Error::WriteRegion { offset, bytes: length })?;
         let geometry = Geometry::new(word64(header, 24), offset..end)?;
         let blocks = word64(header, 16);
         if blocks != geometry.blocks() {

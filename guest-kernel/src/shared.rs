@@ -80,10 +80,7 @@ impl<C: Call> SharedPool<C> {
         let hypervisor = hypervisor.filter(Hypervisor::is_protected);
         let sharing = match &hypervisor {
             Some(hypervisor) => hypervisor.sharing().map_err(Error::Granule)?,
-            None => Sharing {
-                granule: PAGE_SIZE,
-                ranges: false,
-            },
+            None => Sharing { granule: PAGE_SIZE, ranges: false },
         };
         // SAFETY: the layout's size is not 0.
         let memory = unsafe { alloc_zeroed(layout(sharing.granule)) };
@@ -134,11 +131,7 @@ impl<C: Call> SharedPool<C> {
     ///
     /// If the run is not of this pool or was taken back before: a bug of the caller's.
     pub fn free(&mut self, run: SharedPages) {
-        let offset = run
-            .memory
-            .addr()
-            .get()
-            .wrapping_sub(self.memory.addr().get());
+        let offset = run.memory.addr().get().wrapping_sub(self.memory.addr().get());
         let first = offset / PAGE_SIZE as usize;
         let mask = run_mask(run.pages)
             .filter(|_| first + run.pages <= POOL_PAGES)

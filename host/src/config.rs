@@ -102,9 +102,8 @@ impl FromStr for HostConfig {
             match key {
                 "smp" => config.vcpus = number(value, "smp", |n| (1..=MAX_VCPUS).contains(&n))?,
                 "mem_bytes" => {
-                    config.memory_bytes = number(value, "mem_bytes", |n: u64| {
-                        n != 0 && n.is_multiple_of(PAGE_SIZE)
-                    })?;
+                    config.memory_bytes =
+                        number(value, "mem_bytes", |n: u64| n != 0 && n.is_multiple_of(PAGE_SIZE))?;
                 }
                 "protected" => config.protected = number(value, "protected", |_| true)?,
                 "attack" => config.attack = number(value, "attack", |_| true)?,
@@ -112,11 +111,7 @@ impl FromStr for HostConfig {
                     config.disk = choice(
                         value,
                         "disk",
-                        &[
-                            ("rw", Disk::ReadWrite),
-                            ("ro", Disk::ReadOnly),
-                            ("none", Disk::None),
-                        ],
+                        &[("rw", Disk::ReadWrite), ("ro", Disk::ReadOnly), ("none", Disk::None)],
                     )?;
                 }
                 "kind" => {
@@ -142,17 +137,11 @@ fn number<T: FromStr + Copy>(
     key: &'static str,
     fits: impl Fn(T) -> bool,
 ) -> Result<T, ConfigError> {
-    value
-        .parse()
-        .ok()
-        .filter(|value| fits(*value))
-        .ok_or(ConfigError::BadValue(key))
+    value.parse().ok().filter(|value| fits(*value)).ok_or(ConfigError::BadValue(key))
 }
 
 fn choice<T: Copy>(value: &str, key: &'static str, of: &[(&str, T)]) -> Result<T, ConfigError> {
-    of.iter()
-        .find_map(|(name, choice)| (*name == value).then_some(*choice))
-        .ok_or(ConfigError::BadValue(key))
+    of.iter().find_map(|(name, choice)| (*name == value).then_some(*choice)).ok_or(ConfigError::BadValue(key))
 }
 
 impl fmt::Display for HostConfig {
@@ -218,10 +207,7 @@ mod tests {
             let config: HostConfig = line.parse().unwrap();
             config.virtio_devices().collect()
         };
-        assert_eq!(
-            devices("kind=demo disk=rw"),
-            [VirtioKind::Console, VirtioKind::Block]
-        );
+        assert_eq!(devices("kind=demo disk=rw"), [VirtioKind::Console, VirtioKind::Block]);
         assert_eq!(devices("kind=foreign disk=ro"), [VirtioKind::Block]);
         assert_eq!(devices("kind=foreign disk=none"), []);
         assert_eq!(devices("kind=bench"), [VirtioKind::Console]);

@@ -2,9 +2,7 @@
 
 use shared_abi::addr::{Gfn, Ipa, Pfn};
 use shared_abi::error::CallError;
-use shared_abi::host_call::{
-    Arguments, Content, HostCall, ObjectHandle, PageState, VcpuIndex, VmHandle,
-};
+use shared_abi::host_call::{Arguments, Content, HostCall, ObjectHandle, PageState, VcpuIndex, VmHandle};
 use shared_abi::record::Digest;
 use shared_abi::vcpu::{Entry, ExitRecord};
 
@@ -21,10 +19,7 @@ pub struct Refusal {
 
 impl Refusal {
     /// For an answer that this version of the interface does not have.
-    const UNKNOWN_ANSWER: Self = Self {
-        error: CallError::NotSupported,
-        detail: 0,
-    };
+    const UNKNOWN_ANSWER: Self = Self { error: CallError::NotSupported, detail: 0 };
 }
 
 /// What a bounded call did.
@@ -75,12 +70,8 @@ pub trait Hypervisor {
         let (function, mut x) = call.emit();
         match self.invoke(function, &mut x) {
             0 => Ok(x),
-            code => Err(
-                CallError::from_code(code).map_or(Refusal::UNKNOWN_ANSWER, |error| Refusal {
-                    error,
-                    detail: x[0],
-                }),
-            ),
+            code => Err(CallError::from_code(code)
+                .map_or(Refusal::UNKNOWN_ANSWER, |error| Refusal { error, detail: x[0] })),
         }
     }
 
@@ -99,11 +90,7 @@ pub trait Hypervisor {
     ///
     /// Those of the call; the pages are still the host's.
     fn vm_create(&self, protected: bool, first: Pfn, pages: u64) -> Result<VmHandle, Refusal> {
-        let call = HostCall::VmCreate {
-            protected,
-            first,
-            pages,
-        };
+        let call = HostCall::VmCreate { protected, first, pages };
         self.call(call).and_then(handle).map(VmHandle)
     }
 
@@ -122,9 +109,7 @@ pub trait Hypervisor {
     ///
     /// Those of the call.
     fn object_create(&self, vm: VmHandle, pages: u64) -> Result<ObjectHandle, Refusal> {
-        self.call(HostCall::ObjectCreate { vm, pages })
-            .and_then(handle)
-            .map(ObjectHandle)
+        self.call(HostCall::ObjectCreate { vm, pages }).and_then(handle).map(ObjectHandle)
     }
 
     /// Binds `pages` pages of an object from `offset` on to guest-physical addresses from `gfn` on.
@@ -132,19 +117,8 @@ pub trait Hypervisor {
     /// # Errors
     ///
     /// Those of the call.
-    fn object_bind(
-        &self,
-        object: ObjectHandle,
-        offset: u64,
-        gfn: Gfn,
-        pages: u64,
-    ) -> Result<(), Refusal> {
-        let call = HostCall::ObjectBind {
-            object,
-            offset,
-            gfn,
-            pages,
-        };
+    fn object_bind(&self, object: ObjectHandle, offset: u64, gfn: Gfn, pages: u64) -> Result<(), Refusal> {
+        let call = HostCall::ObjectBind { object, offset, gfn, pages };
         self.call(call).map(drop)
     }
 
@@ -161,13 +135,7 @@ pub trait Hypervisor {
         pages: u64,
         content: Content,
     ) -> Result<Progress, Refusal> {
-        progress(self.call(HostCall::ObjectPopulate {
-            object,
-            offset,
-            first,
-            pages,
-            content,
-        }))
+        progress(self.call(HostCall::ObjectPopulate { object, offset, first, pages, content }))
     }
 
     /// Takes pages out of an object.
@@ -175,17 +143,8 @@ pub trait Hypervisor {
     /// # Errors
     ///
     /// Those of the call, but for [`CallError::Again`], which is [`Progress::More`].
-    fn object_punch(
-        &self,
-        object: ObjectHandle,
-        offset: u64,
-        pages: u64,
-    ) -> Result<Progress, Refusal> {
-        progress(self.call(HostCall::ObjectPunch {
-            object,
-            offset,
-            pages,
-        }))
+    fn object_punch(&self, object: ObjectHandle, offset: u64, pages: u64) -> Result<Progress, Refusal> {
+        progress(self.call(HostCall::ObjectPunch { object, offset, pages }))
     }
 
     /// The state of an object's page, and how many pages from there on are in it.
@@ -205,11 +164,7 @@ pub trait Hypervisor {
     ///
     /// Those of the call.
     fn object_unbind(&self, object: ObjectHandle, offset: u64, pages: u64) -> Result<(), Refusal> {
-        let call = HostCall::ObjectUnbind {
-            object,
-            offset,
-            pages,
-        };
+        let call = HostCall::ObjectUnbind { object, offset, pages };
         self.call(call).map(drop)
     }
 
@@ -246,19 +201,12 @@ pub trait Hypervisor {
     ///
     /// Those of the call.
     fn vm_start(&self, vm: VmHandle, entry: Ipa, argument: u64) -> Result<Launch, Refusal> {
-        let x = self.call(HostCall::VmStart {
-            vm,
-            entry,
-            argument,
-        })?;
+        let x = self.call(HostCall::VmStart { vm, entry, argument })?;
         let mut digest = [0; 32];
         for (bytes, word) in digest.chunks_exact_mut(8).zip(&x[1..5]) {
             bytes.copy_from_slice(&word.to_le_bytes());
         }
-        Ok(Launch {
-            measured: x[0] == 1,
-            measurement: Digest(digest),
-        })
+        Ok(Launch { measured: x[0] == 1, measurement: Digest(digest) })
     }
 
     /// Enters a vCPU until it exits.
@@ -267,19 +215,9 @@ pub trait Hypervisor {
     ///
     /// Those of the call: the vCPU was not entered.
     #[inline]
-    fn vcpu_run(
-        &self,
-        vm: VmHandle,
-        vcpu: VcpuIndex,
-        entry: &Entry,
-    ) -> Result<ExitRecord, Refusal> {
-        let call = HostCall::VcpuRun {
-            vm,
-            vcpu,
-            entry: *entry,
-        };
-        self.call(call)
-            .and_then(|x| ExitRecord::parse(&x).ok_or(Refusal::UNKNOWN_ANSWER))
+    fn vcpu_run(&self, vm: VmHandle, vcpu: VcpuIndex, entry: &Entry) -> Result<ExitRecord, Refusal> {
+        let call = HostCall::VcpuRun { vm, vcpu, entry: *entry };
+        self.call(call).and_then(|x| ExitRecord::parse(&x).ok_or(Refusal::UNKNOWN_ANSWER))
     }
 
     /// Ends a VM, a bounded number of pages at a time.
@@ -298,11 +236,7 @@ pub trait Hypervisor {
     /// Those of the call.
     fn vm_counters(&self, vm: VmHandle) -> Result<Counters, Refusal> {
         let x = self.call(HostCall::VmCounters { vm })?;
-        Ok(Counters {
-            hypercalls: x[0],
-            exits: x[1],
-            shared_pages: x[2],
-        })
+        Ok(Counters { hypercalls: x[0], exits: x[1], shared_pages: x[2] })
     }
 }
 
@@ -313,10 +247,7 @@ fn handle(x: Arguments) -> Result<u32, Refusal> {
 fn progress(answer: Result<Arguments, Refusal>) -> Result<Progress, Refusal> {
     match answer {
         Ok(x) => Ok(Progress::Done(x[0])),
-        Err(Refusal {
-            error: CallError::Again,
-            detail,
-        }) => Ok(Progress::More(detail)),
+        Err(Refusal { error: CallError::Again, detail }) => Ok(Progress::More(detail)),
         Err(refusal) => Err(refusal),
     }
 }
@@ -346,19 +277,13 @@ mod tests {
         let more = answer(CallError::Again.code(), [7, 0, 0, 0, 0, 0]);
         assert_eq!(more.vm_destroy(VmHandle(1)), Ok(Progress::More(7)));
         let done = answer(0, [3, 0, 0, 0, 0, 0]);
-        assert_eq!(
-            done.object_punch(ObjectHandle(1), 0, 3),
-            Ok(Progress::Done(3))
-        );
+        assert_eq!(done.object_punch(ObjectHandle(1), 0, 3), Ok(Progress::Done(3)));
     }
 
     #[test]
     fn a_refusal_keeps_what_it_says() {
         let poor = answer(CallError::NoMemory.code(), [5, 0, 0, 0, 0, 0]);
-        let refusal = Refusal {
-            error: CallError::NoMemory,
-            detail: 5,
-        };
+        let refusal = Refusal { error: CallError::NoMemory, detail: 5 };
         assert_eq!(poor.object_create(VmHandle(1), 8), Err(refusal));
         assert_eq!(poor.force_reclaim(Pfn(1)), Err(refusal));
     }
@@ -366,15 +291,9 @@ mod tests {
     #[test]
     fn an_answer_that_makes_no_sense_is_a_refusal() {
         let large = answer(0, [1 << 32, 0, 0, 0, 0, 0]);
-        assert_eq!(
-            large.vm_create(true, Pfn(2), 4),
-            Err(Refusal::UNKNOWN_ANSWER)
-        );
+        assert_eq!(large.vm_create(true, Pfn(2), 4), Err(Refusal::UNKNOWN_ANSWER));
         let state = answer(0, [9, 1, 0, 0, 0, 0]);
-        assert_eq!(
-            state.object_query(ObjectHandle(1), 0),
-            Err(Refusal::UNKNOWN_ANSWER)
-        );
+        assert_eq!(state.object_query(ObjectHandle(1), 0), Err(Refusal::UNKNOWN_ANSWER));
         let code = answer(0xdead, [0; 6]);
         assert_eq!(code.version(), Err(Refusal::UNKNOWN_ANSWER));
     }

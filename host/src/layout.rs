@@ -53,9 +53,7 @@ pub enum LayoutError {
     #[error("the boot arguments hold a NUL byte")]
     BootArgs,
     /// Payload, initrd and device tree do not fit.
-    #[error(
-        "payload, initrd and device tree need memory up to {end:#x}, the guest's ends at {ram_end}"
-    )]
+    #[error("payload, initrd and device tree need memory up to {end:#x}, the guest's ends at {ram_end}")]
     TooLarge {
         /// Where the last of them would end.
         end: u64,
@@ -133,23 +131,10 @@ impl<'a> GuestLayout<'a> {
             .map(|segment| (segment.ipa, segment.data))
             .chain([(initrd, config.initrd)])
             .filter(|(_, bytes)| !bytes.is_empty())
-            .map(|(ipa, bytes)| Piece {
-                ipa,
-                bytes: bytes.into(),
-            })
+            .map(|(ipa, bytes)| Piece { ipa, bytes: bytes.into() })
             .collect();
-        pieces.push(Piece {
-            ipa: device_tree,
-            bytes: tree.into(),
-        });
-        Ok(Self {
-            ram,
-            vcpus: config.vcpus,
-            entry: payload.entry,
-            device_tree,
-            devices,
-            pieces,
-        })
+        pieces.push(Piece { ipa: device_tree, bytes: tree.into() });
+        Ok(Self { ram, vcpus: config.vcpus, entry: payload.entry, device_tree, devices, pieces })
     }
 
     /// The pages to populate with [`Self::content`], by ascending address: those that hold a byte of
@@ -193,10 +178,7 @@ fn fit(above: Ipa, bytes: usize, ram: PageRange<Gfn>) -> Result<Ipa, LayoutError
 }
 
 /// An offset within bytes that are in the VMM's own memory.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "it is below the length of a slice"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "it is below the length of a slice")]
 const fn index(offset: u64) -> usize {
     offset as usize
 }

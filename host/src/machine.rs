@@ -71,17 +71,12 @@ pub struct VirtioSlot {
 
 /// The slots of a guest's virtio devices, in the order in which they were asked for; what comes after
 /// the first [`MAX_VIRTIO`] gets none.
-pub fn virtio_slots(
-    kinds: impl IntoIterator<Item = VirtioKind>,
-) -> impl Iterator<Item = VirtioSlot> {
-    (0..)
-        .zip(kinds)
-        .take(MAX_VIRTIO)
-        .map(|(index, kind)| VirtioSlot {
-            kind,
-            base: Ipa(VIRTIO_BASE.0 + u64::from(index) * PAGE_SIZE),
-            spi: Spi(VIRTIO_FIRST_SPI + index),
-        })
+pub fn virtio_slots(kinds: impl IntoIterator<Item = VirtioKind>) -> impl Iterator<Item = VirtioSlot> {
+    (0..).zip(kinds).take(MAX_VIRTIO).map(|(index, kind)| VirtioSlot {
+        kind,
+        base: Ipa(VIRTIO_BASE.0 + u64::from(index) * PAGE_SIZE),
+        spi: Spi(VIRTIO_FIRST_SPI + index),
+    })
 }
 
 /// A guest's RAM; `None` if it has no whole page, or no end.

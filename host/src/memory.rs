@@ -78,9 +78,7 @@ impl<'a, M: HostMemory> GuestMemory<'a, M> {
         while !rest.is_empty() {
             let (pa, room) = self.translate(at)?;
             let (part, tail) = rest.split_at_mut(room.min(rest.len()));
-            self.memory
-                .read(pa, part)
-                .map_err(|_| GuestFault::Private(at))?;
+            self.memory.read(pa, part).map_err(|_| GuestFault::Private(at))?;
             at = Ipa(at.0.wrapping_add(part.len() as u64));
             rest = tail;
         }
@@ -98,9 +96,7 @@ impl<'a, M: HostMemory> GuestMemory<'a, M> {
         while !rest.is_empty() {
             let (pa, room) = self.translate(at)?;
             let (part, tail) = rest.split_at(room.min(rest.len()));
-            self.memory
-                .write(pa, part)
-                .map_err(|_| GuestFault::Private(at))?;
+            self.memory.write(pa, part).map_err(|_| GuestFault::Private(at))?;
             at = Ipa(at.0.wrapping_add(part.len() as u64));
             rest = tail;
         }
@@ -122,15 +118,9 @@ impl<'a, M: HostMemory> GuestMemory<'a, M> {
     ///
     /// An address that wrapped around is in no page: a guest has none at the top of the address space.
     fn translate(&self, ipa: Ipa) -> Result<(Pa, usize), GuestFault> {
-        let pfn = self
-            .pages
-            .lookup(ipa.page())
-            .ok_or(GuestFault::Absent(ipa))?;
+        let pfn = self.pages.lookup(ipa.page()).ok_or(GuestFault::Absent(ipa))?;
         let offset = ipa.page_offset();
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "at most the size of a page"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "at most the size of a page")]
         let room = (PAGE_SIZE - offset) as usize;
         Ok((Pa(pfn.base().0 + offset), room))
     }

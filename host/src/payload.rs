@@ -194,17 +194,8 @@ fn single(
     ram: PageRange<Gfn>,
 ) -> Result<Payload<'_>, PayloadError> {
     let end = in_ram(base.0, memory_bytes, ram)?;
-    let segment = Segment {
-        ipa: base,
-        data,
-        memory_bytes,
-    };
-    Ok(Payload {
-        kind,
-        segments: Vec::from([segment]),
-        entry: base,
-        end,
-    })
+    let segment = Segment { ipa: base, data, memory_bytes };
+    Ok(Payload { kind, segments: Vec::from([segment]), entry: base, end })
 }
 
 /// Where `bytes` bytes from `start` on end, if they are all in RAM.

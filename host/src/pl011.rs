@@ -151,9 +151,7 @@ mod tests {
     #[test]
     fn a_primecell_says_what_it_is() {
         let uart = Pl011::new();
-        let id: Vec<u64> = (0..8)
-            .map(|n| uart.read(0xfe0 + 4 * n, AccessSize::Word))
-            .collect();
+        let id: Vec<u64> = (0..8).map(|n| uart.read(0xfe0 + 4 * n, AccessSize::Word)).collect();
         assert_eq!(id, [0x11, 0x10, 0x34, 0x00, 0x0d, 0xf0, 0x05, 0xb1]);
     }
 }

@@ -55,11 +55,7 @@ impl Machine {
     }
 
     pub(crate) fn resources(&self) -> Resources<Fake> {
-        Resources {
-            hypervisor: self.clone(),
-            memory: self.clone(),
-            frames: self.clone(),
-        }
+        Resources { hypervisor: self.clone(), memory: self.clone(), frames: self.clone() }
     }
 
     pub(crate) fn free_pages(&self) -> u64 {
@@ -74,9 +70,7 @@ impl Machine {
     fn range(&self, pa: Pa, bytes: usize) -> Result<std::ops::Range<usize>, Fault> {
         let state = self.0.borrow();
         let start = pa.0.checked_sub(FIRST * PAGE_SIZE).ok_or(Fault(pa))? as usize;
-        let end = start
-            .checked_add(bytes)
-            .filter(|end| *end <= state.ram.len());
+        let end = start.checked_add(bytes).filter(|end| *end <= state.ram.len());
         let last = pa.0 + (bytes as u64).max(1) - 1;
         let private = state.private.range(pa.page().0..=Pa(last).page().0).next();
         match (end, private) {
@@ -106,9 +100,7 @@ impl FrameAllocator for Machine {
         let first = (FIRST..FIRST + PAGES)
             .step_by(align_pages as usize)
             .find(|first| (*first..first + pages).all(|page| state.free.contains(&page)))?;
-        state
-            .free
-            .retain(|page| !(first..first + pages).contains(page));
+        state.free.retain(|page| !(first..first + pages).contains(page));
         Some(Pfn(first))
     }
 
@@ -155,23 +147,14 @@ impl State {
                 self.pool_left += pages;
                 Ok(0)
             }
-            HostCall::ObjectPopulate {
-                first,
-                pages,
-                content,
-                ..
-            } => {
+            HostCall::ObjectPopulate { first, pages, content, .. } => {
                 if self.pool_left == 0 {
                     return Err((CallError::NoMemory, 3));
                 }
                 self.pool_left -= 1;
                 let done = pages.min(BOUND);
                 self.donate(first, done, content == Content::Zero);
-                if done == pages {
-                    Ok(done)
-                } else {
-                    Err((CallError::Again, done))
-                }
+                if done == pages { Ok(done) } else { Err((CallError::Again, done)) }
             }
             HostCall::VmDestroy { .. } => {
                 let batch: Vec<u64> = self.donated.iter().copied().take(BOUND as usize).collect();
@@ -183,11 +166,7 @@ impl State {
                     }
                 }
                 let done = batch.len() as u64;
-                if self.donated.is_empty() {
-                    Ok(done)
-                } else {
-                    Err((CallError::Again, done))
-                }
+                if self.donated.is_empty() { Ok(done) } else { Err((CallError::Again, done)) }
             }
             _ => Ok(1),
         }

@@ -82,10 +82,7 @@ impl Vgic {
 
     /// The level of an SPI's line.
     pub fn set_line(&mut self, spi: Spi, high: bool) {
-        if self
-            .spis
-            .get(spi.0 as usize)
-            .is_some_and(|spi| spi.line != high)
+        if self.spis.get(spi.0 as usize).is_some_and(|spi| spi.line != high)
             && let Some(interrupt) = self.interrupt_mut(VcpuIndex(0), spi.intid())
         {
             interrupt.line = high;
@@ -102,8 +99,7 @@ impl Vgic {
     /// Otherwise the physical interrupt would exit the vCPU again at once, for ever.
     #[must_use]
     pub fn timer_line_active(&self, vcpu: VcpuIndex) -> bool {
-        self.interrupt(vcpu, VIRTUAL_TIMER_INTID)
-            .is_some_and(|timer| timer.line || timer.active_on.is_some())
+        self.interrupt(vcpu, VIRTUAL_TIMER_INTID).is_some_and(|timer| timer.line || timer.active_on.is_some())
     }
 
     /// Software-generated interrupts: the value that `from` wrote to ICC_SGI1R_EL1 (IHI 0069, 12.2.18).
@@ -132,10 +128,7 @@ impl Vgic {
     /// the guest.
     #[must_use]
     pub fn has_pending(&self, vcpu: VcpuIndex) -> bool {
-        self.enabled()
-            && self
-                .candidates(vcpu)
-                .any(|(_, interrupt)| interrupt.deliverable_on(vcpu.0))
+        self.enabled() && self.candidates(vcpu).any(|(_, interrupt)| interrupt.deliverable_on(vcpu.0))
     }
 
     /// The list registers for the next entry of a vCPU: what is active first, as its deactivation must
@@ -169,12 +162,7 @@ impl Vgic {
 
     /// Takes back what [`Self::load`] gave: the list registers as an exit found them, and whether the
     /// virtual timer has fired.
-    pub fn fold(
-        &mut self,
-        vcpu: VcpuIndex,
-        registers: &[ListRegister; LIST_REGISTERS],
-        timer_fired: bool,
-    ) {
+    pub fn fold(&mut self, vcpu: VcpuIndex, registers: &[ListRegister; LIST_REGISTERS], timer_fired: bool) {
         let Some(cpu) = self.cpus.get_mut(vcpu.0 as usize) else {
             return;
         };
@@ -265,8 +253,7 @@ impl Interrupt {
         let timer = intid == VIRTUAL_TIMER_INTID;
         let active = self.active_on == Some(vcpu);
         // A hardware-linked interrupt can't be pending while it is active: the physical one is not either.
-        let pending =
-            enabled && self.enabled && self.group_1 && self.pending() && !(active && timer);
+        let pending = enabled && self.enabled && self.group_1 && self.pending() && !(active && timer);
         let state = match (active, pending) {
             (false, false) => return ListRegister::EMPTY,
             (false, true) => InterruptState::Pending,
@@ -288,14 +275,8 @@ impl Interrupt {
 
     /// Takes the state back from a list register.
     fn fold(&mut self, vcpu: u32, state: InterruptState) {
-        let pending = matches!(
-            state,
-            InterruptState::Pending | InterruptState::PendingActive
-        );
-        let active = matches!(
-            state,
-            InterruptState::Active | InterruptState::PendingActive
-        );
+        let pending = matches!(state, InterruptState::Pending | InterruptState::PendingActive);
+        let active = matches!(state, InterruptState::Active | InterruptState::PendingActive);
         self.loaded = None;
         self.active_on = active.then_some(vcpu);
         if self.edge {

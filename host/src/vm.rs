@@ -113,11 +113,7 @@ impl Vm {
     /// # Errors
     ///
     /// [`VmError`]; a page that came meanwhile is none.
-    pub fn populate<P: Platform>(
-        &mut self,
-        resources: &mut Resources<P>,
-        gfn: Gfn,
-    ) -> Result<(), VmError> {
+    pub fn populate<P: Platform>(&mut self, resources: &mut Resources<P>, gfn: Gfn) -> Result<(), VmError> {
         if !self.ram.contains(gfn) {
             return Err(VmError::NoMemoryThere(gfn));
         }
@@ -136,11 +132,7 @@ impl Vm {
         if hole.len() == BLOCK_PAGES
             && let Some(pfn) = resources.frames.allocate(BLOCK_PAGES, BLOCK_PAGES)
         {
-            let run = Run {
-                gfn: block,
-                pfn,
-                pages: BLOCK_PAGES,
-            };
+            let run = Run { gfn: block, pfn, pages: BLOCK_PAGES };
             return self.give(resources, run, Content::Zero);
         }
         let wanted = (hole.end().0 - gfn.0).min(FAULT_PAGES);
@@ -160,11 +152,7 @@ impl Vm {
     /// # Errors
     ///
     /// [`VmError::OutOfFrames`], and those of the call.
-    pub fn top_up<P: Platform>(
-        &mut self,
-        resources: &mut Resources<P>,
-        pages: u64,
-    ) -> Result<(), VmError> {
+    pub fn top_up<P: Platform>(&mut self, resources: &mut Resources<P>, pages: u64) -> Result<(), VmError> {
         let mut left = pages.max(TOP_UP_PAGES);
         while left != 0 {
             let (first, pages) = allocate(&mut resources.frames, left)?;
@@ -184,13 +172,8 @@ impl Vm {
         protected: bool,
     ) -> Result<Self, VmError> {
         // The stage-2 root takes two pages, aligned to their size.
-        let first = resources
-            .frames
-            .allocate(INITIAL_POOL_PAGES, 2)
-            .ok_or(VmError::OutOfFrames)?;
-        let created = resources
-            .hypervisor
-            .vm_create(protected, first, INITIAL_POOL_PAGES);
+        let first = resources.frames.allocate(INITIAL_POOL_PAGES, 2).ok_or(VmError::OutOfFrames)?;
+        let created = resources.hypervisor.vm_create(protected, first, INITIAL_POOL_PAGES);
         let handle = match created {
             Ok(handle) => handle,
             Err(refusal) => {
@@ -206,9 +189,7 @@ impl Vm {
             pages: PageMap::new(),
             pool: Vec::from([(first, INITIAL_POOL_PAGES)]),
         };
-        match vm.with_pool(resources, |hypervisor| {
-            hypervisor.object_create(handle, ram.len())
-        }) {
+        match vm.with_pool(resources, |hypervisor| hypervisor.object_create(handle, ram.len())) {
             Ok(object) => {
                 vm.object = object;
                 Ok(vm)
@@ -226,9 +207,7 @@ impl Vm {
         layout: &GuestLayout<'_>,
     ) -> Result<Launch, VmError> {
         let (handle, object, ram) = (self.handle, self.object, self.ram);
-        self.with_pool(resources, |hypervisor| {
-            hypervisor.object_bind(object, 0, ram.first(), ram.len())
-        })?;
+        self.with_pool(resources, |hypervisor| hypervisor.object_bind(object, 0, ram.first(), ram.len()))?;
         let mut pages = layout.pages().peekable();
         while let Some(first) = pages.next() {
             let mut run = 1;
@@ -238,9 +217,7 @@ impl Vm {
             self.place(resources, layout, first, run)?;
         }
         for index in 0..layout.vcpus {
-            self.with_pool(resources, |hypervisor| {
-                hypervisor.vcpu_create(handle, VcpuIndex(index))
-            })?;
+            self.with_pool(resources, |hypervisor| hypervisor.vcpu_create(handle, VcpuIndex(index)))?;
         }
         self.with_pool(resources, |hypervisor| {
             hypervisor.vm_start(handle, layout.entry, layout.device_tree.0)
@@ -267,11 +244,7 @@ impl Vm {
                     return Err(fault.into());
                 }
             }
-            let run = Run {
-                gfn,
-                pfn,
-                pages: count,
-            };
+            let run = Run { gfn, pfn, pages: count };
             self.give(resources, run, Content::Keep)?;
             done += count;
         }
@@ -321,10 +294,7 @@ impl Vm {
     ) -> Result<T, VmError> {
         for _ in 0..MAX_TOP_UPS {
             match call(&resources.hypervisor) {
-                Err(Refusal {
-                    error: CallError::NoMemory,
-                    detail,
-                }) => self.top_up(resources, detail)?,
+                Err(Refusal { error: CallError::NoMemory, detail }) => self.top_up(resources, detail)?,
                 answer => return Ok(answer?),
             }
         }

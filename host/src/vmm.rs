@@ -214,16 +214,11 @@ impl<P: Platform> Vmm<P> {
     /// # Errors
     ///
     /// [`VmError`] if it can't be made.
-    pub fn new(
-        mut resources: Resources<P>,
-        config: VmmConfig<'_, P>,
-    ) -> Result<(Self, Launch), VmError> {
+    pub fn new(mut resources: Resources<P>, config: VmmConfig<'_, P>) -> Result<(Self, Launch), VmError> {
         let layout = config.layout;
         let (vm, launch) = Vm::launch(&mut resources, layout, config.protected)?;
-        let vcpu = |index| Vcpu {
-            run: if index == 0 { Run::Ready } else { Run::Off },
-            resume: Resume::Continue,
-        };
+        let vcpu =
+            |index| Vcpu { run: if index == 0 { Run::Ready } else { Run::Off }, resume: Resume::Continue };
         let vmm = Self {
             virtio: devices::virtio(&layout.devices, config.disk),
             resources,
@@ -287,13 +282,8 @@ impl<P: Platform> Vmm<P> {
         let resume = self
             .vcpus
             .get_mut(vcpu.0 as usize)
-            .map_or(Resume::Continue, |state| {
-                core::mem::replace(&mut state.resume, Resume::Continue)
-            });
-        Entry {
-            resume,
-            list_registers: self.gic.load(vcpu),
-        }
+            .map_or(Resume::Continue, |state| core::mem::replace(&mut state.resume, Resume::Continue));
+        Entry { resume, list_registers: self.gic.load(vcpu) }
     }
 
     /// Whether the physical interrupt of the virtual timer (PPI 27) is to be active on the CPU that
@@ -308,8 +298,7 @@ impl<P: Platform> Vmm<P> {
         match exit {
             Ok(record) => {
                 self.cost.exits += 1;
-                self.gic
-                    .fold(vcpu, &record.list_registers, record.timer_fired);
+                self.gic.fold(vcpu, &record.list_registers, record.timer_fired);
                 if let Err(error) = self.dispatch(vcpu, record.exit) {
                     self.stop(End::Failed(error));
                 }
@@ -325,11 +314,7 @@ impl<P: Platform> Vmm<P> {
             },
             (None, None) => Next::Off,
         };
-        Outcome {
-            next,
-            kick: self.others_to_kick(vcpu),
-            notice: self.notice.take(),
-        }
+        Outcome { next, kick: self.others_to_kick(vcpu), notice: self.notice.take() }
     }
 
     /// Ends the VM, however it stands, and looks at all that comes back.

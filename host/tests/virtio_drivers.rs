@@ -53,11 +53,7 @@ fn make_reachable(address: PhysAddr, bytes: usize) {
     REACHABLE.with_borrow_mut(|map| {
         for page in pages {
             if map.lookup(Gfn(page)).is_none() {
-                map.insert(Run {
-                    gfn: Gfn(page),
-                    pfn: Pfn(page),
-                    pages: 1,
-                });
+                map.insert(Run { gfn: Gfn(page), pfn: Pfn(page), pages: 1 });
             }
         }
     });
@@ -160,8 +156,7 @@ impl Emulated {
     }
 
     fn write(&mut self, offset: u64, value: u32) {
-        if let Event::Doorbell(queue) = self.registers.write(offset, AccessSize::Word, value.into())
-        {
+        if let Event::Doorbell(queue) = self.registers.write(offset, AccessSize::Word, value.into()) {
             let queue = self.registers.queue(queue).unwrap();
             let served = REACHABLE.with_borrow(|pages| {
                 let memory = GuestMemory::new(pages, &Process);
@@ -257,10 +252,7 @@ impl Transport for Emulated {
         0
     }
 
-    fn read_config_space<T: FromBytes + IntoBytes>(
-        &self,
-        offset: usize,
-    ) -> virtio_drivers::Result<T> {
+    fn read_config_space<T: FromBytes + IntoBytes>(&self, offset: usize) -> virtio_drivers::Result<T> {
         let mut value = T::new_zeroed();
         for (byte, at) in value.as_mut_bytes().iter_mut().zip(offset as u64..) {
             *byte = self.registers.read(register::CONFIG + at, AccessSize::Byte) as u8;
@@ -280,12 +272,7 @@ impl Transport for Emulated {
 fn driver(disk: &Rc<RefCell<Vec<u8>>>) -> VirtIOBlk<ProcessHal, GuardedTransport<Emulated>> {
     let device = Block::new(RamDisk(Rc::clone(disk)));
     let emulated = Emulated {
-        registers: Registers::new(
-            block::DEVICE_ID,
-            device.features(),
-            block::QUEUES,
-            device.config(),
-        ),
+        registers: Registers::new(block::DEVICE_ID, device.features(), block::QUEUES, device.config()),
         device,
     };
     VirtIOBlk::new(GuardedTransport::new(emulated, AccessPlatform::Required).unwrap()).unwrap()
@@ -294,9 +281,7 @@ fn driver(disk: &Rc<RefCell<Vec<u8>>>) -> VirtIOBlk<ProcessHal, GuardedTransport
 #[test]
 fn a_disk_is_read_written_and_flushed() {
     const SECTORS: usize = 1024;
-    let content: Vec<u8> = (0..SECTORS * SECTOR_BYTES)
-        .map(|n| (n / 511) as u8)
-        .collect();
+    let content: Vec<u8> = (0..SECTORS * SECTOR_BYTES).map(|n| (n / 511) as u8).collect();
     let disk = Rc::new(RefCell::new(content.clone()));
     let mut driver = driver(&disk);
     assert_eq!(driver.capacity(), SECTORS as u64);
@@ -314,11 +299,7 @@ fn a_disk_is_read_written_and_flushed() {
     let mut back = [0; 8 * SECTOR_BYTES];
     driver.read_blocks(SECTORS - 16, &mut back).unwrap();
     assert!(back == written);
-    assert!(
-        driver
-            .ack_interrupt()
-            .contains(InterruptStatus::QUEUE_INTERRUPT)
-    );
+    assert!(driver.ack_interrupt().contains(InterruptStatus::QUEUE_INTERRUPT));
 
     let mut id = [0; 20];
     assert_eq!(driver.device_id(&mut id), Ok(8));
@@ -331,10 +312,7 @@ fn what_is_beyond_the_end_is_an_error() {
     let mut driver = driver(&disk);
     let mut sector = [0; SECTOR_BYTES];
     assert_eq!(driver.read_blocks(8, &mut sector), Err(Error::IoError));
-    assert_eq!(
-        driver.write_blocks(7, &[0; 2 * SECTOR_BYTES]),
-        Err(Error::IoError)
-    );
+    assert_eq!(driver.write_blocks(7, &[0; 2 * SECTOR_BYTES]), Err(Error::IoError));
     assert_eq!(driver.read_blocks(7, &mut sector), Ok(()));
     assert_eq!(sector, [0x11; SECTOR_BYTES]);
 }

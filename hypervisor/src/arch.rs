@@ -160,8 +160,7 @@ pub(crate) unsafe fn wipe(start: u64, bytes: u64) {
     } else {
         // SAFETY: the caller's promise.
         unsafe {
-            core::ptr::with_exposed_provenance_mut::<u8>(start as usize)
-                .write_bytes(0, bytes as usize);
+            core::ptr::with_exposed_provenance_mut::<u8>(start as usize).write_bytes(0, bytes as usize);
         }
         clean_and_invalidate(start, bytes);
     }

@@ -129,10 +129,7 @@ fn prepare(tree: &'static [u8], platform: &'static Platform) -> Result<Cpu, Boot
     }
     let layout = Layout::current();
     let ram: Vec<Range<u64>, MAX_REGIONS> = platform.ram.iter().map(memory::bytes).collect();
-    let home = ram
-        .iter()
-        .find(|region| region.contains(&layout.image().start))
-        .ok_or(BootError::Place)?;
+    let home = ram.iter().find(|region| region.contains(&layout.image().start)).ok_or(BootError::Place)?;
     let loaded = loaded(layout, tree, &ram, home)?;
     let used = [loaded.image.clone(), loaded.tree.clone()];
     let cpus = platform.cpus.len();
@@ -142,11 +139,7 @@ fn prepare(tree: &'static [u8], platform: &'static Platform) -> Result<Cpu, Boot
     let needs = crate::oracle::with_room(needs);
     let block = memory::plan(&ram, &used, needs, Stage1::tables_needed(&ram), cpus as u64)
         .ok_or(BootError::Memory)?;
-    let devices: Vec<u64, 1> = platform
-        .hypervisor_console
-        .iter()
-        .map(|console| console.base.0)
-        .collect();
+    let devices: Vec<u64, 1> = platform.hypervisor_console.iter().map(|console| console.base.0).collect();
     // SAFETY: the block was just set aside and the MMU is off.
     let stage1 = unsafe { Stage1::new(block.stage1.clone(), &loaded.layout, &ram, &devices) }
         .map_err(|_| BootError::Stage1)?;
@@ -168,11 +161,7 @@ fn prepare(tree: &'static [u8], platform: &'static Platform) -> Result<Cpu, Boot
     }
     let hypervisor = ownership(platform, &own, &block, &image)?;
     let host_tree = host_tree(&loaded, &ram, &used, tree, &image)?;
-    let index = platform
-        .cpus
-        .iter()
-        .position(|mpidr| *mpidr == cpu::affinity())
-        .ok_or(BootError::Cpu)?;
+    let index = platform.cpus.iter().position(|mpidr| *mpidr == cpu::affinity()).ok_or(BootError::Cpu)?;
     state::init_cpu();
     arch::tlbi_alle1();
     arch::dsb_ish();
@@ -202,26 +191,18 @@ fn loaded(
         .filter(|end| *end <= home.end && *end >= manifest + MANIFEST_BYTES as u64)
         .ok_or(BootError::ImageSize)?;
     let tree = tree.as_ptr().addr() as u64..tree.as_ptr_range().end.addr() as u64;
-    let in_ram = ram
-        .iter()
-        .any(|range| range.start <= tree.start && tree.end <= range.end);
+    let in_ram = ram.iter().any(|range| range.start <= tree.start && tree.end <= range.end);
     if !in_ram || tree.start < end && start < tree.end {
         return Err(BootError::TreePlace);
     }
-    Ok(Loaded {
-        layout,
-        tree,
-        image: start..end,
-    })
+    Ok(Loaded { layout, tree, image: start..end })
 }
 
 /// RAM that holds what the boot loader put there.
 fn bytes_at(start: u64, bytes: usize) -> &'static [u8] {
     // SAFETY: callers name ranges of RAM (checked against the device tree's) that belong to the image,
     // which nobody writes before the host runs.
-    unsafe {
-        core::slice::from_raw_parts(core::ptr::with_exposed_provenance(start as usize), bytes)
-    }
+    unsafe { core::slice::from_raw_parts(core::ptr::with_exposed_provenance(start as usize), bytes) }
 }
 
 /// Checks every byte of the image behind the hypervisor.
@@ -245,11 +226,7 @@ fn report(layout: &Layout, block: &Block, ram: &[Range<u64>], cpus: usize) {
 }
 
 /// Starts the trace; answers where its memory is.
-fn trace_rings(
-    ram: &[Range<u64>],
-    used: &[Range<u64>],
-    cpus: usize,
-) -> Result<Range<u64>, BootError> {
+fn trace_rings(ram: &[Range<u64>], used: &[Range<u64>], cpus: usize) -> Result<Range<u64>, BootError> {
     let bytes = cpus as u64 * trace::RING_BYTES;
     let start = memory::place(ram, used, bytes, PAGE_SIZE).ok_or(BootError::Memory)?;
     // SAFETY: RAM that touches nothing in use, and that is the hypervisor's from now on.
@@ -305,8 +282,8 @@ fn host_tree(
 ) -> Result<u64, BootError> {
     let room = (tree.len() as u64 + PAGE_SIZE).next_multiple_of(PAGE_SIZE);
     let place = memory::place(ram, used, room, PAGE_SIZE).ok_or(BootError::Memory)?;
-    let parts = loaded.image.start + image.manifest().offset()
-        ..loaded.image.start + image.manifest().file_bytes();
+    let parts =
+        loaded.image.start + image.manifest().offset()..loaded.image.start + image.manifest().file_bytes();
     // SAFETY: RAM that touches nothing in use; the host does not run yet.
     let out = unsafe {
         core::slice::from_raw_parts_mut(

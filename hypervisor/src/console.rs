@@ -23,19 +23,15 @@ static CONSOLE: Once<TicketMutex<Uart<'static>>> = Once::new();
 /// `registers` is the PL011 that the device tree names for the hypervisor, mapped as a device, and no
 /// one else uses it.
 pub(crate) unsafe fn init(registers: Pa) {
-    let Some(pointer) = core::ptr::NonNull::new(core::ptr::with_exposed_provenance_mut::<
-        PL011Registers,
-    >(registers.0 as usize)) else {
+    let Some(pointer) = core::ptr::NonNull::new(core::ptr::with_exposed_provenance_mut::<PL011Registers>(
+        registers.0 as usize,
+    )) else {
         return;
     };
     // SAFETY: the caller's promise: mapped, and ours alone for ever.
     let registers = unsafe { UniqueMmioPointer::new(pointer) };
     let mut uart = Uart::new(registers);
-    let line = LineConfig {
-        data_bits: DataBits::Bits8,
-        parity: Parity::None,
-        stop_bits: StopBits::One,
-    };
+    let line = LineConfig { data_bits: DataBits::Bits8, parity: Parity::None, stop_bits: StopBits::One };
     // A rate that can't be had leaves the UART as the firmware set it.
     let _ = uart.enable(line, BAUD, CLOCK_HZ);
     CONSOLE.call_once(|| TicketMutex::new(uart));

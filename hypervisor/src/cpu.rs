@@ -32,11 +32,8 @@ impl Cpu {
         entry: Pa,
         argument: u64,
     ) -> Self {
-        let mut host = Registers {
-            pc: entry.0,
-            pstate: hyp_core::vcpu::RESET_PSTATE,
-            ..Registers::default()
-        };
+        let mut host =
+            Registers { pc: entry.0, pstate: hyp_core::vcpu::RESET_PSTATE, ..Registers::default() };
         host.x[0] = argument;
         Self {
             hypervisor,

@@ -102,11 +102,7 @@ impl Machine for El2 {
     #[inline]
     fn write_entry(&self, table: TableRef, index: usize, value: u64) {
         entry(table, index).store(value, Ordering::Release);
-        trace::event(Event::Write {
-            table: table.page(),
-            index,
-            value,
-        });
+        trace::event(Event::Write { table: table.page(), index, value });
     }
 
     fn wipe(&self, pages: &Frames) {

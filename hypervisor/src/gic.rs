@@ -67,9 +67,7 @@ pub(crate) fn init_cpu() {
 ///
 /// [`CallError::InvalidParameter`] for more than this CPU has.
 pub(crate) fn used(values: &[ListRegister; LIST_REGISTERS]) -> Result<usize, CallError> {
-    let last = values
-        .iter()
-        .rposition(|value| *value != ListRegister::EMPTY);
+    let last = values.iter().rposition(|value| *value != ListRegister::EMPTY);
     match last {
         None => Ok(0),
         Some(last) if last < list_registers() => Ok(last + 1),
@@ -82,11 +80,7 @@ pub(crate) fn used(values: &[ListRegister; LIST_REGISTERS]) -> Result<usize, Cal
 /// # Safety
 ///
 /// They are that vCPU's registers, and it runs next; `used` is [`used`]'s.
-pub(crate) unsafe fn load(
-    registers: &GicRegisters,
-    values: &[ListRegister; LIST_REGISTERS],
-    used: usize,
-) {
+pub(crate) unsafe fn load(registers: &GicRegisters, values: &[ListRegister; LIST_REGISTERS], used: usize) {
     // SAFETY: the caller's promise; the parser of the entry has seen the values.
     unsafe {
         arch::write!("ich_vmcr_el2", registers.vmcr);

@@ -49,10 +49,7 @@ pub(crate) fn run(
     });
     let mut running = Running {
         loaded: &mut loaded,
-        services: Services {
-            trng: boot::trng(),
-            id_register,
-        },
+        services: Services { trng: boot::trng(), id_register },
         action: GuestAction::Resume,
     };
     let mut exit = until_exit(cpu, &mut running);
@@ -80,18 +77,12 @@ pub(crate) fn run(
 fn until_exit(cpu: &mut Cpu, running: &mut Running<'_>) -> Exit {
     loop {
         trace::enter();
-        let registers = running
-            .loaded
-            .with_context(|context| (&raw mut *context).cast());
+        let registers = running.loaded.with_context(|context| (&raw mut *context).cast());
         // SAFETY: a context starts with the registers (asserted in switch.rs), this CPU has claimed it,
         // and `run` has loaded the system registers. Only `VcpuContext::new`, the guest itself and
         // injected exceptions set PSTATE, to EL1 or EL0. `hypercall` takes a `Running`.
         let vector = unsafe { switch::enter(registers, (&raw mut *running).cast(), hypercall) };
-        let Running {
-            loaded,
-            services,
-            action,
-        } = &mut *running;
+        let Running { loaded, services, action } = &mut *running;
         // Whatever may make the guest take an exception works on stored registers.
         loaded.with_context(|context| state::save_system(&mut context.system));
         #[cfg(feature = "oracle")]

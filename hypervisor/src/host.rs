@@ -67,11 +67,8 @@ fn synchronous(cpu: &mut Cpu) {
             call(cpu, imm);
         }
         Syndrome::DataAbort(abort) => {
-            let access = if abort.write && !abort.cache_maintenance {
-                HostAccess::Write
-            } else {
-                HostAccess::Read
-            };
+            let access =
+                if abort.write && !abort.cache_maintenance { HostAccess::Write } else { HostAccess::Read };
             fault(cpu, &abort.fault, access);
         }
         Syndrome::InstructionAbort(abort) => fault(cpu, &abort, HostAccess::Execute),
@@ -120,8 +117,8 @@ fn call(cpu: &mut Cpu, imm: u16) {
     trace::event(Event::CallBegin(function));
     let [_, arguments @ .., _, _, _, _, _, _, _, _, _, _, _, _, _] = &cpu.host.x;
     let refused = if function == HostCall::VCPU_RUN {
-        let ran = HostCall::parse_run(arguments)
-            .and_then(|(vm, vcpu, entry)| guest::run(cpu, vm, vcpu, &entry));
+        let ran =
+            HostCall::parse_run(arguments).and_then(|(vm, vcpu, entry)| guest::run(cpu, vm, vcpu, &entry));
         match ran {
             Ok(record) => return answer(cpu, 0, record.emit()),
             Err(error) => error,

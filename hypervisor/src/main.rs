@@ -14,10 +14,7 @@
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![cfg_attr(
     target_os = "none",
-    expect(
-        unsafe_code,
-        reason = "EL2 is where system registers, page tables and raw memory are"
-    ),
+    expect(unsafe_code, reason = "EL2 is where system registers, page tables and raw memory are"),
     expect(
         clippy::multiple_unsafe_ops_per_block,
         reason = "registers that change hands together are written together, for one reason"

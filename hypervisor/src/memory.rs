@@ -46,22 +46,11 @@ pub(crate) fn plan(
         next = range.end;
         range
     });
-    Some(Block {
-        whole: start..next,
-        host_tables,
-        records,
-        stage1,
-        stacks,
-    })
+    Some(Block { whole: start..next, host_tables, records, stage1, stacks })
 }
 
 /// The highest `bytes` of RAM, aligned, that touch nothing in `used`.
-pub(crate) fn place(
-    ram: &[Range<u64>],
-    used: &[Range<u64>],
-    bytes: u64,
-    align: u64,
-) -> Option<u64> {
+pub(crate) fn place(ram: &[Range<u64>], used: &[Range<u64>], bytes: u64, align: u64) -> Option<u64> {
     ram.iter().rev().find_map(|region| {
         let mut end = region.end;
         loop {
@@ -70,10 +59,7 @@ pub(crate) fn place(
                 return None;
             }
             let wanted = start..start + bytes;
-            match used
-                .iter()
-                .find(|taken| taken.start < wanted.end && wanted.start < taken.end)
-            {
+            match used.iter().find(|taken| taken.start < wanted.end && wanted.start < taken.end) {
                 Some(taken) => end = taken.start,
                 None => return Some(start),
             }
@@ -84,10 +70,7 @@ pub(crate) fn place(
 /// The pages of a range of bytes, rounded outwards.
 pub(crate) fn pages(bytes: &Range<u64>) -> Option<PageRange<Pfn>> {
     let first = bytes.start / PAGE_SIZE;
-    PageRange::<Pfn>::new(
-        Pfn(first),
-        bytes.end.div_ceil(PAGE_SIZE).checked_sub(first)?,
-    )
+    PageRange::<Pfn>::new(Pfn(first), bytes.end.div_ceil(PAGE_SIZE).checked_sub(first)?)
 }
 
 /// The bytes of a range of pages.

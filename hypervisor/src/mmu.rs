@@ -30,8 +30,7 @@ const TCR_PS_SHIFT: u32 = 16;
 
 /// SCTLR_EL2: MMU and caches on, writable memory never executes (Arm ARM DDI0487, D24.2.175).
 const SCTLR: u64 = {
-    const RES1: u64 =
-        1 << 29 | 1 << 28 | 1 << 23 | 1 << 22 | 1 << 18 | 1 << 16 | 1 << 11 | 1 << 5 | 1 << 4;
+    const RES1: u64 = 1 << 29 | 1 << 28 | 1 << 23 | 1 << 22 | 1 << 18 | 1 << 16 | 1 << 11 | 1 << 5 | 1 << 4;
     const M_MMU: u64 = 1 << 0;
     const C_DATA_CACHE: u64 = 1 << 2;
     const SA_STACK_ALIGNMENT: u64 = 1 << 3;
@@ -41,12 +40,9 @@ const SCTLR: u64 = {
 };
 
 const VALID: El23Attributes = El23Attributes::VALID.union(El23Attributes::ACCESSED);
-const DEVICE: El23Attributes = VALID
-    .union(El23Attributes::ATTRIBUTE_INDEX_0)
-    .union(El23Attributes::XN);
-const NORMAL: El23Attributes = VALID
-    .union(El23Attributes::ATTRIBUTE_INDEX_1)
-    .union(El23Attributes::INNER_SHAREABLE);
+const DEVICE: El23Attributes = VALID.union(El23Attributes::ATTRIBUTE_INDEX_0).union(El23Attributes::XN);
+const NORMAL: El23Attributes =
+    VALID.union(El23Attributes::ATTRIBUTE_INDEX_1).union(El23Attributes::INNER_SHAREABLE);
 const TEXT: El23Attributes = NORMAL.union(El23Attributes::READ_ONLY);
 const RODATA: El23Attributes = TEXT.union(El23Attributes::XN);
 const DATA: El23Attributes = NORMAL.union(El23Attributes::XN);
@@ -59,10 +55,7 @@ struct Tables {
 impl Translation<El23Attributes> for Tables {
     fn allocate_table(&mut self) -> (NonNull<PageTable<El23Attributes>>, PhysicalAddress) {
         let page = self.free.start;
-        assert!(
-            page < self.free.end,
-            "stage 1 of EL2 takes more tables than were set aside"
-        );
+        assert!(page < self.free.end, "stage 1 of EL2 takes more tables than were set aside");
         self.free.start += PAGE_SIZE as u64;
         let table = self.physical_to_virtual(PhysicalAddress(page as usize));
         // SAFETY: the page is in the range that `Stage1::new` was given for tables alone, and is
@@ -76,8 +69,7 @@ impl Translation<El23Attributes> for Tables {
     }
 
     fn physical_to_virtual(&self, pa: PhysicalAddress) -> NonNull<PageTable<El23Attributes>> {
-        NonNull::new(core::ptr::with_exposed_provenance_mut(pa.0))
-            .expect("no table is at address 0")
+        NonNull::new(core::ptr::with_exposed_provenance_mut(pa.0)).expect("no table is at address 0")
     }
 }
 
@@ -92,10 +84,7 @@ impl Stage1 {
     /// it begins in, two for the edges of each range, and some for devices and the top.
     pub(crate) fn tables_needed(ram: &[Range<u64>]) -> u64 {
         const FIXED: u64 = 16;
-        ram.iter()
-            .map(|range| ((range.end - range.start) >> 30) + 6)
-            .sum::<u64>()
-            + FIXED
+        ram.iter().map(|range| ((range.end - range.start) >> 30) + 6).sum::<u64>() + FIXED
     }
 
     /// Makes the map, of `ram` (in which the running binary lies) and the pages of `devices`.
@@ -123,10 +112,7 @@ impl Stage1 {
         };
         let image = layout.image();
         for range in ram {
-            map(
-                range.start..range.end.min(image.start).max(range.start),
-                DATA,
-            )?;
+            map(range.start..range.end.min(image.start).max(range.start), DATA)?;
             map(range.start.max(image.end).min(range.end)..range.end, DATA)?;
         }
         map(layout.text.clone(), TEXT)?;

@@ -25,10 +25,7 @@ static UNDER_WAY: [AtomicU64; Calls::KINDS] = [const { AtomicU64::new(0) }; Call
 
 /// Makes room for what the oracle remembers, behind the records.
 pub(crate) fn with_room(needs: Needs) -> Needs {
-    Needs {
-        records: needs.records * 2,
-        ..needs
-    }
+    Needs { records: needs.records * 2, ..needs }
 }
 
 /// Takes that room: answers what is left for the records.
@@ -96,7 +93,5 @@ fn under_way() -> Calls {
 
 /// Tells how often the oracle has looked.
 pub(crate) fn report() {
-    console::record(&Record::Oracle {
-        checks: CHECKS.load(Ordering::Relaxed),
-    });
+    console::record(&Record::Oracle { checks: CHECKS.load(Ordering::Relaxed) });
 }

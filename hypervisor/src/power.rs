@@ -20,9 +20,7 @@ pub(crate) fn off() -> ! {
 
 /// Says why this machine or image is not acceptable, and powers off.
 pub(crate) fn refuse(why: impl fmt::Display) -> ! {
-    console::record(&Record::Refused {
-        message: &message(format_args!("{why}")),
-    });
+    console::record(&Record::Refused { message: &message(format_args!("{why}")) });
     off()
 }
 
@@ -53,9 +51,7 @@ pub(crate) fn panic() -> ! {
 pub(crate) fn panicked(what: fmt::Arguments<'_>) -> ! {
     static REPORTED: AtomicBool = AtomicBool::new(false);
     if !REPORTED.swap(true, Ordering::Relaxed) {
-        console::last_line(&Record::Panic {
-            message: &message(what),
-        });
+        console::last_line(&Record::Panic { message: &message(what) });
         off();
     }
     (0..1_u32 << 28).for_each(|_| core::hint::spin_loop());

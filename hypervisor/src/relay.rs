@@ -28,20 +28,16 @@ pub(crate) fn call(cpu: &mut Cpu) {
         }
         // The entry point needs no check of its own: the CPU gets there under the host's stage 2, so it
         // can fetch only what the host may.
-        HostPsci::CpuOn {
-            target,
-            entry,
-            context_id,
-        } => secondary::start(target, entry, context_id).map_or_else(code, |()| 0),
+        HostPsci::CpuOn { target, entry, context_id } => {
+            secondary::start(target, entry, context_id).map_or_else(code, |()| 0)
+        }
         HostPsci::CpuOff => code(secondary::stop(cpu.index)),
         HostPsci::AffinityInfo { target, level } => secondary::affinity_info(target, level),
         HostPsci::SystemOff => {
             #[cfg(feature = "oracle")]
             crate::oracle::report();
             trace::finish();
-            console::record(&Record::PowerOff {
-                host_faults: host::faults(),
-            });
+            console::record(&Record::PowerOff { host_faults: host::faults() });
             power::off()
         }
     };

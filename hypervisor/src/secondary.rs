@@ -72,11 +72,7 @@ pub(crate) fn start(target: u64, entry: Ipa, argument: u64) -> Result<(), ErrorC
 
 /// PSCI AFFINITY_INFO of the host's: x0.
 pub(crate) fn affinity_info(target: u64, level: u32) -> u64 {
-    OTHERS
-        .get()
-        .map_or(code(ErrorCode::InternalFailure), |others| {
-            others.cpus.affinity_info(target, level)
-        })
+    OTHERS.get().map_or(code(ErrorCode::InternalFailure), |others| others.cpus.affinity_info(target, level))
 }
 
 /// PSCI CPU_OFF of the host's, on this CPU; returns only if the firmware refuses.
@@ -93,8 +89,7 @@ pub(crate) fn stop(cpu: CpuIndex) -> ErrorCode {
 /// A CPU that the host asked for, at EL2 with its MMU off.
 extern "C" fn main(index: u64) -> ! {
     vectors::install();
-    let (Some(hypervisor), Some(Others { cpus, stage1, .. })) = (boot::hypervisor(), OTHERS.get())
-    else {
+    let (Some(hypervisor), Some(Others { cpus, stage1, .. })) = (boot::hypervisor(), OTHERS.get()) else {
         power::off();
     };
     if let Err(why) = cpu::take_el2() {

@@ -173,11 +173,8 @@ fn no_extensions() {
     /// ID_AA64MMFR0_EL1.FGT.
     const FGT_SHIFT: u32 = 56;
     let has = |register: u64, shift: u32| (register >> shift) & 0xf != 0;
-    let (dfr0, mmfr0, mmfr1) = (
-        arch::read!("id_aa64dfr0_el1"),
-        arch::read!("id_aa64mmfr0_el1"),
-        arch::read!("id_aa64mmfr1_el1"),
-    );
+    let (dfr0, mmfr0, mmfr1) =
+        (arch::read!("id_aa64dfr0_el1"), arch::read!("id_aa64mmfr0_el1"), arch::read!("id_aa64mmfr1_el1"));
     // SAFETY: all of them take away from EL1, which has not run yet.
     unsafe {
         if has(dfr0, TRACE_FILTER_SHIFT) {

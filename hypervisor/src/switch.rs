@@ -150,11 +150,7 @@ macro_rules! store_preserved_and_return {
 /// uses, `handler` apart; PSTATE in it is one of EL1 or EL0; the system registers are those of that host
 /// or guest, also whenever `handler` returns; `owner` is what `handler` takes.
 #[unsafe(naked)]
-pub(crate) unsafe extern "C" fn enter(
-    registers: *mut Registers,
-    owner: *mut (),
-    handler: Handler,
-) -> Vector {
+pub(crate) unsafe extern "C" fn enter(registers: *mut Registers, owner: *mut (), handler: Handler) -> Vector {
     naked_asm!(
         "stp x29, x30, [sp, #-{frame}]!",
         "stp x19, x20, [sp, #16]",

@@ -120,11 +120,7 @@ fn record(first: u64, second: u64) {
 /// A line of the trace; `hyp_core::fake::trace` reads it.
 fn print(cpu: usize, entry: &Entry) {
     let [first, second] = entry.words;
-    console::line(&format_args!(
-        "{} {cpu:x} {:x} {first:x} {second:x}",
-        kind::LINE,
-        entry.number
-    ));
+    console::line(&format_args!("{} {cpu:x} {:x} {first:x} {second:x}", kind::LINE, entry.number));
 }
 
 impl Ring {

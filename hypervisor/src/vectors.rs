@@ -49,9 +49,7 @@ global_asm!(
 
 /// EL2 took an exception of its own.
 extern "C" fn own_fault(esr: u64, elr: u64, far: u64) -> ! {
-    power::panicked(format_args!(
-        "exception in EL2: ESR {esr:#x}, ELR {elr:#x}, FAR {far:#x}"
-    ))
+    power::panicked(format_args!("exception in EL2: ESR {esr:#x}, ELR {elr:#x}, FAR {far:#x}"))
 }
 
 /// Makes this CPU use the vectors.

@@ -28,40 +28,18 @@ pub struct Binary {
 }
 
 /// The hypervisor.
-pub const HYPERVISOR: Binary = Binary {
-    package: "hypervisor",
-    name: "hypervisor",
-    feature: None,
-};
+pub const HYPERVISOR: Binary = Binary { package: "hypervisor", name: "hypervisor", feature: None };
 /// The hypervisor that checks itself after each call.
-pub const HYPERVISOR_WITH_ORACLE: Binary = Binary {
-    feature: Some("oracle"),
-    ..HYPERVISOR
-};
+pub const HYPERVISOR_WITH_ORACLE: Binary = Binary { feature: Some("oracle"), ..HYPERVISOR };
 /// The hypervisor with bugs to switch on, which checks itself as well.
-pub const HYPERVISOR_WITH_BUGS: Binary = Binary {
-    feature: Some("seeded-bugs"),
-    ..HYPERVISOR
-};
+pub const HYPERVISOR_WITH_BUGS: Binary = Binary { feature: Some("seeded-bugs"), ..HYPERVISOR };
 /// The host.
-pub const HOST: Binary = Binary {
-    package: "host",
-    name: "host",
-    feature: None,
-};
+pub const HOST: Binary = Binary { package: "host", name: "host", feature: None };
 /// The payload that boots by default.
-pub const DEMO: Binary = Binary {
-    package: "guest-kernel",
-    name: "demo",
-    feature: None,
-};
+pub const DEMO: Binary = Binary { package: "guest-kernel", name: "demo", feature: None };
 
 /// The payload that times primitives.
-pub const BENCH: Binary = Binary {
-    package: "guest-kernel",
-    name: "bench",
-    feature: None,
-};
+pub const BENCH: Binary = Binary { package: "guest-kernel", name: "bench", feature: None };
 
 /// Packages with something for bare metal in them, in the order of their checks.
 const CHECKED: [&str; 4] = ["hypervisor", "host", "guest-kernel", "bootimg"];
@@ -70,10 +48,7 @@ impl Binary {
     /// Where its ELF file is once it is built.
     #[must_use]
     pub fn elf(self, root: &Path) -> PathBuf {
-        root.join(self.target_directory())
-            .join(BARE_TARGET)
-            .join("bare")
-            .join(self.name)
+        root.join(self.target_directory()).join(BARE_TARGET).join("bare").join(self.name)
     }
 
     /// Where it is built: what is built with a feature never takes the place of what is shipped.
@@ -141,12 +116,10 @@ pub fn check(toolchain: Toolchain, ui: Ui) -> Result<()> {
 fn cargo(command: &mut std::process::Command, what: &str, ui: Ui) -> Result<()> {
     let step = ui.step(what);
     let output =
-        process::run(command, LIMIT, |line| step.detail(line)).map_err(
-            |failure| match failure.kind {
-                Kind::System => Failure::new(Kind::Build, failure.message),
-                _ => failure,
-            },
-        )?;
+        process::run(command, LIMIT, |line| step.detail(line)).map_err(|failure| match failure.kind {
+            Kind::System => Failure::new(Kind::Build, failure.message),
+            _ => failure,
+        })?;
     if output.success() {
         step.done();
         return Ok(());
@@ -156,8 +129,5 @@ fn cargo(command: &mut std::process::Command, what: &str, ui: Ui) -> Result<()> 
         Some(_) => "failed",
         None => "took more than half an hour and was stopped",
     };
-    Err(Failure::new(
-        Kind::Build,
-        format!("{what} {end}; cargo said:\n{}", output.text.trim_end()),
-    ))
+    Err(Failure::new(Kind::Build, format!("{what} {end}; cargo said:\n{}", output.text.trim_end())))
 }

@@ -68,36 +68,25 @@ pub fn primitives(args: &PrimitivesArgs) -> u8 {
     if let Some(failure) = &measured.failure {
         ui.error(&failure.message);
     }
-    let status = measured
-        .failure
-        .as_ref()
-        .map_or(0, |failure| failure.kind.status());
+    let status = measured.failure.as_ref().map_or(0, |failure| failure.kind.status());
     match destination.write(&PrimitivesRecord::new(&measured)) {
         Ok(()) => status,
         Err(failure) => {
             ui.error(&failure.message);
-            if status == 0 {
-                failure.kind.status()
-            } else {
-                status
-            }
+            if status == 0 { failure.kind.status() } else { status }
         }
     }
 }
 
 fn measure(args: &PrimitivesArgs, measured: &mut Measured, ui: Ui) -> Result<()> {
     let toolchain = setup::prepare_toolchain(args.toolchain, ui)?;
-    let config = HostConfig {
-        kind: GuestKind::Bench,
-        ..HostConfig::default()
-    };
+    let config = HostConfig { kind: GuestKind::Bench, ..HostConfig::default() };
     let guest = GuestParts::ours(BENCH, config, toolchain, ui)?;
     let (image, _) = guest.pack(toolchain, ui)?;
     let directory = directory::private()?;
     fs::write(directory.path().join(IMAGE_FILE), &image)
         .map_err(|error| Failure::system("can't write the image", error))?;
-    let image_bytes =
-        file::parse(&image).map_or(image.len() as u64, |image| image.manifest().memory_bytes());
+    let image_bytes = file::parse(&image).map_or(image.len() as u64, |image| image.manifest().memory_bytes());
     let machine = Machine {
         cpus: 1,
         memory_bytes: machine::memory_bytes(config.memory_bytes, image_bytes),
@@ -125,16 +114,12 @@ fn boot(machine: &Machine, directory: &TempDir, args: &PrimitivesArgs, ui: Ui) -
             facts.observe(console, line);
             samples.observe(console, line);
         });
-        if facts.ending() {
-            Verdict::Ending
-        } else {
-            Verdict::Continue
-        }
+        if facts.ending() { Verdict::Ending } else { Verdict::Continue }
     })?;
     let failure = story::failure(&facts, &ended, Some(args.timeout)).or_else(|| {
-        let off = facts.guest_end.is_some_and(|end| {
-            end.reason == shared_abi::record::GuestEnd::Off && ended == Ended::PoweredOff
-        });
+        let off = facts
+            .guest_end
+            .is_some_and(|end| end.reason == shared_abi::record::GuestEnd::Off && ended == Ended::PoweredOff);
         (!off).then(|| Failure::new(Kind::Run, "the benchmark payload did not come to its end"))
     });
     match failure {

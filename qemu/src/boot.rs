@@ -133,21 +133,12 @@ fn watch(job: &Job, args: &BootArgs, qemu: &Qemu, ui: Ui) -> Result<Watched> {
             facts.observe(console, line);
             show(&step, console, line, args.verbose);
         });
-        if facts.ending() {
-            Verdict::Ending
-        } else {
-            Verdict::Continue
-        }
+        if facts.ending() { Verdict::Ending } else { Verdict::Continue }
     })?;
     if ended == Ended::PoweredOff {
         step.done();
     }
-    Ok(Watched {
-        facts,
-        ended,
-        transcripts,
-        trace,
-    })
+    Ok(Watched { facts, ended, transcripts, trace })
 }
 
 fn show(step: &Step, console: Console, line: &str, verbose: bool) {
@@ -164,10 +155,8 @@ fn debugger_hint(job: &Job) -> Result<String> {
     let mut command = format!("gdb-multiarch -ex 'target remote 127.0.0.1:{GDB_PORT}'");
     let mut symbols = |elf: std::path::PathBuf, address: u64| {
         if elf.is_file() {
-            command.push_str(&format!(
-                " \\\n        -ex 'add-symbol-file {} -o {address:#x}'",
-                elf.display()
-            ));
+            command
+                .push_str(&format!(" \\\n        -ex 'add-symbol-file {} -o {address:#x}'", elf.display()));
         }
     };
     symbols(HYPERVISOR.elf(&root), IMAGE_ADDRESS);

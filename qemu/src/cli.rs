@@ -180,11 +180,7 @@ impl BootArgs {
     pub fn hypervisor_args(&self) -> String {
         let trace = self.trace.as_ref().map(|_| "trace=on".to_owned());
         let seeded = self.seeded.as_ref().map(|bug| format!("seeded={bug}"));
-        [trace, seeded]
-            .into_iter()
-            .flatten()
-            .collect::<Vec<_>>()
-            .join(" ")
+        [trace, seeded].into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
 
     /// Which hypervisor is booted.
@@ -220,10 +216,7 @@ pub fn record_of_bad_usage(arguments: &[String]) -> Option<(Recorded, Destinatio
     };
     let destination = arguments.iter().enumerate().find_map(|(index, argument)| {
         let file = match argument.strip_prefix("--json")? {
-            "" => arguments
-                .get(index + 1)
-                .filter(|next| !next.starts_with('-'))
-                .map(String::as_str),
+            "" => arguments.get(index + 1).filter(|next| !next.starts_with('-')).map(String::as_str),
             rest => Some(rest.strip_prefix('=')?),
         };
         Some(Destination::from_argument(Some(&file.map(PathBuf::from))))
@@ -254,12 +247,8 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         "G" | "GIB" => 1 << 30,
         other => return Err(format!("unknown unit {other:?}: K, M and G are known")),
     };
-    let number: u64 = digits
-        .parse()
-        .map_err(|_| "a number is needed, such as 128M".to_owned())?;
-    let bytes = number
-        .checked_mul(unit)
-        .ok_or_else(|| "too large".to_owned())?;
+    let number: u64 = digits.parse().map_err(|_| "a number is needed, such as 128M".to_owned())?;
+    let bytes = number.checked_mul(unit).ok_or_else(|| "too large".to_owned())?;
     if bytes == 0 || !bytes.is_multiple_of(PAGE) {
         return Err(format!("memory comes in whole pages of {PAGE} bytes"));
     }
@@ -284,10 +273,7 @@ mod tests {
     fn no_command_means_boot() {
         let cli = parse("").unwrap();
         assert!(cli.command.is_none());
-        assert_eq!(
-            (cli.boot.cpus, cli.boot.smp, cli.boot.mem),
-            (4, 1, 128 << 20)
-        );
+        assert_eq!((cli.boot.cpus, cli.boot.smp, cli.boot.mem), (4, 1, 128 << 20));
         assert_eq!(cli.boot.limit_seconds(), Some(120));
         let cli = parse("--cpus 2 --disk a,readonly").unwrap();
         assert_eq!(cli.boot.cpus, 2);
@@ -307,10 +293,7 @@ mod tests {
         assert_eq!(boot.json, Some(Some("out.json".into())));
         assert_eq!(boot.limit_seconds(), None);
         assert_eq!(parse("--json").unwrap().boot.json, Some(None));
-        assert_eq!(
-            parse("--gdb --timeout 9").unwrap().boot.limit_seconds(),
-            Some(9)
-        );
+        assert_eq!(parse("--gdb --timeout 9").unwrap().boot.limit_seconds(), Some(9));
     }
 
     #[test]
@@ -344,10 +327,7 @@ mod tests {
         };
         assert_eq!(wanted("--cpus 0"), None);
         assert_eq!(wanted("image frob --json"), None);
-        assert_eq!(
-            wanted("--json --cpus 0"),
-            Some((Recorded::Boot, Destination::Stdout))
-        );
+        assert_eq!(wanted("--json --cpus 0"), Some((Recorded::Boot, Destination::Stdout)));
         assert_eq!(
             wanted("boot --cpus 0 --json r.json"),
             Some((Recorded::Boot, Destination::File("r.json".into())))

@@ -20,14 +20,9 @@ const MAX_PATH_BYTES: usize = 80;
 pub fn private() -> Result<TempDir> {
     let make = |parent: &Path| {
         let mut builder = tempfile::Builder::new();
-        builder
-            .prefix("cloister-")
-            .permissions(fs::Permissions::from_mode(0o700));
+        builder.prefix("cloister-").permissions(fs::Permissions::from_mode(0o700));
         builder.tempdir_in(parent).map_err(|error| {
-            Failure::system(
-                format!("can't make a directory in {}", parent.display()),
-                error,
-            )
+            Failure::system(format!("can't make a directory in {}", parent.display()), error)
         })
     };
     let directory = make(&std::env::temp_dir())?;

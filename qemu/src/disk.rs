@@ -35,10 +35,7 @@ impl DiskArgument {
             Some(file) => (file, DiskMode::ReadOnly),
             None => (text, DiskMode::ReadWrite),
         };
-        Ok(Self {
-            file: file.into(),
-            mode,
-        })
+        Ok(Self { file: file.into(), mode })
     }
 
     /// Sees that the file is there, and answers its size in bytes.
@@ -47,8 +44,7 @@ impl DiskArgument {
     ///
     /// What is wrong with it.
     pub fn check(&self) -> Result<u64> {
-        let metadata =
-            fs::metadata(&self.file).map_err(|error| Failure::input(&self.file, error))?;
+        let metadata = fs::metadata(&self.file).map_err(|error| Failure::input(&self.file, error))?;
         if !metadata.is_file() {
             return Err(Failure::input(&self.file, "a disk must be a regular file"));
         }
@@ -105,11 +101,7 @@ impl DemoDisk {
             }
             Some(argument) => {
                 // Read-only: the copy is what the demo works on, whatever the mode.
-                let bytes = DiskArgument {
-                    mode: DiskMode::ReadOnly,
-                    ..argument.clone()
-                }
-                .check()?;
+                let bytes = DiskArgument { mode: DiskMode::ReadOnly, ..argument.clone() }.check()?;
                 copy(&argument.file, &file)?;
                 bytes
             }
@@ -118,18 +110,11 @@ impl DemoDisk {
             DiskMode::ReadWrite => write_region(bytes),
             DiskMode::ReadOnly => 0..0,
         };
-        let geometry = Geometry::new(bytes, region).map_err(|error| {
-            Failure::system("can't plan what the guest does with its disk", error)
-        })?;
-        let (plan, expected) = survey(&file, &geometry)
-            .map_err(|error| Failure::system("can't read the disk", error))?;
-        Ok(Self {
-            file,
-            geometry,
-            plan,
-            expected,
-            mode,
-        })
+        let geometry = Geometry::new(bytes, region)
+            .map_err(|error| Failure::system("can't plan what the guest does with its disk", error))?;
+        let (plan, expected) =
+            survey(&file, &geometry).map_err(|error| Failure::system("can't read the disk", error))?;
+        Ok(Self { file, geometry, plan, expected, mode })
     }
 
     /// Blocks of the disk, all of which the guest is to verify.
@@ -152,8 +137,8 @@ impl DemoDisk {
     /// When it can't be read.
     pub fn digest(&self) -> Result<Digest> {
         let mut hash = Sha256::new();
-        let mut file = File::open(&self.file)
-            .map_err(|error| Failure::system("can't read the disk", error))?;
+        let mut file =
+            File::open(&self.file).map_err(|error| Failure::system("can't read the disk", error))?;
         let mut block = vec![0; BLOCK_BYTES as usize];
         loop {
             match file.read(&mut block) {
@@ -173,24 +158,17 @@ impl DemoDisk {
 /// What is wrong with the file.
 pub fn link(argument: &DiskArgument, directory: &Path) -> Result<()> {
     argument.check()?;
-    let file =
-        fs::canonicalize(&argument.file).map_err(|error| Failure::input(&argument.file, error))?;
+    let file = fs::canonicalize(&argument.file).map_err(|error| Failure::input(&argument.file, error))?;
     std::os::unix::fs::symlink(file, directory.join(DISK_FILE))
         .map_err(|error| Failure::system("can't link the disk", error))
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
     let mut source = File::open(from).map_err(|error| Failure::input(from, error))?;
-    let mut target =
-        File::create(to).map_err(|error| Failure::system("can't write the disk", error))?;
+    let mut target = File::create(to).map_err(|error| Failure::system("can't write the disk", error))?;
     io::copy(&mut source, &mut target)
         .and_then(|_| target.flush())
-        .map_err(|error| {
-            Failure::system(
-                format!("can't copy {} to {}", from.display(), to.display()),
-                error,
-            )
-        })
+        .map_err(|error| Failure::system(format!("can't copy {} to {}", from.display(), to.display()), error))
 }
 
 /// The part of a disk that the guest writes: a quarter of its blocks, in its middle.
@@ -237,17 +215,11 @@ mod tests {
     fn the_argument_says_whether_the_disk_may_be_written() {
         assert_eq!(
             DiskArgument::parse("a,b.img"),
-            Ok(DiskArgument {
-                file: "a,b.img".into(),
-                mode: DiskMode::ReadWrite
-            })
+            Ok(DiskArgument { file: "a,b.img".into(), mode: DiskMode::ReadWrite })
         );
         assert_eq!(
             DiskArgument::parse("a.img,readonly"),
-            Ok(DiskArgument {
-                file: "a.img".into(),
-                mode: DiskMode::ReadOnly
-            })
+            Ok(DiskArgument { file: "a.img".into(), mode: DiskMode::ReadOnly })
         );
     }
 
@@ -293,10 +265,7 @@ mod tests {
         let file = directory.path().join("user.img");
         fs::write(&file, [7; 512]).unwrap();
         let scratch = tempfile::tempdir().unwrap();
-        let argument = DiskArgument {
-            file,
-            mode: DiskMode::ReadOnly,
-        };
+        let argument = DiskArgument { file, mode: DiskMode::ReadOnly };
         let disk = DemoDisk::new(Some(&argument), scratch.path()).unwrap();
         assert_eq!(disk.write_bytes(), 0);
         assert_eq!(disk.digest().unwrap(), disk.expected);
@@ -306,12 +275,7 @@ mod tests {
     fn files_that_are_no_disks_are_refused() {
         let directory = tempfile::tempdir().unwrap();
         let check = |file: PathBuf| {
-            DiskArgument {
-                file,
-                mode: DiskMode::ReadWrite,
-            }
-            .check()
-            .map_err(|failure| failure.kind.status())
+            DiskArgument { file, mode: DiskMode::ReadWrite }.check().map_err(|failure| failure.kind.status())
         };
         assert_eq!(check(directory.path().join("missing")), Err(2));
         assert_eq!(check(directory.path().to_owned()), Err(2));

@@ -187,48 +187,18 @@ impl Facts {
 
     fn hypervisor_says(&mut self, record: Record<'_>) {
         match record {
-            Record::Hypervisor {
-                memory_bytes,
-                pages,
-                cpus,
-                text_bytes,
-                ram_bytes: _,
-            } => {
-                self.hypervisor = Some(Hypervisor {
-                    memory_bytes,
-                    pages,
-                    cpus,
-                    text_bytes,
-                });
+            Record::Hypervisor { memory_bytes, pages, cpus, text_bytes, ram_bytes: _ } => {
+                self.hypervisor = Some(Hypervisor { memory_bytes, pages, cpus, text_bytes });
             }
             Record::HostCpu { cpu, stage2 } => {
                 let under = self.host_cpus.entry(cpu).or_insert(true);
                 *under &= stage2;
             }
-            Record::VmStart {
-                protected,
-                measured,
-                measurement,
-                vcpus,
-                pages: _,
-            } => {
-                self.vm_start = Some(VmStart {
-                    protected,
-                    measured,
-                    measurement,
-                    vcpus,
-                });
+            Record::VmStart { protected, measured, measurement, vcpus, pages: _ } => {
+                self.vm_start = Some(VmStart { protected, measured, measurement, vcpus });
             }
-            Record::VmEnd {
-                pages_returned,
-                hypercalls,
-                exits,
-            } => {
-                self.vm_end = Some(VmEnd {
-                    pages_returned,
-                    hypercalls,
-                    exits,
-                });
+            Record::VmEnd { pages_returned, hypercalls, exits } => {
+                self.vm_end = Some(VmEnd { pages_returned, hypercalls, exits });
             }
             Record::Oracle { checks } => self.oracle_checks = Some(checks),
             Record::PowerOff { .. } => self.power_off = true,
@@ -243,45 +213,17 @@ impl Facts {
     fn host_says(&mut self, record: Record<'_>) {
         match record {
             Record::Host { el, cpus } => self.host = Some(Host { el, cpus }),
-            Record::Vm {
-                object_bytes,
-                pages_donated,
-                vcpus: _,
-            } => {
-                self.vm = Some(Vm {
-                    object_bytes,
-                    pages_donated,
-                });
+            Record::Vm { object_bytes, pages_donated, vcpus: _ } => {
+                self.vm = Some(Vm { object_bytes, pages_donated });
             }
-            Record::Attack {
-                read_faulted,
-                write_faulted,
-            } => {
-                self.attack = Some(Attack {
-                    read_faulted,
-                    write_faulted,
-                });
+            Record::Attack { read_faulted, write_faulted } => {
+                self.attack = Some(Attack { read_faulted, write_faulted });
             }
-            Record::GuestEnd {
-                reason,
-                pages_donated,
-                copied_bytes,
-                ..
-            } => {
-                self.guest_end = Some(GuestEnd {
-                    reason,
-                    pages_donated,
-                    copied_bytes,
-                });
+            Record::GuestEnd { reason, pages_donated, copied_bytes, .. } => {
+                self.guest_end = Some(GuestEnd { reason, pages_donated, copied_bytes });
             }
-            Record::Teardown {
-                pages_returned,
-                pages_nonzero,
-            } => {
-                self.teardown = Some(Teardown {
-                    pages_returned,
-                    pages_nonzero,
-                });
+            Record::Teardown { pages_returned, pages_nonzero } => {
+                self.teardown = Some(Teardown { pages_returned, pages_nonzero });
             }
             Record::Refused { message } => self.refuse(Console::Host, message),
             _ => {}
@@ -290,16 +232,8 @@ impl Facts {
 
     fn guest_says(&mut self, record: Record<'_>) {
         match record {
-            Record::Guest {
-                uid,
-                features,
-                shares,
-            } => {
-                self.guest = Some(Guest {
-                    uid,
-                    features,
-                    shares,
-                });
+            Record::Guest { uid, features, shares } => {
+                self.guest = Some(Guest { uid, features, shares });
             }
             Record::Disk {
                 read_bytes,
@@ -319,23 +253,15 @@ impl Facts {
                     time: duration(ticks, frequency_hz),
                 });
             }
-            Record::GuestDone {
-                content_intact,
-                hypercalls: _,
-                copied_bytes,
-            } => {
-                self.guest_done = Some(GuestDone {
-                    content_intact,
-                    copied_bytes,
-                });
+            Record::GuestDone { content_intact, hypercalls: _, copied_bytes } => {
+                self.guest_done = Some(GuestDone { content_intact, copied_bytes });
             }
             _ => {}
         }
     }
 
     fn refuse(&mut self, console: Console, message: &str) {
-        self.refused
-            .get_or_insert_with(|| (console, message.to_owned()));
+        self.refused.get_or_insert_with(|| (console, message.to_owned()));
     }
 
     /// Bytes copied by anyone to get data in or out of shared memory; `None` until the host has told.
@@ -378,10 +304,7 @@ mod tests {
     fn a_cpu_that_was_once_without_stage_2_stays_so() {
         let mut facts = Facts::default();
         for (cpu, stage2) in [(0, true), (1, false), (1, true)] {
-            facts.observe(
-                Console::Hypervisor,
-                &Record::HostCpu { cpu, stage2 }.to_string(),
-            );
+            facts.observe(Console::Hypervisor, &Record::HostCpu { cpu, stage2 }.to_string());
         }
         assert_eq!(facts.host_cpus, BTreeMap::from([(0, true), (1, false)]));
     }

@@ -53,9 +53,7 @@ impl Kind {
             Self::NotPrepared => status::NOT_PREPARED,
             Self::Build => status::BUILD,
             Self::Timeout => status::TIMEOUT,
-            Self::Run | Self::Panic | Self::Refused | Self::Interrupted | Self::System => {
-                status::FAILED
-            }
+            Self::Run | Self::Panic | Self::Refused | Self::Interrupted | Self::System => status::FAILED,
         }
     }
 
@@ -97,10 +95,7 @@ pub struct FailureRecord {
 impl Failure {
     /// A failure of a kind.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-        }
+        Self { kind, message: message.into() }
     }
 
     /// Bad usage or input.
@@ -128,10 +123,7 @@ impl Failure {
     /// As records have it.
     #[must_use]
     pub fn record(&self) -> FailureRecord {
-        FailureRecord {
-            code: self.kind.code(),
-            message: self.message.clone(),
-        }
+        FailureRecord { code: self.kind.code(), message: self.message.clone() }
     }
 }
 

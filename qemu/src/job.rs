@@ -64,11 +64,7 @@ impl GuestParts {
         toolchain: Toolchain,
         ui: Ui,
     ) -> Result<Self> {
-        Ok(Self {
-            initrd: plan,
-            bootargs: bootargs.to_owned(),
-            ..Self::ours(DEMO, config, toolchain, ui)?
-        })
+        Ok(Self { initrd: plan, bootargs: bootargs.to_owned(), ..Self::ours(DEMO, config, toolchain, ui)? })
     }
 
     /// A payload of this workspace, by itself.
@@ -78,9 +74,8 @@ impl GuestParts {
     /// Those of a build.
     pub fn ours(payload: Binary, config: HostConfig, toolchain: Toolchain, ui: Ui) -> Result<Self> {
         let elf = payload.build(toolchain, ui)?;
-        let image = FlatImage::new(&elf).map_err(|error| {
-            Failure::system(format_args!("{} is no arm64 Image", payload.name), error)
-        })?;
+        let image = FlatImage::new(&elf)
+            .map_err(|error| Failure::system(format_args!("{} is no arm64 Image", payload.name), error))?;
         Ok(Self {
             payload: image.bytes().to_vec(),
             initrd: Vec::new(),
@@ -137,11 +132,7 @@ impl GuestParts {
     ) -> Result<(Vec<u8>, Option<Digest>)> {
         let hypervisor = hypervisor.build(toolchain, ui)?;
         let host = HOST.build(toolchain, ui)?;
-        let measurement = if self.ours && self.config.protected {
-            Some(self.measure()?)
-        } else {
-            None
-        };
+        let measurement = if self.ours && self.config.protected { Some(self.measure()?) } else { None };
         let host_args = self.config.to_string();
         let image = pack(&Input {
             hypervisor: &hypervisor,
@@ -156,9 +147,7 @@ impl GuestParts {
         .map_err(|error| {
             let kind = match error {
                 // What is wrong with the binaries that were just built is nobody's input.
-                PackError::Hypervisor(_) | PackError::HypervisorEnd(_) | PackError::Host(_) => {
-                    Kind::Build
-                }
+                PackError::Hypervisor(_) | PackError::HypervisorEnd(_) | PackError::Host(_) => Kind::Build,
                 PackError::Image(_) => Kind::Usage,
             };
             Failure::new(kind, format!("can't pack the image: {error}"))
@@ -173,11 +162,7 @@ impl Job {
     /// # Errors
     ///
     /// Bad input, or a failed build.
-    pub fn new(
-        args: &BootArgs,
-        toolchain: impl FnOnce() -> Result<Toolchain>,
-        ui: Ui,
-    ) -> Result<Self> {
+    pub fn new(args: &BootArgs, toolchain: impl FnOnce() -> Result<Toolchain>, ui: Ui) -> Result<Self> {
         let directory = directory::private()?;
         if let Some(image) = &args.image {
             return Self::from_image(image, args, directory);
@@ -228,14 +213,7 @@ impl Job {
     ) -> Result<Self> {
         let (image, measurement) =
             guest.pack_with(args.hypervisor(), &args.hypervisor_args(), toolchain, ui)?;
-        Self::assemble(
-            args,
-            directory,
-            &image,
-            guest.config,
-            demo_disk,
-            measurement,
-        )
+        Self::assemble(args, directory, &image, guest.config, demo_disk, measurement)
     }
 
     /// A job for an image that was packed before: it says itself what the boot is to be.
@@ -253,19 +231,12 @@ impl Job {
         let measurement = parsed.as_ref().and_then(Image::measurement);
         let demo_disk = match (config.kind, config.disk, &args.disk) {
             (GuestKind::Demo, Disk::ReadOnly, Some(disk)) => {
-                let disk = DiskArgument {
-                    mode: DiskMode::ReadOnly,
-                    ..disk.clone()
-                };
+                let disk = DiskArgument { mode: DiskMode::ReadOnly, ..disk.clone() };
                 Some(DemoDisk::new(Some(&disk), directory.path())?)
             }
-            (GuestKind::Demo, Disk::ReadWrite, disk) => {
-                Some(DemoDisk::new(disk.as_ref(), directory.path())?)
-            }
+            (GuestKind::Demo, Disk::ReadWrite, disk) => Some(DemoDisk::new(disk.as_ref(), directory.path())?),
             (_, Disk::ReadWrite | Disk::ReadOnly, None) => {
-                return Err(Failure::usage(
-                    "this image's guest has a disk: name it with --disk",
-                ));
+                return Err(Failure::usage("this image's guest has a disk: name it with --disk"));
             }
             (_, _, Some(disk)) => {
                 disk::link(disk, directory.path())?;
@@ -287,9 +258,7 @@ impl Job {
         fs::write(directory.path().join(IMAGE_FILE), image)
             .map_err(|error| Failure::system("can't write the image", error))?;
         let parsed = file::parse(image).ok();
-        let image_bytes = parsed
-            .as_ref()
-            .map_or(image.len() as u64, |image| image.manifest().memory_bytes());
+        let image_bytes = parsed.as_ref().map_or(image.len() as u64, |image| image.manifest().memory_bytes());
         let disk = match (&demo_disk, &args.disk) {
             (Some(disk), _) => Some(disk.mode),
             (None, Some(argument)) => Some(argument.mode),
@@ -319,8 +288,7 @@ impl Job {
                 }),
             },
             demo_disk,
-            host_address: parsed
-                .map(|image| machine::IMAGE_ADDRESS + image.manifest().host().memory().start),
+            host_address: parsed.map(|image| machine::IMAGE_ADDRESS + image.manifest().host().memory().start),
             directory,
         })
     }
@@ -347,12 +315,7 @@ fn foreign(payload: &Path, args: &BootArgs) -> Result<GuestParts> {
     };
     let guest = GuestParts {
         payload: read(payload)?,
-        initrd: args
-            .initrd
-            .as_deref()
-            .map(read)
-            .transpose()?
-            .unwrap_or_default(),
+        initrd: args.initrd.as_deref().map(read).transpose()?.unwrap_or_default(),
         bootargs: args.append.clone().unwrap_or_default(),
         config: HostConfig {
             vcpus: args.smp,

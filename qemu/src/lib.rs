@@ -64,8 +64,7 @@ pub fn main() -> ExitCode {
         Some(Command::Image(command)) => image::run(command),
         Some(Command::Bench(BenchCommand::Primitives(args))) => bench::primitives(args),
         Some(Command::Check(args)) => concluded(
-            setup::prepare_toolchain(args.toolchain, ui)
-                .and_then(|toolchain| bare::check(toolchain, ui)),
+            setup::prepare_toolchain(args.toolchain, ui).and_then(|toolchain| bare::check(toolchain, ui)),
             ui,
         ),
     })
@@ -76,10 +75,8 @@ fn bad_usage(error: &clap::Error) -> ExitCode {
     // Nobody is left to be told when standard error is closed.
     let _ = error.print();
     let status = u8::try_from(error.exit_code()).unwrap_or(status::USAGE);
-    let arguments: Vec<String> = std::env::args_os()
-        .skip(1)
-        .map(|argument| argument.to_string_lossy().into_owned())
-        .collect();
+    let arguments: Vec<String> =
+        std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
     if status != status::OK
         && let Some((recorded, destination)) = cli::record_of_bad_usage(&arguments)
     {
@@ -89,10 +86,8 @@ fn bad_usage(error: &clap::Error) -> ExitCode {
         let written = match recorded {
             Recorded::Boot => destination.write(&BootResult::not_booted(failure).record()),
             Recorded::Setup => destination.write(&SetupRecord::new(&Err(failure))),
-            Recorded::Primitives => destination.write(&PrimitivesRecord::new(&Measured {
-                failure: Some(failure),
-                ..Measured::default()
-            })),
+            Recorded::Primitives => destination
+                .write(&PrimitivesRecord::new(&Measured { failure: Some(failure), ..Measured::default() })),
         };
         if let Err(failure) = written {
             Ui::new(true).error(&failure.message);

@@ -33,14 +33,8 @@ const STEP_BYTES: u64 = 64 * MIB;
 #[must_use]
 pub const fn memory_bytes(guest_bytes: u64, image_bytes: u64) -> u64 {
     // The image twice: what it holds of the guest is copied before it is donated.
-    let wanted = guest_bytes
-        .saturating_add(HOST_BYTES)
-        .saturating_add(image_bytes.saturating_mul(2));
-    let wanted = if wanted < MIN_BYTES {
-        MIN_BYTES
-    } else {
-        wanted
-    };
+    let wanted = guest_bytes.saturating_add(HOST_BYTES).saturating_add(image_bytes.saturating_mul(2));
+    let wanted = if wanted < MIN_BYTES { MIN_BYTES } else { wanted };
     wanted.saturating_add(STEP_BYTES - 1) / STEP_BYTES * STEP_BYTES
 }
 
@@ -142,34 +136,23 @@ impl Machine {
             .flag("-no-reboot")
             .option("-kernel", IMAGE_FILE);
         for console in Console::ALL {
-            line.option(
-                "-chardev",
-                format!("socket,id={console},path={}", console.socket()),
-            );
+            line.option("-chardev", format!("socket,id={console},path={}", console.socket()));
         }
         line.option("-serial", format!("chardev:{}", Console::Host))
             .option("-serial", format!("chardev:{}", Console::Hypervisor))
             .option("-device", format!("virtio-serial-pci,{VIRTIO}"))
             .option("-device", format!("virtconsole,chardev={}", Console::Guest));
         if let Some(mode) = self.disk {
-            let read_only = if mode == DiskMode::ReadOnly {
-                "on"
-            } else {
-                "off"
-            };
+            let read_only = if mode == DiskMode::ReadOnly { "on" } else { "off" };
             line.option(
                 "-blockdev",
                 format!("driver=file,node-name=file,filename={DISK_FILE},read-only={read_only}"),
             )
-            .option(
-                "-blockdev",
-                format!("driver=raw,node-name=disk,file=file,read-only={read_only}"),
-            )
+            .option("-blockdev", format!("driver=raw,node-name=disk,file=file,read-only={read_only}"))
             .option("-device", format!("virtio-blk-pci,drive=disk,{VIRTIO}"));
         }
         if self.debugger {
-            line.flag("-S")
-                .option("-gdb", format!("tcp:127.0.0.1:{GDB_PORT}"));
+            line.flag("-S").option("-gdb", format!("tcp:127.0.0.1:{GDB_PORT}"));
         }
         line.0
     }
@@ -178,10 +161,7 @@ impl Machine {
     fn clocked(&self, line: &mut Line) {
         const BOARD: &str = "virt,virtualization=on,gic-version=3,iommu=smmuv3,its=off";
         match self.clock {
-            Clock::Wall => line
-                .option("-machine", BOARD)
-                .option("-accel", "tcg")
-                .option("-cpu", CPU),
+            Clock::Wall => line.option("-machine", BOARD).option("-accel", "tcg").option("-cpu", CPU),
             Clock::Instructions => line
                 .option("-machine", format!("{BOARD},dtb-randomness=off"))
                 .option("-accel", "tcg,thread=single")
@@ -228,11 +208,7 @@ mod tests {
     };
 
     fn values(arguments: &[String], option: &str) -> Vec<String> {
-        arguments
-            .windows(2)
-            .filter(|pair| pair[0] == option)
-            .map(|pair| pair[1].clone())
-            .collect()
+        arguments.windows(2).filter(|pair| pair[0] == option).map(|pair| pair[1].clone()).collect()
     }
 
     #[test]
@@ -249,18 +225,12 @@ mod tests {
         assert_eq!(values(&arguments, "-smp"), ["4"]);
         assert_eq!(values(&arguments, "-m"), ["512M"]);
         assert_eq!(values(&arguments, "-display"), ["none"]);
-        assert_eq!(
-            values(&arguments, "-serial"),
-            ["chardev:host", "chardev:hypervisor"]
-        );
+        assert_eq!(values(&arguments, "-serial"), ["chardev:host", "chardev:hypervisor"]);
     }
 
     #[test]
     fn a_machine_that_counts_instructions_leaves_nothing_to_chance() {
-        let counting = Machine {
-            clock: Clock::Instructions,
-            ..PLAIN
-        };
+        let counting = Machine { clock: Clock::Instructions, ..PLAIN };
         let arguments = counting.arguments();
         assert_eq!(values(&arguments, "-icount"), ["shift=0,sleep=off"]);
         assert_eq!(values(&arguments, "-accel"), ["tcg,thread=single"]);
@@ -275,10 +245,7 @@ mod tests {
         let pci: Vec<_> = devices.iter().filter(|d| d.contains("-pci")).collect();
         assert_eq!(pci.len(), 2);
         for device in pci {
-            assert!(
-                device.contains("iommu_platform=on") && device.contains("disable-legacy=on"),
-                "{device}"
-            );
+            assert!(device.contains("iommu_platform=on") && device.contains("disable-legacy=on"), "{device}");
         }
     }
 
@@ -292,15 +259,9 @@ mod tests {
 
     #[test]
     fn the_disk_is_there_when_asked_for_and_as_asked_for() {
-        let none = Machine {
-            disk: None,
-            ..PLAIN
-        };
+        let none = Machine { disk: None, ..PLAIN };
         assert!(values(&none.arguments(), "-blockdev").is_empty());
-        let read_only = Machine {
-            disk: Some(DiskMode::ReadOnly),
-            ..PLAIN
-        };
+        let read_only = Machine { disk: Some(DiskMode::ReadOnly), ..PLAIN };
         for node in values(&read_only.arguments(), "-blockdev") {
             assert!(node.contains("read-only=on"), "{node}");
         }
@@ -312,15 +273,9 @@ mod tests {
     #[test]
     fn a_debugger_is_waited_for_on_this_machine_only() {
         assert!(!PLAIN.arguments().contains(&"-S".to_owned()));
-        let debugged = Machine {
-            debugger: true,
-            ..PLAIN
-        };
+        let debugged = Machine { debugger: true, ..PLAIN };
         assert!(debugged.arguments().contains(&"-S".to_owned()));
-        assert_eq!(
-            values(&debugged.arguments(), "-gdb"),
-            ["tcp:127.0.0.1:1234"]
-        );
+        assert_eq!(values(&debugged.arguments(), "-gdb"), ["tcp:127.0.0.1:1234"]);
     }
 
     #[test]

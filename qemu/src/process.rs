@@ -53,11 +53,7 @@ impl Output {
 /// # Errors
 ///
 /// When it can't be started, or a signal asked the tool to end; it is dead by then.
-pub fn run(
-    command: &mut Command,
-    limit: Duration,
-    mut on_line: impl FnMut(&str),
-) -> Result<Output> {
+pub fn run(command: &mut Command, limit: Duration, mut on_line: impl FnMut(&str)) -> Result<Output> {
     let program = command.get_program().display().to_string();
     let deadline = Instant::now() + limit;
     let child = command
@@ -131,12 +127,9 @@ mod tests {
     #[test]
     fn output_and_status_are_collected() {
         let mut seen = 0;
-        let output = run(
-            &mut shell("echo one; echo two >&2; exit 3"),
-            Duration::from_secs(10),
-            |_| seen += 1,
-        )
-        .unwrap();
+        let output =
+            run(&mut shell("echo one; echo two >&2; exit 3"), Duration::from_secs(10), |_| seen += 1)
+                .unwrap();
         assert_eq!(output.status.and_then(|status| status.code()), Some(3));
         assert!(output.text.contains("one\n") && output.text.contains("two\n"));
         assert_eq!(seen, 2);
@@ -145,12 +138,7 @@ mod tests {
     #[test]
     fn a_program_that_outlasts_its_time_is_killed() {
         let start = Instant::now();
-        let output = run(
-            &mut shell("exec sleep 60"),
-            Duration::from_millis(100),
-            |_| (),
-        )
-        .unwrap();
+        let output = run(&mut shell("exec sleep 60"), Duration::from_millis(100), |_| ()).unwrap();
         assert!(output.status.is_none());
         assert!(start.elapsed() < Duration::from_secs(10));
     }

@@ -55,8 +55,7 @@ impl Destination {
 }
 
 fn write_file(file: &Path, text: &str) -> Result<()> {
-    bootimg::file::write_by_rename(file, text.as_bytes())
-        .map_err(|error| Failure::input(file, error))
+    bootimg::file::write_by_rename(file, text.as_bytes()).map_err(|error| Failure::input(file, error))
 }
 
 /// The record of a boot.
@@ -173,18 +172,13 @@ impl BootResult {
     /// A boot that failed before there was a machine.
     #[must_use]
     pub fn not_booted(failure: Failure) -> Self {
-        Self {
-            failure: Some(failure),
-            ..Self::default()
-        }
+        Self { failure: Some(failure), ..Self::default() }
     }
 
     /// The exit status of the tool.
     #[must_use]
     pub fn status(&self) -> u8 {
-        self.failure
-            .as_ref()
-            .map_or(crate::failure::status::OK, |failure| failure.kind.status())
+        self.failure.as_ref().map_or(crate::failure::status::OK, |failure| failure.kind.status())
     }
 
     /// The record.
@@ -205,8 +199,7 @@ impl BootResult {
             }),
             host: facts.host.map(|host| HostRecord {
                 el: host.el,
-                stage2: !facts.host_cpus.is_empty()
-                    && facts.host_cpus.values().all(|stage2| *stage2),
+                stage2: !facts.host_cpus.is_empty() && facts.host_cpus.values().all(|stage2| *stage2),
             }),
             vm: facts.vm_start.map(|start| VmRecord {
                 protected: start.protected,
@@ -250,10 +243,7 @@ impl BootResult {
             }),
             oracle: facts.oracle_checks.map(|checks| OracleRecord { checks }),
             console: self.console.clone(),
-            exit: ExitRecord {
-                reason: self.reason(),
-                status: self.status(),
-            },
+            exit: ExitRecord { reason: self.reason(), status: self.status() },
         }
     }
 

@@ -105,9 +105,7 @@ pub fn run(
             return Err(Failure::interrupted());
         }
         let status = qemu.0.try_wait();
-        if let Some(status) =
-            status.map_err(|error| Failure::system("can't wait for QEMU", error))?
-        {
+        if let Some(status) = status.map_err(|error| Failure::system("can't wait for QEMU", error))? {
             break Some(status);
         }
         if passed(deadline) {
@@ -115,11 +113,8 @@ pub fn run(
         }
     };
 
-    let said = if status.is_some_and(|status| !status.success()) {
-        last_words(directory)
-    } else {
-        String::new()
-    };
+    let said =
+        if status.is_some_and(|status| !status.success()) { last_words(directory) } else { String::new() };
     drop(qemu);
     drop(listeners);
     let drained = Instant::now() + DRAIN;

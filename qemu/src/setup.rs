@@ -77,11 +77,7 @@ pub fn prepare_qemu(ui: Ui) -> Result<Qemu> {
 impl Setup {
     fn new(install: bool, ui: Ui) -> Self {
         let forbidden = env::var(INSTALL_VARIABLE).is_ok_and(|value| value == "never");
-        Self {
-            ui,
-            system: System::detect(),
-            install: install && !forbidden,
-        }
+        Self { ui, system: System::detect(), install: install && !forbidden }
     }
 
     /// The right to install packages, or the failure that names `commands` instead.
@@ -117,10 +113,7 @@ impl Setup {
         if rustup.kind != Kind::NotPrepared || !self.system.is_debian() {
             return Err(rustup);
         }
-        self.ui.note(&format!(
-            "{}\nusing Debian's Rust packages instead",
-            rustup.message
-        ));
+        self.ui.note(&format!("{}\nusing Debian's Rust packages instead", rustup.message));
         self.debian_rust()?;
         Ok(Toolchain::Debian)
     }
@@ -130,10 +123,7 @@ fn from_environment(value: Option<&str>) -> Result<Option<Toolchain>> {
     match value {
         None | Some("") => Ok(None),
         Some(name) => Toolchain::from_str(name, false).map(Some).map_err(|_| {
-            Failure::usage(format!(
-                "{} is {name:?}: it can be rustup or debian",
-                toolchain::VARIABLE
-            ))
+            Failure::usage(format!("{} is {name:?}: it can be rustup or debian", toolchain::VARIABLE))
         }),
     }
 }
@@ -156,11 +146,7 @@ fn said(output: &Output) -> String {
     const LINES: usize = 5;
     let lines: Vec<&str> = output.text.lines().collect();
     let start = lines.len().saturating_sub(LINES);
-    let end = if output.status.is_some() {
-        ""
-    } else {
-        "\nand was stopped for taking too long"
-    };
+    let end = if output.status.is_some() { "" } else { "\nand was stopped for taking too long" };
     format!("{}{end}", lines[start..].join("\n"))
 }
 
@@ -181,18 +167,9 @@ mod tests {
     fn the_environment_names_a_toolchain() {
         assert_eq!(from_environment(None), Ok(None));
         assert_eq!(from_environment(Some("")), Ok(None));
-        assert_eq!(
-            from_environment(Some("debian")),
-            Ok(Some(Toolchain::Debian))
-        );
-        assert_eq!(
-            from_environment(Some("rustup")),
-            Ok(Some(Toolchain::Rustup))
-        );
-        assert_eq!(
-            from_environment(Some("nightly")).map_err(|failure| failure.kind),
-            Err(Kind::Usage)
-        );
+        assert_eq!(from_environment(Some("debian")), Ok(Some(Toolchain::Debian)));
+        assert_eq!(from_environment(Some("rustup")), Ok(Some(Toolchain::Rustup)));
+        assert_eq!(from_environment(Some("nightly")).map_err(|failure| failure.kind), Err(Kind::Usage));
     }
 
     #[test]

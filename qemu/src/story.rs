@@ -63,11 +63,7 @@ impl Line {
     /// The line for people.
     #[must_use]
     pub fn render(&self, colour: bool) -> String {
-        let (mark, style) = if self.holds {
-            ("ok", Style::Good)
-        } else {
-            ("NO", Style::Bad)
-        };
+        let (mark, style) = if self.holds { ("ok", Style::Good) } else { ("NO", Style::Bad) };
         format!(
             "  {}  {}  {}",
             paint(colour, style, mark),
@@ -80,11 +76,7 @@ impl Line {
 /// The story, point by point.
 #[must_use]
 pub fn tell(facts: &Facts, ended: &Ended, expected: &Expected) -> Vec<Line> {
-    let mut lines = vec![
-        hypervisor(facts, expected),
-        host(facts, expected),
-        vm(facts, expected),
-    ];
+    let mut lines = vec![hypervisor(facts, expected), host(facts, expected), vm(facts, expected)];
     if let Some(disk) = &expected.demo {
         lines.push(guest(facts, expected));
         lines.push(disk_line(facts, disk));
@@ -103,11 +95,7 @@ pub fn tell(facts: &Facts, ended: &Ended, expected: &Expected) -> Vec<Line> {
 }
 
 fn silent(topic: &'static str, who: &str) -> Line {
-    Line {
-        topic,
-        holds: false,
-        text: format!("{who} reported nothing"),
-    }
+    Line { topic, holds: false, text: format!("{who} reported nothing") }
 }
 
 fn hypervisor(facts: &Facts, expected: &Expected) -> Line {
@@ -155,32 +143,19 @@ fn vm(facts: &Facts, expected: &Expected) -> Line {
         return silent(TOPIC, "the host");
     };
     let measured = expected.measurement.is_some();
-    let as_expected = expected
-        .measurement
-        .is_none_or(|measurement| start.measured && measurement == start.measurement);
+    let as_expected =
+        expected.measurement.is_none_or(|measurement| start.measured && measurement == start.measurement);
     let measurement = match (measured, as_expected) {
-        (true, true) => format!(
-            "measured as the manifest says ({})",
-            short(&start.measurement)
-        ),
-        (true, false) => format!(
-            "measured {}, which is not what the manifest says",
-            short(&start.measurement)
-        ),
+        (true, true) => format!("measured as the manifest says ({})", short(&start.measurement)),
+        (true, false) => {
+            format!("measured {}, which is not what the manifest says", short(&start.measurement))
+        }
         (false, _) => format!("unmeasured payload ({})", short(&start.measurement)),
     };
     let (kind, given, reach) = if start.protected {
-        (
-            "protected",
-            "donated",
-            "; the host's CPUs no longer reach them (DMA not confined yet)",
-        )
+        ("protected", "donated", "; the host's CPUs no longer reach them (DMA not confined yet)")
     } else {
-        (
-            "ordinary",
-            "lent or donated",
-            "; the host keeps access to what it lent",
-        )
+        ("ordinary", "lent or donated", "; the host keeps access to what it lent")
     };
     Line {
         topic: TOPIC,
@@ -225,10 +200,9 @@ fn disk_line(facts: &Facts, expected: &ExpectedDisk) -> Line {
     let guest_agrees = disk.sha256 == expected.expected;
     let file_agrees = expected.file == Some(expected.expected);
     let content = match (guest_agrees, file_agrees) {
-        (true, true) => format!(
-            "the file then has the SHA-256 that it must have ({})",
-            short(&expected.expected)
-        ),
+        (true, true) => {
+            format!("the file then has the SHA-256 that it must have ({})", short(&expected.expected))
+        }
         (false, _) => "the guest's SHA-256 of it is not the expected one".to_owned(),
         (true, false) => "the file's SHA-256 is not the expected one".to_owned(),
     };
@@ -257,8 +231,7 @@ fn disk_line(facts: &Facts, expected: &ExpectedDisk) -> Line {
 
 fn cost(facts: &Facts) -> Line {
     const TOPIC: &str = "cost";
-    let (Some(disk), Some(end), Some(copied)) = (facts.disk, facts.vm_end, facts.copied_bytes())
-    else {
+    let (Some(disk), Some(end), Some(copied)) = (facts.disk, facts.vm_end, facts.copied_bytes()) else {
         return silent(TOPIC, "guest or host");
     };
     const MIB: f64 = 1_048_576.0;
@@ -287,11 +260,7 @@ fn attack(facts: &Facts) -> Line {
         return silent(TOPIC, "the host");
     };
     let outcome = |faulted| {
-        if faulted {
-            "took a fault"
-        } else {
-            "WENT THROUGH"
-        }
+        if faulted { "took a fault" } else { "WENT THROUGH" }
     };
     let intact = facts.guest_done.is_some_and(|done| done.content_intact);
     let continued = facts.guest_end.is_some();
@@ -302,16 +271,8 @@ fn attack(facts: &Facts) -> Line {
             "the host read a private page of the guest's: it {}; wrote it: it {}; {}, and the guest's content {}",
             outcome(attack.read_faulted),
             outcome(attack.write_faulted),
-            if continued {
-                "the host went on"
-            } else {
-                "the host did NOT go on"
-            },
-            if intact {
-                "is intact"
-            } else {
-                "was NOT reported intact"
-            },
+            if continued { "the host went on" } else { "the host did NOT go on" },
+            if intact { "is intact" } else { "was NOT reported intact" },
         ),
     }
 }
@@ -370,10 +331,7 @@ fn oracle(facts: &Facts) -> Line {
     Line {
         topic: TOPIC,
         holds: checks != 0,
-        text: format!(
-            "held all tables against all records {}",
-            count(checks, "time")
-        ),
+        text: format!("held all tables against all records {}", count(checks, "time")),
     }
 }
 
@@ -382,11 +340,7 @@ fn power_off(facts: &Facts, ended: &Ended) -> Line {
     Line {
         topic: "power",
         holds: clean,
-        text: if clean {
-            "clean power-off".to_owned()
-        } else {
-            "no clean power-off".to_owned()
-        },
+        text: if clean { "clean power-off".to_owned() } else { "no clean power-off".to_owned() },
     }
 }
 

@@ -38,19 +38,11 @@ const REMOVED: [&str; 9] = [
     "RUSTFLAGS",
     "RUSTUP_TOOLCHAIN",
 ];
-const REMOVED_PREFIXES: [&str; 5] = [
-    "CARGO_BUILD_",
-    "CARGO_MANIFEST_",
-    "CARGO_PKG_",
-    "CARGO_PROFILE_",
-    "CARGO_TARGET_",
-];
+const REMOVED_PREFIXES: [&str; 5] =
+    ["CARGO_BUILD_", "CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_PROFILE_", "CARGO_TARGET_"];
 
 fn is_removed(name: &str) -> bool {
-    REMOVED.contains(&name)
-        || REMOVED_PREFIXES
-            .iter()
-            .any(|prefix| name.starts_with(prefix))
+    REMOVED.contains(&name) || REMOVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 impl Toolchain {
@@ -129,17 +121,11 @@ impl Toolchain {
     /// Variables of every call.
     fn variables(self) -> Vec<(&'static str, OsString)> {
         // `core` is built with a few lints of the future that are not ours to heed.
-        let mut variables = vec![(
-            "CARGO_FUTURE_INCOMPAT_REPORT_FREQUENCY",
-            OsString::from("never"),
-        )];
+        let mut variables = vec![("CARGO_FUTURE_INCOMPAT_REPORT_FREQUENCY", OsString::from("never"))];
         if self == Self::Debian {
             // Lets a stable cargo take `-Z`.
             variables.push(("RUSTC_BOOTSTRAP", "1".into()));
-            variables.push((
-                "CARGO_TARGET_AARCH64_UNKNOWN_NONE_SOFTFLOAT_LINKER",
-                DEBIAN_LINKER.into(),
-            ));
+            variables.push(("CARGO_TARGET_AARCH64_UNKNOWN_NONE_SOFTFLOAT_LINKER", DEBIAN_LINKER.into()));
         }
         variables
     }
@@ -150,10 +136,7 @@ mod tests {
     use super::*;
 
     fn environment(command: &Command, name: &str) -> Option<OsString> {
-        command
-            .get_envs()
-            .find(|(key, _)| *key == name)
-            .and_then(|(_, value)| value.map(ToOwned::to_owned))
+        command.get_envs().find(|(key, _)| *key == name).and_then(|(_, value)| value.map(ToOwned::to_owned))
     }
 
     #[test]
@@ -166,37 +149,23 @@ mod tests {
         for wanted in ["--locked", "target/bare", "bare", BARE_TARGET] {
             assert!(arguments.iter().any(|argument| *argument == wanted));
         }
-        assert!(arguments.iter().any(|a| {
-            a.to_str()
-                .is_some_and(|a| a.starts_with("-Zbuild-std=core"))
-        }));
-        assert_eq!(
-            environment(&command, "RUSTC"),
-            Some("/usr/bin/rustc".into())
-        );
+        assert!(arguments.iter().any(|a| { a.to_str().is_some_and(|a| a.starts_with("-Zbuild-std=core")) }));
+        assert_eq!(environment(&command, "RUSTC"), Some("/usr/bin/rustc".into()));
         assert_eq!(environment(&command, "RUSTC_BOOTSTRAP"), Some("1".into()));
     }
 
     #[test]
     fn rustups_cargo_uses_the_installed_library() {
         let command = Toolchain::Rustup.cargo("build", Path::new("/w"), "target/bare");
-        assert!(
-            command
-                .get_args()
-                .all(|argument| argument.to_str().is_some_and(|a| !a.starts_with("-Z")))
-        );
+        assert!(command.get_args().all(|argument| argument.to_str().is_some_and(|a| !a.starts_with("-Z"))));
         assert_eq!(environment(&command, "RUSTC_BOOTSTRAP"), None);
     }
 
     #[test]
     fn what_would_change_the_build_is_removed() {
-        for name in [
-            "RUSTFLAGS",
-            "CARGO_TARGET_DIR",
-            "CARGO_BUILD_TARGET",
-            "CARGO_PKG_NAME",
-            "RUSTUP_TOOLCHAIN",
-        ] {
+        for name in
+            ["RUSTFLAGS", "CARGO_TARGET_DIR", "CARGO_BUILD_TARGET", "CARGO_PKG_NAME", "RUSTUP_TOOLCHAIN"]
+        {
             assert!(is_removed(name), "{name}");
         }
         for name in ["CARGO_HOME", "CARGO_NET_OFFLINE", "PATH", "HOME"] {

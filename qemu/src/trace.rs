@@ -51,10 +51,7 @@ impl Trace {
             (Err(incomplete), _) => format!("not all of them: {incomplete}"),
         };
         let count = self.events.len();
-        Ok(format!(
-            "trace: {count} events in {}, {state}",
-            path.display()
-        ))
+        Ok(format!("trace: {count} events in {}, {state}", path.display()))
     }
 }
 
@@ -72,16 +69,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("trace");
         let said = trace.write(&path).unwrap();
-        assert!(
-            said.contains("2 events") && said.contains("1 garbled"),
-            "{said}"
-        );
+        assert!(said.contains("2 events") && said.contains("1 garbled"), "{said}");
         let text = std::fs::read_to_string(&path).unwrap();
         let back: Vec<_> = text.lines().map(|line| line.split(" ; ").next()).collect();
-        let numbers: Vec<_> = back
-            .iter()
-            .map(|line| Traced::parse(line.unwrap()).unwrap().number)
-            .collect();
+        let numbers: Vec<_> = back.iter().map(|line| Traced::parse(line.unwrap()).unwrap().number).collect();
         assert_eq!(numbers, [0, 1]);
         assert!(text.contains("isb"));
     }

@@ -42,11 +42,7 @@ impl Style {
 /// Puts `text` in a style, if colour is wanted.
 #[must_use]
 pub fn paint(colour: bool, style: Style, text: &str) -> String {
-    if colour {
-        format!("\x1b[{}m{text}\x1b[0m", style.code())
-    } else {
-        text.to_owned()
-    }
+    if colour { format!("\x1b[{}m{text}\x1b[0m", style.code()) } else { text.to_owned() }
 }
 
 fn colour_wanted(terminal: bool) -> bool {
@@ -94,10 +90,7 @@ impl Ui {
     /// Writes what went wrong.
     pub fn error(self, message: &str) {
         let colour = colour_wanted(io::stderr().is_terminal());
-        self.note(&format!(
-            "{} {message}",
-            paint(colour, Style::Bad, "error:")
-        ));
+        self.note(&format!("{} {message}", paint(colour, Style::Bad, "error:")));
     }
 
     /// Begins a step of the work; what it is stays visible until it ends.
@@ -116,11 +109,7 @@ impl Ui {
         if bar.is_none() {
             self.note(&format!("{what} ..."));
         }
-        Step {
-            what: what.to_owned(),
-            bar,
-            start: Instant::now(),
-        }
+        Step { what: what.to_owned(), bar, start: Instant::now() }
     }
 }
 

@@ -13,9 +13,7 @@ pub const BARE_TARGET: &str = "aarch64-unknown-none-softfloat";
 ///
 /// When it is gone since the tool was built.
 pub fn root() -> Result<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap_or(Path::new("/"));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"));
     if root.join("bare-rt/image.ld").is_file() {
         return Ok(root.to_owned());
     }

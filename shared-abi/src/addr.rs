@@ -143,10 +143,7 @@ macro_rules! page_range {
 
             /// How many pages; at least one.
             #[must_use]
-            #[expect(
-                clippy::len_without_is_empty,
-                reason = "a range of pages is never empty"
-            )]
+            #[expect(clippy::len_without_is_empty, reason = "a range of pages is never empty")]
             pub const fn len(self) -> u64 {
                 self.pages
             }
@@ -160,8 +157,7 @@ macro_rules! page_range {
             /// Whether the two ranges have a page in common.
             #[must_use]
             pub const fn overlaps(self, other: Self) -> bool {
-                self.first.0 < other.first.0 + other.pages
-                    && other.first.0 < self.first.0 + self.pages
+                self.first.0 < other.first.0 + other.pages && other.first.0 < self.first.0 + self.pages
             }
 
             /// The pages, in order.

@@ -240,74 +240,34 @@ impl HostCall {
     pub fn parse(function: u32, x: &Arguments) -> Result<Self, CallError> {
         let vm = || handle(x[0]).map(VmHandle);
         let object = || handle(x[0]).map(ObjectHandle);
-        Ok(
-            match function.checked_sub(BASE).ok_or(CallError::NotSupported)? {
-                0 => Self::Version,
-                1 => Self::VmCreate {
-                    protected: flag(x[0])?,
-                    first: Pfn(x[1]),
-                    pages: x[2],
-                },
-                2 => Self::VmTopUp {
-                    vm: vm()?,
-                    first: Pfn(x[1]),
-                    pages: x[2],
-                },
-                3 => Self::ObjectCreate {
-                    vm: vm()?,
-                    pages: x[1],
-                },
-                4 => Self::ObjectBind {
-                    object: object()?,
-                    offset: x[1],
-                    gfn: Gfn(x[2]),
-                    pages: x[3],
-                },
-                5 => Self::ObjectUnbind {
-                    object: object()?,
-                    offset: x[1],
-                    pages: x[2],
-                },
-                6 => Self::ObjectPopulate {
-                    object: object()?,
-                    offset: x[1],
-                    first: Pfn(x[2]),
-                    pages: x[3],
-                    content: if flag(x[4])? {
-                        Content::Keep
-                    } else {
-                        Content::Zero
-                    },
-                },
-                7 => Self::ObjectPunch {
-                    object: object()?,
-                    offset: x[1],
-                    pages: x[2],
-                },
-                8 => Self::ObjectQuery {
-                    object: object()?,
-                    offset: x[1],
-                },
-                9 => Self::ObjectDestroy { object: object()? },
-                10 => Self::VcpuCreate {
-                    vm: vm()?,
-                    index: VcpuIndex(handle(x[1])?),
-                },
-                11 => Self::VmStart {
-                    vm: vm()?,
-                    entry: Ipa(x[1]),
-                    argument: x[2],
-                },
-                RUN => {
-                    let (vm, vcpu, entry) = Self::parse_run(x)?;
-                    Self::VcpuRun { vm, vcpu, entry }
-                }
-                13 => Self::VmDestroy { vm: vm()? },
-                14 => Self::ForceReclaim { page: Pfn(x[0]) },
-                15 => Self::VmCounters { vm: vm()? },
-                _ => return Err(CallError::NotSupported),
+        Ok(match function.checked_sub(BASE).ok_or(CallError::NotSupported)? {
+            0 => Self::Version,
+            1 => Self::VmCreate { protected: flag(x[0])?, first: Pfn(x[1]), pages: x[2] },
+            2 => Self::VmTopUp { vm: vm()?, first: Pfn(x[1]), pages: x[2] },
+            3 => Self::ObjectCreate { vm: vm()?, pages: x[1] },
+            4 => Self::ObjectBind { object: object()?, offset: x[1], gfn: Gfn(x[2]), pages: x[3] },
+            5 => Self::ObjectUnbind { object: object()?, offset: x[1], pages: x[2] },
+            6 => Self::ObjectPopulate {
+                object: object()?,
+                offset: x[1],
+                first: Pfn(x[2]),
+                pages: x[3],
+                content: if flag(x[4])? { Content::Keep } else { Content::Zero },
             },
-        )
+            7 => Self::ObjectPunch { object: object()?, offset: x[1], pages: x[2] },
+            8 => Self::ObjectQuery { object: object()?, offset: x[1] },
+            9 => Self::ObjectDestroy { object: object()? },
+            10 => Self::VcpuCreate { vm: vm()?, index: VcpuIndex(handle(x[1])?) },
+            11 => Self::VmStart { vm: vm()?, entry: Ipa(x[1]), argument: x[2] },
+            RUN => {
+                let (vm, vcpu, entry) = Self::parse_run(x)?;
+                Self::VcpuRun { vm, vcpu, entry }
+            }
+            13 => Self::VmDestroy { vm: vm()? },
+            14 => Self::ForceReclaim { page: Pfn(x[0]) },
+            15 => Self::VmCounters { vm: vm()? },
+            _ => return Err(CallError::NotSupported),
+        })
     }
 
     /// Writes the call: the function ID for w0, and x1 to x17.
@@ -323,11 +283,7 @@ impl HostCall {
         };
         let number = match *self {
             Self::Version => 0,
-            Self::VmCreate {
-                protected,
-                first,
-                pages,
-            } => {
+            Self::VmCreate { protected, first, pages } => {
                 set(&[protected.into(), first.0, pages]);
                 1
             }
@@ -339,44 +295,19 @@ impl HostCall {
                 set(&[vm.0.into(), pages]);
                 3
             }
-            Self::ObjectBind {
-                object,
-                offset,
-                gfn,
-                pages,
-            } => {
+            Self::ObjectBind { object, offset, gfn, pages } => {
                 set(&[object.0.into(), offset, gfn.0, pages]);
                 4
             }
-            Self::ObjectUnbind {
-                object,
-                offset,
-                pages,
-            } => {
+            Self::ObjectUnbind { object, offset, pages } => {
                 set(&[object.0.into(), offset, pages]);
                 5
             }
-            Self::ObjectPopulate {
-                object,
-                offset,
-                first,
-                pages,
-                content,
-            } => {
-                set(&[
-                    object.0.into(),
-                    offset,
-                    first.0,
-                    pages,
-                    (content == Content::Keep).into(),
-                ]);
+            Self::ObjectPopulate { object, offset, first, pages, content } => {
+                set(&[object.0.into(), offset, first.0, pages, (content == Content::Keep).into()]);
                 6
             }
-            Self::ObjectPunch {
-                object,
-                offset,
-                pages,
-            } => {
+            Self::ObjectPunch { object, offset, pages } => {
                 set(&[object.0.into(), offset, pages]);
                 7
             }
@@ -392,11 +323,7 @@ impl HostCall {
                 set(&[vm.0.into(), index.0.into()]);
                 10
             }
-            Self::VmStart {
-                vm,
-                entry,
-                argument,
-            } => {
+            Self::VmStart { vm, entry, argument } => {
                 set(&[vm.0.into(), entry.0, argument]);
                 11
             }
@@ -447,65 +374,22 @@ mod tests {
         let object = ObjectHandle(0x0003_0004);
         let entry = Entry {
             resume: Resume::MmioRead(0x55),
-            list_registers: [
-                ListRegister(1),
-                ListRegister(2),
-                ListRegister(3),
-                ListRegister(4),
-            ],
+            list_registers: [ListRegister(1), ListRegister(2), ListRegister(3), ListRegister(4)],
         };
         let calls = [
             HostCall::Version,
-            HostCall::VmCreate {
-                protected: true,
-                first: Pfn(7),
-                pages: 9,
-            },
-            HostCall::VmTopUp {
-                vm,
-                first: Pfn(7),
-                pages: 9,
-            },
+            HostCall::VmCreate { protected: true, first: Pfn(7), pages: 9 },
+            HostCall::VmTopUp { vm, first: Pfn(7), pages: 9 },
             HostCall::ObjectCreate { vm, pages: 9 },
-            HostCall::ObjectBind {
-                object,
-                offset: 1,
-                gfn: Gfn(2),
-                pages: 3,
-            },
-            HostCall::ObjectUnbind {
-                object,
-                offset: 1,
-                pages: 3,
-            },
-            HostCall::ObjectPopulate {
-                object,
-                offset: 1,
-                first: Pfn(2),
-                pages: 3,
-                content: Content::Keep,
-            },
-            HostCall::ObjectPunch {
-                object,
-                offset: 1,
-                pages: 3,
-            },
+            HostCall::ObjectBind { object, offset: 1, gfn: Gfn(2), pages: 3 },
+            HostCall::ObjectUnbind { object, offset: 1, pages: 3 },
+            HostCall::ObjectPopulate { object, offset: 1, first: Pfn(2), pages: 3, content: Content::Keep },
+            HostCall::ObjectPunch { object, offset: 1, pages: 3 },
             HostCall::ObjectQuery { object, offset: 1 },
             HostCall::ObjectDestroy { object },
-            HostCall::VcpuCreate {
-                vm,
-                index: VcpuIndex(1),
-            },
-            HostCall::VmStart {
-                vm,
-                entry: Ipa(0x4000_0000),
-                argument: 5,
-            },
-            HostCall::VcpuRun {
-                vm,
-                vcpu: VcpuIndex(1),
-                entry,
-            },
+            HostCall::VcpuCreate { vm, index: VcpuIndex(1) },
+            HostCall::VmStart { vm, entry: Ipa(0x4000_0000), argument: 5 },
+            HostCall::VcpuRun { vm, vcpu: VcpuIndex(1), entry },
             HostCall::VmDestroy { vm },
             HostCall::ForceReclaim { page: Pfn(7) },
             HostCall::VmCounters { vm },
@@ -516,34 +400,17 @@ mod tests {
             assert_eq!(HostCall::parse(function, &x), Ok(call));
         }
         let unknown = BASE + calls.len() as u32;
-        assert_eq!(
-            HostCall::parse(unknown, &[0; 17]),
-            Err(CallError::NotSupported)
-        );
-        assert_eq!(
-            HostCall::parse(0x8400_0000, &[0; 17]),
-            Err(CallError::NotSupported)
-        );
+        assert_eq!(HostCall::parse(unknown, &[0; 17]), Err(CallError::NotSupported));
+        assert_eq!(HostCall::parse(0x8400_0000, &[0; 17]), Err(CallError::NotSupported));
     }
 
     #[test]
     fn values_of_no_type_are_refused() {
-        let (function, mut x) = HostCall::VmCreate {
-            protected: true,
-            first: Pfn(7),
-            pages: 9,
-        }
-        .emit();
+        let (function, mut x) = HostCall::VmCreate { protected: true, first: Pfn(7), pages: 9 }.emit();
         x[0] = 2;
-        assert_eq!(
-            HostCall::parse(function, &x),
-            Err(CallError::InvalidParameter)
-        );
+        assert_eq!(HostCall::parse(function, &x), Err(CallError::InvalidParameter));
         let (function, mut x) = HostCall::VmDestroy { vm: VmHandle(1) }.emit();
         x[0] |= 1 << 32;
-        assert_eq!(
-            HostCall::parse(function, &x),
-            Err(CallError::InvalidParameter)
-        );
+        assert_eq!(HostCall::parse(function, &x), Err(CallError::InvalidParameter));
     }
 }

@@ -20,9 +20,7 @@ pub struct Digest(pub [u8; 32]);
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (words, _) = self.0.as_chunks();
-        words
-            .iter()
-            .try_for_each(|word| write!(f, "{:016x}", u64::from_be_bytes(*word)))
+        words.iter().try_for_each(|word| write!(f, "{:016x}", u64::from_be_bytes(*word)))
     }
 }
 
@@ -115,13 +113,9 @@ impl Word for GuestEnd {
         })
     }
     fn read(word: &str) -> Option<Self> {
-        [
-            ("off", Self::Off),
-            ("reset", Self::Reset),
-            ("stopped", Self::Stopped),
-        ]
-        .into_iter()
-        .find_map(|(name, end)| (name == word).then_some(end))
+        [("off", Self::Off), ("reset", Self::Reset), ("stopped", Self::Stopped)]
+            .into_iter()
+            .find_map(|(name, end)| (name == word).then_some(end))
     }
 }
 
@@ -130,10 +124,7 @@ impl Word for Operation {
         f.write_str(self.name())
     }
     fn read(word: &str) -> Option<Self> {
-        Self::ALL
-            .iter()
-            .copied()
-            .find(|operation| operation.name() == word)
+        Self::ALL.iter().copied().find(|operation| operation.name() == word)
     }
 }
 
@@ -193,11 +184,7 @@ macro_rules! records {
     };
 }
 
-fn write_words(
-    f: &mut fmt::Formatter<'_>,
-    name: &str,
-    fields: &[(&str, &dyn Word)],
-) -> fmt::Result {
+fn write_words(f: &mut fmt::Formatter<'_>, name: &str, fields: &[(&str, &dyn Word)]) -> fmt::Result {
     f.write_str(name)?;
     for (key, value) in fields {
         f.write_str(" ")?;
@@ -209,9 +196,7 @@ fn write_words(
 }
 
 fn field<T: Word>(words: &str, key: &str) -> Option<T> {
-    words
-        .split(' ')
-        .find_map(|word| T::read(word.strip_prefix(key)?.strip_prefix('=')?))
+    words.split(' ').find_map(|word| T::read(word.strip_prefix(key)?.strip_prefix('=')?))
 }
 
 records! {
@@ -375,17 +360,8 @@ mod tests {
     #[test]
     fn records_round_trip() {
         let records = [
-            Record::Hypervisor {
-                memory_bytes: 1,
-                pages: 2,
-                cpus: 3,
-                text_bytes: 4,
-                ram_bytes: 5,
-            },
-            Record::HostCpu {
-                cpu: 3,
-                stage2: true,
-            },
+            Record::Hypervisor { memory_bytes: 1, pages: 2, cpus: 3, text_bytes: 4, ram_bytes: 5 },
+            Record::HostCpu { cpu: 3, stage2: true },
             Record::VmStart {
                 protected: true,
                 measured: false,
@@ -400,23 +376,10 @@ mod tests {
                 copied_bytes: 3,
                 requests: 4,
             },
-            Record::Guest {
-                uid: Uid(crate::kvm::UID),
-                features: 0x1fd,
-                shares: 9,
-            },
-            Record::Sample {
-                operation: Operation::MmioExit,
-                start: 1,
-                end: 2,
-                units: 3,
-            },
-            Record::Panic {
-                message: "at x.rs:1: a = b",
-            },
-            Record::Refused {
-                message: "the manifest's digest is wrong",
-            },
+            Record::Guest { uid: Uid(crate::kvm::UID), features: 0x1fd, shares: 9 },
+            Record::Sample { operation: Operation::MmioExit, start: 1, end: 2, units: 3 },
+            Record::Panic { message: "at x.rs:1: a = b" },
+            Record::Refused { message: "the manifest's digest is wrong" },
         ];
         for record in records {
             let line = record.to_string();
@@ -434,9 +397,6 @@ mod tests {
 
     #[test]
     fn a_key_is_a_whole_word() {
-        assert_eq!(
-            Record::parse("@cloister host xel=7 el=1 cpus=2"),
-            Some(Record::Host { el: 1, cpus: 2 })
-        );
+        assert_eq!(Record::parse("@cloister host xel=7 el=1 cpus=2"), Some(Record::Host { el: 1, cpus: 2 }));
     }
 }

@@ -84,10 +84,7 @@ impl ListRegister {
 
     /// The interrupt that the guest sees.
     #[must_use]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the field is the low 32 bits"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "the field is the low 32 bits")]
     pub const fn intid(self) -> u32 {
         self.0 as u32
     }
@@ -130,11 +127,7 @@ impl ListRegister {
     pub fn check(self) -> Result<Self, CallError> {
         let physical = (self.0 >> Self::PHYSICAL_INTID_SHIFT) & Self::PHYSICAL_INTID_MASK;
         let own = physical == u64::from(VIRTUAL_TIMER_INTID) && self.intid() == VIRTUAL_TIMER_INTID;
-        let linked = if self.is_hardware() {
-            own
-        } else {
-            physical == 0
-        };
+        let linked = if self.is_hardware() { own } else { physical == 0 };
         let known = self.0 & !Self::VALID == 0;
         let free = self.state() == InterruptState::Inactive;
         if known && (free || (linked && self.intid() < 1020)) {
@@ -182,10 +175,7 @@ impl Entry {
         for (register, value) in list_registers.iter_mut().zip(&x[4..]) {
             *register = ListRegister(*value).check()?;
         }
-        Ok(Self {
-            resume,
-            list_registers,
-        })
+        Ok(Self { resume, list_registers })
     }
 
     #[inline(always)]
@@ -332,9 +322,7 @@ impl ExitRecord {
         let fields = match self.exit {
             Exit::Interrupted => [0, 0, 0, 0],
             Exit::Wfi { deadline: None } => [1, 0, 0, 0],
-            Exit::Wfi {
-                deadline: Some(deadline),
-            } => [1, 1, deadline, 0],
+            Exit::Wfi { deadline: Some(deadline) } => [1, 1, deadline, 0],
             Exit::MmioRead { ipa, size } => [2, ipa.0, size.bytes(), 0],
             Exit::MmioWrite { ipa, size, value } => [3, ipa.0, size.bytes(), value],
             Exit::MemoryFault { gfn } => [4, gfn.0, 0, 0],
@@ -351,9 +339,7 @@ impl ExitRecord {
         let [l0, l1, l2, l3] = self.list_registers;
         let timer = u64::from(self.timer_fired);
         let [reason, a, b, c] = fields;
-        [
-            reason, a, b, c, l0.0, l1.0, l2.0, l3.0, timer, 0, 0, 0, 0, 0, 0, 0, 0,
-        ]
+        [reason, a, b, c, l0.0, l1.0, l2.0, l3.0, timer, 0, 0, 0, 0, 0, 0, 0, 0]
     }
 
     /// Reads the record from x1 to x17; `None` for one that this version does not know.
@@ -363,24 +349,13 @@ impl ExitRecord {
         let [reason, a, b, c, l0, l1, l2, l3, timer, ..] = *x;
         let exit = match reason {
             0 => Exit::Interrupted,
-            1 => Exit::Wfi {
-                deadline: (a == 1).then_some(b),
-            },
-            2 => Exit::MmioRead {
-                ipa: Ipa(a),
-                size: AccessSize::from_bytes(b)?,
-            },
-            3 => Exit::MmioWrite {
-                ipa: Ipa(a),
-                size: AccessSize::from_bytes(b)?,
-                value: c,
-            },
+            1 => Exit::Wfi { deadline: (a == 1).then_some(b) },
+            2 => Exit::MmioRead { ipa: Ipa(a), size: AccessSize::from_bytes(b)? },
+            3 => Exit::MmioWrite { ipa: Ipa(a), size: AccessSize::from_bytes(b)?, value: c },
             4 => Exit::MemoryFault { gfn: Gfn(a) },
             5 => Exit::NeedPages { pages: a },
             6 => Exit::Sgi { sgi1r: a },
-            7 => Exit::CpuOn {
-                vcpu: VcpuIndex(u32::try_from(a).ok()?),
-            },
+            7 => Exit::CpuOn { vcpu: VcpuIndex(u32::try_from(a).ok()?) },
             8 => Exit::CpuOff,
             9 => Exit::SystemOff,
             10 => Exit::SystemReset,
@@ -389,11 +364,7 @@ impl ExitRecord {
             12 => Exit::Relinquished { gfn: Gfn(a) },
             _ => return None,
         };
-        Some(Self {
-            exit,
-            list_registers: [l0, l1, l2, l3].map(ListRegister),
-            timer_fired: timer == 1,
-        })
+        Some(Self { exit, list_registers: [l0, l1, l2, l3].map(ListRegister), timer_fired: timer == 1 })
     }
 }
 
@@ -406,18 +377,9 @@ mod tests {
         let exits = [
             Exit::Interrupted,
             Exit::Wfi { deadline: None },
-            Exit::Wfi {
-                deadline: Some(u64::MAX),
-            },
-            Exit::MmioRead {
-                ipa: Ipa(0x900_0018),
-                size: AccessSize::Half,
-            },
-            Exit::MmioWrite {
-                ipa: Ipa(0x900_0000),
-                size: AccessSize::Byte,
-                value: 0x41,
-            },
+            Exit::Wfi { deadline: Some(u64::MAX) },
+            Exit::MmioRead { ipa: Ipa(0x900_0018), size: AccessSize::Half },
+            Exit::MmioWrite { ipa: Ipa(0x900_0000), size: AccessSize::Byte, value: 0x41 },
             Exit::MemoryFault { gfn: Gfn(0x40000) },
             Exit::NeedPages { pages: 2 },
             Exit::Sgi { sgi1r: 1 << 40 },
@@ -430,11 +392,8 @@ mod tests {
             Exit::Relinquished { gfn: Gfn(0x40002) },
         ];
         for exit in exits {
-            let record = ExitRecord {
-                exit,
-                list_registers: [1, 2, 3, 4].map(ListRegister),
-                timer_fired: true,
-            };
+            let record =
+                ExitRecord { exit, list_registers: [1, 2, 3, 4].map(ListRegister), timer_fired: true };
             assert_eq!(ExitRecord::parse(&record.emit()), Some(record));
         }
     }
@@ -473,10 +432,7 @@ mod tests {
         x[3] = 1;
         assert!(Entry::parse(&x).is_err());
         x[2] = 1;
-        assert_eq!(
-            Entry::parse(&x).map(|entry| entry.resume),
-            Ok(Resume::MmioRead(1))
-        );
+        assert_eq!(Entry::parse(&x).map(|entry| entry.resume), Ok(Resume::MmioRead(1)));
         x[2] = 4;
         x[3] = 0;
         assert!(Entry::parse(&x).is_err());

@@ -24,11 +24,7 @@ pub fn built(name: &'static str) -> PathBuf {
         _ => None,
     };
     let ui = Ui::new(false);
-    let binary = Binary {
-        package: "guest-kernel",
-        name,
-        feature: None,
-    };
+    let binary = Binary { package: "guest-kernel", name, feature: None };
     qemu::setup::prepare_toolchain(forced, ui)
         .and_then(|toolchain| binary.build(toolchain, ui))
         .unwrap_or_else(|failure| panic!("{name}: {}", failure.message));
@@ -68,9 +64,7 @@ fn assemble(words: impl IntoIterator<Item = u32>) -> Vec<u8> {
 }
 
 fn print(text: &str) -> impl Iterator<Item = u32> {
-    let characters = text
-        .bytes()
-        .flat_map(|byte| [movz(2, byte.into()), STORE_W2]);
+    let characters = text.bytes().flat_map(|byte| [movz(2, byte.into()), STORE_W2]);
     [X1_IS_PL011].into_iter().chain(characters)
 }
 

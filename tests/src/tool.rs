@@ -95,11 +95,7 @@ impl Tool {
             .stderr(output("stderr"))
             .spawn()
             .expect("the tool starts");
-        Running {
-            child,
-            directory: self.directory,
-            _turn: turn,
-        }
+        Running { child, directory: self.directory, _turn: turn }
     }
 
     /// Runs the tool to its end.
@@ -181,9 +177,7 @@ impl Run {
     #[must_use]
     pub fn field(&self, path: &str) -> &Value {
         let pointer = format!("/{}", path.replace('.', "/"));
-        self.record
-            .pointer(&pointer)
-            .unwrap_or_else(|| panic!("the record has no {path}: {self}"))
+        self.record.pointer(&pointer).unwrap_or_else(|| panic!("the record has no {path}: {self}"))
     }
 
     /// The field as a number.
@@ -193,9 +187,7 @@ impl Run {
     /// If it is none.
     #[must_use]
     pub fn number(&self, path: &str) -> u64 {
-        self.field(path)
-            .as_u64()
-            .unwrap_or_else(|| panic!("{path} is no number: {self}"))
+        self.field(path).as_u64().unwrap_or_else(|| panic!("{path} is no number: {self}"))
     }
 
     /// The field as text.
@@ -205,9 +197,7 @@ impl Run {
     /// If it is none.
     #[must_use]
     pub fn text(&self, path: &str) -> &str {
-        self.field(path)
-            .as_str()
-            .unwrap_or_else(|| panic!("{path} is no text: {self}"))
+        self.field(path).as_str().unwrap_or_else(|| panic!("{path} is no text: {self}"))
     }
 
     /// Checks the exit status, and that the record agrees with it.
@@ -230,11 +220,7 @@ impl Run {
 
 impl std::fmt::Display for Run {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "\nstatus {:?}\n--- stdout\n{}\n--- stderr\n{}",
-            self.status, self.stdout, self.stderr
-        )
+        write!(f, "\nstatus {:?}\n--- stdout\n{}\n--- stderr\n{}", self.status, self.stdout, self.stderr)
     }
 }
 
@@ -300,10 +286,7 @@ fn binary() -> &'static Path {
             .output()
             .expect("cargo runs");
         let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            output.status.success(),
-            "the tool does not build:\n{stderr}"
-        );
+        assert!(output.status.success(), "the tool does not build:\n{stderr}");
         String::from_utf8_lossy(&output.stdout)
             .lines()
             .filter_map(|line| serde_json::from_str::<Value>(line).ok())

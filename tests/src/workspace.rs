@@ -9,9 +9,7 @@ use std::process::Command;
 /// The root of the workspace.
 #[must_use]
 pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("this package is a directory of the workspace")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this package is a directory of the workspace")
 }
 
 /// The workspace's packages, each with its dependencies on other packages of the workspace, those for
@@ -23,19 +21,12 @@ pub fn root() -> &'static Path {
 #[must_use]
 pub fn dependencies() -> BTreeMap<String, Vec<String>> {
     let output = Command::new(env!("CARGO"))
-        .args([
-            "metadata",
-            "--format-version",
-            "1",
-            "--no-deps",
-            "--offline",
-        ])
+        .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
         .current_dir(root())
         .output()
         .expect("cargo runs");
     assert!(output.status.success(), "{output:?}");
-    let metadata: serde_json::Value =
-        serde_json::from_slice(&output.stdout).expect("cargo writes JSON");
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).expect("cargo writes JSON");
     let list = |value: &serde_json::Value| value.as_array().cloned().unwrap_or_default();
     let name = |value: &serde_json::Value| value["name"].as_str().unwrap_or_default().to_owned();
     list(&metadata["packages"])
@@ -61,8 +52,8 @@ pub fn files(directory: &str, extensions: &[&str]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut pending = vec![root().join(directory)];
     while let Some(directory) = pending.pop() {
-        let entries = fs::read_dir(&directory)
-            .unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
+        let entries =
+            fs::read_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
         for entry in entries {
             let path = entry.expect("a directory entry").path();
             let name = path.file_name().unwrap_or_default();
@@ -89,27 +80,19 @@ pub fn files(directory: &str, extensions: &[&str]) -> Vec<PathBuf> {
 #[must_use]
 pub fn is_test_file(path: &Path) -> bool {
     let relative = path.strip_prefix(root()).unwrap_or(path);
-    let named = relative.components().any(|part| {
-        matches!(
-            part.as_os_str().to_str(),
-            Some("tests" | "tests.rs" | "benches")
-        )
-    });
+    let named = relative
+        .components()
+        .any(|part| matches!(part.as_os_str().to_str(), Some("tests" | "tests.rs" | "benches")));
     named || is_declared_apart(path)
 }
 
 /// Whether the module in this file, or one around it, is declared to be no part of what is shipped.
 fn is_declared_apart(path: &Path) -> bool {
-    let (Some(directory), Some(name)) = (path.parent(), path.file_stem().and_then(OsStr::to_str))
-    else {
+    let (Some(directory), Some(name)) = (path.parent(), path.file_stem().and_then(OsStr::to_str)) else {
         return false;
     };
     let declaration = format!("mod {name};");
-    let around = [
-        directory.with_extension("rs"),
-        directory.join("lib.rs"),
-        directory.join("main.rs"),
-    ];
+    let around = [directory.with_extension("rs"), directory.join("lib.rs"), directory.join("main.rs")];
     around
         .iter()
         .filter(|file| *file != path)
@@ -215,15 +198,8 @@ mod tests {
 }
 ";
         let lines: Vec<&str> = code_lines(source).iter().map(|line| line.trim()).collect();
-        let expected = [
-            "fn one() {",
-            "two();",
-            "}",
-            "impl Three {",
-            "#[cfg(not(test))]",
-            "fn five(&self) {}",
-            "}",
-        ];
+        let expected =
+            ["fn one() {", "two();", "}", "impl Three {", "#[cfg(not(test))]", "fn five(&self) {}", "}"];
         assert_eq!(lines, expected);
     }
 

@@ -22,9 +22,7 @@ fn rows() -> Vec<Vec<String>> {
 /// Whether some row starts with these cells.
 #[track_caller]
 fn expect_row(first: &str, second: &str) {
-    let found = rows()
-        .iter()
-        .any(|row| row.len() > 1 && row[0] == first && row[1] == second);
+    let found = rows().iter().any(|row| row.len() > 1 && row[0] == first && row[1] == second);
     assert!(found, "docs/abi.md has no row | {first} | {second} |");
 }
 
@@ -44,58 +42,21 @@ fn variant(value: impl std::fmt::Debug) -> String {
 fn every_host_call_is_documented() {
     let (vm, object) = (VmHandle(1), ObjectHandle(1));
     let (first, pages, offset) = (Pfn(2), 3, 0);
-    let entry = Entry {
-        resume: Resume::Continue,
-        list_registers: [ListRegister::EMPTY; 4],
-    };
+    let entry = Entry { resume: Resume::Continue, list_registers: [ListRegister::EMPTY; 4] };
     let calls = [
         HostCall::Version,
-        HostCall::VmCreate {
-            protected: true,
-            first,
-            pages,
-        },
+        HostCall::VmCreate { protected: true, first, pages },
         HostCall::VmTopUp { vm, first, pages },
         HostCall::ObjectCreate { vm, pages },
-        HostCall::ObjectBind {
-            object,
-            offset,
-            gfn: Gfn(1),
-            pages,
-        },
-        HostCall::ObjectUnbind {
-            object,
-            offset,
-            pages,
-        },
-        HostCall::ObjectPopulate {
-            object,
-            offset,
-            first,
-            pages,
-            content: Content::Keep,
-        },
-        HostCall::ObjectPunch {
-            object,
-            offset,
-            pages,
-        },
+        HostCall::ObjectBind { object, offset, gfn: Gfn(1), pages },
+        HostCall::ObjectUnbind { object, offset, pages },
+        HostCall::ObjectPopulate { object, offset, first, pages, content: Content::Keep },
+        HostCall::ObjectPunch { object, offset, pages },
         HostCall::ObjectQuery { object, offset },
         HostCall::ObjectDestroy { object },
-        HostCall::VcpuCreate {
-            vm,
-            index: VcpuIndex(0),
-        },
-        HostCall::VmStart {
-            vm,
-            entry: Ipa(0),
-            argument: 0,
-        },
-        HostCall::VcpuRun {
-            vm,
-            vcpu: VcpuIndex(0),
-            entry,
-        },
+        HostCall::VcpuCreate { vm, index: VcpuIndex(0) },
+        HostCall::VmStart { vm, entry: Ipa(0), argument: 0 },
+        HostCall::VcpuRun { vm, vcpu: VcpuIndex(0), entry },
         HostCall::VmDestroy { vm },
         HostCall::ForceReclaim { page: first },
         HostCall::VmCounters { vm },
@@ -103,10 +64,7 @@ fn every_host_call_is_documented() {
     for call in calls {
         expect_row(&hex(call.emit().0), &variant(call));
     }
-    let documented = rows()
-        .iter()
-        .filter(|row| row[0].starts_with("0xc600_80"))
-        .count();
+    let documented = rows().iter().filter(|row| row[0].starts_with("0xc600_80")).count();
     assert_eq!(documented, calls.len(), "the document has calls of its own");
 }
 
@@ -124,11 +82,7 @@ fn every_exit_is_documented() {
         Exit::Interrupted,
         Exit::Wfi { deadline: None },
         Exit::MmioRead { ipa, size },
-        Exit::MmioWrite {
-            ipa,
-            size,
-            value: 0,
-        },
+        Exit::MmioWrite { ipa, size, value: 0 },
         Exit::MemoryFault { gfn: Gfn(0) },
         Exit::NeedPages { pages: 1 },
         Exit::Sgi { sgi1r: 0 },
@@ -139,11 +93,7 @@ fn every_exit_is_documented() {
         Exit::Stopped(StopReason::Poisoned(Gfn(0))),
         Exit::Relinquished { gfn: Gfn(0) },
     ] {
-        let record = ExitRecord {
-            exit,
-            list_registers: [ListRegister::EMPTY; 4],
-            timer_fired: false,
-        };
+        let record = ExitRecord { exit, list_registers: [ListRegister::EMPTY; 4], timer_fired: false };
         expect_row(&record.emit()[0].to_string(), &variant(exit));
     }
 }

@@ -16,32 +16,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("bootimg", &["shared-abi"]),
     ("hyp-core", &["shared-abi", "bootimg"]),
     // What runs on the machine. They meet in `shared-abi` only.
-    (
-        "hypervisor",
-        &["shared-abi", "hyp-core", "bootimg", "bare-rt"],
-    ),
-    (
-        "host",
-        &["shared-abi", "bootimg", "bare-rt", "virtio-guard"],
-    ),
+    ("hypervisor", &["shared-abi", "hyp-core", "bootimg", "bare-rt"]),
+    ("host", &["shared-abi", "bootimg", "bare-rt", "virtio-guard"]),
     ("guest-kernel", &["shared-abi", "bare-rt", "virtio-guard"]),
     // What runs on the development machine. Of host and guest it uses the portable libraries: the
     // layout of the guest's memory, the format of the demo's plan; of the core, the reader of traces.
-    (
-        "qemu",
-        &["shared-abi", "bootimg", "host", "guest-kernel", "hyp-core"],
-    ),
-    (
-        "tests",
-        &[
-            "shared-abi",
-            "bootimg",
-            "hyp-core",
-            "host",
-            "guest-kernel",
-            "qemu",
-        ],
-    ),
+    ("qemu", &["shared-abi", "bootimg", "host", "guest-kernel", "hyp-core"]),
+    ("tests", &["shared-abi", "bootimg", "hyp-core", "host", "guest-kernel", "qemu"]),
 ];
 
 #[test]
@@ -74,10 +55,8 @@ fn reach(package: &str) -> BTreeSet<&'static str> {
     let mut reached = BTreeSet::new();
     let mut pending = vec![package];
     while let Some(package) = pending.pop() {
-        let allowed = ALLOWED
-            .iter()
-            .find(|(name, _)| *name == package)
-            .map_or(&[][..], |(_, allowed)| *allowed);
+        let allowed =
+            ALLOWED.iter().find(|(name, _)| *name == package).map_or(&[][..], |(_, allowed)| *allowed);
         for dependency in allowed {
             if reached.insert(*dependency) {
                 pending.push(dependency);
@@ -92,14 +71,8 @@ fn who_does_not_trust_does_not_link() {
     for (package, others) in [
         ("hypervisor", ["host", "guest-kernel", "qemu", "tests"]),
         ("host", ["hypervisor", "hyp-core", "guest-kernel", "qemu"]),
-        (
-            "guest-kernel",
-            ["hypervisor", "hyp-core", "host", "bootimg"],
-        ),
-        (
-            "bootimg",
-            ["hypervisor", "hyp-core", "host", "guest-kernel"],
-        ),
+        ("guest-kernel", ["hypervisor", "hyp-core", "host", "bootimg"]),
+        ("bootimg", ["hypervisor", "hyp-core", "host", "guest-kernel"]),
     ] {
         let reached = reach(package);
         for other in others {

@@ -46,11 +46,8 @@ fn two_runs_are_equal_to_the_byte_and_make_sense() {
     let names: Vec<_> = operations.iter().map(|one| &one["name"]).collect();
     assert_eq!(names, OPERATIONS);
     for operation in operations {
-        let number = |key: &str| {
-            operation[key]
-                .as_u64()
-                .unwrap_or_else(|| panic!("{key} is no number: {operation}"))
-        };
+        let number =
+            |key: &str| operation[key].as_u64().unwrap_or_else(|| panic!("{key} is no number: {operation}"));
         assert_eq!(operation["unit"], "instructions");
         assert!(number("samples") >= 8, "{operation}");
         assert!(number("min") <= number("p50"), "{operation}");

@@ -25,10 +25,7 @@ fn read(path: &Path) -> String {
 }
 
 fn sources() -> Vec<PathBuf> {
-    PACKAGES
-        .iter()
-        .flat_map(|package| files(package, &["rs"]))
-        .collect()
+    PACKAGES.iter().flat_map(|package| files(package, &["rs"])).collect()
 }
 
 #[test]
@@ -50,10 +47,7 @@ fn every_unsafe_block_says_why_it_is_sound() {
             if opens && !naked {
                 let above = &lines[index.saturating_sub(REACH)..=index];
                 let words = ["SAFETY:", "# Safety", "unsafe extern", "#[unsafe(naked)]"];
-                if !above
-                    .iter()
-                    .any(|line| words.iter().any(|word| line.contains(word)))
-                {
+                if !above.iter().any(|line| words.iter().any(|word| line.contains(word))) {
                     wrong.push(format!("{}:{}", path.display(), index + 1));
                 }
             }
@@ -64,16 +58,9 @@ fn every_unsafe_block_says_why_it_is_sound() {
 
 #[test]
 fn crates_that_decide_forbid_unsafe_code() {
-    for library in [
-        "shared-abi/src/lib.rs",
-        "hypervisor/core/src/lib.rs",
-        "bootimg/src/lib.rs",
-    ] {
+    for library in ["shared-abi/src/lib.rs", "hypervisor/core/src/lib.rs", "bootimg/src/lib.rs"] {
         let text = read(&root().join(library));
-        assert!(
-            text.lines().any(|line| line == "#![forbid(unsafe_code)]"),
-            "{library}"
-        );
+        assert!(text.lines().any(|line| line == "#![forbid(unsafe_code)]"), "{library}");
     }
 }
 
@@ -90,9 +77,7 @@ fn the_foundation_crates_do_real_work() {
         let users = sources().iter().any(|path| {
             !path.starts_with(root().join("tests"))
                 && !is_test_file(path)
-                && code_lines(&read(path))
-                    .iter()
-                    .any(|line| line.contains(identifier))
+                && code_lines(&read(path)).iter().any(|line| line.contains(identifier))
         });
         assert!(users, "{name} is used nowhere");
     }
@@ -110,10 +95,7 @@ fn linked_at_el2() -> String {
         .expect("cargo runs");
     assert!(output.status.success(), "{output:?}");
     let text = String::from_utf8(output.stdout).expect("cargo writes text");
-    let crates: BTreeSet<&str> = text
-        .lines()
-        .map(|line| line.split(" (").next().unwrap_or(line))
-        .collect();
+    let crates: BTreeSet<&str> = text.lines().map(|line| line.split(" (").next().unwrap_or(line)).collect();
     crates.into_iter().collect::<Vec<_>>().join("\n")
 }
 
@@ -131,10 +113,7 @@ fn the_trusted_code_stays_small() {
     };
     let (core, all) = (count("hypervisor/core"), count("hypervisor"));
     println!("trusted lines of code: {all}, of which hyp-core has {core} (limit {LIMIT})");
-    println!(
-        "and what they link, which is not counted:\n{}",
-        linked_at_el2()
-    );
+    println!("and what they link, which is not counted:\n{}", linked_at_el2());
     assert!(all > 0 && all < LIMIT, "{all} lines");
 }
 
@@ -147,10 +126,7 @@ fn nothing_is_left_to_do() {
             continue;
         }
         for (index, line) in read(&path).lines().enumerate() {
-            if ["TODO", "FIXME", "XXX", "under construction"]
-                .iter()
-                .any(|word| line.contains(word))
-            {
+            if ["TODO", "FIXME", "XXX", "under construction"].iter().any(|word| line.contains(word)) {
                 wrong.push(format!("{}:{}", path.display(), index + 1));
             }
         }

@@ -22,9 +22,7 @@ fn boot_in(qemu: &Wrapper) -> Run {
     let path = qemu.directory().join("payload");
     fs::write(&path, payload_with_marker()).unwrap();
     let payload = path.to_str().unwrap();
-    Tool::boot(&["--payload", payload, "--cpus", "2", "--timeout", "60"])
-        .with(qemu)
-        .run()
+    Tool::boot(&["--payload", payload, "--cpus", "2", "--timeout", "60"]).with(qemu).run()
 }
 
 #[test]
@@ -34,69 +32,34 @@ fn the_machine_has_what_it_needs_and_nothing_else() {
     let disk = directory.path().join("disk.img");
     fs::write(&disk, vec![0; 1 << 20]).unwrap();
     let disk = disk.to_str().unwrap();
-    let run = Tool::boot(&["--cpus", "2", "--disk", disk])
-        .with(&qemu)
-        .run();
+    let run = Tool::boot(&["--cpus", "2", "--disk", disk]).with(&qemu).run();
     run.expect_status(0);
 
     let arguments = qemu.arguments();
     let values = |option: &str| -> Vec<&str> {
-        arguments
-            .windows(2)
-            .filter(|pair| pair[0] == option)
-            .map(|pair| pair[1].as_str())
-            .collect()
+        arguments.windows(2).filter(|pair| pair[0] == option).map(|pair| pair[1].as_str()).collect()
     };
     let has = |option: &str| arguments.iter().any(|argument| argument == option);
 
     assert!(has("-nodefaults"), "{arguments:?}");
     let machine = [values("-M"), values("-machine")].concat().join(",");
-    for property in [
-        "virt",
-        "virtualization=on",
-        "gic-version=3",
-        "iommu=smmuv3",
-        "its=off",
-    ] {
-        assert!(
-            machine.split(',').any(|word| word == property),
-            "{property}: {arguments:?}"
-        );
+    for property in ["virt", "virtualization=on", "gic-version=3", "iommu=smmuv3", "its=off"] {
+        assert!(machine.split(',').any(|word| word == property), "{property}: {arguments:?}");
     }
     assert_eq!(values("-serial").len(), 2, "{arguments:?}");
 
-    let devices: Vec<&str> = values("-device")
-        .into_iter()
-        .filter(|device| device.starts_with("virtio-"))
-        .collect();
+    let devices: Vec<&str> =
+        values("-device").into_iter().filter(|device| device.starts_with("virtio-")).collect();
     assert!(devices.len() >= 2, "a disk and a console: {arguments:?}");
     for device in devices {
         for property in ["iommu_platform=on", "disable-legacy=on"] {
-            assert!(
-                device.split(',').any(|word| word == property),
-                "{device} without {property}"
-            );
+            assert!(device.split(',').any(|word| word == property), "{device} without {property}");
         }
         let kind = device.split(',').next().unwrap_or_default();
-        assert!(
-            !kind.ends_with("-device"),
-            "{kind} is a virtio-mmio device, which no SMMU confines"
-        );
+        assert!(!kind.ends_with("-device"), "{kind} is a virtio-mmio device, which no SMMU confines");
     }
-    for forbidden in [
-        "semihosting",
-        "-fw_cfg",
-        "-pflash",
-        "-bios",
-        "-net",
-        "-netdev",
-    ] {
-        assert!(
-            !arguments
-                .iter()
-                .any(|argument| argument.contains(forbidden)),
-            "{forbidden}: {arguments:?}"
-        );
+    for forbidden in ["semihosting", "-fw_cfg", "-pflash", "-bios", "-net", "-netdev"] {
+        assert!(!arguments.iter().any(|argument| argument.contains(forbidden)), "{forbidden}: {arguments:?}");
     }
 }
 
@@ -131,10 +94,7 @@ fn no_orphan_after(signal: &str) {
     running.signal(signal);
     let run = running.finish();
     assert_ne!(run.status, Some(0), "{run}");
-    assert!(
-        ends_within(process, Duration::from_secs(10)),
-        "QEMU survived SIG{signal}"
-    );
+    assert!(ends_within(process, Duration::from_secs(10)), "QEMU survived SIG{signal}");
 }
 
 #[test]

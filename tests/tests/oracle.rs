@@ -14,11 +14,7 @@ const SHIPPED: &str = "target/bare/aarch64-unknown-none-softfloat/bare/hyperviso
 
 /// What only the oracle brings along: a rule's text, its module's name in symbols, its file's in debug
 /// information.
-const MARKS: [&str; 3] = [
-    "a private page is its guest's alone",
-    "hyp_core6oracle",
-    "oracle.rs",
-];
+const MARKS: [&str; 3] = ["a private page is its guest's alone", "hyp_core6oracle", "oracle.rs"];
 
 /// Boots with the oracle, which has to have looked at least once for each thing that EL2 was asked.
 fn boot(arguments: &[&str]) -> Run {
@@ -72,7 +68,5 @@ fn the_shipped_hypervisor_has_no_oracle() {
 fn contains(elf: &str, mark: &str) -> bool {
     let path = root().join(Path::new(elf));
     let bytes = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    bytes
-        .windows(mark.len())
-        .any(|window| window == mark.as_bytes())
+    bytes.windows(mark.len()).any(|window| window == mark.as_bytes())
 }

@@ -26,10 +26,7 @@ fn a_flat_binary_prints_and_turns_itself_off() {
     let run = boot(&payload::hello("hello from flat land"), &[]);
     run.expect_status(0);
     assert_eq!(run.text("exit.reason"), "guest-off");
-    assert!(
-        run.text("console").contains("hello from flat land"),
-        "{run}"
-    );
+    assert!(run.text("console").contains("hello from flat land"), "{run}");
     for part in ["disk", "attack", "guest"] {
         assert!(run.field(part).is_null(), "{part}: {run}");
     }
@@ -69,10 +66,7 @@ fn boot_built(name: &'static str, more: &[&str]) -> Run {
 fn hello_says_who_it_is_and_turns_itself_off() {
     for (flags, who) in [
         (&["--append", "a=b"][..], "Hello from a protected VM"),
-        (
-            &["--append", "a=b", "--unprotected"],
-            "Hello from an ordinary VM",
-        ),
+        (&["--append", "a=b", "--unprotected"], "Hello from an ordinary VM"),
     ] {
         let run = boot_built("hello", flags);
         run.expect_status(0);
@@ -116,10 +110,7 @@ fn files_that_are_no_payload_are_refused_with_what_they_are() {
     for (content, word) in [(&[][..], "empty"), (&gzip, "gzip"), (&x86_elf, "ELF")] {
         let run = boot(content, &[]);
         run.expect_status(2);
-        assert!(
-            run.text("error.message").contains(word),
-            "it should say {word}: {run}"
-        );
+        assert!(run.text("error.message").contains(word), "it should say {word}: {run}");
     }
 }
 
@@ -129,11 +120,9 @@ fn a_file_that_is_missing_is_bad_input() {
     let payload = file(&directory, &payload::hello("never runs"));
     let payload = payload.to_str().unwrap();
     let missing = "/nonexistent/file";
-    for arguments in [
-        &["--disk", missing][..],
-        &["--payload", missing],
-        &["--payload", payload, "--initrd", missing],
-    ] {
+    for arguments in
+        [&["--disk", missing][..], &["--payload", missing], &["--payload", payload, "--initrd", missing]]
+    {
         let run = Tool::boot(arguments).run();
         run.expect_status(2);
         assert!(run.text("error.message").contains(missing), "{run}");

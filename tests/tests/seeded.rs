@@ -22,11 +22,7 @@ fn the_oracle_names_page_party_and_rule() {
     assert_eq!(run.text("exit.reason"), "panic");
     let message = run.text("error.message");
     // The first page that the host gave away: a pool's.
-    let words = [
-        "oracle: page 0x",
-        ", the host, ",
-        "the pools' pages are nobody's to reach",
-    ];
+    let words = ["oracle: page 0x", ", the host, ", "the pools' pages are nobody's to reach"];
     for word in words {
         assert!(message.contains(word), "{message}");
     }

@@ -23,9 +23,7 @@ fn the_hypervisors_code_is_small() {
     let elf = ElfBytes::<LittleEndian>::minimal_parse(&bytes).unwrap();
     let (headers, names) = elf.section_headers_with_strtab().unwrap();
     let (headers, names) = (headers.unwrap(), names.unwrap());
-    let executable = headers
-        .iter()
-        .filter(|header| header.sh_flags & u64::from(SHF_EXECINSTR) != 0);
+    let executable = headers.iter().filter(|header| header.sh_flags & u64::from(SHF_EXECINSTR) != 0);
     let mut total = 0;
     for header in executable {
         let name = names.get(header.sh_name as usize).unwrap();

@@ -18,20 +18,14 @@ fn expect_demo(run: &Run, cpus: u64) {
     assert_eq!(run.number("exit.status"), 0);
 
     assert_eq!(run.number("hypervisor.cpus"), cpus);
-    assert_eq!(
-        run.number("hypervisor.memory_bytes"),
-        run.number("hypervisor.pages") * 4096
-    );
+    assert_eq!(run.number("hypervisor.memory_bytes"), run.number("hypervisor.pages") * 4096);
     assert!(run.number("hypervisor.text_bytes") > 0);
     assert_eq!(run.number("host.el"), 1);
     assert_eq!(*run.field("host.stage2"), true);
 
     assert_eq!(run.number("vm.vcpus"), 1);
     assert_eq!(run.number("vm.object_bytes"), 128 << 20);
-    assert_eq!(
-        run.text("guest.uid"),
-        "28b46fb6-2ec5-11e9-a9ca-4b564d003a74"
-    );
+    assert_eq!(run.text("guest.uid"), "28b46fb6-2ec5-11e9-a9ca-4b564d003a74");
 
     assert!(run.number("disk.read_bytes") > 0);
     assert!(run.number("disk.written_bytes") > 0);
@@ -55,12 +49,7 @@ fn expect_protected(run: &Run) {
     assert_eq!(*run.field("vm.measured"), true);
     assert_eq!(run.number("guest.features"), PROTECTED_FEATURES);
     assert!(run.number("guest.shares") > 0);
-    for fact in [
-        "read_faulted",
-        "write_faulted",
-        "host_continued",
-        "content_intact",
-    ] {
+    for fact in ["read_faulted", "write_faulted", "host_continued", "content_intact"] {
         assert_eq!(*run.field(&format!("attack.{fact}")), true, "{fact}");
     }
     assert!(run.number("vm.pages_donated") > 0);
@@ -83,9 +72,8 @@ fn a_protected_guest_does_disk_io_on_one_cpu() {
 fn a_protected_guest_does_disk_io_on_four_cpus_with_the_users_disk() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("disk.img");
-    let content: Vec<u8> = (0_u32..192 * 1024)
-        .flat_map(|word| word.wrapping_mul(0x9e37_79b1).to_le_bytes())
-        .collect();
+    let content: Vec<u8> =
+        (0_u32..192 * 1024).flat_map(|word| word.wrapping_mul(0x9e37_79b1).to_le_bytes()).collect();
     fs::write(&path, &content).unwrap();
 
     let disk = path.to_str().unwrap();
@@ -93,10 +81,7 @@ fn a_protected_guest_does_disk_io_on_four_cpus_with_the_users_disk() {
     expect_demo(&run, 4);
     expect_protected(&run);
     assert!(run.number("disk.read_bytes") >= content.len() as u64);
-    assert!(
-        fs::read(&path).unwrap() == content,
-        "the demo writes to a scratch copy"
-    );
+    assert!(fs::read(&path).unwrap() == content, "the demo writes to a scratch copy");
 }
 
 #[test]

@@ -95,9 +95,7 @@ fn a_boot_keeps_the_rules() {
     println!("{}", checker.summary());
 
     // The trace is what was checked: without its invalidations it is refused.
-    let spoiled = events
-        .into_iter()
-        .filter(|(_, event)| !matches!(event, Event::Tlbi { .. }));
+    let spoiled = events.into_iter().filter(|(_, event)| !matches!(event, Event::Tlbi { .. }));
     let mut checker = Checker::new(Granule4K::INDEX_BITS);
     let spoiled: Vec<_> = spoiled.collect();
     assert!(checker.observe_all(&spoiled).is_err());

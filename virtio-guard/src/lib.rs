@@ -86,9 +86,7 @@ impl<T: Transport> GuardedTransport<T> {
         let offered = inner.read_device_features();
         let refusal = if offered & feature::VERSION_1 == 0 {
             Some(Refusal::Legacy)
-        } else if offered & feature::ACCESS_PLATFORM == 0
-            && access_platform == AccessPlatform::Required
-        {
+        } else if offered & feature::ACCESS_PLATFORM == 0 && access_platform == AccessPlatform::Required {
             Some(Refusal::NoAccessPlatform)
         } else {
             None
@@ -97,11 +95,7 @@ impl<T: Transport> GuardedTransport<T> {
             inner.set_status(DeviceStatus::FAILED);
             return Err(refusal);
         }
-        Ok(Self {
-            inner,
-            added: offered & feature::ACCESS_PLATFORM,
-            rejected: false,
-        })
+        Ok(Self { inner, added: offered & feature::ACCESS_PLATFORM, rejected: false })
     }
 }
 
@@ -116,8 +110,7 @@ impl<T: Transport> Transport for GuardedTransport<T> {
 
     fn write_driver_features(&mut self, driver_features: u64) {
         let chosen = driver_features & VISIBLE;
-        self.inner
-            .write_driver_features(chosen | feature::VERSION_1 | self.added);
+        self.inner.write_driver_features(chosen | feature::VERSION_1 | self.added);
     }
 
     /// No queue is there once the device has rejected the features.
@@ -166,8 +159,7 @@ impl<T: Transport> Transport for GuardedTransport<T> {
         driver_area: PhysAddr,
         device_area: PhysAddr,
     ) {
-        self.inner
-            .queue_set(queue, size, descriptors, driver_area, device_area);
+        self.inner.queue_set(queue, size, descriptors, driver_area, device_area);
     }
 
     fn queue_unset(&mut self, queue: u16) {
@@ -186,10 +178,7 @@ impl<T: Transport> Transport for GuardedTransport<T> {
         self.inner.read_config_generation()
     }
 
-    fn read_config_space<V: FromBytes + IntoBytes>(
-        &self,
-        offset: usize,
-    ) -> virtio_drivers::Result<V> {
+    fn read_config_space<V: FromBytes + IntoBytes>(&self, offset: usize) -> virtio_drivers::Result<V> {
         self.inner.read_config_space(offset)
     }
 

@@ -21,12 +21,7 @@ struct Fake {
 
 impl Fake {
     fn new(offered: u64) -> Self {
-        Self {
-            offered,
-            accepts: |_| true,
-            written: 0,
-            status: DeviceStatus::empty(),
-        }
+        Self { offered, accepts: |_| true, written: 0, status: DeviceStatus::empty() }
     }
 }
 
@@ -71,11 +66,7 @@ impl Transport for &mut Fake {
     fn read_config_space<V: FromBytes + IntoBytes>(&self, _: usize) -> virtio_drivers::Result<V> {
         Err(Error::ConfigSpaceMissing)
     }
-    fn write_config_space<V: IntoBytes + Immutable>(
-        &mut self,
-        _: usize,
-        _: V,
-    ) -> virtio_drivers::Result<()> {
+    fn write_config_space<V: IntoBytes + Immutable>(&mut self, _: usize, _: V) -> virtio_drivers::Result<()> {
         Err(Error::ConfigSpaceMissing)
     }
 }
@@ -86,8 +77,7 @@ fn negotiate(transport: &mut GuardedTransport<&mut Fake>) {
     transport.set_status(DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER);
     let offered = transport.read_device_features();
     transport.write_driver_features(offered);
-    transport
-        .set_status(DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER | DeviceStatus::FEATURES_OK);
+    transport.set_status(DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER | DeviceStatus::FEATURES_OK);
 }
 
 #[test]
@@ -111,26 +101,15 @@ fn a_driver_cannot_choose_what_it_was_not_shown() {
 fn a_device_without_a_required_feature_is_refused() {
     for (offered, requirement, expected) in [
         (OWN, AccessPlatform::Required, Some(Refusal::Legacy)),
-        (
-            feature::ACCESS_PLATFORM,
-            AccessPlatform::Optional,
-            Some(Refusal::Legacy),
-        ),
-        (
-            feature::VERSION_1,
-            AccessPlatform::Required,
-            Some(Refusal::NoAccessPlatform),
-        ),
+        (feature::ACCESS_PLATFORM, AccessPlatform::Optional, Some(Refusal::Legacy)),
+        (feature::VERSION_1, AccessPlatform::Required, Some(Refusal::NoAccessPlatform)),
         (feature::VERSION_1, AccessPlatform::Optional, None),
         (MODERN, AccessPlatform::Required, None),
     ] {
         let mut device = Fake::new(offered);
         let refusal = GuardedTransport::new(&mut device, requirement).err();
         assert_eq!(refusal, expected, "{offered:#x}");
-        assert_eq!(
-            device.status.contains(DeviceStatus::FAILED),
-            expected.is_some()
-        );
+        assert_eq!(device.status.contains(DeviceStatus::FAILED), expected.is_some());
     }
 }
 

@@ -89,11 +89,7 @@ mod tests {
 
     #[test]
     fn the_fault_address_counts_only_where_it_is_valid() {
-        let mut frame = Frame {
-            esr: 0x9600_0010,
-            far: 0x1234,
-            ..Frame::default()
-        };
+        let mut frame = Frame { esr: 0x9600_0010, far: 0x1234, ..Frame::default() };
         assert_eq!(frame.fault_address(), Some(0x1234));
         frame.esr |= 1 << 10;
         assert_eq!(frame.fault_address(), None);
@@ -103,12 +99,7 @@ mod tests {
 
     #[test]
     fn a_report_names_cause_and_registers() {
-        let frame = Frame {
-            esr: 0x9600_0050,
-            elr: 0x4020_0040,
-            far: 0x0a00_0000,
-            ..Frame::default()
-        };
+        let frame = Frame { esr: 0x9600_0050, elr: 0x4020_0040, far: 0x0a00_0000, ..Frame::default() };
         let report = frame.to_string();
         assert!(report.starts_with("data abort on a write: synchronous external abort"));
         assert!(report.contains("elr=0000000040200040"));

@@ -20,19 +20,13 @@ impl<T> IrqLock<T> {
     /// Masks interrupts, then waits for the lock.
     pub fn lock(&self) -> IrqLockGuard<'_, T> {
         let masked = IrqMasked::new();
-        IrqLockGuard {
-            value: self.0.lock(),
-            _masked: masked,
-        }
+        IrqLockGuard { value: self.0.lock(), _masked: masked }
     }
 
     /// Takes the lock if it is free: for a last report, when its holder may never give it back.
     pub fn try_lock(&self) -> Option<IrqLockGuard<'_, T>> {
         let masked = IrqMasked::new();
-        Some(IrqLockGuard {
-            value: self.0.try_lock()?,
-            _masked: masked,
-        })
+        Some(IrqLockGuard { value: self.0.try_lock()?, _masked: masked })
     }
 }
 
@@ -68,10 +62,7 @@ pub struct IrqMasked {
 
 impl IrqMasked {
     /// Masks IRQs on this CPU.
-    #[expect(
-        clippy::new_without_default,
-        reason = "masking interrupts is an act, not a value"
-    )]
+    #[expect(clippy::new_without_default, reason = "masking interrupts is an act, not a value")]
     pub fn new() -> Self {
         Self {
             #[cfg(target_os = "none")]

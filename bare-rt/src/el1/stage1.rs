@@ -29,16 +29,11 @@ const TABLES_PER_RANGE: usize = 5;
 const VALID: El1Attributes = El1Attributes::VALID.union(El1Attributes::ACCESSED);
 const NEVER_EXECUTE: El1Attributes = El1Attributes::PXN.union(El1Attributes::UXN);
 /// MAIR_EL1 index 0, see [`registers::MAIR`].
-const DEVICE: El1Attributes = VALID
-    .union(El1Attributes::ATTRIBUTE_INDEX_0)
-    .union(NEVER_EXECUTE);
+const DEVICE: El1Attributes = VALID.union(El1Attributes::ATTRIBUTE_INDEX_0).union(NEVER_EXECUTE);
 /// MAIR_EL1 index 1, see [`registers::MAIR`].
-const NORMAL: El1Attributes = VALID
-    .union(El1Attributes::ATTRIBUTE_INDEX_1)
-    .union(El1Attributes::INNER_SHAREABLE);
-const TEXT: El1Attributes = NORMAL
-    .union(El1Attributes::READ_ONLY)
-    .union(El1Attributes::UXN);
+const NORMAL: El1Attributes =
+    VALID.union(El1Attributes::ATTRIBUTE_INDEX_1).union(El1Attributes::INNER_SHAREABLE);
+const TEXT: El1Attributes = NORMAL.union(El1Attributes::READ_ONLY).union(El1Attributes::UXN);
 const RODATA: El1Attributes = NORMAL.union(El1Attributes::READ_ONLY).union(NEVER_EXECUTE);
 const DATA: El1Attributes = NORMAL.union(NEVER_EXECUTE);
 
@@ -61,18 +56,10 @@ impl fmt::Display for Error {
             Self::Taken => f.write_str("stage 1 exists already"),
             Self::OutOfTables => f.write_str("no table page is left for stage 1"),
             Self::Range(range) => {
-                write!(
-                    f,
-                    "stage 1 cannot map {:#x} to {:#x}",
-                    range.start, range.end
-                )
+                write!(f, "stage 1 cannot map {:#x} to {:#x}", range.start, range.end)
             }
             Self::Mapped(range) => {
-                write!(
-                    f,
-                    "{:#x} to {:#x} is mapped already",
-                    range.start, range.end
-                )
+                write!(f, "{:#x} to {:#x} is mapped already", range.start, range.end)
             }
         }
     }
@@ -109,11 +96,7 @@ impl Stage1 {
             )),
             layout: layout.clone(),
         };
-        for (part, attributes) in [
-            (&layout.text, TEXT),
-            (&layout.rodata, RODATA),
-            (&layout.data, DATA),
-        ] {
+        for (part, attributes) in [(&layout.text, TEXT), (&layout.rodata, RODATA), (&layout.data, DATA)] {
             if !part.is_empty() {
                 stage1.map(part.clone(), attributes)?;
             }
@@ -129,10 +112,7 @@ impl Stage1 {
     /// As [`Error`] says; nothing that was mapped before changes.
     pub fn map_ram(&mut self, ram: Range<u64>) -> Result<(), Error> {
         let image = self.layout.image();
-        for part in [
-            ram.start..ram.end.min(image.start),
-            ram.start.max(image.end)..ram.end,
-        ] {
+        for part in [ram.start..ram.end.min(image.start), ram.start.max(image.end)..ram.end] {
             if part.start < part.end {
                 self.map(part, DATA)?;
             }
@@ -159,8 +139,7 @@ impl Stage1 {
             return Err(Error::Range(range));
         }
         let region = MemoryRegion::new(range.start as usize, range.end as usize);
-        self.refuse_other_mapping(&region, attributes)
-            .map_err(|()| Error::Mapped(range.clone()))?;
+        self.refuse_other_mapping(&region, attributes).map_err(|()| Error::Mapped(range.clone()))?;
         if self.mapping.translation().left() < TABLES_PER_RANGE {
             return Err(Error::OutOfTables);
         }
@@ -181,11 +160,7 @@ impl Stage1 {
     }
 
     /// Finds out whether a page of the region is mapped with other attributes.
-    fn refuse_other_mapping(
-        &self,
-        region: &MemoryRegion,
-        attributes: El1Attributes,
-    ) -> Result<(), ()> {
+    fn refuse_other_mapping(&self, region: &MemoryRegion, attributes: El1Attributes) -> Result<(), ()> {
         let kind = El1Attributes::ATTRIBUTE_INDEX_7 | El1Attributes::READ_ONLY | NEVER_EXECUTE;
         self.mapping
             .walk_range(region, &mut |_, descriptor, _| {

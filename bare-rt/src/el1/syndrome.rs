@@ -88,11 +88,7 @@ impl Abort {
         let fault = Fault::from_status(esr as u8 & 0x3f);
         // FnV (bit 10) has a meaning for synchronous external aborts only.
         let far_valid = !matches!(fault, Fault::External) || esr & (1 << 10) == 0;
-        Self {
-            fault,
-            write,
-            far_valid,
-        }
+        Self { fault, write, far_valid }
     }
 }
 
@@ -155,11 +151,7 @@ mod tests {
     use super::*;
 
     const fn abort(fault: Fault, write: bool) -> Abort {
-        Abort {
-            fault,
-            write,
-            far_valid: true,
-        }
+        Abort { fault, write, far_valid: true }
     }
 
     #[test]
@@ -167,30 +159,12 @@ mod tests {
         let table = [
             (0x0200_0000, Syndrome::Undefined),
             (0x5600_0007, Syndrome::Svc(7)),
-            (
-                0x9600_0006,
-                Syndrome::DataAbort(abort(Fault::Translation(2), false)),
-            ),
-            (
-                0x9600_004f,
-                Syndrome::DataAbort(abort(Fault::Permission(3), true)),
-            ),
-            (
-                0x9600_0050,
-                Syndrome::DataAbort(abort(Fault::External, true)),
-            ),
-            (
-                0x9600_0021,
-                Syndrome::DataAbort(abort(Fault::Alignment, false)),
-            ),
-            (
-                0x8600_000f,
-                Syndrome::InstructionAbort(abort(Fault::Permission(3), false)),
-            ),
-            (
-                0x8600_0015,
-                Syndrome::InstructionAbort(abort(Fault::ExternalOnWalk(1), false)),
-            ),
+            (0x9600_0006, Syndrome::DataAbort(abort(Fault::Translation(2), false))),
+            (0x9600_004f, Syndrome::DataAbort(abort(Fault::Permission(3), true))),
+            (0x9600_0050, Syndrome::DataAbort(abort(Fault::External, true))),
+            (0x9600_0021, Syndrome::DataAbort(abort(Fault::Alignment, false))),
+            (0x8600_000f, Syndrome::InstructionAbort(abort(Fault::Permission(3), false))),
+            (0x8600_0015, Syndrome::InstructionAbort(abort(Fault::ExternalOnWalk(1), false))),
             (0xf200_0001, Syndrome::Brk(1)),
             (0xbe00_0000, Syndrome::Other(0x2f)),
         ];

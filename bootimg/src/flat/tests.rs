@@ -27,14 +27,7 @@ fn elf_file(machine: u16, segments: &[Segment]) -> Vec<u8> {
         file.extend(PT_LOAD.to_le_bytes());
         file.extend(5_u32.to_le_bytes());
         let bytes = segment.content.len() as u64;
-        for word in [
-            offset,
-            segment.address,
-            segment.address,
-            bytes,
-            segment.memory_bytes,
-            4096,
-        ] {
+        for word in [offset, segment.address, segment.address, bytes, segment.memory_bytes, 4096] {
             file.extend(word.to_le_bytes());
         }
         offset += bytes;
@@ -54,16 +47,8 @@ fn image_header(image_size: u64) -> Vec<u8> {
 
 fn text_and_data(image_size: u64) -> [Segment; 2] {
     [
-        Segment {
-            address: 0,
-            content: image_header(image_size),
-            memory_bytes: 64,
-        },
-        Segment {
-            address: 0x1000,
-            content: vec![0xdd; 16],
-            memory_bytes: 0x2000,
-        },
+        Segment { address: 0, content: image_header(image_size), memory_bytes: 64 },
+        Segment { address: 0x1000, content: vec![0xdd; 16], memory_bytes: 0x2000 },
     ]
 }
 
@@ -86,54 +71,30 @@ fn an_image_stays_as_it_is() {
 
 #[test]
 fn other_files_are_refused() {
-    assert_eq!(
-        FlatImage::new(b"#!/bin/sh\n"),
-        Err(FlatError::NeitherElfNorImage)
-    );
-    assert_eq!(
-        FlatImage::new(&elf_file(62, &text_and_data(0x3000))),
-        Err(FlatError::OtherMachine)
-    );
+    assert_eq!(FlatImage::new(b"#!/bin/sh\n"), Err(FlatError::NeitherElfNorImage));
+    assert_eq!(FlatImage::new(&elf_file(62, &text_and_data(0x3000))), Err(FlatError::OtherMachine));
     let mut fixed_address = elf_file(EM_AARCH64, &text_and_data(0x3000));
     fixed_address[16] = 2;
     assert_eq!(FlatImage::new(&fixed_address), Err(FlatError::OtherMachine));
-    let no_header = [Segment {
-        address: 0,
-        content: vec![0; 64],
-        memory_bytes: 64,
-    }];
-    assert_eq!(
-        FlatImage::new(&elf_file(EM_AARCH64, &no_header)),
-        Err(FlatError::NoHeader)
-    );
+    let no_header = [Segment { address: 0, content: vec![0; 64], memory_bytes: 64 }];
+    assert_eq!(FlatImage::new(&elf_file(EM_AARCH64, &no_header)), Err(FlatError::NoHeader));
 }
 
 #[test]
 fn a_header_that_forgets_bss_is_refused() {
     assert_eq!(
         FlatImage::new(&elf_file(EM_AARCH64, &text_and_data(0x1010))),
-        Err(FlatError::ImageSize {
-            stated: 0x1010,
-            needed: 0x3000
-        })
+        Err(FlatError::ImageSize { stated: 0x1010, needed: 0x3000 })
     );
 }
 
 #[test]
 fn segments_out_of_order_or_out_of_bounds_are_refused() {
-    for (address, memory_bytes) in [
-        (0x20, 0x2000),
-        (u64::MAX, 0x2000),
-        (0x1000, u64::MAX),
-        (0x1000, 8),
-    ] {
+    for (address, memory_bytes) in [(0x20, 0x2000), (u64::MAX, 0x2000), (0x1000, u64::MAX), (0x1000, 8)] {
         let mut segments = text_and_data(0x3000);
         segments[1].address = address;
         segments[1].memory_bytes = memory_bytes;
-        assert_eq!(
-            FlatImage::new(&elf_file(EM_AARCH64, &segments)),
-            Err(FlatError::Segment(address))
-        );
+        assert_eq!(FlatImage::new(&elf_file(EM_AARCH64, &segments)), Err(FlatError::Segment(address)));
     }
 }
 

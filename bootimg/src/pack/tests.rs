@@ -42,10 +42,9 @@ fn full() -> Vec<u8> {
 
 /// Changes the manifest of an image and gives it the digest that it then should have.
 fn forge(image: &mut [u8], change: impl FnOnce(&mut RawManifest)) {
-    let (manifest, _) = <RawManifest as zerocopy::FromBytes>::mut_from_prefix(
-        &mut image[HYPERVISOR_BYTES as usize..],
-    )
-    .unwrap();
+    let (manifest, _) =
+        <RawManifest as zerocopy::FromBytes>::mut_from_prefix(&mut image[HYPERVISOR_BYTES as usize..])
+            .unwrap();
     change(manifest);
     manifest.header.digest = manifest.own_digest();
 }
@@ -93,80 +92,45 @@ fn the_hypervisor_reads_it_in_two_steps() {
     assert!(crate::Image::verify(memory, HYPERVISOR_BYTES, needed).is_ok());
     assert_eq!(
         crate::Image::verify(memory, HYPERVISOR_BYTES, needed - 1).unwrap_err(),
-        Error::Oversized {
-            bytes: needed,
-            limit: needed - 1
-        }
+        Error::Oversized { bytes: needed, limit: needed - 1 }
     );
     assert_eq!(
         crate::Image::verify(memory, 0x4000, needed).unwrap_err(),
-        Error::Place {
-            stated: HYPERVISOR_BYTES,
-            found: 0x4000
-        }
+        Error::Place { stated: HYPERVISOR_BYTES, found: 0x4000 }
     );
 }
 
 #[test]
 fn parts_are_optional_but_the_host() {
-    let input = Input {
-        hypervisor: &hypervisor(),
-        host: &host(),
-        ..Input::default()
-    };
+    let input = Input { hypervisor: &hypervisor(), host: &host(), ..Input::default() };
     let bytes = pack(&input).unwrap();
     let image = file::verify(&bytes).unwrap();
     assert_eq!(image.manifest().parts().len(), 1);
     assert_eq!(image.text(Kind::HostArgs), None);
     let no_host = Input { host: &[], ..input };
-    assert_eq!(
-        pack(&no_host),
-        Err(PackError::Host(FlatError::NeitherElfNorImage))
-    );
+    assert_eq!(pack(&no_host), Err(PackError::Host(FlatError::NeitherElfNorImage)));
 }
 
 #[test]
 fn unusable_inputs_are_named() {
     let (hypervisor, host) = (hypervisor(), host());
-    let input = Input {
-        hypervisor: &hypervisor,
-        host: &host,
-        ..Input::default()
-    };
-    let empty = Input {
-        payload: Some(&[]),
-        ..input.clone()
-    };
+    let input = Input { hypervisor: &hypervisor, host: &host, ..Input::default() };
+    let empty = Input { payload: Some(&[]), ..input.clone() };
     assert_eq!(
         pack(&empty).unwrap_err().to_string(),
         format!("the payload has 0 bytes; 1 to {MAX_MEMORY_BYTES} are possible")
     );
     let long = "x".repeat(MAX_ARGUMENT_BYTES as usize + 1);
-    let long = Input {
-        guest_args: &long,
-        ..input.clone()
-    };
+    let long = Input { guest_args: &long, ..input.clone() };
     assert!(pack(&long).unwrap_err().to_string().contains("guest-args"));
-    let control = Input {
-        host_args: "a\nb",
-        ..input.clone()
-    };
+    let control = Input { host_args: "a\nb", ..input.clone() };
     assert_eq!(pack(&control), Err(Error::NotText(Kind::HostArgs).into()));
     let unaligned = arm64_image(0x1800, 0, 0x1000);
-    let unaligned = Input {
-        hypervisor: &unaligned,
-        ..input.clone()
-    };
+    let unaligned = Input { hypervisor: &unaligned, ..input.clone() };
     assert_eq!(pack(&unaligned), Err(PackError::HypervisorEnd(0x1800)));
     let huge = arm64_image(MAX_MEMORY_BYTES - 0x1000, 0, 0x1000);
-    let huge = Input {
-        host: &huge,
-        ..input
-    };
-    assert!(matches!(
-        pack(&huge),
-        Err(PackError::Image(Error::Oversized { .. }))
-    ));
+    let huge = Input { host: &huge, ..input };
+    assert!(matches!(pack(&huge), Err(PackError::Image(Error::Oversized { .. }))));
 }
 
 #[test]
@@ -175,10 +139,7 @@ fn every_bit_of_the_manifest_counts() {
     for offset in 0..manifest.len() {
         for bit in 0..8 {
             manifest[offset] ^= 1 << bit;
-            assert!(
-                Manifest::parse(&manifest).is_err(),
-                "bit {bit} of {offset:#x}"
-            );
+            assert!(Manifest::parse(&manifest).is_err(), "bit {bit} of {offset:#x}");
             manifest[offset] ^= 1 << bit;
         }
     }
@@ -193,32 +154,15 @@ fn corruption_is_located() {
         copy[offset] ^= 0x80;
         file::verify(&copy).unwrap_err()
     };
-    let start = |kind| {
-        file::parse(&image)
-            .unwrap()
-            .manifest()
-            .part(kind)
-            .unwrap()
-            .file()
-            .start as usize
-    };
+    let start = |kind| file::parse(&image).unwrap().manifest().part(kind).unwrap().file().start as usize;
     for kind in [Kind::Payload, Kind::Initrd, Kind::Measurement] {
         assert_eq!(corrupted(start(kind)), Error::PartDigest(kind));
     }
     assert_eq!(corrupted(0x1000), Error::HypervisorDigest);
     assert_eq!(corrupted(0x2fff), Error::HypervisorDigest);
-    assert_eq!(
-        corrupted(start(Kind::Payload) + 5000),
-        Error::StrayByte(0x4000 + 5000)
-    );
-    assert_eq!(
-        corrupted(16),
-        Error::ImageHeader((2 << 20) + HOST_MEMORY_BYTES)
-    );
-    assert_eq!(
-        corrupted(HYPERVISOR_BYTES as usize + 0x40),
-        Error::ManifestDigest
-    );
+    assert_eq!(corrupted(start(Kind::Payload) + 5000), Error::StrayByte(0x4000 + 5000));
+    assert_eq!(corrupted(16), Error::ImageHeader((2 << 20) + HOST_MEMORY_BYTES));
+    assert_eq!(corrupted(HYPERVISOR_BYTES as usize + 0x40), Error::ManifestDigest);
     assert_eq!(corrupted(HYPERVISOR_BYTES as usize), Error::NoManifest);
     assert_eq!(corrupted((2 << 20) + 56), Error::HostHeader);
 }
@@ -234,10 +178,7 @@ fn a_file_of_another_length_is_refused() {
     }
     assert_eq!(
         file::verify(&image[..whole - 1]).unwrap_err(),
-        Error::Truncated {
-            expected: (whole - 0x3000) as u64,
-            found: (whole - 0x3000 - 1) as u64
-        }
+        Error::Truncated { expected: (whole - 0x3000) as u64, found: (whole - 0x3000 - 1) as u64 }
     );
 }
 
@@ -247,77 +188,32 @@ fn a_forged_manifest_is_refused_for_what_is_wrong_with_it() {
     let cases: [Case; 17] = [
         (|m| m.header.version = 2.into(), Error::Version(2)),
         (|m| m.header.parts = 17.into(), Error::TooManyParts(17)),
-        (
-            |m| m.header.parts = u32::MAX.into(),
-            Error::TooManyParts(u32::MAX),
-        ),
+        (|m| m.header.parts = u32::MAX.into(), Error::TooManyParts(u32::MAX)),
         (|m| m.header.parts = 6.into(), Error::ManifestReserved),
         (|m| m.unused[0] = 1, Error::ManifestReserved),
         (|m| m.parts[0].reserved = 1.into(), Error::ManifestReserved),
         (|m| m.parts[0].kind = 8.into(), Error::UnknownKind(8)),
-        (
-            |m| m.parts[1].kind = 2.into(),
-            Error::Duplicate(Kind::Payload),
-        ),
-        (
-            |m| m.parts[5].file_bytes = 31.into(),
-            Error::PartSize {
-                kind: Kind::Measurement,
-                bytes: 31,
-            },
-        ),
-        (
-            |m| m.parts[0].offset = 0x4001.into(),
-            Error::Misaligned {
-                kind: Kind::Payload,
-                offset: 0x4001,
-            },
-        ),
-        (
-            |m| m.parts[6].offset = 0x20_1000.into(),
-            Error::Misaligned {
-                kind: Kind::Host,
-                offset: 0x20_1000,
-            },
-        ),
+        (|m| m.parts[1].kind = 2.into(), Error::Duplicate(Kind::Payload)),
+        (|m| m.parts[5].file_bytes = 31.into(), Error::PartSize { kind: Kind::Measurement, bytes: 31 }),
+        (|m| m.parts[0].offset = 0x4001.into(), Error::Misaligned { kind: Kind::Payload, offset: 0x4001 }),
+        (|m| m.parts[6].offset = 0x20_1000.into(), Error::Misaligned { kind: Kind::Host, offset: 0x20_1000 }),
         (
             |m| m.parts[0].memory_bytes = 4096.into(),
-            Error::PartMemory {
-                kind: Kind::Payload,
-                file_bytes: 5000,
-                memory_bytes: 4096,
-            },
+            Error::PartMemory { kind: Kind::Payload, file_bytes: 5000, memory_bytes: 4096 },
         ),
         (
             |m| m.parts[0].offset = 0x3000.into(),
-            Error::Overlap {
-                kind: Kind::Payload,
-                offset: 0x3000,
-                below: 0x4000,
-            },
+            Error::Overlap { kind: Kind::Payload, offset: 0x3000, below: 0x4000 },
         ),
         (
             |m| m.parts[1].offset = 0x5000.into(),
-            Error::Overlap {
-                kind: Kind::Initrd,
-                offset: 0x5000,
-                below: 0x6000,
-            },
+            Error::Overlap { kind: Kind::Initrd, offset: 0x5000, below: 0x6000 },
         ),
-        (
-            |m| m.parts[0].offset = (u64::MAX - 0xfff).into(),
-            Error::OutOfRange(Kind::Payload),
-        ),
-        (
-            |m| m.header.file_bytes = 0x20_1000.into(),
-            Error::OutOfRange(Kind::Host),
-        ),
+        (|m| m.parts[0].offset = (u64::MAX - 0xfff).into(), Error::OutOfRange(Kind::Payload)),
+        (|m| m.header.file_bytes = 0x20_1000.into(), Error::OutOfRange(Kind::Host)),
         (
             |m| m.header.memory_bytes = u64::MAX.into(),
-            Error::Oversized {
-                bytes: u64::MAX,
-                limit: MAX_MEMORY_BYTES,
-            },
+            Error::Oversized { bytes: u64::MAX, limit: MAX_MEMORY_BYTES },
         ),
     ];
     for (change, error) in cases {
@@ -330,26 +226,16 @@ fn a_forged_manifest_is_refused_for_what_is_wrong_with_it() {
         }),
         Error::Missing(Kind::Host)
     );
-    assert_eq!(
-        refused(|m| m.header.memory_bytes = (0x20_5000_u64 + 0x1000).into()),
-        Error::TotalSize
-    );
-    assert_eq!(
-        refused(|m| m.parts[6].memory_bytes = 0x4000.into()),
-        Error::TotalSize
-    );
+    assert_eq!(refused(|m| m.header.memory_bytes = (0x20_5000_u64 + 0x1000).into()), Error::TotalSize);
+    assert_eq!(refused(|m| m.parts[6].memory_bytes = 0x4000.into()), Error::TotalSize);
 }
 
 #[test]
 fn an_image_inside_a_payload_is_not_taken_for_the_image() {
     let inner = full();
-    let bytes = pack(&Input {
-        hypervisor: &hypervisor(),
-        host: &host(),
-        payload: Some(&inner),
-        ..Input::default()
-    })
-    .unwrap();
+    let bytes =
+        pack(&Input { hypervisor: &hypervisor(), host: &host(), payload: Some(&inner), ..Input::default() })
+            .unwrap();
     let image = file::verify(&bytes).unwrap();
     assert_eq!(image.content(Kind::Payload), Some(inner.as_slice()));
 }

@@ -10,11 +10,7 @@ fn run(guest: &mut guest_kernel::Guest) -> Result<(), guest_kernel::Failure> {
 
     println!(
         "Hello from {} VM, arguments: {:?}",
-        if guest.is_protected() {
-            "a protected"
-        } else {
-            "an ordinary"
-        },
+        if guest.is_protected() { "a protected" } else { "an ordinary" },
         guest.machine().bootargs
     );
     time::sleep(Duration::from_millis(10));

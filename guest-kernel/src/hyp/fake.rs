@@ -71,12 +71,7 @@ pub(crate) const ALL: u32 = feature::FEATURES
 /// Starts over with these features.
 pub(crate) fn reset(features: Option<u32>) {
     with(|state| {
-        *state = State {
-            features,
-            granule: 4096,
-            share_limit: usize::MAX,
-            ..State::default()
-        };
+        *state = State { features, granule: 4096, share_limit: usize::MAX, ..State::default() };
     });
 }
 

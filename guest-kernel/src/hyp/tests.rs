@@ -4,19 +4,14 @@ use super::*;
 type Hyp = Hypervisor<Fake>;
 
 /// Upstream's pKVM.
-const SINGLE: Sharing = Sharing {
-    granule: 4096,
-    ranges: false,
-};
+const SINGLE: Sharing = Sharing { granule: 4096, ranges: false };
 
 #[test]
 fn without_the_uid_there_is_no_vendor_service() {
     fake::reset(None);
     assert!(has_smccc_1_1::<Fake>());
     assert!(Hyp::probe().is_none());
-    assert!(!fake::with(|state| state
-        .calls
-        .contains(&function::FEATURES)));
+    assert!(!fake::with(|state| state.calls.contains(&function::FEATURES)));
 }
 
 #[test]
@@ -78,10 +73,7 @@ fn a_count_that_makes_no_sense_is_an_error() {
         }
     }
     fake::reset(Some(fake::ALL));
-    let ranges = Sharing {
-        ranges: true,
-        ..SINGLE
-    };
+    let ranges = Sharing { ranges: true, ..SINGLE };
     let none = Hypervisor::<Liar<0>>::probe().unwrap();
     assert_eq!(none.share(ranges, Ipa(0x1000), 2), Err(Error::Nonsense(0)));
     let more = Hypervisor::<Liar<3>>::probe().unwrap();
@@ -96,10 +88,7 @@ fn enrolment_happens_where_it_is_offered_and_only_there() {
     hyp.enrol().unwrap();
     assert!(fake::with(|state| state.enrolled));
     hyp.guard_mmio(Ipa(0x0900_0000)).unwrap();
-    assert_eq!(
-        hyp.guard_mmio(Ipa(0x0900_0000)),
-        Err(Error::Refused(fake::INVALID_PARAMETER))
-    );
+    assert_eq!(hyp.guard_mmio(Ipa(0x0900_0000)), Err(Error::Refused(fake::INVALID_PARAMETER)));
 
     // Upstream: function 7 alone, and a refusal is no error.
     fake::reset(Some(feature::FEATURES | feature::MMIO_GUARD_MAP));
@@ -138,10 +127,7 @@ fn error_codes_of_either_width_are_errors() {
             result
         }
     }
-    assert_eq!(
-        vendor_call::<Narrow>(0, [0, 0]),
-        Err(Error::Refused(fake::NOT_SUPPORTED))
-    );
+    assert_eq!(vendor_call::<Narrow>(0, [0, 0]), Err(Error::Refused(fake::NOT_SUPPORTED)));
 }
 
 #[test]

@@ -10,10 +10,7 @@ const BANK: (u64, u64) = (RAM.start, RAM.end);
 
 /// Cells, as a property's value.
 fn cells(values: &[u64]) -> Vec<u32, 16> {
-    values
-        .iter()
-        .flat_map(|value| [(value >> 32) as u32, *value as u32])
-        .collect()
+    values.iter().flat_map(|value| [(value >> 32) as u32, *value as u32]).collect()
 }
 
 fn node(name: &str, properties: &[(&str, &[u32])], strings: &[(&str, &str)]) -> DeviceTreeNode {
@@ -30,24 +27,15 @@ fn node(name: &str, properties: &[(&str, &[u32])], strings: &[(&str, &str)]) -> 
 
 /// A memory node with banks of these starts and ends.
 fn memory(banks: &[(u64, u64)]) -> DeviceTreeNode {
-    let reg: std::vec::Vec<u32> = banks
-        .iter()
-        .flat_map(|(start, end)| cells(&[*start, end.wrapping_sub(*start)]))
-        .collect();
-    node(
-        "memory",
-        &[("reg", reg.as_slice())],
-        &[("device_type", "memory")],
-    )
+    let reg: std::vec::Vec<u32> =
+        banks.iter().flat_map(|(start, end)| cells(&[*start, end.wrapping_sub(*start)])).collect();
+    node("memory", &[("reg", reg.as_slice())], &[("device_type", "memory")])
 }
 
 fn initrd_at(span: Span) -> DeviceTreeNode {
     node(
         "chosen",
-        &[
-            ("linux,initrd-start", &cells(&[span.start])),
-            ("linux,initrd-end", &cells(&[span.end])),
-        ],
+        &[("linux,initrd-start", &cells(&[span.start])), ("linux,initrd-end", &cells(&[span.end]))],
         &[("bootargs", "a=b")],
     )
 }
@@ -55,8 +43,7 @@ fn initrd_at(span: Span) -> DeviceTreeNode {
 fn tree(children: impl IntoIterator<Item = DeviceTreeNode>) -> std::vec::Vec<u8> {
     let mut tree = DeviceTree::new();
     for name in ["#address-cells", "#size-cells"] {
-        tree.root
-            .add_property(DeviceTreeProperty::new(name, 2_u32).unwrap());
+        tree.root.add_property(DeviceTreeProperty::new(name, 2_u32).unwrap());
     }
     for child in children {
         tree.root.add_child(child);
@@ -71,10 +58,7 @@ fn parse(children: impl IntoIterator<Item = DeviceTreeNode>) -> Result<Machine, 
 fn virtio(name: &str, base: u64, bytes: u64, spi: u32) -> DeviceTreeNode {
     node(
         name,
-        &[
-            ("reg", &cells(&[base, bytes])),
-            ("interrupts", &[0, spi, 1]),
-        ],
+        &[("reg", &cells(&[base, bytes])), ("interrupts", &[0, spi, 1])],
         &[("compatible", "virtio,mmio")],
     )
 }
@@ -82,10 +66,7 @@ fn virtio(name: &str, base: u64, bytes: u64, spi: u32) -> DeviceTreeNode {
 fn gic(distributor: u64, redistributor: u64) -> DeviceTreeNode {
     node(
         "intc",
-        &[(
-            "reg",
-            &cells(&[distributor, 0x1_0000, redistributor, 0x2_0000]),
-        )],
+        &[("reg", &cells(&[distributor, 0x1_0000, redistributor, 0x2_0000]))],
         &[("compatible", "arm,gic-v3")],
     )
 }
@@ -101,16 +82,8 @@ fn a_sound_machine_is_taken_as_it_is() {
             &[("interrupts", &[1, 13, 4, 1, 14, 4, 1, 11, 4, 1, 10, 4])],
             &[("compatible", "arm,armv8-timer")],
         ),
-        node(
-            "pl011@9000000",
-            &[("reg", &cells(&[0x0900_0000, 0x1000]))],
-            &[("compatible", "arm,pl011")],
-        ),
-        node(
-            "psci",
-            &[],
-            &[("compatible", "arm,psci-1.0"), ("method", "hvc")],
-        ),
+        node("pl011@9000000", &[("reg", &cells(&[0x0900_0000, 0x1000]))], &[("compatible", "arm,pl011")]),
+        node("psci", &[], &[("compatible", "arm,psci-1.0"), ("method", "hvc")]),
         virtio("virtio_mmio@a000000", 0x0a00_0000, 0x200, 16),
     ])
     .unwrap();
@@ -120,19 +93,10 @@ fn a_sound_machine_is_taken_as_it_is() {
     assert_eq!(machine.conduit, Some(Conduit::Hvc));
     assert_eq!(machine.timer, Some(27));
     assert_eq!(machine.uart, Some(0x0900_0000));
-    assert_eq!(
-        machine.gic.map(|gic| (gic.distributor, gic.redistributor)),
-        Some((0x0800_0000, 0x080a_0000))
-    );
+    assert_eq!(machine.gic.map(|gic| (gic.distributor, gic.redistributor)), Some((0x0800_0000, 0x080a_0000)));
     assert_eq!(
         machine.virtio.as_slice(),
-        &[VirtioSlot {
-            registers: 0x0a00_0000..0x0a00_0200,
-            interrupt: Interrupt {
-                intid: 48,
-                edge: true
-            },
-        }]
+        &[VirtioSlot { registers: 0x0a00_0000..0x0a00_0200, interrupt: Interrupt { intid: 48, edge: true } }]
     );
 }
 
@@ -148,10 +112,7 @@ fn memory_that_makes_no_sense_is_refused() {
         assert_eq!(parse([memory(banks)]).err(), Some(Error::Memory));
     }
     // A bank with no end in the address space is no bank.
-    assert_eq!(
-        parse([memory(&[(0xffff_ffff_ffff_f000, 0x1000)])]).err(),
-        Some(Error::Memory)
-    );
+    assert_eq!(parse([memory(&[(0xffff_ffff_ffff_f000, 0x1000)])]).err(), Some(Error::Memory));
     let many = [0, 1, 2, 3, 4, 5, 6, 7, 8].map(|n| (n << 28, (n << 28) + 0x1000));
     assert_eq!(parse([memory(&many)]).err(), Some(Error::TooMany));
 }
@@ -163,10 +124,7 @@ fn payload_tree_and_initrd_lie_in_memory_and_apart() {
     let cut = memory(&[(RAM.start, IMAGE.end - 0x1000)]);
     assert_eq!(parse([cut]).err(), Some(Error::Placement("payload")));
     let without_tree = memory(&[(RAM.start, TREE)]);
-    assert_eq!(
-        parse([without_tree]).err(),
-        Some(Error::Placement("device tree"))
-    );
+    assert_eq!(parse([without_tree]).err(), Some(Error::Placement("device tree")));
     let over_payload = Machine::parse(&tree([memory(&[BANK])]), IMAGE.start, IMAGE);
     assert_eq!(over_payload.err(), Some(Error::Placement("device tree")));
     for initrd in [
@@ -175,10 +133,7 @@ fn payload_tree_and_initrd_lie_in_memory_and_apart() {
         RAM.end - 1..RAM.end + 1,
         0x3fff_ffff..0x4000_0001,
         0..u64::MAX,
-        Span {
-            start: 0x4100_0001,
-            end: 0x4100_0000,
-        },
+        Span { start: 0x4100_0001, end: 0x4100_0000 },
     ] {
         assert_eq!(
             parse([memory(&[BANK]), initrd_at(initrd.clone())]).err(),
@@ -199,11 +154,7 @@ fn a_device_over_memory_is_not_there() {
         virtio("virtio_mmio@a000200", 0x0a00_0200, 0x200, 1000),
         virtio("virtio_mmio@8000000000", 1 << 39, 0x200, 4),
         virtio("virtio_mmio@a000400", 0x0a00_0400, u64::MAX, 5),
-        node(
-            "pl011@40201000",
-            &[("reg", &cells(&[IMAGE.start, 0x1000]))],
-            &[("compatible", "arm,pl011")],
-        ),
+        node("pl011@40201000", &[("reg", &cells(&[IMAGE.start, 0x1000]))], &[("compatible", "arm,pl011")]),
     ])
     .unwrap();
     assert_eq!(machine.gic, None);
@@ -217,17 +168,8 @@ fn free_memory_leaves_out_whatever_is_taken() {
     for name in ["#address-cells", "#size-cells"] {
         reserved.add_property(DeviceTreeProperty::new(name, 2_u32).unwrap());
     }
-    reserved.add_child(node(
-        "pool@4a000000",
-        &[("reg", &cells(&[0x4a00_0000, 0x1000]))],
-        &[],
-    ));
-    let machine = parse([
-        memory(&[BANK]),
-        initrd_at(0x4400_0800..0x4400_1234),
-        reserved,
-    ])
-    .unwrap();
+    reserved.add_child(node("pool@4a000000", &[("reg", &cells(&[0x4a00_0000, 0x1000]))], &[]));
+    let machine = parse([memory(&[BANK]), initrd_at(0x4400_0800..0x4400_1234), reserved]).unwrap();
     assert_eq!(machine.free_memory(), Some(0x4a00_1000..RAM.end));
 
     let machine = parse([memory(&[BANK]), initrd_at(0x4fff_f800..0x4fff_f801)]).unwrap();

@@ -25,23 +25,14 @@ fn a_plan_reads_back_as_it_was_written() {
     let geometry = plan.geometry();
     assert_eq!(geometry.disk_bytes(), disk.len() as u64);
     assert_eq!(geometry.blocks(), 3);
-    assert_eq!(
-        geometry.block(2),
-        2 * BLOCK_BYTES..2 * BLOCK_BYTES + SECTOR_BYTES
-    );
+    assert_eq!(geometry.block(2), 2 * BLOCK_BYTES..2 * BLOCK_BYTES + SECTOR_BYTES);
     assert!(geometry.block(3).is_empty());
-    assert_eq!(
-        [0, 1, 2, 3].map(|index| geometry.is_written(index)),
-        [false, true, true, false]
-    );
+    assert_eq!([0, 1, 2, 3].map(|index| geometry.is_written(index)), [false, true, true, false]);
     let digests: Vec<_> = plan.digests().collect();
     assert_eq!(digests.len(), 3);
     for (index, expected) in digests {
         let block = geometry.block(index);
-        assert_eq!(
-            digest(&disk[block.start as usize..block.end as usize]),
-            expected
-        );
+        assert_eq!(digest(&disk[block.start as usize..block.end as usize]), expected);
     }
 }
 
@@ -56,22 +47,8 @@ fn each_bad_field_is_named() {
         (12, &[1], Error::BlockSize(0x1_0001)),
         (16, &[2], Error::BlockCount(2)),
         (24, &[1], Error::DiskSize(BLOCK_BYTES + 1)),
-        (
-            32,
-            &[0xff; 8],
-            Error::WriteRegion {
-                offset: u64::MAX,
-                bytes: 0,
-            },
-        ),
-        (
-            40,
-            &[1],
-            Error::WriteRegion {
-                offset: 0,
-                bytes: 1,
-            },
-        ),
+        (32, &[0xff; 8], Error::WriteRegion { offset: u64::MAX, bytes: 0 }),
+        (40, &[1], Error::WriteRegion { offset: 0, bytes: 1 }),
     ];
     for (offset, patch, expected) in cases {
         let mut bytes = good.clone();
@@ -89,13 +66,9 @@ fn a_region_is_whole_blocks_of_the_disk() {
     for write in [0..0, 0..disk, BLOCK_BYTES..2 * BLOCK_BYTES] {
         assert!(Geometry::new(disk, write).is_ok());
     }
-    for write in [
-        0..1,
-        1..BLOCK_BYTES,
-        2 * BLOCK_BYTES..disk + BLOCK_BYTES,
-        BLOCK_BYTES..u64::MAX,
-        disk + 1..disk + 1,
-    ] {
+    for write in
+        [0..1, 1..BLOCK_BYTES, 2 * BLOCK_BYTES..disk + BLOCK_BYTES, BLOCK_BYTES..u64::MAX, disk + 1..disk + 1]
+    {
         assert!(Geometry::new(disk, write.clone()).is_err(), "{write:?}");
     }
     assert_eq!(Geometry::new(0, 0..0), Err(Error::DiskSize(0)));

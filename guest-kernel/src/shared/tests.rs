@@ -129,9 +129,7 @@ fn copies_of_any_length_arrive() {
     let mut pool = protected_pool();
     let run = pool.alloc(1).unwrap();
     for length in [0, 1, 7, 8, 9, 4095, 4096] {
-        let data: Vec<u8> = (0..length)
-            .map(|index| index as u8 ^ length as u8)
-            .collect();
+        let data: Vec<u8> = (0..length).map(|index| index as u8 ^ length as u8).collect();
         let mut back = vec![0; length];
         run.write(&data);
         run.read(&mut back);

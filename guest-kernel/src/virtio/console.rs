@@ -36,12 +36,7 @@ impl<T: transport::Transport> VirtioConsole<T> {
         let receive = VirtQueue::new(&mut transport, RECEIVE, false, false)?;
         let transmit = VirtQueue::new(&mut transport, TRANSMIT, false, false)?;
         transport.finish_init();
-        Ok(Self {
-            transport,
-            transmit,
-            _receive: receive,
-            broken: false,
-        })
+        Ok(Self { transport, transmit, _receive: receive, broken: false })
     }
 
     /// Prints `bytes`, and sleeps until the device has taken them.

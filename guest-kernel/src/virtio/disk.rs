@@ -65,10 +65,7 @@ impl<T: transport::Transport> fmt::Debug for Disk<T> {
 
 impl<T: transport::Transport> Disk<T> {
     pub(crate) fn new(transport: T) -> Result<Self, virtio_drivers::Error> {
-        Ok(Self {
-            device: VirtIOBlk::new(transport)?,
-            broken: false,
-        })
+        Ok(Self { device: VirtIOBlk::new(transport)?, broken: false })
     }
 
     /// Bytes of the disk, as the device says.
@@ -134,34 +131,22 @@ impl<T: transport::Transport> Disk<T> {
         let (mut request, mut response) = (BlkReq::default(), BlkResp::default());
         // SAFETY: the device gets copies (`PoolHal`), so that none of the three is accessed before
         // `complete_read_blocks`, nor at all if that is never reached.
-        let token = unsafe {
-            self.device
-                .read_blocks_nb(sector, &mut request, data, &mut response)
-        }
-        .map_err(Error::Device)?;
+        let token = unsafe { self.device.read_blocks_nb(sector, &mut request, data, &mut response) }
+            .map_err(Error::Device)?;
         self.wait_for(token)?;
         // SAFETY: the same buffers as above, with the token that came back for them.
-        let outcome = unsafe {
-            self.device
-                .complete_read_blocks(token, &request, data, &mut response)
-        };
+        let outcome = unsafe { self.device.complete_read_blocks(token, &request, data, &mut response) };
         self.complete(outcome)
     }
 
     fn write_request(&mut self, sector: usize, data: &[u8]) -> Result<(), Error> {
         let (mut request, mut response) = (BlkReq::default(), BlkResp::default());
         // SAFETY: as in `read_request`.
-        let token = unsafe {
-            self.device
-                .write_blocks_nb(sector, &mut request, data, &mut response)
-        }
-        .map_err(Error::Device)?;
+        let token = unsafe { self.device.write_blocks_nb(sector, &mut request, data, &mut response) }
+            .map_err(Error::Device)?;
         self.wait_for(token)?;
         // SAFETY: the same buffers as above, with the token that came back for them.
-        let outcome = unsafe {
-            self.device
-                .complete_write_blocks(token, &request, data, &mut response)
-        };
+        let outcome = unsafe { self.device.complete_write_blocks(token, &request, data, &mut response) };
         self.complete(outcome)
     }
 

@@ -61,12 +61,7 @@ fn write<V: Copy>(address: u64, value: V) {
 impl Queue {
     fn descriptor(&self, index: u16) -> Descriptor {
         let at = self.descriptors + 16 * u64::from(index);
-        Descriptor {
-            address: read(at),
-            length: read(at + 8),
-            flags: read(at + 12),
-            next: read(at + 14),
-        }
+        Descriptor { address: read(at), length: read(at + 8), flags: read(at + 12), next: read(at + 14) }
     }
 
     /// The head and the buffers of the next request, if there is one.
@@ -166,13 +161,8 @@ impl Transport for Device {
         driver: PhysAddr,
         device: PhysAddr,
     ) {
-        self.0.borrow_mut().queues[usize::from(queue)] = Queue {
-            size,
-            descriptors,
-            driver,
-            device,
-            ..Queue::default()
-        };
+        self.0.borrow_mut().queues[usize::from(queue)] =
+            Queue { size, descriptors, driver, device, ..Queue::default() };
     }
     fn queue_unset(&mut self, _: u16) {}
     fn queue_used(&mut self, _: u16) -> bool {
@@ -184,19 +174,12 @@ impl Transport for Device {
     fn read_config_generation(&self) -> u32 {
         0
     }
-    fn read_config_space<V: FromBytes + IntoBytes>(
-        &self,
-        offset: usize,
-    ) -> virtio_drivers::Result<V> {
+    fn read_config_space<V: FromBytes + IntoBytes>(&self, offset: usize) -> virtio_drivers::Result<V> {
         let mut config = [0; 64];
         config[..8].copy_from_slice(&self.0.borrow().capacity.to_le_bytes());
         Ok(V::read_from_prefix(&config[offset..]).unwrap().0)
     }
-    fn write_config_space<V: IntoBytes + Immutable>(
-        &mut self,
-        _: usize,
-        _: V,
-    ) -> virtio_drivers::Result<()> {
+    fn write_config_space<V: IntoBytes + Immutable>(&mut self, _: usize, _: V) -> virtio_drivers::Result<()> {
         Err(DriverError::Unsupported)
     }
 }
@@ -441,10 +424,7 @@ fn a_capacity_is_a_claim() {
 #[test]
 fn a_console_that_lies_prints_no_more() {
     let _pool = pool();
-    for behaviour in [
-        (|queue, head, _| queue.put(u32::from(head) ^ 1, 0)) as Behaviour,
-        |_, _, _| (),
-    ] {
+    for behaviour in [(|queue, head, _| queue.put(u32::from(head) ^ 1, 0)) as Behaviour, |_, _, _| ()] {
         let device = Device::new(DeviceType::Console, behaviour);
         let mut console = VirtioConsole::new(device.guarded()).unwrap();
         assert!(console.write(b"hello").is_err());

@@ -65,16 +65,10 @@ impl Disk {
     /// The queue can't be set up, or the disk has no configuration.
     pub(crate) fn new(mut transport: HostTransport) -> virtio_drivers::Result<Self> {
         let features = transport.begin_init(Features::all());
-        let [low, high] =
-            transport.read_consistent(|| transport.read_config_space::<[u32; 2]>(CAPACITY))?;
+        let [low, high] = transport.read_consistent(|| transport.read_config_space::<[u32; 2]>(CAPACITY))?;
         let queue = VirtQueue::new(&mut transport, QUEUE, false, false)?;
         transport.finish_init();
-        Ok(Self {
-            transport,
-            queue,
-            sectors: u64::from(high) << 32 | u64::from(low),
-            features,
-        })
+        Ok(Self { transport, queue, sectors: u64::from(high) << 32 | u64::from(low), features })
     }
 
     /// Makes it a disk that refuses writes, whatever the device allows.

@@ -27,8 +27,7 @@ fn main(device_tree: u64) -> ! {
     let Ok(tree) = (unsafe { Fdt::from_raw(tree) }) else {
         power::off() // there is no telling where a UART is
     };
-    let platform =
-        Platform::parse(tree).unwrap_or_else(|error| refuse_early(tree, format_args!("{error}")));
+    let platform = Platform::parse(tree).unwrap_or_else(|error| refuse_early(tree, format_args!("{error}")));
     power::set_conduit(platform.psci);
     let registers =
         turn_mmu_on(&platform).unwrap_or_else(|error| refuse_early(tree, format_args!("{error}")));
@@ -46,10 +45,7 @@ fn main(device_tree: u64) -> ! {
         power::refuse(format_args!("{error}"));
     }
     cpus::start_others(&platform, registers, scheduler::work);
-    console::record(&Record::Host {
-        el: cpu::current_el(),
-        cpus: cpus::online() as u64,
-    });
+    console::record(&Record::Host { el: cpu::current_el(), cpus: cpus::online() as u64 });
     let devices = devices::start(&platform);
     let Some(memory) = platform.image.clone() else {
         power::refuse(format_args!("the device tree names no boot image"));

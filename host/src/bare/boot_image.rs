@@ -33,20 +33,10 @@ impl BootImage {
         let page = unsafe { core::slice::from_raw_parts(page, bytes) };
         let manifest = Manifest::parse(page)?;
         if manifest.bytes_from_manifest() > length {
-            return Err(Error::Truncated {
-                expected: manifest.bytes_from_manifest(),
-                found: length,
-            });
+            return Err(Error::Truncated { expected: manifest.bytes_from_manifest(), found: length });
         }
-        let start = memory
-            .start
-            .checked_sub(manifest.offset())
-            .ok_or(Error::TotalSize)?;
-        Ok(Self {
-            manifest,
-            start,
-            end: memory.end,
-        })
+        let start = memory.start.checked_sub(manifest.offset()).ok_or(Error::TotalSize)?;
+        Ok(Self { manifest, start, end: memory.end })
     }
 
     /// The content of a part, if there is one. The host's own is not content any more.

@@ -38,9 +38,7 @@ unsafe fn open(registers: u64) -> Option<Console> {
     let registers = core::ptr::with_exposed_provenance_mut::<PL011Registers>(registers as usize);
     let registers = NonNull::new(registers)?;
     // SAFETY: the caller vouches for the registers.
-    Some(Console(Uart::new(unsafe {
-        UniqueMmioPointer::new(registers)
-    })))
+    Some(Console(Uart::new(unsafe { UniqueMmioPointer::new(registers) })))
 }
 
 /// Writes a [`Record::Refused`] to a UART while the MMU is off and there are no locks.

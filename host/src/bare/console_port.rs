@@ -33,10 +33,7 @@ impl ConsolePort {
         transport.begin_init(Features::empty());
         let transmit = VirtQueue::new(&mut transport, TRANSMIT, false, false)?;
         transport.finish_init();
-        Ok(Self {
-            transport,
-            transmit,
-        })
+        Ok(Self { transport, transmit })
     }
 }
 
@@ -48,14 +45,8 @@ impl embedded_io::Write for ConsolePort {
     /// Writes all of it, and sleeps until the device has taken it.
     fn write(&mut self, bytes: &[u8]) -> Result<usize, Self::Error> {
         if !bytes.is_empty() {
-            devices::request(
-                &mut self.transmit,
-                &mut self.transport,
-                TRANSMIT,
-                &[bytes],
-                &mut [],
-            )
-            .map_err(|_| embedded_io::ErrorKind::Other)?;
+            devices::request(&mut self.transmit, &mut self.transport, TRANSMIT, &[bytes], &mut [])
+                .map_err(|_| embedded_io::ErrorKind::Other)?;
         }
         Ok(bytes.len())
     }

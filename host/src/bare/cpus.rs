@@ -68,11 +68,7 @@ pub(crate) fn start_others(platform: &Platform, registers: Registers, work: fn()
         let stack = Box::leak(vec![0_u128; STACK_BYTES / size_of::<u128>()].into_boxed_slice());
         let stack_top = stack.as_ptr_range().end.addr() as u64;
         let start = Box::leak(Box::new(Start {
-            boot: SecondaryBoot {
-                stack_top,
-                entry: arrive,
-                argument: 0,
-            },
+            boot: SecondaryBoot { stack_top, entry: arrive, argument: 0 },
             number,
             registers,
             work,

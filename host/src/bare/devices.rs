@@ -38,22 +38,15 @@ pub(crate) struct Devices {
 /// Finds and starts the machine's devices. One that can't be used is the end of the host: it was
 /// given for a purpose.
 pub(crate) fn start(platform: &Platform) -> Devices {
-    let mut devices = Devices {
-        disk: None,
-        console: None,
-    };
+    let mut devices = Devices { disk: None, console: None };
     let Some(pci) = &platform.pci else {
         return devices;
     };
     // SAFETY: this is the one call; `boot` mapped what the device tree says of the root complex.
-    let found = unsafe { pcie::enumerate(pci) }
-        .unwrap_or_else(|error| power::refuse(format_args!("{error}")));
+    let found =
+        unsafe { pcie::enumerate(pci) }.unwrap_or_else(|error| power::refuse(format_args!("{error}")));
     for (line, device) in LINES.iter().zip(found) {
-        let Found {
-            transport,
-            intid,
-            isr,
-        } = device;
+        let Found { transport, intid, isr } = device;
         line.store(u64::from(intid) << 32 | isr, Ordering::Release);
         if let Err(error) = interrupts::enable_device(intid) {
             power::refuse(format_args!("{error}"));

@@ -59,10 +59,7 @@ impl<'a> Frames<'a> {
         self.lowest = self.next_free(self.lowest);
         let mut start = self.lowest.next_multiple_of(alignment);
         while pages != 0 && start.checked_add(pages)? <= self.end {
-            match (start..start + pages)
-                .rev()
-                .find(|frame| !self.is_free(*frame))
-            {
+            match (start..start + pages).rev().find(|frame| !self.is_free(*frame)) {
                 None => {
                     self.mark(start..start + pages, false);
                     return PageRange::<Pfn>::new(Pfn(start), pages);
@@ -81,10 +78,7 @@ impl<'a> Frames<'a> {
     /// Free frames.
     #[cfg(test)]
     fn available(&self) -> u64 {
-        self.free
-            .iter()
-            .map(|word| u64::from(word.count_ones()))
-            .sum()
+        self.free.iter().map(|word| u64::from(word.count_ones())).sum()
     }
 
     fn is_free(&self, frame: u64) -> bool {
@@ -98,8 +92,7 @@ impl<'a> Frames<'a> {
             let (word, bit) = self.place(frame);
             let from_here = self.free[word] & !(bit - 1);
             if from_here != 0 {
-                return (frame + u64::from(from_here.trailing_zeros() - bit.trailing_zeros()))
-                    .min(self.end);
+                return (frame + u64::from(from_here.trailing_zeros() - bit.trailing_zeros())).min(self.end);
             }
             frame += FRAMES_PER_WORD - u64::from(bit.trailing_zeros());
         }
@@ -122,10 +115,7 @@ impl<'a> Frames<'a> {
 
     fn place(&self, frame: u64) -> (usize, u64) {
         let index = frame - self.first;
-        (
-            (index / FRAMES_PER_WORD) as usize,
-            1 << (index % FRAMES_PER_WORD),
-        )
+        ((index / FRAMES_PER_WORD) as usize, 1 << (index % FRAMES_PER_WORD))
     }
 }
 

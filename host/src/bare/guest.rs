@@ -146,11 +146,7 @@ fn launch(
             Some(disk)
         }
     };
-    let resources = Resources {
-        hypervisor,
-        memory: TolerantMemory,
-        frames: MachineFrames,
-    };
+    let resources = Resources { hypervisor, memory: TolerantMemory, frames: MachineFrames };
     let settings = VmmConfig {
         layout: &layout,
         protected: config.protected,
@@ -161,11 +157,7 @@ fn launch(
     let (vmm, launch) = Vmm::new(resources, settings)?;
     console::line(format_args!(
         "the VM starts, {} as {}",
-        if launch.measured {
-            "measured"
-        } else {
-            "not measured"
-        },
+        if launch.measured { "measured" } else { "not measured" },
         launch.measurement
     ));
     Ok(vmm)

@@ -16,10 +16,7 @@ struct LockedHeap(IrqLock<Heap>);
 // atomic.
 unsafe impl GlobalAlloc for LockedHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        self.0
-            .lock()
-            .allocate_first_fit(layout)
-            .map_or(ptr::null_mut(), NonNull::as_ptr)
+        self.0.lock().allocate_first_fit(layout).map_or(ptr::null_mut(), NonNull::as_ptr)
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
@@ -39,8 +36,6 @@ pub(crate) unsafe fn init(memory: Range<u64>) {
     let start = ptr::with_exposed_provenance_mut(memory.start as usize);
     // SAFETY: the caller vouches for the memory.
     unsafe {
-        HEAP.0
-            .lock()
-            .init(start, (memory.end - memory.start) as usize);
+        HEAP.0.lock().init(start, (memory.end - memory.start) as usize);
     }
 }

@@ -72,10 +72,9 @@ impl From<GicError> for Error {
 /// Called once, by the boot CPU, with the GIC's registers mapped as a device for good.
 pub(crate) unsafe fn init(platform: &Platform) -> Result<(), Error> {
     let missing = Error::NoRedistributor(0);
-    let distributor = NonNull::new(core::ptr::with_exposed_provenance_mut::<Gicd>(
-        platform.distributor.start as usize,
-    ))
-    .ok_or(missing)?;
+    let distributor =
+        NonNull::new(core::ptr::with_exposed_provenance_mut::<Gicd>(platform.distributor.start as usize))
+            .ok_or(missing)?;
     let first = NonNull::new(core::ptr::with_exposed_provenance_mut::<GicrSgi>(
         platform.redistributors.start as usize,
     ))
@@ -90,13 +89,8 @@ pub(crate) unsafe fn init(platform: &Platform) -> Result<(), Error> {
         AFFINITIES[number].store(*affinity, Ordering::Relaxed);
         let index = redistributor_of(&mut gic, *affinity, platform.cpus.len())?;
         // GICv4 redistributors have two frames more (IHI 0069, 12.10): their stride is twice as big.
-        let frames = if gic.gicr_typer(index)?.virtual_lpis_supported() {
-            2
-        } else {
-            1
-        };
-        let address =
-            platform.redistributors.start + (index * frames * size_of::<GicrSgi>()) as u64;
+        let frames = if gic.gicr_typer(index)?.virtual_lpis_supported() { 2 } else { 1 };
+        let address = platform.redistributors.start + (index * frames * size_of::<GicrSgi>()) as u64;
         REDISTRIBUTORS[number].store(address, Ordering::Relaxed);
     }
     PHYSICAL_TIMER.store(platform.physical_timer.into(), Ordering::Relaxed);
@@ -194,20 +188,15 @@ pub(crate) fn drain() {
 /// guest has dealt with it. Inactive: it may fire.
 pub(crate) fn set_virtual_timer_active(active: bool) {
     let address = REDISTRIBUTORS[cpus::current()].load(Ordering::Relaxed);
-    let Some(registers) = NonNull::new(core::ptr::with_exposed_provenance_mut::<GicrSgi>(
-        address as usize,
-    )) else {
+    let Some(registers) = NonNull::new(core::ptr::with_exposed_provenance_mut::<GicrSgi>(address as usize))
+    else {
         return;
     };
     // SAFETY: `init` stored the address of this CPU's mapped redistributor; of its registers only
     // these two are used, which act on the bits that are written as ones and which nothing else uses.
     let mut registers = unsafe { UniqueMmioPointer::new(registers) };
     let mut private = field!(registers, sgi);
-    let mut bank = if active {
-        field!(private, isactiver)
-    } else {
-        field!(private, icactiver)
-    };
+    let mut bank = if active { field!(private, isactiver) } else { field!(private, icactiver) };
     if let Some(mut register) = bank.get(0) {
         register.write(VIRTUAL_TIMER_BIT);
     }

@@ -28,16 +28,15 @@ static FRAMES: IrqLock<Option<Frames<'static>>> = IrqLock::new(None);
 pub(crate) unsafe fn init(platform: &Platform) -> Result<(), &'static str> {
     const TOO_SMALL: &str = "RAM is too small for the host";
     let span = platform.ram_span();
-    let bitmap_bytes = (Frames::words(span.end - span.start) * size_of::<u64>() as u64)
-        .next_multiple_of(PAGE_SIZE);
+    let bitmap_bytes =
+        (Frames::words(span.end - span.start) * size_of::<u64>() as u64).next_multiple_of(PAGE_SIZE);
     let bitmap = find_room(platform, bitmap_bytes).ok_or(TOO_SMALL)?;
     let words = core::ptr::with_exposed_provenance_mut::<u64>(bitmap as usize);
     // SAFETY: the frames are free RAM, as `find_room` checked, and page aligned; they are zeroed before
     // a reference to them is made, and `remove` below keeps anyone else from getting them.
     unsafe { words.write_bytes(0, bitmap_bytes as usize / size_of::<u64>()) };
     // SAFETY: as above.
-    let words =
-        unsafe { core::slice::from_raw_parts_mut(words, bitmap_bytes as usize / size_of::<u64>()) };
+    let words = unsafe { core::slice::from_raw_parts_mut(words, bitmap_bytes as usize / size_of::<u64>()) };
     let mut frames = Frames::new(span, words).ok_or(TOO_SMALL)?;
     for bank in &platform.ram {
         frames.add(bank.clone());
@@ -46,9 +45,7 @@ pub(crate) unsafe fn init(platform: &Platform) -> Result<(), &'static str> {
         frames.remove(taken);
     }
     frames.remove(bitmap..bitmap + bitmap_bytes);
-    let memory = frames
-        .allocate(HEAP_BYTES / PAGE_SIZE, 1)
-        .ok_or(TOO_SMALL)?;
+    let memory = frames.allocate(HEAP_BYTES / PAGE_SIZE, 1).ok_or(TOO_SMALL)?;
     // SAFETY: the frames were just allocated, for the heap alone.
     unsafe { heap::init(memory.first().base().0..memory.end().base().0) };
     *FRAMES.lock() = Some(frames);
@@ -58,13 +55,9 @@ pub(crate) unsafe fn init(platform: &Platform) -> Result<(), &'static str> {
 /// RAM that is in use from the start.
 fn taken(platform: &Platform) -> impl Iterator<Item = core::ops::Range<u64>> {
     platform.reserved.iter().cloned().chain(
-        [
-            Some(platform.device_tree.clone()),
-            platform.image.clone(),
-            Some(Layout::current().image()),
-        ]
-        .into_iter()
-        .flatten(),
+        [Some(platform.device_tree.clone()), platform.image.clone(), Some(Layout::current().image())]
+            .into_iter()
+            .flatten(),
     )
 }
 
@@ -95,9 +88,7 @@ impl FrameAllocator for MachineFrames {
     }
 
     fn free(&mut self, first: Pfn, pages: u64) {
-        if let (Some(frames), Some(range)) =
-            (FRAMES.lock().as_mut(), PageRange::<Pfn>::new(first, pages))
-        {
+        if let (Some(frames), Some(range)) = (FRAMES.lock().as_mut(), PageRange::<Pfn>::new(first, pages)) {
             frames.release(range);
         }
     }

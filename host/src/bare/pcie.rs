@@ -3,8 +3,8 @@
 use alloc::vec::Vec;
 
 use virtio_drivers::transport::pci::bus::{
-    BarInfo, Cam, Command, ConfigurationAccess, DeviceFunction, MemoryBarType, MmioCam,
-    PCI_CAP_ID_VNDR, PciRoot,
+    BarInfo, Cam, Command, ConfigurationAccess, DeviceFunction, MemoryBarType, MmioCam, PCI_CAP_ID_VNDR,
+    PciRoot,
 };
 use virtio_drivers::transport::pci::{
     PciTransport, VIRTIO_PCI_CAP_ISR_CFG, VirtioPciError, virtio_device_type,
@@ -77,17 +77,13 @@ pub(crate) unsafe fn enumerate(host: &PciHost) -> Result<Vec<Found>, Error> {
     let mut root = PciRoot::new(registers);
     let mut next = host.window.start;
     let mut found = Vec::new();
-    let virtio = root
-        .enumerate_bus(ROOT_BUS)
-        .filter(|(_, info)| virtio_device_type(info).is_some());
+    let virtio = root.enumerate_bus(ROOT_BUS).filter(|(_, info)| virtio_device_type(info).is_some());
     for (function, _) in virtio.collect::<Vec<_>>() {
         let bars = place_bars(&mut root, function, &mut next, host.window.end)?;
         root.set_command(function, Command::MEMORY_SPACE | Command::BUS_MASTER);
         let pin = constants.read_word(function, INTERRUPT_LINE).to_le_bytes()[1];
         found.push(Found {
-            intid: host
-                .interrupt(function.device, pin)
-                .ok_or(Error::NoInterrupt)?,
+            intid: host.interrupt(function.device, pin).ok_or(Error::NoInterrupt)?,
             isr: isr(&root, &constants, function, &bars).ok_or(Error::NoIsr)?,
             transport: PciTransport::new::<Dma, _>(&mut root, function).map_err(Error::Virtio)?,
         });
@@ -105,10 +101,7 @@ fn place_bars(
     let mut addresses = [0; 6];
     let bars = root.bars(function).map_err(|_| Error::Bars)?;
     for (index, bar) in (0_u8..).zip(bars) {
-        let Some(BarInfo::Memory {
-            address_type, size, ..
-        }) = bar
-        else {
+        let Some(BarInfo::Memory { address_type, size, .. }) = bar else {
             continue;
         };
         // A BAR of size 0 is none; one that is not a power of two can't be aligned.
@@ -147,11 +140,7 @@ fn isr(
         let [_, kind] = capability.private_header.to_le_bytes();
         capability.id == PCI_CAP_ID_VNDR && kind == VIRTIO_PCI_CAP_ISR_CFG
     })?;
-    let read = |field| {
-        constants
-            .read_word(function, capability.offset.checked_add(field)?)
-            .into()
-    };
+    let read = |field| constants.read_word(function, capability.offset.checked_add(field)?).into();
     let bar: Option<u32> = read(CAPABILITY_BAR);
     let offset: Option<u32> = read(CAPABILITY_OFFSET);
     let [bar, ..] = bar?.to_le_bytes();

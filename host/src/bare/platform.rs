@@ -135,25 +135,17 @@ fn compatible<'a>(fdt: Fdt<'a>, name: &str) -> Option<FdtNode<'a>> {
 
 /// The `reg` entries of a node that are usable address ranges.
 fn registers(node: FdtNode<'_>) -> impl Iterator<Item = Range<u64>> {
-    node.reg()
-        .ok()
-        .flatten()
-        .into_iter()
-        .flatten()
-        .filter_map(|reg| {
-            let start = reg.address::<u64>().ok()?;
-            let bytes = reg.size::<u64>().ok()?;
-            (bytes != 0).then_some(start..start.checked_add(bytes)?)
-        })
+    node.reg().ok().flatten().into_iter().flatten().filter_map(|reg| {
+        let start = reg.address::<u64>().ok()?;
+        let bytes = reg.size::<u64>().ok()?;
+        (bytes != 0).then_some(start..start.checked_add(bytes)?)
+    })
 }
 
 /// A property of one or two cells.
 fn number(node: FdtNode<'_>, name: &str) -> Option<u64> {
     let property = node.property(name)?;
-    property
-        .value_as::<u64>()
-        .or_else(|_| property.value_as::<u32>().map(u64::from))
-        .ok()
+    property.value_as::<u64>().or_else(|_| property.value_as::<u32>().map(u64::from)).ok()
 }
 
 fn ram(fdt: Fdt<'_>) -> Result<Vec<Range<u64>, MAX_BANKS>, Error> {
@@ -162,9 +154,7 @@ fn ram(fdt: Fdt<'_>) -> Result<Vec<Range<u64>, MAX_BANKS>, Error> {
     for node in root.children() {
         if node.name_without_address() == "memory" {
             for bank in registers(node) {
-                banks
-                    .push(bank)
-                    .map_err(|_| Error::TooMany("banks of RAM"))?;
+                banks.push(bank).map_err(|_| Error::TooMany("banks of RAM"))?;
             }
         }
     }
@@ -184,9 +174,7 @@ fn reserved(fdt: Fdt<'_>) -> Result<Vec<Range<u64>, MAX_RESERVED>, Error> {
     let parent = fdt.find_node("/reserved-memory");
     let nodes = parent.iter().flat_map(|parent| parent.children());
     for range in block.chain(nodes.flat_map(registers)) {
-        ranges
-            .push(range)
-            .map_err(|_| Error::TooMany("memory reservations"))?;
+        ranges.push(range).map_err(|_| Error::TooMany("memory reservations"))?;
     }
     Ok(ranges)
 }
@@ -195,10 +183,7 @@ fn image(fdt: Fdt<'_>) -> Result<Option<Range<u64>>, Error> {
     let Some(chosen) = fdt.find_node("/chosen") else {
         return Ok(None);
     };
-    match (
-        number(chosen, "linux,initrd-start"),
-        number(chosen, "linux,initrd-end"),
-    ) {
+    match (number(chosen, "linux,initrd-start"), number(chosen, "linux,initrd-end")) {
         (None, None) => Ok(None),
         (Some(start), Some(end)) if start < end => Ok(Some(start..end)),
         _ => Err(Error::Bad("initrd range")),
@@ -261,9 +246,7 @@ fn physical_timer(fdt: Fdt<'_>) -> Result<u32, Error> {
     /// Which of them is the non-secure EL1 physical timer's.
     const NON_SECURE_PHYSICAL: usize = 1;
     let node = compatible(fdt, "arm,armv8-timer").ok_or(Error::Missing("timer"))?;
-    let property = node
-        .property("interrupts")
-        .ok_or(Error::Missing("timer interrupts"))?;
+    let property = node.property("interrupts").ok_or(Error::Missing("timer interrupts"))?;
     property
         .as_prop_encoded_array([3])
         .ok()

@@ -33,11 +33,8 @@ pub(crate) fn cpu_on(affinity: u64, entry: u64, context: u64) -> Result<(), psci
 
 /// Turns the machine off.
 pub(crate) fn off() -> ! {
-    let _refused = if BY_HVC.load(Ordering::Relaxed) {
-        psci::system_off::<Hvc>()
-    } else {
-        psci::system_off::<Smc>()
-    };
+    let _refused =
+        if BY_HVC.load(Ordering::Relaxed) { psci::system_off::<Hvc>() } else { psci::system_off::<Smc>() };
     // Only firmware without SYSTEM_OFF comes back.
     loop {
         cpu::disable_irq();

@@ -82,13 +82,7 @@ fn serve_until_end(hypervisor: El2) -> End {
     loop {
         interrupts::drain();
         match next_task(last) {
-            Task::Enter {
-                vm,
-                vcpu,
-                entry,
-                timer_active,
-                deadline,
-            } => {
+            Task::Enter { vm, vcpu, entry, timer_active, deadline } => {
                 interrupts::set_virtual_timer_active(timer_active);
                 timer::arm(deadline);
                 let exit = hypervisor.vcpu_run(vm, vcpu, &entry);
@@ -182,9 +176,7 @@ fn finish(vcpu: VcpuIndex, exit: Result<ExitRecord, Refusal>) {
             write_faulted: attack.write_faulted,
         }),
         Some(Notice::BrokenQueue(error)) => {
-            console::line(format_args!(
-                "a driver of the guest's broke its queue: {error}"
-            ));
+            console::line(format_args!("a driver of the guest's broke its queue: {error}"));
         }
         None => {}
     }

@@ -25,11 +25,7 @@ unsafe impl<T: Send> Sync for SleepLock<T> {}
 impl<T> SleepLock<T> {
     /// A lock around `value`, free.
     pub(crate) const fn new(value: T) -> Self {
-        Self {
-            held: AtomicBool::new(false),
-            waiting: AtomicU64::new(0),
-            value: UnsafeCell::new(value),
-        }
+        Self { held: AtomicBool::new(false), waiting: AtomicU64::new(0), value: UnsafeCell::new(value) }
     }
 
     /// Sleeps until the value is this CPU's. Not to be called by its holder.

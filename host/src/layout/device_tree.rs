@@ -9,9 +9,7 @@ use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use shared_abi::addr::{Gfn, Ipa, PAGE_SIZE, PageRange};
 
 use super::GuestConfig;
-use crate::machine::{
-    GICD_BASE, GICD_BYTES, GICR_BASE, GICR_BYTES, Spi, UART_BASE, UART_SPI, VirtioSlot,
-};
+use crate::machine::{GICD_BASE, GICD_BYTES, GICR_BASE, GICR_BYTES, Spi, UART_BASE, UART_SPI, VirtioSlot};
 
 /// Phandles: how nodes name each other.
 mod phandle {
@@ -64,24 +62,19 @@ pub(super) fn build(contents: &Contents<'_>) -> Vec<u8> {
 }
 
 fn chosen(contents: &Contents<'_>) -> Builder {
-    let mut chosen =
-        Builder::new("chosen").with("stdout-path", format!("/pl011@{:x}", UART_BASE.0).as_str());
+    let mut chosen = Builder::new("chosen").with("stdout-path", format!("/pl011@{:x}", UART_BASE.0).as_str());
     if !contents.config.bootargs.is_empty() {
         chosen = chosen.with("bootargs", contents.config.bootargs);
     }
     if let Some((start, end)) = contents.initrd {
-        chosen = chosen
-            .with("linux,initrd-start", start.0)
-            .with("linux,initrd-end", end.0);
+        chosen = chosen.with("linux,initrd-start", start.0).with("linux,initrd-end", end.0);
     }
     chosen
 }
 
 fn memory(ram: PageRange<Gfn>) -> Builder {
     let base = ram.first().base();
-    Builder::at("memory", base)
-        .with("device_type", "memory")
-        .reg(&[(base, ram.len() * PAGE_SIZE)])
+    Builder::at("memory", base).with("device_type", "memory").reg(&[(base, ram.len() * PAGE_SIZE)])
 }
 
 fn psci() -> Builder {
@@ -91,27 +84,21 @@ fn psci() -> Builder {
 }
 
 fn cpus(count: u32) -> Builder {
-    Builder::new("cpus")
-        .with("#address-cells", 1_u32)
-        .with("#size-cells", 0_u32)
-        .children((0..count).map(|index| {
+    Builder::new("cpus").with("#address-cells", 1_u32).with("#size-cells", 0_u32).children((0..count).map(
+        |index| {
             Builder::new(&format!("cpu@{index:x}"))
                 .with("device_type", "cpu")
                 .with("compatible", "arm,armv8")
                 .with("reg", index)
                 .with("enable-method", "psci")
-        }))
+        },
+    ))
 }
 
 fn timer() -> Builder {
-    let cells: Vec<u32> = TIMER_PPIS
-        .into_iter()
-        .flat_map(|ppi| [interrupt::PPI, ppi, interrupt::LEVEL_HIGH])
-        .collect();
-    Builder::new("timer")
-        .with("compatible", "arm,armv8-timer")
-        .with("interrupts", cells)
-        .flag("always-on")
+    let cells: Vec<u32> =
+        TIMER_PPIS.into_iter().flat_map(|ppi| [interrupt::PPI, ppi, interrupt::LEVEL_HIGH]).collect();
+    Builder::new("timer").with("compatible", "arm,armv8-timer").with("interrupts", cells).flag("always-on")
 }
 
 fn gic(vcpus: u32) -> Builder {
@@ -119,10 +106,7 @@ fn gic(vcpus: u32) -> Builder {
         .with("compatible", "arm,gic-v3")
         .with("#interrupt-cells", 3_u32)
         .flag("interrupt-controller")
-        .reg(&[
-            (GICD_BASE, GICD_BYTES),
-            (GICR_BASE, GICR_BYTES * u64::from(vcpus)),
-        ])
+        .reg(&[(GICD_BASE, GICD_BYTES), (GICR_BASE, GICR_BYTES * u64::from(vcpus))])
         .with("phandle", phandle::GIC)
 }
 
@@ -164,8 +148,7 @@ impl Builder {
     }
 
     fn with<T: ToPropertyValue>(mut self, name: &str, value: T) -> Self {
-        self.0
-            .add_property(DeviceTreeProperty::new_unchecked(name, value));
+        self.0.add_property(DeviceTreeProperty::new_unchecked(name, value));
         self
     }
 

@@ -43,20 +43,10 @@ pub(super) fn place(file: &[u8], ram: PageRange<Gfn>) -> Result<Payload<'_>, Pay
     if headers.iter().any(|segment| segment.p_type == PT_INTERP) || needs_library(&elf)? {
         return Err(PayloadError::DynamicElf);
     }
-    let loads = || {
-        headers
-            .iter()
-            .filter(|segment| segment.p_type == PT_LOAD && segment.p_memsz != 0)
-    };
-    let lowest = loads()
-        .map(|segment| segment.p_paddr)
-        .min()
-        .ok_or(PayloadError::DamagedElf)?;
-    let bias = if header.e_type == ET_DYN {
-        PAYLOAD_BASE.0.wrapping_sub(lowest & !(PAGE_SIZE - 1))
-    } else {
-        0
-    };
+    let loads = || headers.iter().filter(|segment| segment.p_type == PT_LOAD && segment.p_memsz != 0);
+    let lowest = loads().map(|segment| segment.p_paddr).min().ok_or(PayloadError::DamagedElf)?;
+    let bias =
+        if header.e_type == ET_DYN { PAYLOAD_BASE.0.wrapping_sub(lowest & !(PAGE_SIZE - 1)) } else { 0 };
 
     let mut segments = Vec::new();
     let mut end = Ipa(0);
@@ -67,11 +57,7 @@ pub(super) fn place(file: &[u8], ram: PageRange<Gfn>) -> Result<Payload<'_>, Pay
         }
         let ipa = Ipa(load.p_paddr.wrapping_add(bias));
         end = end.max(in_ram(ipa.0, load.p_memsz, ram)?);
-        segments.push(Segment {
-            ipa,
-            data,
-            memory_bytes: load.p_memsz,
-        });
+        segments.push(Segment { ipa, data, memory_bytes: load.p_memsz });
     }
     segments.sort_by_key(|segment| segment.ipa);
     for pair in segments.windows(2) {
@@ -84,12 +70,7 @@ pub(super) fn place(file: &[u8], ram: PageRange<Gfn>) -> Result<Payload<'_>, Pay
     let entry = loads()
         .find_map(|load| entry_in(&load, header.e_entry))
         .ok_or(PayloadError::EntryOutside(header.e_entry))?;
-    Ok(Payload {
-        kind: Kind::Elf,
-        segments,
-        entry: Ipa(entry.wrapping_add(bias)),
-        end,
-    })
+    Ok(Payload { kind: Kind::Elf, segments, entry: Ipa(entry.wrapping_add(bias)), end })
 }
 
 /// Whether the file names a library that it wants beside it.

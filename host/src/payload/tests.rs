@@ -37,9 +37,8 @@ fn elf_file(kind: u16, machine: u16, entry: u64, headers: &[Header]) -> Vec<u8> 
     for (n, (kind, offset, address, in_file, in_memory)) in headers.iter().enumerate() {
         let at = EHDR_BYTES + n * PHDR_BYTES;
         put(at, &kind.to_le_bytes());
-        for (field, value) in [offset, address, address, in_file, in_memory, &PAGE_SIZE]
-            .into_iter()
-            .enumerate()
+        for (field, value) in
+            [offset, address, address, in_file, in_memory, &PAGE_SIZE].into_iter().enumerate()
         {
             put(at + 8 + 8 * field, &value.to_le_bytes());
         }
@@ -88,10 +87,7 @@ fn an_image_takes_the_memory_that_it_asks_for() {
 
 #[test]
 fn bad_images_are_refused() {
-    assert_eq!(
-        place(&image_file(0, 0x1000, 1)),
-        Err(PayloadError::BigEndianImage)
-    );
+    assert_eq!(place(&image_file(0, 0x1000, 1)), Err(PayloadError::BigEndianImage));
     for offset in [1, 0x20_0000, u64::MAX] {
         let file = image_file(offset, 0x1000, 0);
         assert_eq!(place(&file), Err(PayloadError::BadTextOffset(offset)));
@@ -109,10 +105,7 @@ fn an_executable_goes_where_it_was_linked() {
         EXEC,
         AARCH64,
         base + 8,
-        &[
-            (LOAD, 0x800, base + 0x2000, 0x10, 0x3000),
-            (LOAD, 0x400, base, 0x100, 0x100),
-        ],
+        &[(LOAD, 0x800, base + 0x2000, 0x10, 0x3000), (LOAD, 0x400, base, 0x100, 0x100)],
     );
     let payload = place(&file).unwrap();
     assert_eq!(payload.kind, Kind::Elf);
@@ -137,45 +130,24 @@ fn bad_elf_files_are_refused() {
     let refused = |kind, machine, entry, headers: &[Header]| {
         place(&elf_file(kind, machine, entry, headers)).unwrap_err()
     };
-    assert_eq!(
-        refused(EXEC, 62, base, &[good]),
-        PayloadError::ForeignElf(62)
-    );
-    assert_eq!(
-        refused(1, AARCH64, base, &[good]),
-        PayloadError::NoExecutable(1)
-    );
-    assert_eq!(
-        refused(DYN, AARCH64, 0, &[good, (INTERP, 0, 0, 8, 8)]),
-        PayloadError::DynamicElf
-    );
-    assert_eq!(
-        refused(EXEC, AARCH64, base + 0x100, &[good]),
-        PayloadError::EntryOutside(base + 0x100)
-    );
+    assert_eq!(refused(EXEC, 62, base, &[good]), PayloadError::ForeignElf(62));
+    assert_eq!(refused(1, AARCH64, base, &[good]), PayloadError::NoExecutable(1));
+    assert_eq!(refused(DYN, AARCH64, 0, &[good, (INTERP, 0, 0, 8, 8)]), PayloadError::DynamicElf);
+    assert_eq!(refused(EXEC, AARCH64, base + 0x100, &[good]), PayloadError::EntryOutside(base + 0x100));
     assert_eq!(refused(EXEC, AARCH64, base, &[]), PayloadError::DamagedElf);
     assert_eq!(
         refused(EXEC, AARCH64, base, &[good, (LOAD, 0, base + 0xff, 1, 1)]),
         PayloadError::Overlap(Ipa(base + 0xff))
     );
-    assert_eq!(
-        refused(EXEC, AARCH64, 0x1000, &[(LOAD, 0, 0x1000, 1, 1)]),
-        PayloadError::BelowRam(0x1000)
-    );
+    assert_eq!(refused(EXEC, AARCH64, 0x1000, &[(LOAD, 0, 0x1000, 1, 1)]), PayloadError::BelowRam(0x1000));
     for (address, size) in [(base + (64 << 20) - 1, 2), (u64::MAX, 1), (base, u64::MAX)] {
         assert!(matches!(
             refused(EXEC, AARCH64, address, &[(LOAD, 0, address, 1, size)]),
             PayloadError::TooLarge { .. }
         ));
     }
-    assert_eq!(
-        refused(EXEC, AARCH64, base, &[(LOAD, 4096, base, 1, 1)]),
-        PayloadError::DamagedElf
-    );
-    assert_eq!(
-        refused(EXEC, AARCH64, base, &[(LOAD, 0, base, 2, 1)]),
-        PayloadError::DamagedElf
-    );
+    assert_eq!(refused(EXEC, AARCH64, base, &[(LOAD, 4096, base, 1, 1)]), PayloadError::DamagedElf);
+    assert_eq!(refused(EXEC, AARCH64, base, &[(LOAD, 0, base, 2, 1)]), PayloadError::DamagedElf);
 
     let file = elf_file(EXEC, AARCH64, base, &[good]);
     for bytes in 4..120 {

@@ -41,11 +41,7 @@ impl Interrupt {
     /// An SGI (always an edge) or a PPI (here always a level) of a vCPU.
     pub(super) fn private(intid: usize, vcpu: u32) -> Self {
         const SGIS: usize = 16;
-        Self {
-            edge: intid < SGIS,
-            target: Some(vcpu),
-            ..Self::RESET
-        }
+        Self { edge: intid < SGIS, target: Some(vcpu), ..Self::RESET }
     }
 
     /// An SPI.

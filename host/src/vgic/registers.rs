@@ -225,12 +225,9 @@ impl Vgic {
     fn read_word(&mut self, frame: Frame, offset: u64) -> u32 {
         match (frame, offset) {
             (_, offset::PIDR2) => PIDR2,
-            (Frame::Distributor, offset::CTLR) => {
-                self.control | AFFINITY_ROUTING | ONE_SECURITY_STATE
-            }
+            (Frame::Distributor, offset::CTLR) => self.control | AFFINITY_ROUTING | ONE_SECURITY_STATE,
             (Frame::Distributor, offset::GICD_TYPER) => GICD_TYPER,
-            (Frame::Distributor, offset::GICD_IIDR)
-            | (Frame::Redistributor(_), offset::GICR_IIDR) => IIDR,
+            (Frame::Distributor, offset::GICD_IIDR) | (Frame::Redistributor(_), offset::GICR_IIDR) => IIDR,
             (Frame::Distributor, offset::IROUTER..offset::IROUTER_END) => {
                 let (spi, shift) = route_of(offset);
                 let route = spi.and_then(|spi| self.routes.get(spi));
@@ -241,12 +238,10 @@ impl Vgic {
                 vcpu.0 << 8 | if last { LAST } else { 0 }
             }
             (Frame::Redistributor(vcpu), offset::GICR_TYPER_HIGH) => vcpu.0,
-            (Frame::Redistributor(vcpu), offset::GICR_WAKER) => {
-                match self.cpus.get(vcpu.0 as usize) {
-                    Some(cpu) if cpu.asleep => PROCESSOR_SLEEP | CHILDREN_ASLEEP,
-                    _ => 0,
-                }
-            }
+            (Frame::Redistributor(vcpu), offset::GICR_WAKER) => match self.cpus.get(vcpu.0 as usize) {
+                Some(cpu) if cpu.asleep => PROCESSOR_SLEEP | CHILDREN_ASLEEP,
+                _ => 0,
+            },
             (Frame::Redistributor(_), _) => 0,
             (Frame::Distributor | Frame::Private(_), _) => {
                 self.bank(frame).map_or(0, |bank| bank.read(offset))
@@ -257,15 +252,13 @@ impl Vgic {
     fn write_word(&mut self, frame: Frame, offset: u64, value: u32, lanes: u32) {
         match (frame, offset) {
             (Frame::Distributor, offset::CTLR) => {
-                self.control =
-                    merge(self.control, value, lanes) & (ENABLE_GROUP_0 | ENABLE_GROUP_1);
+                self.control = merge(self.control, value, lanes) & (ENABLE_GROUP_0 | ENABLE_GROUP_1);
             }
             (Frame::Distributor, offset::IROUTER..offset::IROUTER_END) => {
                 let (spi, shift) = route_of(offset);
                 let vcpus = self.cpus.len() as u64;
                 if let Some(spi) = spi
-                    && let (Some(route), Some(interrupt)) =
-                        (self.routes.get_mut(spi), self.spis.get_mut(spi))
+                    && let (Some(route), Some(interrupt)) = (self.routes.get_mut(spi), self.spis.get_mut(spi))
                 {
                     let half = merge(low(*route >> shift), value, lanes);
                     *route = *route & !(0xffff_ffff << shift) | u64::from(half) << shift;
@@ -320,11 +313,7 @@ fn route_of(offset: u64) -> (Option<usize>, u64) {
 /// The vCPU that a route leads to, if there is one.
 fn target(route: u64, vcpus: u64) -> Option<u32> {
     let affinity = route & !ROUTE_TO_ANY;
-    if route & ROUTE_TO_ANY != 0 {
-        Some(0)
-    } else {
-        (affinity < vcpus).then_some(low(affinity))
-    }
+    if route & ROUTE_TO_ANY != 0 { Some(0) } else { (affinity < vcpus).then_some(low(affinity)) }
 }
 
 fn merge(old: u32, new: u32, lanes: u32) -> u32 {

@@ -24,10 +24,7 @@ impl Restless {
     /// Leaves out those that are at rest.
     pub(super) fn settle(&mut self, interrupts: &[Interrupt]) {
         for place in places(self.0) {
-            if interrupts
-                .get(place as usize)
-                .is_none_or(Interrupt::at_rest)
-            {
+            if interrupts.get(place as usize).is_none_or(Interrupt::at_rest) {
                 self.0 &= !(1 << place);
             }
         }

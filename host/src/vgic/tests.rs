@@ -32,27 +32,12 @@ fn word(gic: &mut Vgic, frame: Frame, offset: u64, value: u64) {
 fn gic() -> Vgic {
     let mut gic = Vgic::new(2);
     word(&mut gic, Frame::Distributor, offset::CTLR, 0x13);
-    word(
-        &mut gic,
-        Frame::Distributor,
-        offset::ISENABLER + 4,
-        0xffff_ffff,
-    );
+    word(&mut gic, Frame::Distributor, offset::ISENABLER + 4, 0xffff_ffff);
     for register in [8, 12] {
-        word(
-            &mut gic,
-            Frame::Distributor,
-            offset::ICFGR + register,
-            0xaaaa_aaaa,
-        );
+        word(&mut gic, Frame::Distributor, offset::ICFGR + register, 0xaaaa_aaaa);
     }
     for cpu in [CPU0, CPU1] {
-        word(
-            &mut gic,
-            Frame::Private(cpu),
-            offset::ISENABLER,
-            0xffff_ffff,
-        );
+        word(&mut gic, Frame::Private(cpu), offset::ISENABLER, 0xffff_ffff);
     }
     gic
 }
@@ -247,20 +232,9 @@ fn a_driver_finds_what_it_looks_for() {
         let pidr2 = read(frame, offset::PIDR2, AccessSize::Word);
         assert_eq!(pidr2 >> 4 & 0xf, 3);
     }
+    assert_eq!(read(Frame::Redistributor(CPU0), offset::TYPER, AccessSize::Double), 0);
     assert_eq!(
-        read(
-            Frame::Redistributor(CPU0),
-            offset::TYPER,
-            AccessSize::Double
-        ),
-        0
-    );
-    assert_eq!(
-        read(
-            Frame::Redistributor(CPU1),
-            offset::TYPER,
-            AccessSize::Double
-        ),
+        read(Frame::Redistributor(CPU1), offset::TYPER, AccessSize::Double),
         1 << 32 | 1 << 8 | 1 << 4
     );
     assert_eq!(read(Frame::Distributor, 4, AccessSize::Word) & 0x1f, 2);
@@ -273,33 +247,17 @@ fn a_driver_finds_what_it_looks_for() {
 #[test]
 fn no_access_reaches_outside() {
     let mut gic = Vgic::new(1);
-    for frame in [
-        Frame::Distributor,
-        Frame::Redistributor(CPU0),
-        Frame::Private(CPU0),
-        Frame::Private(CPU1),
-    ] {
+    for frame in [Frame::Distributor, Frame::Redistributor(CPU0), Frame::Private(CPU0), Frame::Private(CPU1)]
+    {
         for offset in 0..0x1_0000 {
-            for size in [
-                AccessSize::Byte,
-                AccessSize::Half,
-                AccessSize::Word,
-                AccessSize::Double,
-            ] {
+            for size in [AccessSize::Byte, AccessSize::Half, AccessSize::Word, AccessSize::Double] {
                 gic.write(frame, offset, size, size.mask());
                 gic.read(frame, offset, size);
             }
         }
     }
-    assert!(
-        gic.load(CPU0)
-            .iter()
-            .all(|register| register.check().is_ok())
-    );
-    assert_eq!(
-        gic.load(VcpuIndex(7)),
-        [ListRegister::EMPTY; LIST_REGISTERS]
-    );
+    assert!(gic.load(CPU0).iter().all(|register| register.check().is_ok()));
+    assert_eq!(gic.load(VcpuIndex(7)), [ListRegister::EMPTY; LIST_REGISTERS]);
 }
 
 #[test]

@@ -109,21 +109,13 @@ impl<B: BlockBackend> Block<B> {
     /// A device that serves `backend`.
     #[must_use]
     pub fn new(backend: B) -> Self {
-        Self {
-            backend,
-            bounce: vec![0; BOUNCE_BYTES],
-            copied_bytes: 0,
-        }
+        Self { backend, bounce: vec![0; BOUNCE_BYTES], copied_bytes: 0 }
     }
 
     /// The features of its type that it offers.
     #[must_use]
     pub fn features(&self) -> u64 {
-        let read_only = if self.backend.is_read_only() {
-            feature::RO
-        } else {
-            0
-        };
+        let read_only = if self.backend.is_read_only() { feature::RO } else { 0 };
         feature::SEG_MAX | feature::FLUSH | read_only
     }
 
@@ -234,10 +226,7 @@ impl<B: BlockBackend> Block<B> {
         Ok(())
     }
 
-    fn identify<M: HostMemory>(
-        chain: &mut Chain,
-        memory: &GuestMemory<'_, M>,
-    ) -> Result<(), Failure> {
+    fn identify<M: HostMemory>(chain: &mut Chain, memory: &GuestMemory<'_, M>) -> Result<(), Failure> {
         let mut id = [0; request::ID_BYTES];
         id[..ID.len()].copy_from_slice(ID);
         chain.writable.write(&id, memory)?;
@@ -249,11 +238,7 @@ impl<B: BlockBackend> Block<B> {
         let sectors = bytes / SECTOR_BYTES as u64;
         let whole = bytes.is_multiple_of(SECTOR_BYTES as u64);
         let end = sector.checked_add(sectors);
-        if whole && end.is_some_and(|end| end <= self.backend.sectors()) {
-            Ok(())
-        } else {
-            Err(Failure::Io)
-        }
+        if whole && end.is_some_and(|end| end <= self.backend.sectors()) { Ok(()) } else { Err(Failure::Io) }
     }
 
     /// How much of `left` bytes goes at once.

@@ -39,11 +39,7 @@ pub struct Stream {
 impl From<Vec<Buffer>> for Stream {
     fn from(buffers: Vec<Buffer>) -> Self {
         let left = buffers.iter().map(|buffer| u64::from(buffer.bytes)).sum();
-        Self {
-            buffers,
-            at: (0, 0),
-            left,
-        }
+        Self { buffers, at: (0, 0), left }
     }
 }
 

@@ -140,10 +140,7 @@ impl Registers {
 
     /// Writes a register; only aligned words count.
     pub fn write(&mut self, offset: u64, size: AccessSize, value: u64) -> Event {
-        let Some(value) = u32::try_from(value)
-            .ok()
-            .filter(|_| size == AccessSize::Word)
-        else {
+        let Some(value) = u32::try_from(value).ok().filter(|_| size == AccessSize::Word) else {
             return Event::None;
         };
         match offset {
@@ -195,8 +192,7 @@ impl Registers {
 
     fn doorbell(&self, queue: u32) -> Event {
         let queue = queue as usize;
-        let serves =
-            self.status & (status::DRIVER_OK | status::DEVICE_NEEDS_RESET) == status::DRIVER_OK;
+        let serves = self.status & (status::DRIVER_OK | status::DEVICE_NEEDS_RESET) == status::DRIVER_OK;
         match self.queues.get(queue) {
             Some(state) if serves && state.ready.is_some() => Event::Doorbell(queue),
             _ => Event::None,

@@ -101,11 +101,7 @@ impl Queue {
         let entries = u64::from(size);
         for (area, alignment, bytes) in [
             (areas.descriptors, 16, descriptor::BYTES * entries),
-            (
-                areas.driver,
-                2,
-                ring::ENTRIES + ring::AVAILABLE_BYTES * entries,
-            ),
+            (areas.driver, 2, ring::ENTRIES + ring::AVAILABLE_BYTES * entries),
             (areas.device, 4, ring::ENTRIES + ring::USED_BYTES * entries),
         ] {
             if area.0 % alignment != 0 || area.checked_add(bytes).is_none() {
@@ -134,10 +130,7 @@ impl Queue {
     /// # Errors
     ///
     /// [`QueueError`] if the queue or the chain makes no sense.
-    pub fn pop<M: HostMemory>(
-        &mut self,
-        memory: &GuestMemory<'_, M>,
-    ) -> Result<Option<Chain>, QueueError> {
+    pub fn pop<M: HostMemory>(&mut self, memory: &GuestMemory<'_, M>) -> Result<Option<Chain>, QueueError> {
         let index = u16::from_le_bytes(memory.read_bytes(Ipa(self.driver.0 + ring::INDEX))?);
         let ahead = index.wrapping_sub(self.next_available);
         if ahead == 0 {
@@ -148,8 +141,7 @@ impl Queue {
         }
         // The driver writes the entry before the index (2.7.13.3): read them the other way round.
         fence(Ordering::Acquire);
-        let entry =
-            self.driver.0 + ring::ENTRIES + ring::AVAILABLE_BYTES * self.slot(self.next_available);
+        let entry = self.driver.0 + ring::ENTRIES + ring::AVAILABLE_BYTES * self.slot(self.next_available);
         let head = u16::from_le_bytes(memory.read_bytes(Ipa(entry))?);
         let chain = self.walk(head, memory)?;
         self.next_available = self.next_available.wrapping_add(1);
@@ -175,10 +167,7 @@ impl Queue {
         // The driver that sees the index must see the entry, and all that was written to the buffers.
         fence(Ordering::Release);
         self.next_used = self.next_used.wrapping_add(1);
-        memory.write(
-            Ipa(self.device.0 + ring::INDEX),
-            &self.next_used.to_le_bytes(),
-        )?;
+        memory.write(Ipa(self.device.0 + ring::INDEX), &self.next_used.to_le_bytes())?;
         Ok(())
     }
 
@@ -187,10 +176,7 @@ impl Queue {
     /// # Errors
     ///
     /// [`QueueError::Memory`] if the available ring can't be reached.
-    pub fn wants_interrupt<M: HostMemory>(
-        &self,
-        memory: &GuestMemory<'_, M>,
-    ) -> Result<bool, QueueError> {
+    pub fn wants_interrupt<M: HostMemory>(&self, memory: &GuestMemory<'_, M>) -> Result<bool, QueueError> {
         // A driver that enables interrupts looks at the index afterwards: the index goes first here.
         fence(Ordering::SeqCst);
         let flags = u16::from_le_bytes(memory.read_bytes(self.driver)?);
@@ -198,11 +184,7 @@ impl Queue {
     }
 
     /// Follows a chain, reading each descriptor once.
-    fn walk<M: HostMemory>(
-        &self,
-        head: u16,
-        memory: &GuestMemory<'_, M>,
-    ) -> Result<Chain, QueueError> {
+    fn walk<M: HostMemory>(&self, head: u16, memory: &GuestMemory<'_, M>) -> Result<Chain, QueueError> {
         let (mut readable, mut writable) = (Vec::new(), Vec::new());
         let mut index = head;
         for _ in 0..self.size {
@@ -227,11 +209,7 @@ impl Queue {
                 return Err(QueueError::Order);
             }
             if flags & descriptor::NEXT == 0 {
-                return Ok(Chain {
-                    head,
-                    readable: readable.into(),
-                    writable: writable.into(),
-                });
+                return Ok(Chain { head, readable: readable.into(), writable: writable.into() });
             }
             index = next;
         }
@@ -244,14 +222,8 @@ impl Queue {
 }
 
 /// A descriptor's buffer, flags and next index (2.7.5).
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "each is a field of the descriptor"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "each is a field of the descriptor")]
 const fn decode(raw: u128) -> (Buffer, u16, u16) {
-    let buffer = Buffer {
-        ipa: Ipa(raw as u64),
-        bytes: (raw >> 64) as u32,
-    };
+    let buffer = Buffer { ipa: Ipa(raw as u64), bytes: (raw >> 64) as u32 };
     (buffer, (raw >> 96) as u16, (raw >> 112) as u16)
 }

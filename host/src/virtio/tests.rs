@@ -42,11 +42,7 @@ impl Driver {
             pfn: Pfn(FIRST),
             pages: END.page().0 - DESCRIPTORS.page().0,
         });
-        let driver = Self {
-            machine: Machine::new(),
-            pages,
-            available: 0,
-        };
+        let driver = Self { machine: Machine::new(), pages, available: 0 };
         for page in [DESCRIPTORS, DRIVER, DEVICE] {
             driver.put(page, &[0; PAGE_SIZE as usize]);
         }
@@ -101,75 +97,31 @@ impl Driver {
 }
 
 fn queue(size: u16) -> Queue {
-    Queue::new(&Areas {
-        size: size.into(),
-        descriptors: DESCRIPTORS,
-        driver: DRIVER,
-        device: DEVICE,
-    })
-    .unwrap()
+    Queue::new(&Areas { size: size.into(), descriptors: DESCRIPTORS, driver: DRIVER, device: DEVICE })
+        .unwrap()
 }
 
 #[test]
 fn a_queue_has_a_power_of_two_of_descriptors() {
-    for size in [
-        0,
-        3,
-        6,
-        u32::from(MAX_SIZE) + 1,
-        0x1_0000,
-        0x1_0001,
-        u32::MAX,
-    ] {
-        let areas = Areas {
-            size,
-            descriptors: DESCRIPTORS,
-            driver: DRIVER,
-            device: DEVICE,
-        };
+    for size in [0, 3, 6, u32::from(MAX_SIZE) + 1, 0x1_0000, 0x1_0001, u32::MAX] {
+        let areas = Areas { size, descriptors: DESCRIPTORS, driver: DRIVER, device: DEVICE };
         assert_eq!(Queue::new(&areas).unwrap_err(), QueueError::Size(size));
     }
 }
 
 #[test]
 fn areas_are_aligned_and_end() {
-    let good = Areas {
-        size: 8,
-        descriptors: DESCRIPTORS,
-        driver: DRIVER,
-        device: DEVICE,
-    };
+    let good = Areas { size: 8, descriptors: DESCRIPTORS, driver: DRIVER, device: DEVICE };
     let bad = [
-        Areas {
-            descriptors: Ipa(DESCRIPTORS.0 + 8),
-            ..good
-        },
-        Areas {
-            driver: Ipa(DRIVER.0 + 1),
-            ..good
-        },
-        Areas {
-            device: Ipa(DEVICE.0 + 2),
-            ..good
-        },
-        Areas {
-            descriptors: Ipa(u64::MAX - 15),
-            ..good
-        },
-        Areas {
-            driver: Ipa(u64::MAX - 1),
-            ..good
-        },
-        Areas {
-            device: Ipa(u64::MAX - 3),
-            ..good
-        },
+        Areas { descriptors: Ipa(DESCRIPTORS.0 + 8), ..good },
+        Areas { driver: Ipa(DRIVER.0 + 1), ..good },
+        Areas { device: Ipa(DEVICE.0 + 2), ..good },
+        Areas { descriptors: Ipa(u64::MAX - 15), ..good },
+        Areas { driver: Ipa(u64::MAX - 1), ..good },
+        Areas { device: Ipa(u64::MAX - 3), ..good },
     ];
     for areas in bad {
-        assert!(
-            matches!(Queue::new(&areas), Err(QueueError::Area(_))),
-            "{areas:?}"
-        );
+        assert!(matches!(Queue::new(&areas), Err(QueueError::Area(_))), "{areas:?}");
     }
 }
 
@@ -231,26 +183,12 @@ fn a_queue_outside_shared_memory_is_refused() {
     let driver = Driver::new();
     driver.machine.0.borrow_mut().private.insert(FIRST + 1);
     let refused = queue(4).pop(&driver.memory()).unwrap_err();
-    assert_eq!(
-        refused,
-        QueueError::Memory(GuestFault::Private(Ipa(DRIVER.0 + 2)))
-    );
+    assert_eq!(refused, QueueError::Memory(GuestFault::Private(Ipa(DRIVER.0 + 2))));
 
-    let mut areas = Areas {
-        size: 4,
-        descriptors: DESCRIPTORS,
-        driver: END,
-        device: DEVICE,
-    };
+    let mut areas = Areas { size: 4, descriptors: DESCRIPTORS, driver: END, device: DEVICE };
     let driver = Driver::new();
-    let refused = Queue::new(&areas)
-        .unwrap()
-        .pop(&driver.memory())
-        .unwrap_err();
-    assert_eq!(
-        refused,
-        QueueError::Memory(GuestFault::Absent(Ipa(END.0 + 2)))
-    );
+    let refused = Queue::new(&areas).unwrap().pop(&driver.memory()).unwrap_err();
+    assert_eq!(refused, QueueError::Memory(GuestFault::Absent(Ipa(END.0 + 2))));
     areas.driver = Ipa(0);
     assert!(Queue::new(&areas).unwrap().pop(&driver.memory()).is_err());
 }
@@ -282,16 +220,8 @@ fn memory_is_reached_across_pages() {
     let fault = driver.memory().read(last, &mut [0; 2]).unwrap_err();
     assert_eq!(fault, GuestFault::Absent(END));
     let mut pages = PageMap::new();
-    pages.insert(Run {
-        gfn: Gfn(0),
-        pfn: Pfn(FIRST),
-        pages: 1,
-    });
-    assert!(
-        GuestMemory::new(&pages, &driver.machine)
-            .read(Ipa(u64::MAX), &mut [0; 2])
-            .is_err()
-    );
+    pages.insert(Run { gfn: Gfn(0), pfn: Pfn(FIRST), pages: 1 });
+    assert!(GuestMemory::new(&pages, &driver.machine).read(Ipa(u64::MAX), &mut [0; 2]).is_err());
 }
 
 /// A request's header: type and sector.
@@ -336,53 +266,20 @@ fn blocks_are_read_and_written() {
     let mut driver = Driver::new();
     let mut block = Block::new(RamDisk::new(512));
     let bytes = 200 * 512;
-    let split = [
-        (BUFFER, 700, WRITE),
-        (Ipa(BUFFER.0 + 700), bytes - 700, WRITE),
-    ];
-    assert_eq!(
-        serve(&mut driver, &mut block, header(IN, 3), &split),
-        (0, bytes + 1)
-    );
+    let split = [(BUFFER, 700, WRITE), (Ipa(BUFFER.0 + 700), bytes - 700, WRITE)];
+    assert_eq!(serve(&mut driver, &mut block, header(IN, 3), &split), (0, bytes + 1));
     let expected = RamDisk::new(512).bytes[3 * 512..][..bytes as usize].to_vec();
     let mut read = vec![0; bytes as usize];
     driver.memory().read(BUFFER, &mut read).unwrap();
     assert!(read == expected);
 
     driver.put(BUFFER, &[0x77; 512]);
-    assert_eq!(
-        serve(
-            &mut driver,
-            &mut block,
-            header(OUT, 511),
-            &[(BUFFER, 512, 0)]
-        ),
-        (0, 1)
-    );
+    assert_eq!(serve(&mut driver, &mut block, header(OUT, 511), &[(BUFFER, 512, 0)]), (0, 1));
     driver.put(BUFFER, &[0; 512]);
-    assert_eq!(
-        serve(
-            &mut driver,
-            &mut block,
-            header(IN, 511),
-            &[(BUFFER, 512, WRITE)]
-        ),
-        (0, 513)
-    );
+    assert_eq!(serve(&mut driver, &mut block, header(IN, 511), &[(BUFFER, 512, WRITE)]), (0, 513));
     assert_eq!(driver.get(BUFFER), [0x77; 512]);
-    assert_eq!(
-        serve(&mut driver, &mut block, header(FLUSH, 0), &[]),
-        (0, 1)
-    );
-    assert_eq!(
-        serve(
-            &mut driver,
-            &mut block,
-            header(GET_ID, 0),
-            &[(BUFFER, 20, WRITE)]
-        ),
-        (0, 21)
-    );
+    assert_eq!(serve(&mut driver, &mut block, header(FLUSH, 0), &[]), (0, 1));
+    assert_eq!(serve(&mut driver, &mut block, header(GET_ID, 0), &[(BUFFER, 20, WRITE)]), (0, 21));
     assert_eq!(&driver.get::<9>(BUFFER), b"cloister\0");
 }
 
@@ -402,42 +299,21 @@ fn requests_that_can_not_be_are_errors() {
         (header(IN, 0), (END, 512, WRITE)),
         (header(OUT, 0), (END, 512, 0)),
     ] {
-        assert_eq!(
-            serve(&mut driver, &mut block, header, &[buffer]).0,
-            IO_ERROR,
-            "{header:?}"
-        );
+        assert_eq!(serve(&mut driver, &mut block, header, &[buffer]).0, IO_ERROR, "{header:?}");
     }
     let (status, _) = serve(&mut driver, &mut block, header(11, 0), &[(BUFFER, 512, 0)]);
     assert_eq!(status, UNSUPPORTED);
 
     let before = RamDisk::new(8);
-    let mut read_only = Block::new(RamDisk {
-        read_only: true,
-        ..before
-    });
-    let (status, _) = serve(
-        &mut driver,
-        &mut read_only,
-        header(OUT, 0),
-        &[(BUFFER, 512, 0)],
-    );
+    let mut read_only = Block::new(RamDisk { read_only: true, ..before });
+    let (status, _) = serve(&mut driver, &mut read_only, header(OUT, 0), &[(BUFFER, 512, 0)]);
     assert_eq!(status, IO_ERROR);
-    let mut broken = Block::new(RamDisk {
-        broken: true,
-        ..RamDisk::new(8)
-    });
+    let mut broken = Block::new(RamDisk { broken: true, ..RamDisk::new(8) });
     for (kind, flags) in [(IN, WRITE), (OUT, 0)] {
         let buffer = [(BUFFER, 512, flags)];
-        assert_eq!(
-            serve(&mut driver, &mut broken, header(kind, 0), &buffer).0,
-            IO_ERROR
-        );
+        assert_eq!(serve(&mut driver, &mut broken, header(kind, 0), &buffer).0, IO_ERROR);
     }
-    assert_eq!(
-        serve(&mut driver, &mut broken, header(FLUSH, 0), &[]).0,
-        IO_ERROR
-    );
+    assert_eq!(serve(&mut driver, &mut broken, header(FLUSH, 0), &[]).0, IO_ERROR);
 }
 
 #[test]
@@ -446,12 +322,7 @@ fn a_private_buffer_is_never_written() {
     let mut block = Block::new(RamDisk::new(8));
     let page = FIRST + (BUFFER.0 - DESCRIPTORS.0) / PAGE_SIZE;
     driver.machine.0.borrow_mut().private.insert(page);
-    let (status, _) = serve(
-        &mut driver,
-        &mut block,
-        header(IN, 0),
-        &[(BUFFER, 512, WRITE)],
-    );
+    let (status, _) = serve(&mut driver, &mut block, header(IN, 0), &[(BUFFER, 512, WRITE)]);
     assert_eq!(status, 1);
     driver.machine.0.borrow_mut().private.clear();
     let mut content = [0; 512];
@@ -484,10 +355,7 @@ fn the_console_prints_what_is_sent() {
     driver.chain(&[(DATA, 1500, 0), (Ipa(DATA.0 + 1500), 500, 0)], 4);
     let served = console::transmit(&mut queue(4), &driver.memory(), &mut printed.clone()).unwrap();
     assert_eq!(*printed.0.borrow(), text);
-    assert_eq!(
-        (served.copied_bytes, served.requests, served.interrupt),
-        (2000, 1, true)
-    );
+    assert_eq!((served.copied_bytes, served.requests, served.interrupt), (2000, 1, true));
 
     let mut driver = Driver::new();
     driver.put(DRIVER, &1_u16.to_le_bytes());
@@ -548,13 +416,7 @@ fn features_are_offered_and_required() {
     write(&mut registers, register::DEVICE_FEATURES_SEL, 2);
     assert_eq!(read(&registers, register::DEVICE_FEATURES), 0);
     assert_eq!(negotiate(&mut registers, feature::REQUIRED), 0xb);
-    for features in [
-        0,
-        feature::VERSION_1,
-        feature::ACCESS_PLATFORM,
-        feature::REQUIRED | 1 << 28,
-        u64::MAX,
-    ] {
+    for features in [0, feature::VERSION_1, feature::ACCESS_PLATFORM, feature::REQUIRED | 1 << 28, u64::MAX] {
         assert_eq!(negotiate(&mut registers, features), 3, "{features:#x}");
         write(&mut registers, register::STATUS, 0xf);
         assert_eq!(read(&registers, register::STATUS), 3, "{features:#x}");
@@ -566,10 +428,7 @@ fn a_bad_queue_needs_a_reset() {
     let mut registers = registers();
     negotiate(&mut registers, feature::REQUIRED);
     write(&mut registers, register::QUEUE_NUM, 3);
-    assert_eq!(
-        write(&mut registers, register::QUEUE_READY, 1),
-        Event::Interrupt
-    );
+    assert_eq!(write(&mut registers, register::QUEUE_READY, 1), Event::Interrupt);
     assert_eq!(read(&registers, register::QUEUE_READY), 0);
     assert_eq!(read(&registers, register::STATUS), 0x4b);
     assert_eq!(read(&registers, register::INTERRUPT_STATUS), 2);
@@ -587,29 +446,17 @@ fn a_doorbell_counts_once_the_driver_is_ready() {
     write(&mut registers, register::QUEUE_DESC_LOW, 0x1000);
     assert_eq!(write(&mut registers, register::QUEUE_READY, 1), Event::None);
     assert_eq!(read(&registers, register::QUEUE_READY), 1);
-    assert_eq!(
-        write(&mut registers, register::QUEUE_NOTIFY, 0),
-        Event::None
-    );
+    assert_eq!(write(&mut registers, register::QUEUE_NOTIFY, 0), Event::None);
     assert!(registers.queue(0).is_none());
     write(&mut registers, register::STATUS, 0xf);
-    assert_eq!(
-        write(&mut registers, register::QUEUE_NOTIFY, 0),
-        Event::Doorbell(0)
-    );
+    assert_eq!(write(&mut registers, register::QUEUE_NOTIFY, 0), Event::Doorbell(0));
     for other in [1, u32::MAX] {
-        assert_eq!(
-            write(&mut registers, register::QUEUE_NOTIFY, other),
-            Event::None
-        );
+        assert_eq!(write(&mut registers, register::QUEUE_NOTIFY, other), Event::None);
     }
     assert!(registers.queue(0).is_some());
     registers.needs_reset();
     assert!(registers.queue(0).is_none());
-    assert_eq!(
-        write(&mut registers, register::QUEUE_NOTIFY, 0),
-        Event::None
-    );
+    assert_eq!(write(&mut registers, register::QUEUE_NOTIFY, 0), Event::None);
 }
 
 #[test]
@@ -618,12 +465,7 @@ fn no_access_to_registers_panics() {
     for queue in [0, 1, u32::MAX] {
         write(&mut registers, register::QUEUE_SEL, queue);
         for offset in 0..0x1000 {
-            for size in [
-                AccessSize::Byte,
-                AccessSize::Half,
-                AccessSize::Word,
-                AccessSize::Double,
-            ] {
+            for size in [AccessSize::Byte, AccessSize::Half, AccessSize::Word, AccessSize::Double] {
                 registers.write(offset, size, size.mask());
                 let _ = registers.read(offset, size);
             }

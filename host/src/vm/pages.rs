@@ -35,9 +35,7 @@ impl PageMap {
     /// A map with no pages.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            blocks: BTreeMap::new(),
-        }
+        Self { blocks: BTreeMap::new() }
     }
 
     /// Adds a run that the hypervisor has accepted: it overlaps none before it.
@@ -118,11 +116,7 @@ mod tests {
     fn map() -> PageMap {
         let mut map = PageMap::new();
         for (gfn, pfn, pages) in [(0x100, 0x900, 4), (0x104, 0x200, 1), (0x200, 0x300, 2)] {
-            map.insert(Run {
-                gfn: Gfn(gfn),
-                pfn: Pfn(pfn),
-                pages,
-            });
+            map.insert(Run { gfn: Gfn(gfn), pfn: Pfn(pfn), pages });
         }
         map
     }
@@ -157,10 +151,7 @@ mod tests {
     fn holes_end_at_pages_and_bounds() {
         let map = map();
         let bounds = PageRange::<Gfn>::new(Gfn(0x80), 0x200).unwrap();
-        let hole = |gfn| {
-            map.absent_around(Gfn(gfn), bounds)
-                .map(|hole| (hole.first().0, hole.end().0))
-        };
+        let hole = |gfn| map.absent_around(Gfn(gfn), bounds).map(|hole| (hole.first().0, hole.end().0));
         assert_eq!(hole(0x90), Some((0x80, 0x100)));
         assert_eq!(hole(0x102), None);
         assert_eq!(hole(0x180), Some((0x105, 0x200)));

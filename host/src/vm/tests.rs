@@ -29,13 +29,7 @@ fn launch(machine: &Machine, protected: bool) -> (Vm, Resources<Fake>) {
 fn populated(machine: &Machine) -> Vec<(u64, Content)> {
     let mut pages = Vec::new();
     for call in &machine.0.borrow().calls {
-        if let HostCall::ObjectPopulate {
-            offset,
-            pages: count,
-            content,
-            ..
-        } = call
-        {
+        if let HostCall::ObjectPopulate { offset, pages: count, content, .. } = call {
             pages.extend((*offset..offset + count).map(|page| (page, *content)));
         }
     }
@@ -49,11 +43,7 @@ fn the_launch_image_is_populated_in_order() {
     let (vm, resources) = launch(&machine, true);
     let layout = GuestLayout::new(&CONFIG).unwrap();
     let mut seen: Vec<u64> = populated(&machine).iter().map(|(page, _)| *page).collect();
-    assert!(
-        populated(&machine)
-            .iter()
-            .all(|(_, content)| *content == Content::Keep)
-    );
+    assert!(populated(&machine).iter().all(|(_, content)| *content == Content::Keep));
     seen.dedup();
     // A call that did not finish is repeated from where it came to, so that pages show up twice.
     let mut unique = seen.clone();
@@ -70,11 +60,8 @@ fn the_launch_image_is_populated_in_order() {
         resources.memory.read(pfn.base(), &mut content).unwrap();
         assert_eq!(content, layout.content(gfn));
     }
-    let start = HostCall::VmStart {
-        vm: vm.handle(),
-        entry: Ipa(0x4020_0000),
-        argument: layout.device_tree.0,
-    };
+    let start =
+        HostCall::VmStart { vm: vm.handle(), entry: Ipa(0x4020_0000), argument: layout.device_tree.0 };
     assert_eq!(machine.0.borrow().calls.last(), Some(&start));
 }
 
@@ -96,10 +83,7 @@ fn a_fault_brings_a_block_or_what_is_absent_of_it() {
     vm.populate(&mut resources, Gfn(0x4_0203)).unwrap();
     assert_eq!(vm.pages().pages(), pages + FAULT_PAGES);
     for outside in [0x3_ffff, 0x4_0a00, u64::MAX] {
-        assert_eq!(
-            vm.populate(&mut resources, Gfn(outside)),
-            Err(VmError::NoMemoryThere(Gfn(outside)))
-        );
+        assert_eq!(vm.populate(&mut resources, Gfn(outside)), Err(VmError::NoMemoryThere(Gfn(outside))));
     }
 }
 
@@ -141,15 +125,8 @@ fn a_refusal_anywhere_loses_no_page() {
         let machine = Machine::new();
         machine.0.borrow_mut().refuse = Some(refuse);
         let result = Vm::launch(&mut machine.resources(), &layout, true);
-        let refusal = Refusal {
-            error: CallError::Denied,
-            detail: 0,
-        };
-        assert_eq!(
-            result.unwrap_err(),
-            VmError::Refused(refusal),
-            "call {refuse}"
-        );
+        let refusal = Refusal { error: CallError::Denied, detail: 0 };
+        assert_eq!(result.unwrap_err(), VmError::Refused(refusal), "call {refuse}");
         assert_eq!(machine.free_pages(), PAGES, "call {refuse}");
     }
 }

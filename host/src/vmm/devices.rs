@@ -32,32 +32,20 @@ enum Kind<P: Platform> {
 
 /// The devices in the slots. A block device with no disk behind it is left out: reads of its page are
 /// aborted.
-pub(super) fn virtio<P: Platform>(
-    slots: &[VirtioSlot],
-    mut disk: Option<P::Disk>,
-) -> Vec<VirtioDevice<P>> {
+pub(super) fn virtio<P: Platform>(slots: &[VirtioSlot], mut disk: Option<P::Disk>) -> Vec<VirtioDevice<P>> {
     let device = |slot: &VirtioSlot| {
         let (registers, kind) = match slot.kind {
-            VirtioKind::Console => (
-                Registers::new(console::DEVICE_ID, 0, console::QUEUES, Vec::new()),
-                Kind::Console,
-            ),
+            VirtioKind::Console => {
+                (Registers::new(console::DEVICE_ID, 0, console::QUEUES, Vec::new()), Kind::Console)
+            }
             VirtioKind::Block => {
                 let block = Block::new(disk.take()?);
-                let registers = Registers::new(
-                    block::DEVICE_ID,
-                    block.features(),
-                    block::QUEUES,
-                    block.config(),
-                );
+                let registers =
+                    Registers::new(block::DEVICE_ID, block.features(), block::QUEUES, block.config());
                 (registers, Kind::Block(block))
             }
         };
-        Some(VirtioDevice {
-            slot: *slot,
-            registers,
-            kind,
-        })
+        Some(VirtioDevice { slot: *slot, registers, kind })
     };
     slots.iter().filter_map(device).collect()
 }
@@ -139,11 +127,7 @@ impl<P: Platform> Vmm<P> {
         let memory = GuestMemory::new(self.vm.pages(), &self.resources.memory);
         let served = match &mut device.kind {
             Kind::Block(block) => {
-                if let Some(pfn) = self
-                    .attack
-                    .take()
-                    .and_then(|gfn| self.vm.pages().lookup(gfn))
-                {
+                if let Some(pfn) = self.attack.take().and_then(|gfn| self.vm.pages().lookup(gfn)) {
                     let outcome = private_page::attempt(&self.resources.memory, pfn);
                     self.notice = Some(Notice::Attack(outcome));
                 }

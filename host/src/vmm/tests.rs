@@ -32,11 +32,7 @@ fn guest(attack: bool) -> Guest {
         console: printed.clone(),
     };
     let (vmm, _) = Vmm::new(machine.resources(), config).unwrap();
-    Guest {
-        vmm,
-        machine,
-        printed,
-    }
+    Guest { vmm, machine, printed }
 }
 
 impl Guest {
@@ -53,23 +49,13 @@ impl Guest {
     }
 
     fn store(&mut self, ipa: u64, value: u64) -> Outcome {
-        let outcome = self.exit(
-            CPU0,
-            Exit::MmioWrite {
-                ipa: Ipa(ipa),
-                size: AccessSize::Word,
-                value,
-            },
-        );
+        let outcome = self.exit(CPU0, Exit::MmioWrite { ipa: Ipa(ipa), size: AccessSize::Word, value });
         assert_eq!(self.vmm.vcpus[0].resume, Resume::MmioWritten);
         outcome
     }
 
     fn load(&mut self, ipa: u64) -> Resume {
-        let read = Exit::MmioRead {
-            ipa: Ipa(ipa),
-            size: AccessSize::Word,
-        };
+        let read = Exit::MmioRead { ipa: Ipa(ipa), size: AccessSize::Word };
         self.exit(CPU0, read);
         self.vmm.entry(CPU0).resume
     }
@@ -111,13 +97,8 @@ impl Guest {
 
     /// Puts a read of sector 0 into the queue.
     fn request(&mut self, page: u64, data: u64) {
-        for (index, (at, bytes, flags)) in [
-            (page + 0xc00, 16_u32, 1_u16),
-            (data, 512, 3),
-            (page + 0xd00, 1, 2),
-        ]
-        .into_iter()
-        .enumerate()
+        for (index, (at, bytes, flags)) in
+            [(page + 0xc00, 16_u32, 1_u16), (data, 512, 3), (page + 0xd00, 1, 2)].into_iter().enumerate()
         {
             let mut descriptor = at.to_le_bytes().to_vec();
             descriptor.extend(bytes.to_le_bytes());
@@ -134,9 +115,7 @@ fn a_disk_request_ends_in_an_interrupt() {
     let mut guest = guest(false);
     let page = 0x4010_0000;
     guest.shared_page(Gfn(page >> 12));
-    guest
-        .machine
-        .share(guest.vmm.vm.pages().lookup(Gfn((page >> 12) + 1)).unwrap());
+    guest.machine.share(guest.vmm.vm.pages().lookup(Gfn((page >> 12) + 1)).unwrap());
     guest.start_disk(page);
     guest.request(page, page + PAGE_SIZE);
     let outcome = guest.store(BLOCK + 0x50, 0);
@@ -154,10 +133,7 @@ fn the_attack_comes_with_the_first_request_and_changes_nothing_for_the_guest() {
     guest.start_disk(page);
     guest.request(page, page + 0xe00);
     let outcome = guest.store(BLOCK + 0x50, 0);
-    let attack = private_page::Outcome {
-        read_faulted: true,
-        write_faulted: true,
-    };
+    let attack = private_page::Outcome { read_faulted: true, write_faulted: true };
     assert_eq!(outcome.notice, Some(Notice::Attack(attack)));
     assert_eq!(guest.vmm.cost().requests, 1);
     assert_eq!(guest.store(BLOCK + 0x50, 0).notice, None);
@@ -172,10 +148,7 @@ fn a_broken_queue_is_told_and_nothing_else_breaks() {
     guest.put(page + 0x402, &[0xff, 0xff]);
     let outcome = guest.store(BLOCK + 0x50, 0);
     assert_eq!(outcome.next, Next::Enter);
-    assert!(matches!(
-        outcome.notice,
-        Some(Notice::BrokenQueue(QueueError::IndexJump(_)))
-    ));
+    assert!(matches!(outcome.notice, Some(Notice::BrokenQueue(QueueError::IndexJump(_)))));
     assert_eq!(guest.load(BLOCK + 0x70), Resume::MmioRead(0x4f));
 }
 
@@ -183,11 +156,7 @@ fn a_broken_queue_is_told_and_nothing_else_breaks() {
 fn the_uart_prints() {
     let mut guest = guest(false);
     for byte in b"hi" {
-        let write = Exit::MmioWrite {
-            ipa: Ipa(0x900_0000),
-            size: AccessSize::Byte,
-            value: (*byte).into(),
-        };
+        let write = Exit::MmioWrite { ipa: Ipa(0x900_0000), size: AccessSize::Byte, value: (*byte).into() };
         guest.exit(CPU0, write);
     }
     assert_eq!(*guest.printed.0.borrow(), b"hi");
@@ -205,12 +174,8 @@ fn where_nothing_is_the_guest_takes_an_abort() {
 #[test]
 fn a_vcpu_that_waits_wakes_by_interrupt_or_deadline() {
     let mut guest = guest(false);
-    let wfi = Exit::Wfi {
-        deadline: Some(100),
-    };
-    let wait = Next::Wait {
-        deadline: Some(100),
-    };
+    let wfi = Exit::Wfi { deadline: Some(100) };
+    let wait = Next::Wait { deadline: Some(100) };
     assert_eq!(guest.exit(CPU0, wfi).next, wait);
     assert_eq!(guest.vmm.poll(CPU0, 99), wait);
     assert_eq!(guest.vmm.poll(CPU0, 100), Next::Enter);
@@ -221,10 +186,7 @@ fn a_vcpu_that_waits_wakes_by_interrupt_or_deadline() {
     guest.store(0x80d_0100, 0xffff_ffff);
     assert_eq!(guest.vmm.poll(CPU1, 0), Next::Enter);
     guest.exit(CPU1, Exit::Wfi { deadline: None });
-    assert_eq!(
-        guest.vmm.poll(CPU1, u64::MAX),
-        Next::Wait { deadline: None }
-    );
+    assert_eq!(guest.vmm.poll(CPU1, u64::MAX), Next::Wait { deadline: None });
     let outcome = guest.exit(CPU0, Exit::Sgi { sgi1r: 2 });
     assert_eq!(outcome.kick.iter().collect::<Vec<_>>(), [CPU1]);
     assert_eq!(guest.vmm.poll(CPU1, 0), Next::Enter);
@@ -237,22 +199,9 @@ fn vcpus_start_and_stop() {
     let outcome = guest.exit(CPU0, Exit::CpuOn { vcpu: CPU1 });
     assert!(outcome.kick.contains(CPU1));
     assert_eq!(guest.vmm.poll(CPU1, 0), Next::Enter);
-    assert!(
-        guest
-            .exit(
-                CPU0,
-                Exit::CpuOn {
-                    vcpu: VcpuIndex(77)
-                }
-            )
-            .kick
-            .is_empty()
-    );
+    assert!(guest.exit(CPU0, Exit::CpuOn { vcpu: VcpuIndex(77) }).kick.is_empty());
     assert_eq!(guest.exit(CPU0, Exit::CpuOff).next, Next::Off);
-    assert_eq!(
-        guest.exit(CPU1, Exit::CpuOff).next,
-        Next::End(End::AllCpusOff)
-    );
+    assert_eq!(guest.exit(CPU1, Exit::CpuOff).next, Next::End(End::AllCpusOff));
 }
 
 #[test]
@@ -260,14 +209,8 @@ fn an_end_is_everybodys() {
     for (exit, end) in [
         (Exit::SystemOff, End::Off),
         (Exit::SystemReset, End::Reset),
-        (
-            Exit::Stopped(StopReason::Exception(0x20)),
-            End::Stopped(StopReason::Exception(0x20)),
-        ),
-        (
-            Exit::MemoryFault { gfn: Gfn(1) },
-            End::Failed(VmError::NoMemoryThere(Gfn(1))),
-        ),
+        (Exit::Stopped(StopReason::Exception(0x20)), End::Stopped(StopReason::Exception(0x20))),
+        (Exit::MemoryFault { gfn: Gfn(1) }, End::Failed(VmError::NoMemoryThere(Gfn(1)))),
     ] {
         let mut guest = guest(false);
         let outcome = guest.exit(CPU0, exit);
@@ -279,10 +222,7 @@ fn an_end_is_everybodys() {
         assert_eq!(guest.machine.free_pages(), PAGES);
     }
     let mut guest = guest(false);
-    let refusal = Refusal {
-        error: CallError::Busy,
-        detail: 0,
-    };
+    let refusal = Refusal { error: CallError::Busy, detail: 0 };
     let outcome = guest.vmm.handle(CPU0, Err(refusal));
     assert_eq!(outcome.next, Next::End(End::Failed(refusal.into())));
 }

@@ -42,24 +42,14 @@ pub fn total_bytes(start: &[u8; 8]) -> Result<usize, DeviceTreeError> {
     const MAGIC: [u8; 4] = 0xd00d_feed_u32.to_be_bytes();
     let [m0, m1, m2, m3, length @ ..] = *start;
     let bytes = u32::from_be_bytes(length) as usize;
-    if [m0, m1, m2, m3] == MAGIC && bytes <= MAX_BYTES {
-        Ok(bytes)
-    } else {
-        Err(DeviceTreeError::Malformed)
-    }
+    if [m0, m1, m2, m3] == MAGIC && bytes <= MAX_BYTES { Ok(bytes) } else { Err(DeviceTreeError::Malformed) }
 }
 
 /// Devices that the host must not have, by `compatible`: they write to memory around stage 2 (fw_cfg,
 /// virtio-mmio, ITS), belong to the hypervisor (SMMU), or are hidden from it (PMU). The flash is the
 /// firmware's.
-const WITHHELD: [&str; 6] = [
-    "arm,armv8-pmuv3",
-    "arm,gic-v3-its",
-    "arm,smmu-v3",
-    "cfi-flash",
-    "qemu,fw-cfg-mmio",
-    "virtio,mmio",
-];
+const WITHHELD: [&str; 6] =
+    ["arm,armv8-pmuv3", "arm,gic-v3-its", "arm,smmu-v3", "cfi-flash", "qemu,fw-cfg-mmio", "virtio,mmio"];
 
 /// The `compatible` of the consoles.
 const PL011: &str = "arm,pl011";
@@ -73,10 +63,7 @@ fn withheld(node: FdtNode<'_>, hypervisor_console: Option<&str>) -> bool {
 /// Whether `name` is one of the node's `compatible` strings.
 fn is_compatible(node: FdtNode<'_>, name: &str) -> bool {
     node.property("compatible").is_some_and(|property| {
-        property
-            .value()
-            .split(|&byte| byte == 0)
-            .any(|compatible| compatible == name.as_bytes())
+        property.value().split(|&byte| byte == 0).any(|compatible| compatible == name.as_bytes())
     })
 }
 
@@ -91,11 +78,7 @@ fn host_console<'a>(tree: Fdt<'a>) -> Option<FdtNode<'a>> {
     let named = || {
         let chosen = tree.root().child("chosen")?;
         let path = string(chosen, "stdout-path")?.split(':').next()?;
-        let path = if path.starts_with('/') {
-            path
-        } else {
-            string(tree.root().child("aliases")?, path)?
-        };
+        let path = if path.starts_with('/') { path } else { string(tree.root().child("aliases")?, path)? };
         let name = path.strip_prefix('/')?;
         pl011s(tree).find(|node| node.name() == name)
     };

@@ -92,11 +92,7 @@ impl Event {
     pub const fn encode(self) -> [u64; 2] {
         match self {
             Self::Space(space) => [kind::SPACE | (space.vmid.0 as u64) << 8, space.root.0],
-            Self::Write {
-                table,
-                index,
-                value,
-            } => [kind::WRITE | (index as u64) << 8 | table.0 << 24, value],
+            Self::Write { table, index, value } => [kind::WRITE | (index as u64) << 8 | table.0 << 24, value],
             Self::Barrier(barrier) => [kind::BARRIER | (barrier as u8 as u64) << 8, 0],
             Self::Tlbi { vmid, scope } => {
                 let (scope, page) = match scope {

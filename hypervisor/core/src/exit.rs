@@ -60,10 +60,7 @@ pub struct Services<'a> {
 ///
 /// [`CallError::InvalidParameter`] for an answer to an access that is not pending; nothing was done,
 /// and the vCPU is not to be entered.
-pub fn guest_entry<M: Machine>(
-    vcpu: &mut Loaded<'_, '_, M>,
-    resume: Resume,
-) -> Result<(), CallError> {
+pub fn guest_entry<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, resume: Resume) -> Result<(), CallError> {
     vcpu.with_context(|context| mmio::resume(context, resume))
 }
 
@@ -138,18 +135,14 @@ fn synchronous<M: Machine>(
             GuestAction::Exit(wait_for_interrupt(vcpu))
         }
         Syndrome::FpTrap => GuestAction::EnableFp,
-        Syndrome::Unknown(class) if seeded!(TrapIsFatal) => {
-            stop(vcpu, StopReason::Exception(class))
-        }
+        Syndrome::Unknown(class) if seeded!(TrapIsFatal) => stop(vcpu, StopReason::Exception(class)),
         Syndrome::Unknown(_) => inject(vcpu, Exception::Undefined),
     }
 }
 
 /// The exit of a guest that waits.
 pub(crate) fn wait_for_interrupt<M: Machine>(vcpu: &mut Loaded<'_, '_, M>) -> Exit {
-    Exit::Wfi {
-        deadline: vcpu.with_context(|context| context.timer_deadline()),
-    }
+    Exit::Wfi { deadline: vcpu.with_context(|context| context.timer_deadline()) }
 }
 
 /// Ends the VM's run.
@@ -208,15 +201,9 @@ fn meet<M: Machine>(vcpu: &Loaded<'_, '_, M>, fault: Fault, far: u64, hpfar: u64
     };
     let gfn = ipa.page();
     match vcpu.classify_or_device(gfn) {
-        (GuestPage::Bound(PageState::Private | PageState::Shared), _) => {
-            Met::Memory(GuestAction::Resume)
-        }
-        (GuestPage::Bound(PageState::Absent), _) => {
-            Met::Memory(GuestAction::Exit(Exit::MemoryFault { gfn }))
-        }
-        (GuestPage::Bound(PageState::Poisoned), _) => {
-            Met::Memory(stop(vcpu, StopReason::Poisoned(gfn)))
-        }
+        (GuestPage::Bound(PageState::Private | PageState::Shared), _) => Met::Memory(GuestAction::Resume),
+        (GuestPage::Bound(PageState::Absent), _) => Met::Memory(GuestAction::Exit(Exit::MemoryFault { gfn })),
+        (GuestPage::Bound(PageState::Poisoned), _) => Met::Memory(stop(vcpu, StopReason::Poisoned(gfn))),
         (GuestPage::Unbound, true) => Met::Device(ipa),
         (GuestPage::Unbound, false) => Met::Nothing,
     }
@@ -245,13 +232,10 @@ fn data_abort<M: Machine>(
             GuestAction::Resume
         }
         Some(access)
-            if ipa.page_offset().saturating_add(access.size.bytes()) <= PAGE_SIZE
-                || seeded!(AcrossPages) =>
+            if ipa.page_offset().saturating_add(access.size.bytes()) <= PAGE_SIZE || seeded!(AcrossPages) =>
         {
             let write = abort.write;
-            GuestAction::Exit(
-                vcpu.with_context(|context| mmio::begin(context, access, write, ipa, far)),
-            )
+            GuestAction::Exit(vcpu.with_context(|context| mmio::begin(context, access, write, ipa, far)))
         }
         // It reaches into the next page, or the syndrome does not describe it.
         _ => inject(vcpu, refused),
@@ -267,11 +251,7 @@ fn instruction_abort<M: Machine>(
     match meet(vcpu, fault, far, hpfar) {
         Met::Memory(action) => action,
         Met::Device(_) | Met::Nothing => {
-            let abort = Abort {
-                fetch: true,
-                write: false,
-                far: (!fault.far_not_valid).then_some(far),
-            };
+            let abort = Abort { fetch: true, write: false, far: (!fault.far_not_valid).then_some(far) };
             inject(vcpu, Exception::ExternalAbort(abort))
         }
     }

@@ -58,10 +58,7 @@ pub fn on_cpu<R>(cpu: usize, f: impl FnOnce() -> R) -> R {
 }
 
 impl State {
-    #[expect(
-        clippy::panic,
-        reason = "a test stops where a rule is broken, with the culprit on its stack"
-    )]
+    #[expect(clippy::panic, reason = "a test stops where a rule is broken, with the culprit on its stack")]
     fn tell(&mut self, event: Event) {
         let cpu = CPU.get();
         self.events.push((cpu, event));
@@ -97,11 +94,7 @@ pub struct Fake<G = Granule4K> {
 
 impl<G> Default for Fake<G> {
     fn default() -> Self {
-        Self {
-            state: Mutex::default(),
-            jostling: AtomicBool::new(false),
-            geometry: PhantomData,
-        }
+        Self { state: Mutex::default(), jostling: AtomicBool::new(false), geometry: PhantomData }
     }
 }
 
@@ -127,11 +120,7 @@ impl<G: Geometry> Fake<G> {
         let asked = |event: &Event| {
             !matches!(
                 event,
-                Event::Taken(_)
-                    | Event::Released(_)
-                    | Event::Space(_)
-                    | Event::Load(..)
-                    | Event::Put(..)
+                Event::Taken(_) | Event::Released(_) | Event::Space(_) | Event::Load(..) | Event::Put(..)
             )
         };
         let trace = self.take_trace().into_iter();
@@ -166,12 +155,7 @@ impl<G: Geometry> Fake<G> {
     /// What `space` makes of an IPA page, by the tables as they are.
     pub fn walk(&self, space: Space, page: u64) -> Option<walker::Translation> {
         let state = self.state();
-        walker::walk(
-            G::INDEX_BITS,
-            &|page, index| state.entry(page, index),
-            space.root,
-            page,
-        )
+        walker::walk(G::INDEX_BITS, &|page, index| state.entry(page, index), space.root, page)
     }
 
     /// From now on somebody may run in `space`: its translations are in the TLBs as soon as they are
@@ -231,11 +215,7 @@ impl<G: Geometry> Machine for Fake<G> {
         if let Some(entry) = entries.get_mut(index) {
             *entry = value.to_le_bytes();
         }
-        state.tell(Event::Write {
-            table: table.page(),
-            index,
-            value,
-        });
+        state.tell(Event::Write { table: table.page(), index, value });
     }
 
     fn wipe(&self, pages: &Frames) {
@@ -307,17 +287,11 @@ impl<G: Geometry> Maintenance for Fake<G> {
         }
     }
 
-    #[expect(
-        clippy::expect_used,
-        reason = "a fake stops the test that invalidates for nobody"
-    )]
+    #[expect(clippy::expect_used, reason = "a fake stops the test that invalidates for nobody")]
     fn forget(&self, scope: Scope) {
         let mut state = self.state();
         let space = *state.selected.get(&CPU.get()).expect("a space is selected");
-        state.tell(Event::Tlbi {
-            vmid: space.vmid,
-            scope,
-        });
+        state.tell(Event::Tlbi { vmid: space.vmid, scope });
         match scope {
             Scope::Ipa(page) => state.tlb.forget_leaf(G::INDEX_BITS, space, page),
             Scope::All => state.tlb.forget(space, 0, G::IPA_PAGES),

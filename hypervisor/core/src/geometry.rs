@@ -62,10 +62,7 @@ pub trait Geometry: core::fmt::Debug + 'static {
     /// The index of `page` in its table of `level`; below [`Self::ENTRIES`].
     #[inline]
     #[must_use]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "all but the low index bits are masked off"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "all but the low index bits are masked off")]
     fn index(level: Level, page: u64) -> usize {
         let shift = match level {
             Level::One => 2 * Self::INDEX_BITS,
@@ -162,9 +159,6 @@ pub(crate) fn pieces<G: Geometry>(first: u64, pages: u64) -> impl Iterator<Item 
         }
         let first = next;
         next = G::next(Level::Two, first).min(end);
-        Some(Piece {
-            first,
-            pages: next - first,
-        })
+        Some(Piece { first, pages: next - first })
     })
 }

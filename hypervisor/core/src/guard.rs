@@ -45,10 +45,7 @@ impl MmioGuard {
     ///
     /// [`GuardFull`]; nothing was done then.
     pub fn map(&mut self, page: Gfn) -> Result<(), GuardFull> {
-        let mut new = Run {
-            first: page,
-            end: page.checked_add(1).ok_or(GuardFull)?,
-        };
+        let mut new = Run { first: page, end: page.checked_add(1).ok_or(GuardFull)? };
         let touches = |run: &Run| run.first <= new.end && new.first <= run.end;
         if self.runs.is_full() && !self.runs.iter().any(touches) {
             return Err(GuardFull);
@@ -93,20 +90,13 @@ impl MmioGuard {
         if full {
             return Err(GuardFull);
         }
-        let tail = Run {
-            first: next,
-            end: run.end,
-        };
+        let tail = Run { first: next, end: run.end };
         run.end = page;
         self.insert(tail)
     }
 
     fn insert(&mut self, new: Run) -> Result<(), GuardFull> {
-        let place = self
-            .runs
-            .iter()
-            .take_while(|run| run.first < new.first)
-            .count();
+        let place = self.runs.iter().take_while(|run| run.first < new.first).count();
         self.runs.insert(place, new).map_err(|_| GuardFull)
     }
 }

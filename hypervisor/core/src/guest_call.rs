@@ -60,10 +60,7 @@ pub(crate) fn guest_call<M: Machine>(
     let [x0, ..] = arguments(vcpu);
     vcpu.count_hypercall();
     // The upper half of x0 is to be ignored (DEN0028, section 2.5).
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the function ID is the lower half"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "the function ID is the lower half")]
     let id = x0 as u32 & !NO_SVE_HINT;
     let reply = match id {
         _ if imm != 0 && !seeded!(ImmediateIgnored) => [NOT_SUPPORTED, 0, 0, 0],
@@ -90,11 +87,7 @@ fn arguments<M: Machine>(vcpu: &mut Loaded<'_, '_, M>) -> [u64; 4] {
 
 /// All other calls.
 #[inline(never)]
-fn dispatch<M: Machine>(
-    vcpu: &mut Loaded<'_, '_, M>,
-    services: &Services<'_>,
-    id: u32,
-) -> GuestAction {
+fn dispatch<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, services: &Services<'_>, id: u32) -> GuestAction {
     let [_, x1, x2, x3] = arguments(vcpu);
     let reply = match id {
         function::UID => kvm::UID.map(u64::from),
@@ -111,10 +104,7 @@ fn dispatch<M: Machine>(
             let action = answer(vcpu, [x0, 0, 0, 0]);
             return exit.map_or(action, GuestAction::Exit);
         }
-        _ => services
-            .trng
-            .call(id, x1)
-            .unwrap_or([NOT_SUPPORTED, 0, 0, 0]),
+        _ => services.trng.call(id, x1).unwrap_or([NOT_SUPPORTED, 0, 0, 0]),
     };
     answer(vcpu, reply)
 }

@@ -34,37 +34,31 @@ pub(crate) struct HostMemory<'m, G: Geometry> {
 /// How much memory the host's records and tables take in the worst case: each block of RAM split, and
 /// a table at each edge of what is denied.
 pub(crate) fn needs<G: Geometry>(ram: &[PageRange<Pfn>], denied: &[PageRange<Pfn>]) -> Needs {
-    let for_ram = ram.iter().fold(0_u64, |sum, range| {
-        sum.saturating_add(tables_for::<G>(range.first().0, range.len()))
-    });
+    let for_ram = ram
+        .iter()
+        .fold(0_u64, |sum, range| sum.saturating_add(tables_for::<G>(range.first().0, range.len())));
     // An edge takes one table of level 2 and one of level 3, and a range has two.
     let for_denied = denied.iter().fold(0_u64, |sum, _| sum.saturating_add(4));
     Needs {
         records: records_needed::<G>(ram).unwrap_or(usize::MAX),
-        tables: G::ROOT_TABLES
-            .saturating_add(for_ram)
-            .saturating_add(for_denied),
+        tables: G::ROOT_TABLES.saturating_add(for_ram).saturating_add(for_denied),
     }
 }
 
 impl<'m, G: Geometry> HostMemory<'m, G> {
     /// Gives all RAM to the host but what is reserved, and maps it.
-    pub(crate) fn new<M: Machine<Geometry = G>>(
-        machine: &M,
-        setup: Setup<'m>,
-    ) -> Result<Self, SetupError> {
+    pub(crate) fn new<M: Machine<Geometry = G>>(machine: &M, setup: Setup<'m>) -> Result<Self, SetupError> {
         let needs = needs::<G>(setup.ram, setup.denied_devices);
         let mut records = Records::new(setup.ram, setup.records)?;
         if setup.tables.len() < needs.tables {
             return Err(SetupError::TooSmall);
         }
         let reserved_ram = setup.reserved.iter().all(|range| records.is_ram(*range));
-        let tables_reserved = setup.reserved.iter().any(|range| {
-            range.first() <= setup.tables.first() && setup.tables.end() <= range.end()
-        });
-        if !reserved_ram
-            || !(tables_reserved || seeded!(TablesUnreserved))
-            || setup.tables.first().0 & 1 != 0
+        let tables_reserved = setup
+            .reserved
+            .iter()
+            .any(|range| range.first() <= setup.tables.first() && setup.tables.end() <= range.end());
+        if !reserved_ram || !(tables_reserved || seeded!(TablesUnreserved)) || setup.tables.first().0 & 1 != 0
         {
             return Err(SetupError::Reserved);
         }
@@ -105,12 +99,8 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
     }
 
     fn map_identity<M: Machine>(&mut self, machine: &M, piece: Piece, batch: &mut Batch) {
-        let mapping = Mapping {
-            page: piece.first,
-            to: Pfn(piece.first),
-            pages: piece.pages,
-            access: Access::Memory,
-        };
+        let mapping =
+            Mapping { page: piece.first, to: Pfn(piece.first), pages: piece.pages, access: Access::Memory };
         self.tables.map(machine, &mut self.pool, mapping, batch);
     }
 
@@ -187,8 +177,7 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
         let mut left = range;
         let mut done = 0_u64;
         while let Some(Converted { piece, uniform }) =
-            self.records
-                .convert(left, from.advance(done), to.advance(done))
+            self.records.convert(left, from.advance(done), to.advance(done))
         {
             match (from.host_reaches(), to.host_reaches()) {
                 (_, true) if uniform => {
@@ -199,8 +188,7 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
                 (true, false) if seeded!(HostKeepsMapping) => {}
                 (true, false) => {
                     let Piece { first, pages } = piece;
-                    self.tables
-                        .unmap(machine, &mut self.pool, first, pages, batch);
+                    self.tables.unmap(machine, &mut self.pool, first, pages, batch);
                 }
                 (true, true) | (false, false) => {}
             }
@@ -222,10 +210,7 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
         record: Record,
         batch: &mut Batch,
     ) {
-        let giant = Piece {
-            first: G::align_down(Level::One, page),
-            pages: G::GIANT_PAGES,
-        };
+        let giant = Piece { first: G::align_down(Level::One, page), pages: G::GIANT_PAGES };
         let all = PageRange::<Pfn>::new(Pfn(giant.first), giant.pages);
         if record == Record::HOST && all.is_some_and(|all| self.records.all(all, record)) {
             self.map_identity(machine, giant, batch);
@@ -255,14 +240,9 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
         }
         if !self.tables.is_mapped(machine, page) {
             let mut batch = self.batch();
-            let mapping = Mapping {
-                page: leaf.first().0,
-                to: leaf.first(),
-                pages: leaf.len(),
-                access: Access::Device,
-            };
-            self.tables
-                .map(machine, &mut self.pool, mapping, &mut batch);
+            let mapping =
+                Mapping { page: leaf.first().0, to: leaf.first(), pages: leaf.len(), access: Access::Device };
+            self.tables.map(machine, &mut self.pool, mapping, &mut batch);
             batch.finish(machine);
         }
         HostAbort::Retry
@@ -275,24 +255,16 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
         }
         [Level::One, Level::Two, Level::Three]
             .into_iter()
-            .filter_map(|level| {
-                PageRange::<Pfn>::new(Pfn(G::align_down(level, page)), G::span(level))
-            })
+            .filter_map(|level| PageRange::<Pfn>::new(Pfn(G::align_down(level, page)), G::span(level)))
             .find(|leaf| {
                 self.records.is_apart_from_ram(*leaf)
-                    && (seeded!(DeniedDevice)
-                        || !self.denied.iter().any(|denied| denied.overlaps(*leaf)))
+                    && (seeded!(DeniedDevice) || !self.denied.iter().any(|denied| denied.overlaps(*leaf)))
             })
     }
 }
 
 /// Changes the records of all of a range that is as `from` says.
-fn convert_all<G: Geometry>(
-    records: &mut Records<'_, G>,
-    range: PageRange<Pfn>,
-    from: Record,
-    to: Record,
-) {
+fn convert_all<G: Geometry>(records: &mut Records<'_, G>, range: PageRange<Pfn>, from: Record, to: Record) {
     let mut left = Some(range);
     while let Some(next) = left
         && let Some(converted) = records.convert(next, from, to)
@@ -310,8 +282,5 @@ pub(crate) fn after(range: PageRange<Pfn>, pages: u64) -> Option<PageRange<Pfn>>
 
 /// Cuts a range in two, the first of `pages` pages.
 pub(crate) fn split(range: PageRange<Pfn>, pages: u64) -> Option<(PageRange<Pfn>, PageRange<Pfn>)> {
-    Some((
-        PageRange::<Pfn>::new(range.first(), pages)?,
-        after(range, pages)?,
-    ))
+    Some((PageRange::<Pfn>::new(range.first(), pages)?, after(range, pages)?))
 }

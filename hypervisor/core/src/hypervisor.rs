@@ -87,18 +87,12 @@ pub struct CallFailure {
 impl CallFailure {
     /// [`CallError::Again`] after `pages` pages.
     pub(crate) const fn again(pages: u64) -> Self {
-        Self {
-            error: CallError::Again,
-            value: pages,
-        }
+        Self { error: CallError::Again, value: pages }
     }
 
     /// [`CallError::NoMemory`]: the pool is short of `pages` pages.
     pub(crate) const fn no_memory(pages: u64) -> Self {
-        Self {
-            error: CallError::NoMemory,
-            value: pages,
-        }
+        Self { error: CallError::NoMemory, value: pages }
     }
 }
 
@@ -165,9 +159,7 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
         Ok(Self {
             host_space: host.space(),
             host: Lock::new(LockId::Host, host),
-            places: core::array::from_fn(|index| {
-                Lock::new(LockId::Place(index), VmPlace::default())
-            }),
+            places: core::array::from_fn(|index| Lock::new(LockId::Place(index), VmPlace::default())),
             machine,
             expected,
             cpus,
@@ -200,9 +192,7 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
     /// Decides about a stage-2 fault of the host's at `ipa`: the record is read again under the lock,
     /// and device ranges are mapped here, on their first touch.
     pub fn host_abort(&self, ipa: Ipa, access: HostAccess) -> HostAbort {
-        self.host
-            .lock(&self.machine)
-            .abort(&self.machine, ipa.page().0, access)
+        self.host.lock(&self.machine).abort(&self.machine, ipa.page().0, access)
     }
 
     /// Claims a vCPU for `cpu`, to be entered there.

@@ -111,11 +111,7 @@ mod tests {
 
     /// A CPU that takes `exception` at EL1.
     fn taken(exception: Exception, pstate: u64, vbar_el1: u64, sctlr_el1: u64) -> VcpuContext {
-        let mut context = VcpuContext {
-            pc: 0x4020_1230,
-            pstate,
-            ..VcpuContext::default()
-        };
+        let mut context = VcpuContext { pc: 0x4020_1230, pstate, ..VcpuContext::default() };
         context.system.vbar_el1 = vbar_el1;
         context.system.sctlr_el1 = sctlr_el1;
         context.system.far_el1 = 1;
@@ -125,21 +121,11 @@ mod tests {
 
     const VBAR: u64 = 0x4030_0800;
 
-    const READ: Exception = Exception::ExternalAbort(Abort {
-        fetch: false,
-        write: false,
-        far: Some(0xdead_b000),
-    });
-    const WRITE: Exception = Exception::ExternalAbort(Abort {
-        fetch: false,
-        write: true,
-        far: Some(0xdead_b000),
-    });
-    const FETCH: Exception = Exception::ExternalAbort(Abort {
-        fetch: true,
-        write: false,
-        far: None,
-    });
+    const READ: Exception =
+        Exception::ExternalAbort(Abort { fetch: false, write: false, far: Some(0xdead_b000) });
+    const WRITE: Exception =
+        Exception::ExternalAbort(Abort { fetch: false, write: true, far: Some(0xdead_b000) });
+    const FETCH: Exception = Exception::ExternalAbort(Abort { fetch: true, write: false, far: None });
 
     #[test]
     fn vector_and_syndrome_follow_the_source() {

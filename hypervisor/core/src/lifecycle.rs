@@ -34,12 +34,7 @@ fn pool_range(first: Pfn, pages: u64, least: u64) -> Result<PageRange<Pfn>, Call
 
 impl<M: Machine> Hypervisor<'_, M> {
     /// Makes a VM whose pool is `pages` pages from `first` on, the first two of them its stage-2 root.
-    pub(crate) fn vm_create(
-        &self,
-        protected: bool,
-        first: Pfn,
-        pages: u64,
-    ) -> Result<VmHandle, CallFailure> {
+    pub(crate) fn vm_create(&self, protected: bool, first: Pfn, pages: u64) -> Result<VmHandle, CallFailure> {
         let root_tables = M::Geometry::ROOT_TABLES;
         let range = pool_range(first, pages, root_tables.saturating_add(1))?;
         let (root, rest) = split(range, root_tables).ok_or(CallError::InvalidParameter)?;
@@ -78,12 +73,7 @@ impl<M: Machine> Hypervisor<'_, M> {
     }
 
     /// Adds pages to a VM's pool.
-    pub(crate) fn vm_top_up(
-        &self,
-        handle: VmHandle,
-        first: Pfn,
-        pages: u64,
-    ) -> Result<(), CallFailure> {
+    pub(crate) fn vm_top_up(&self, handle: VmHandle, first: Pfn, pages: u64) -> Result<(), CallFailure> {
         let range = pool_range(first, pages, 1)?;
         self.with_vm(handle, |vm, _| {
             vm.is_alive()?;
@@ -94,11 +84,7 @@ impl<M: Machine> Hypervisor<'_, M> {
     }
 
     /// Makes the next vCPU.
-    pub(crate) fn vcpu_create(
-        &self,
-        handle: VmHandle,
-        index: VcpuIndex,
-    ) -> Result<(), CallFailure> {
+    pub(crate) fn vcpu_create(&self, handle: VmHandle, index: VcpuIndex) -> Result<(), CallFailure> {
         self.with_vm(handle, |vm, _| {
             vm.is_new()?;
             let next = vm.vcpus.len();
@@ -108,16 +94,8 @@ impl<M: Machine> Hypervisor<'_, M> {
             if next >= MAX_VCPUS {
                 return Err(CallError::Full.into());
             }
-            let context = vm
-                .pool
-                .take(&self.machine)
-                .ok_or(CallFailure::no_memory(1))?;
-            let vcpu = Vcpu {
-                context: context.page(),
-                loaded: None,
-                on: false,
-                start: None,
-            };
+            let context = vm.pool.take(&self.machine).ok_or(CallFailure::no_memory(1))?;
+            let vcpu = Vcpu { context: context.page(), loaded: None, on: false, start: None };
             // There is room: `next` was compared with the capacity above.
             if vm.vcpus.push(vcpu).is_ok() {
                 vm.report.vcpus = vm.report.vcpus.saturating_add(1);
@@ -171,10 +149,7 @@ impl<M: Machine> Hypervisor<'_, M> {
     /// The host loses pages that it has alone. One page is mostly one record and one entry.
     fn check_and_assign(&self, range: PageRange<Pfn>, to: Record) -> Result<(), CallError> {
         self.host.with(&self.machine, |host| {
-            if range.len() == 1
-                && host
-                    .convert_page(&self.machine, range.first(), Record::HOST, to)
-                    .is_some()
+            if range.len() == 1 && host.convert_page(&self.machine, range.first(), Record::HOST, to).is_some()
             {
                 return Ok(());
             }
@@ -197,9 +172,7 @@ impl<M: Machine> Hypervisor<'_, M> {
     /// Gives pages that nobody but `from` says reaches back to the host, wiped.
     pub(crate) fn return_to_host(&self, frames: Frames, from: Record) {
         seeded!(self.machine.wipe(&frames), PoolUnwiped => ());
-        self.host
-            .lock(&self.machine)
-            .assign(&self.machine, frames.range(), from, Record::HOST);
+        self.host.lock(&self.machine).assign(&self.machine, frames.range(), from, Record::HOST);
     }
 }
 

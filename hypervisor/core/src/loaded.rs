@@ -117,8 +117,7 @@ impl<M: Machine> Loaded<'_, '_, M> {
     /// Works on the VM, under its lock. It is there: a VM is not torn down while a vCPU is loaded.
     #[inline]
     fn with_vm<R>(&self, f: impl FnOnce(&mut Vm) -> R) -> Option<R> {
-        self.place
-            .with(self.machine(), |place| place.vm.as_mut().map(f))
+        self.place.with(self.machine(), |place| place.vm.as_mut().map(f))
     }
 
     /// The machine below.
@@ -230,15 +229,8 @@ impl<M: Machine> Loaded<'_, '_, M> {
             Content::Absent => PageState::Absent,
             Content::Poisoned => PageState::Poisoned,
             Content::Present(first) => {
-                let record = self
-                    .hypervisor
-                    .host
-                    .with(self.machine(), |host| host.records().get(first));
-                if record.is_some_and(Record::host_reaches) {
-                    PageState::Shared
-                } else {
-                    PageState::Private
-                }
+                let record = self.hypervisor.host.with(self.machine(), |host| host.records().get(first));
+                if record.is_some_and(Record::host_reaches) { PageState::Shared } else { PageState::Private }
             }
         })
     }
@@ -254,22 +246,14 @@ impl<M: Machine> Loaded<'_, '_, M> {
     /// # Errors
     ///
     /// [`PowerOnError`]; nothing was done then.
-    pub fn power_on(
-        &self,
-        target: VcpuIndex,
-        entry: Ipa,
-        context_id: u64,
-    ) -> Result<(), PowerOnError> {
+    pub fn power_on(&self, target: VcpuIndex, entry: Ipa, context_id: u64) -> Result<(), PowerOnError> {
         self.with_vm(|vm| {
             let vcpu = vm.vcpu(target).ok_or(PowerOnError::NoSuchVcpu)?;
             if vcpu.on && !seeded!(CpuOnAgain) {
                 return Err(PowerOnError::AlreadyOn);
             }
             vcpu.on = true;
-            vcpu.start = (!seeded!(StartForgotten)).then_some(Start {
-                entry,
-                argument: context_id,
-            });
+            vcpu.start = (!seeded!(StartForgotten)).then_some(Start { entry, argument: context_id });
             Ok(())
         })
         .unwrap_or(Err(PowerOnError::NoSuchVcpu))

@@ -41,10 +41,7 @@ pub(crate) struct Lock<T> {
 
 impl<T> Lock<T> {
     pub(crate) const fn new(id: LockId, value: T) -> Self {
-        Self {
-            id,
-            mutex: TicketMutex::new(value),
-        }
+        Self { id, mutex: TicketMutex::new(value) }
     }
 
     #[cfg(not(any(test, feature = "fake")))]
@@ -69,11 +66,7 @@ impl<T> Lock<T> {
     pub(crate) fn lock<'a, M: Machine>(&'a self, machine: &'a M) -> Guard<'a, T, M> {
         let value = self.wait();
         machine.event(Event::Taken(self.id));
-        Guard {
-            value,
-            machine,
-            id: self.id,
-        }
+        Guard { value, machine, id: self.id }
     }
 
     /// Works on the value, as under [`Self::lock`]: for what is to be quick.

@@ -35,13 +35,7 @@ const SIGN_EXTEND: u64 = 1 << 0;
 const WIDE: u64 = 1 << 1;
 
 /// Turns an access of the guest's into an exit, and remembers it until the host has finished it.
-pub(crate) fn begin(
-    context: &mut VcpuContext,
-    access: Access,
-    write: bool,
-    ipa: Ipa,
-    far: u64,
-) -> Exit {
+pub(crate) fn begin(context: &mut VcpuContext, access: Access, write: bool, ipa: Ipa, far: u64) -> Exit {
     let mut flags = 0;
     if access.sign_extend {
         flags |= SIGN_EXTEND;
@@ -58,8 +52,7 @@ pub(crate) fn begin(
     };
     let size = access.size;
     if write {
-        let value =
-            context.register(access.register) & seeded!(size.mask(), WholeRegister => u64::MAX);
+        let value = context.register(access.register) & seeded!(size.mask(), WholeRegister => u64::MAX);
         Exit::MmioWrite { ipa, size, value }
     } else {
         Exit::MmioRead { ipa, size }
@@ -108,11 +101,7 @@ impl PendingAccess {
         }
         let sign = (size.mask() >> 1).wrapping_add(1);
         let extended = (value ^ sign).wrapping_sub(sign);
-        if self.flags & WIDE == 0 {
-            extended & AccessSize::Word.mask()
-        } else {
-            extended
-        }
+        if self.flags & WIDE == 0 { extended & AccessSize::Word.mask() } else { extended }
     }
 }
 
@@ -121,20 +110,11 @@ mod tests {
     use super::*;
 
     fn access(size: AccessSize, sign_extend: bool, wide: bool) -> Access {
-        Access {
-            size,
-            sign_extend,
-            wide,
-            register: 5,
-        }
+        Access { size, sign_extend, wide, register: 5 }
     }
 
     fn context() -> VcpuContext {
-        let mut context = VcpuContext {
-            pc: 0x1000,
-            pstate: 0x3c5,
-            ..VcpuContext::default()
-        };
+        let mut context = VcpuContext { pc: 0x1000, pstate: 0x3c5, ..VcpuContext::default() };
         context.x[5] = 0x1122_3344_5566_7788;
         context.system.vbar_el1 = 0x8000;
         context
@@ -193,19 +173,10 @@ mod tests {
         ] {
             let mut context = context();
             if let Some(write) = pending {
-                begin(
-                    &mut context,
-                    access(AccessSize::Word, false, false),
-                    write,
-                    ipa,
-                    0,
-                );
+                begin(&mut context, access(AccessSize::Word, false, false), write, ipa, 0);
             }
             let before = context.clone();
-            assert_eq!(
-                resume(&mut context, answer),
-                Err(CallError::InvalidParameter)
-            );
+            assert_eq!(resume(&mut context, answer), Err(CallError::InvalidParameter));
             assert!(context == before, "a refused entry changes nothing");
         }
     }

@@ -82,12 +82,7 @@ impl Object {
         for _ in 0..Self::tables_needed::<M::Geometry>(pages)? {
             directories.push(pool.take(machine)?).ok()?;
         }
-        Some(Self {
-            pages,
-            present: 0,
-            directories,
-            taken: 0,
-        })
+        Some(Self { pages, present: 0, directories, taken: 0 })
     }
 
     /// How many pages are present.
@@ -98,10 +93,7 @@ impl Object {
     /// Whether `pages` pages from `offset` on are pages of the object; at least one.
     #[inline]
     pub(crate) fn has(&self, offset: u64, pages: u64) -> bool {
-        (pages != 0 || seeded!(EmptyRange))
-            && offset
-                .checked_add(pages)
-                .is_some_and(|end| end <= self.pages)
+        (pages != 0 || seeded!(EmptyRange)) && offset.checked_add(pages).is_some_and(|end| end <= self.pages)
     }
 
     /// The directory that has the word of the chunk which holds `offset`, and where in it that is.
@@ -120,9 +112,7 @@ impl Object {
         };
         let chunk = Word(machine.read_entry(directory, index));
         let word = match chunk.as_split() {
-            Some((table, _)) => {
-                Word(machine.read_entry(table, M::Geometry::index(Level::Three, offset)))
-            }
+            Some((table, _)) => Word(machine.read_entry(table, M::Geometry::index(Level::Three, offset))),
             None => chunk.advance(M::Geometry::block_offset(offset)),
         };
         word.content()
@@ -134,19 +124,11 @@ impl Object {
     pub(crate) fn run<M: Machine>(&self, machine: &M, offset: u64, most: u64) -> Run {
         let chunk = self
             .chunk::<M>(offset)
-            .map_or(Word::ABSENT, |(table, index)| {
-                Word(machine.read_entry(table, index))
-            });
+            .map_or(Word::ABSENT, |(table, index)| Word(machine.read_entry(table, index)));
         let in_chunk = M::Geometry::next(Level::Two, offset).wrapping_sub(offset);
-        let most = most
-            .min(in_chunk)
-            .min(self.pages.saturating_sub(offset))
-            .max(1);
+        let most = most.min(in_chunk).min(self.pages.saturating_sub(offset)).max(1);
         let Some((table, _)) = chunk.as_split() else {
-            return Run {
-                content: chunk.advance(M::Geometry::block_offset(offset)).content(),
-                pages: most,
-            };
+            return Run { content: chunk.advance(M::Geometry::block_offset(offset)).content(), pages: most };
         };
         let mut index = M::Geometry::index(Level::Three, offset);
         let first = Word(machine.read_entry(table, index));
@@ -158,10 +140,7 @@ impl Object {
             }
             pages = pages.saturating_add(1);
         }
-        Run {
-            content: first.content(),
-            pages,
-        }
+        Run { content: first.content(), pages }
     }
 
     /// Whether all of `pages` pages from `offset` on, which are in the object, are absent.

@@ -25,9 +25,7 @@ impl Options {
                 "trace=on" => options.trace = true,
                 "trace=off" => options.trace = false,
                 #[cfg(feature = "seeded-bugs")]
-                bug if bug
-                    .strip_prefix("seeded=")
-                    .is_some_and(crate::seeded::choose) => {}
+                bug if bug.strip_prefix("seeded=").is_some_and(crate::seeded::choose) => {}
                 _ => return Err(UnknownOption),
             }
         }
@@ -43,10 +41,7 @@ mod tests {
     fn what_is_asked_for_is_understood_or_refused() {
         assert_eq!(Options::parse(""), Ok(Options { trace: false }));
         assert_eq!(Options::parse(" trace=on "), Ok(Options { trace: true }));
-        assert_eq!(
-            Options::parse("trace=on trace=off"),
-            Ok(Options { trace: false })
-        );
+        assert_eq!(Options::parse("trace=on trace=off"), Ok(Options { trace: false }));
         for bad in ["trace", "trace=", "trace=yes", "Trace=on", "trace=on x"] {
             assert_eq!(Options::parse(bad), Err(UnknownOption), "{bad}");
         }

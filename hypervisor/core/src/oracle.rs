@@ -197,19 +197,13 @@ impl<'m> Oracle<'m> {
     /// # Errors
     ///
     /// The first [`Difference`]; also if there are too few words.
-    pub fn new<M: Machine>(
-        hypervisor: &Hypervisor<'_, M>,
-        words: &'m mut [u64],
-    ) -> Result<Self, Difference> {
+    pub fn new<M: Machine>(hypervisor: &Hypervisor<'_, M>, words: &'m mut [u64]) -> Result<Self, Difference> {
         hypervisor.look(|view| {
             let host_tables = view.check()?;
             let records = view.host.records();
             let short = Difference::new(Rule::Transition, Party::Hypervisor, 0);
             let memory = Memory::new(records, words).ok_or(short)?;
-            Ok(Self {
-                memory,
-                host_tables,
-            })
+            Ok(Self { memory, host_tables })
         })
     }
 
@@ -229,8 +223,7 @@ impl<'m> Oracle<'m> {
                 let root = view.host.root();
                 return Err(Difference::new(Rule::Counts, Party::Host, root.0));
             }
-            self.memory
-                .check(view.machine, view.host.records(), calls())
+            self.memory.check(view.machine, view.host.records(), calls())
         })
     }
 }
@@ -258,11 +251,7 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
         // `map` goes by ascending index, as the order of locks wants it.
         let places = self.places.each_ref().map(Lock::lock_to_look);
         let host = self.host.lock_to_look();
-        look(&View {
-            machine: &self.machine,
-            host: &host,
-            places: &places,
-        })
+        look(&View { machine: &self.machine, host: &host, places: &places })
     }
 }
 
@@ -285,21 +274,14 @@ impl<M: Machine> View<'_, '_, M> {
         let mut tallies = [Tally::default(); MAX_VMS];
         self.check_pages(&mut tallies)?;
         self.check_devices()?;
-        for ((place, tally), (index, (mapped, held))) in self
-            .places
-            .iter()
-            .zip(&tallies)
-            .zip((0..).zip(mapped.iter().zip(&held)))
+        for ((place, tally), (index, (mapped, held))) in
+            self.places.iter().zip(&tallies).zip((0..).zip(mapped.iter().zip(&held)))
         {
             match &place.vm {
                 Some(vm) => self.check_counts(vm, &place.objects, *tally, *mapped, *held)?,
                 None if tally.pool != 0 => {
                     let page = self.first_of(Owner::Pool(VmIndex(index)));
-                    return Err(Difference::new(
-                        Rule::Counts,
-                        Party::Vm(VmIndex(index)),
-                        page,
-                    ));
+                    return Err(Difference::new(Rule::Counts, Party::Vm(VmIndex(index)), page));
                 }
                 None => {}
             }
@@ -317,10 +299,7 @@ impl<M: Machine> View<'_, '_, M> {
         let party = Party::Vm(vm.index);
         let custody = |page| self.owner(page) == Some(Owner::Pool(vm.index));
         let guest = tables::survey(self.machine, vm.tables.root(), party, custody)?;
-        let mut held = guest
-            .tables
-            .saturating_add(free(&vm.pool))
-            .saturating_add(vm.vcpus.len() as u64);
+        let mut held = guest.tables.saturating_add(free(&vm.pool)).saturating_add(vm.vcpus.len() as u64);
         for vcpu in &vm.vcpus {
             if !custody(vcpu.context) {
                 return Err(Difference::new(Rule::Custody, party, vcpu.context.0));
@@ -359,11 +338,7 @@ impl<M: Machine> View<'_, '_, M> {
         let root = vm.tables.root();
         // Nobody walks the tables of a VM that is torn down, and they are not kept up to date.
         if vm.life != Life::Dying && mapped != tally.pages {
-            return Err(self.stray_mapping(vm).unwrap_or(Difference::new(
-                Rule::Bijection,
-                party,
-                root.0,
-            )));
+            return Err(self.stray_mapping(vm).unwrap_or(Difference::new(Rule::Bijection, party, root.0)));
         }
         let present = objects
             .iter()
@@ -382,13 +357,7 @@ impl<M: Machine> View<'_, '_, M> {
     fn first_of(&self, owner: Owner) -> u64 {
         self.host
             .records()
-            .try_for_each_run(|run| {
-                if run.record.owner() == owner {
-                    Err(run.first)
-                } else {
-                    Ok(())
-                }
-            })
+            .try_for_each_run(|run| if run.record.owner() == owner { Err(run.first) } else { Ok(()) })
             .err()
             .unwrap_or(0)
     }

@@ -39,11 +39,7 @@ impl Pool {
 
     /// Takes pages out that lie in a row, at most `most` of them but at least one; they are as
     /// [`Self::put`] found them but for their first entries.
-    pub(crate) fn take_run<M: Machine>(
-        &mut self,
-        machine: &M,
-        most: u64,
-    ) -> Option<PageRange<Pfn>> {
+    pub(crate) fn take_run<M: Machine>(&mut self, machine: &M, most: u64) -> Option<PageRange<Pfn>> {
         let mut first = self.take(machine)?.page();
         let mut pages = 1_u64;
         // What was added in ascending order comes out in descending order.

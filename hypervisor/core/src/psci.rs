@@ -81,32 +81,20 @@ pub(crate) fn guest<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, x: &[u64; 4]) -> R
     };
     match function {
         Function::Version => Reply::value(u32::from(VERSION).into()),
-        Function::Features { psci_func_id } => {
-            features(psci_func_id).map_or_else(Reply::error, Reply::value)
-        }
+        Function::Features { psci_func_id } => features(psci_func_id).map_or_else(Reply::error, Reply::value),
         Function::MigrateInfoType => Reply::value(MIGRATION_NOT_REQUIRED),
         // A suspended CPU keeps its state here, whatever power state it asked for.
-        Function::CpuSuspend { .. } => Reply {
-            x0: SUCCESS,
-            exit: Some(wait_for_interrupt(vcpu)),
-        },
+        Function::CpuSuspend { .. } => Reply { x0: SUCCESS, exit: Some(wait_for_interrupt(vcpu)) },
         Function::CpuOff => {
             vcpu.power_off();
-            Reply {
-                x0: code(ErrorCode::Denied),
-                exit: Some(Exit::CpuOff),
-            }
+            Reply { x0: code(ErrorCode::Denied), exit: Some(Exit::CpuOff) }
         }
-        Function::CpuOn { target_cpu, entry } => cpu_on(
-            vcpu,
-            target_cpu,
-            Ipa(entry.entry_point_address()),
-            entry.context_id(),
-        ),
-        Function::AffinityInfo {
-            mpidr,
-            lowest_affinity_level,
-        } => affinity_info(vcpu, mpidr, lowest_affinity_level),
+        Function::CpuOn { target_cpu, entry } => {
+            cpu_on(vcpu, target_cpu, Ipa(entry.entry_point_address()), entry.context_id())
+        }
+        Function::AffinityInfo { mpidr, lowest_affinity_level } => {
+            affinity_info(vcpu, mpidr, lowest_affinity_level)
+        }
         Function::SystemOff => end(vcpu, Exit::SystemOff),
         Function::SystemReset => end(vcpu, Exit::SystemReset),
         _ => Reply::error(ErrorCode::NotSupported),
@@ -122,20 +110,12 @@ fn target(mpidr: Mpidr) -> Option<VcpuIndex> {
     only_aff0.then_some(VcpuIndex(mpidr.aff0.into()))
 }
 
-fn cpu_on<M: Machine>(
-    vcpu: &Loaded<'_, '_, M>,
-    mpidr: Mpidr,
-    entry: Ipa,
-    context_id: u64,
-) -> Reply {
+fn cpu_on<M: Machine>(vcpu: &Loaded<'_, '_, M>, mpidr: Mpidr, entry: Ipa, context_id: u64) -> Reply {
     let Some(target) = target(mpidr) else {
         return Reply::error(ErrorCode::InvalidParameters);
     };
     match vcpu.power_on(target, entry, context_id) {
-        Ok(()) => Reply {
-            x0: SUCCESS,
-            exit: Some(Exit::CpuOn { vcpu: target }),
-        },
+        Ok(()) => Reply { x0: SUCCESS, exit: Some(Exit::CpuOn { vcpu: target }) },
         Err(PowerOnError::NoSuchVcpu) => Reply::error(ErrorCode::InvalidParameters),
         Err(PowerOnError::AlreadyOn) => Reply::error(ErrorCode::AlreadyOn),
     }
@@ -147,13 +127,7 @@ fn affinity_info<M: Machine>(vcpu: &Loaded<'_, '_, M>, mpidr: Mpidr, level: u32)
         0 => mpidr,
         _ => Mpidr { aff0: 0, ..mpidr },
     };
-    let on = target(masked).and_then(|target| {
-        if level == 0 {
-            vcpu.is_on(target)
-        } else {
-            Some(true)
-        }
-    });
+    let on = target(masked).and_then(|target| if level == 0 { vcpu.is_on(target) } else { Some(true) });
     match on {
         Some(true) => Reply::value(u32::from(AffinityInfo::On).into()),
         Some(false) => Reply::value(u32::from(AffinityInfo::Off).into()),
@@ -164,8 +138,5 @@ fn affinity_info<M: Machine>(vcpu: &Loaded<'_, '_, M>, mpidr: Mpidr, level: u32)
 /// Ends the VM's run. A guest that went on would see that the call failed; none does.
 fn end<M: Machine>(vcpu: &Loaded<'_, '_, M>, exit: Exit) -> Reply {
     vcpu.stop();
-    Reply {
-        x0: code(ErrorCode::InternalFailure),
-        exit: Some(exit),
-    }
+    Reply { x0: code(ErrorCode::InternalFailure), exit: Some(exit) }
 }

@@ -70,10 +70,7 @@ const OFFSET_MASK: u64 = (1 << 28) - 1;
 /// All bits that a record uses.
 pub(crate) const RECORD_BITS: u64 = (1 << 40) - 1;
 
-const _: () = assert!(
-    MAX_VMS <= 1 << (OBJECT_SHIFT - VM_SHIFT),
-    "a VM fits in its field"
-);
+const _: () = assert!(MAX_VMS <= 1 << (OBJECT_SHIFT - VM_SHIFT), "a VM fits in its field");
 const _: () = assert!(MAX_OBJECTS <= 1 << 2, "an object fits in its field");
 
 impl Record {

@@ -92,40 +92,27 @@ impl<'m, G: Geometry> Records<'m, G> {
                 .ok_or(SetupError::TooSmall)?;
             regions.push(region).map_err(|_| SetupError::TooMany)?;
         }
-        words
-            .get_mut(..next)
-            .ok_or(SetupError::TooSmall)?
-            .fill(Record::HYPERVISOR.0);
-        Ok(Self {
-            regions,
-            words,
-            geometry: core::marker::PhantomData,
-        })
+        words.get_mut(..next).ok_or(SetupError::TooSmall)?.fill(Record::HYPERVISOR.0);
+        Ok(Self { regions, words, geometry: core::marker::PhantomData })
     }
 
     /// The region that holds `page`.
     #[inline]
     fn region(&self, page: u64) -> Option<&Region> {
-        self.regions
-            .iter()
-            .find(|region| region.pages.contains(Pfn(page)))
+        self.regions.iter().find(|region| region.pages.contains(Pfn(page)))
     }
 
     /// Whether `range` is RAM, without a hole.
     #[inline]
     #[must_use]
     pub fn is_ram(&self, range: PageRange<Pfn>) -> bool {
-        self.region(range.first().0)
-            .is_some_and(|region| range.end() <= region.pages.end())
+        self.region(range.first().0).is_some_and(|region| range.end() <= region.pages.end())
     }
 
     /// Whether no page of `range` is RAM.
     #[must_use]
     pub fn is_apart_from_ram(&self, range: PageRange<Pfn>) -> bool {
-        !self
-            .regions
-            .iter()
-            .any(|region| region.pages.overlaps(range))
+        !self.regions.iter().any(|region| region.pages.overlaps(range))
     }
 
     /// The record of `page`; `None` if it is no RAM.
@@ -224,19 +211,11 @@ impl<'m, G: Geometry> Records<'m, G> {
     /// Changes the records of the pages of `range` that are in its first block, up to the first that is
     /// not as `from` says: `from` and `to` are the first page's, the others' follow from them.
     #[inline]
-    pub(crate) fn convert(
-        &mut self,
-        range: PageRange<Pfn>,
-        from: Record,
-        to: Record,
-    ) -> Option<Converted> {
+    pub(crate) fn convert(&mut self, range: PageRange<Pfn>, from: Record, to: Record) -> Option<Converted> {
         let first = range.first().0;
         let region = *self.region(first)?;
         let end = range.end().min(region.pages.end()).0;
-        let piece = Piece {
-            first,
-            pages: end.min(G::next(Level::Two, first)).saturating_sub(first),
-        };
+        let piece = Piece { first, pages: end.min(G::next(Level::Two, first)).saturating_sub(first) };
         let block_word = block_word::<G>(&region, first);
         let block = BlockWord(*self.words.get(block_word)?);
         if let Some(base) = block.uniform() {
@@ -245,17 +224,13 @@ impl<'m, G: Geometry> Records<'m, G> {
             }
             if piece.pages == G::BLOCK_PAGES {
                 *self.words.get_mut(block_word)? = to.0;
-                return Some(Converted {
-                    piece,
-                    uniform: true,
-                });
+                return Some(Converted { piece, uniform: true });
             }
             if !block.is_split() {
                 self.split(&region, first, base)?;
             }
         }
-        let (pages, block) =
-            self.convert_pages(&region, piece, block.base(), block.deviating(), from, to)?;
+        let (pages, block) = self.convert_pages(&region, piece, block.base(), block.deviating(), from, to)?;
         *self.words.get_mut(block_word)? = block.0;
         Some(Converted {
             piece: Piece { first, pages },
@@ -284,9 +259,8 @@ impl<'m, G: Geometry> Records<'m, G> {
             }
             *word = new;
             // Bounded by the pages of a block, and never below 0: a page counts while it deviates.
-            deviating = deviating
-                .wrapping_add(u64::from(new != expected))
-                .wrapping_sub(u64::from(old != expected));
+            deviating =
+                deviating.wrapping_add(u64::from(new != expected)).wrapping_sub(u64::from(old != expected));
             old = old.wrapping_add(from.step());
             new = new.wrapping_add(to.step());
             expected = expected.wrapping_add(base.step());
@@ -321,20 +295,14 @@ impl<'m, G: Geometry> Records<'m, G> {
         if words.last() != Some(&last.0) {
             return Some(BlockWord::split(base, G::BLOCK_PAGES));
         }
-        let deviating = words
-            .iter()
-            .zip(0..)
-            .filter(|(word, offset)| **word != first.advance(*offset).0)
-            .count();
+        let deviating =
+            words.iter().zip(0..).filter(|(word, offset)| **word != first.advance(*offset).0).count();
         Some(BlockWord::split(first, u64::try_from(deviating).ok()?))
     }
 
     #[inline]
     fn block(&self, region: &Region, page: u64) -> Option<BlockWord> {
-        self.words
-            .get(block_word::<G>(region, page))
-            .copied()
-            .map(BlockWord)
+        self.words.get(block_word::<G>(region, page)).copied().map(BlockWord)
     }
 
     #[inline]
@@ -352,29 +320,20 @@ impl<'m, G: Geometry> Records<'m, G> {
 
 /// The whole block that holds `page`.
 pub(crate) fn whole_block<G: Geometry>(page: u64) -> Piece {
-    Piece {
-        first: G::align_down(Level::Two, page),
-        pages: G::BLOCK_PAGES,
-    }
+    Piece { first: G::align_down(Level::Two, page), pages: G::BLOCK_PAGES }
 }
 
 /// Which word is the record of the block that holds `page`, a page of a block of the region. (An index
 /// that is not the region's would be refused by the slice of all words.)
 #[inline]
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the index of a word in memory"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "the index of a word in memory")]
 fn block_word<G: Geometry>(region: &Region, page: u64) -> usize {
     region.to_block.wrapping_add(G::block(page)) as usize
 }
 
 /// Which word is the record of `page`, a page of a block of the region.
 #[inline]
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the index of a word in memory"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "the index of a word in memory")]
 const fn page_word(region: &Region, page: u64) -> usize {
     region.to_page.wrapping_add(page) as usize
 }

@@ -16,11 +16,7 @@ macro_rules! seeded {
         $crate::seeded::is_on($crate::seeded::Bug::$bug)
     };
     ($right:expr, $bug:ident => $wrong:expr) => {
-        if $crate::seeded::is_on($crate::seeded::Bug::$bug) {
-            $wrong
-        } else {
-            $right
-        }
+        if $crate::seeded::is_on($crate::seeded::Bug::$bug) { $wrong } else { $right }
     };
     ($bug:ident => $wrong:expr) => {
         if $crate::seeded::is_on($crate::seeded::Bug::$bug) {

@@ -220,9 +220,8 @@ impl Spec {
     /// Which page of which object a guest sees at `gfn`.
     pub(super) fn place_of(&self, vm: VmHandle, gfn: u64) -> Option<(ObjectHandle, u64)> {
         let bindings = &self.vms.get(&vm)?.bindings;
-        let binding = bindings
-            .iter()
-            .find(|binding| gfn >= binding.gfn && gfn - binding.gfn < binding.pages)?;
+        let binding =
+            bindings.iter().find(|binding| gfn >= binding.gfn && gfn - binding.gfn < binding.pages)?;
         Some((binding.object, binding.offset + (gfn - binding.gfn)))
     }
 
@@ -260,11 +259,9 @@ impl Spec {
     pub fn shared(&self, vm: VmHandle) -> u64 {
         let shared = Owner::Memory { vm, host: true };
         match self.vms.get(&vm) {
-            Some(found) if found.protected => self
-                .owners
-                .values()
-                .filter(|owner| **owner == shared)
-                .count() as u64,
+            Some(found) if found.protected => {
+                self.owners.values().filter(|owner| **owner == shared).count() as u64
+            }
             _ => 0,
         }
     }

@@ -157,11 +157,7 @@ impl DataAbort {
             fault: Fault::decode(iss),
             write: iss & (1 << 6) != 0,
             cache_maintenance: iss & (1 << 8) != 0,
-            access: if iss & ISV != 0 {
-                Some(Access::decode(iss))
-            } else {
-                None
-            },
+            access: if iss & ISV != 0 { Some(Access::decode(iss)) } else { None },
         }
     }
 }
@@ -261,18 +257,12 @@ impl Syndrome {
         let class = ((esr >> class::SHIFT) & 0x3f) as u8;
         let iss = (esr & 0x1ff_ffff) as u32;
         match class {
-            class::HVC64 => Self::Hvc {
-                imm: immediate(esr),
-            },
-            class::SMC64 => Self::Smc {
-                imm: immediate(esr),
-            },
+            class::HVC64 => Self::Hvc { imm: immediate(esr) },
+            class::SMC64 => Self::Smc { imm: immediate(esr) },
             class::SYSREG => Self::SysReg(SysRegAccess::decode(iss)),
             class::DATA_ABORT_LOWER => Self::DataAbort(DataAbort::decode(iss)),
             class::INSTRUCTION_ABORT_LOWER => Self::InstructionAbort(Fault::decode(iss)),
-            class::WFX => Self::Wfx {
-                event: iss & 1 != 0,
-            },
+            class::WFX => Self::Wfx { event: iss & 1 != 0 },
             class::FP => Self::FpTrap,
             other => Self::Unknown(other),
         }
@@ -297,11 +287,7 @@ mod tests {
 
     #[test]
     fn raw_values_decode() {
-        let fault = |status| Fault {
-            status,
-            stage1_walk: false,
-            far_not_valid: false,
-        };
+        let fault = |status| Fault { status, stage1_walk: false, far_not_valid: false };
         let table = [
             (0x5a00_0000, Syndrome::Hvc { imm: 0 }),
             (0x5a00_4242, Syndrome::Hvc { imm: 0x4242 }),
@@ -365,11 +351,7 @@ mod tests {
             // mrs x5, id_aa64pfr0_el1: S3_0_C0_C4_0.
             (
                 0x6230_00a9,
-                Syndrome::SysReg(SysRegAccess {
-                    register: SysRegId::new(3, 0, 0, 4, 0),
-                    read: true,
-                    rt: 5,
-                }),
+                Syndrome::SysReg(SysRegAccess { register: SysRegId::new(3, 0, 0, 4, 0), read: true, rt: 5 }),
             ),
         ];
         for (esr, expected) in table {
@@ -391,20 +373,13 @@ mod tests {
     fn translation_faults_are_told_from_others() {
         let translation = |status| Fault::decode(status).is_translation();
         assert!([0x04, 0x07, 0x2b].into_iter().all(translation));
-        assert!(
-            ![0x00, 0x09, 0x0f, 0x10, 0x17, 0x21, 0x29, 0x35]
-                .into_iter()
-                .any(translation)
-        );
+        assert!(![0x00, 0x09, 0x0f, 0x10, 0x17, 0x21, 0x29, 0x35].into_iter().any(translation));
     }
 
     #[test]
     fn the_ipa_comes_from_hpfar_and_the_offset_from_far() {
         let fault = Fault::decode(0x07);
-        assert_eq!(
-            fault.ipa(0x0009_0000, 0xffff_8000_1234_5018),
-            Some(Ipa(0x900_0018))
-        );
+        assert_eq!(fault.ipa(0x0009_0000, 0xffff_8000_1234_5018), Some(Ipa(0x900_0018)));
         // The NS bit and RES0 bits of HPFAR_EL2 are no part of the address.
         assert_eq!(fault.ipa(1 << 63 | 0x0009_0000, 0), Some(Ipa(0x900_0000)));
         let walk = Fault::decode(0x87);

@@ -22,18 +22,10 @@ pub enum Outcome {
 
 /// Decides about a trapped access. `value` is what a write would write; `id_register` reads a register of
 /// the ID space of this CPU.
-pub fn access(
-    access: SysRegAccess,
-    value: u64,
-    id_register: impl FnOnce(SysRegId) -> u64,
-) -> Outcome {
+pub fn access(access: SysRegAccess, value: u64, id_register: impl FnOnce(SysRegId) -> u64) -> Outcome {
     let id = access.register;
     if is_id_register(id) {
-        return if access.read {
-            Outcome::Read(visible(id, id_register))
-        } else {
-            Outcome::Undefined
-        };
+        return if access.read { Outcome::Read(visible(id, id_register)) } else { Outcome::Undefined };
     }
     match (id, access.read) {
         (ICC_SGI1R_EL1, false) => Outcome::Sgi(value),
@@ -74,14 +66,7 @@ const DBGWCR0_EL1: SysRegId = SysRegId::new(2, 0, 0, 0, 7);
 const fn is_zero(id: SysRegId) -> bool {
     matches!(
         id,
-        OSLAR_EL1
-            | OSLSR_EL1
-            | OSDLR_EL1
-            | MDSCR_EL1
-            | DBGBVR0_EL1
-            | DBGBCR0_EL1
-            | DBGWVR0_EL1
-            | DBGWCR0_EL1
+        OSLAR_EL1 | OSLSR_EL1 | OSDLR_EL1 | MDSCR_EL1 | DBGBVR0_EL1 | DBGBCR0_EL1 | DBGWVR0_EL1 | DBGWCR0_EL1
     ) || matches!(id.fields(), (3, 0, 5, 3..=5, _))
 }
 
@@ -138,20 +123,12 @@ mod tests {
     use super::*;
 
     fn read(register: SysRegId, real: u64) -> Outcome {
-        let mrs = SysRegAccess {
-            register,
-            read: true,
-            rt: 0,
-        };
+        let mrs = SysRegAccess { register, read: true, rt: 0 };
         access(mrs, 0, |_| real)
     }
 
     fn write(register: SysRegId, value: u64) -> Outcome {
-        let msr = SysRegAccess {
-            register,
-            read: false,
-            rt: 0,
-        };
+        let msr = SysRegAccess { register, read: false, rt: 0 };
         access(msr, value, |_| unreachable!())
     }
 
@@ -182,10 +159,7 @@ mod tests {
     #[test]
     fn a_cortex_a76_keeps_what_it_has() {
         // ID_AA64PFR0_EL1 of QEMU's cortex-a76 with EL2: AArch32 and EL2 go.
-        assert_eq!(
-            read(id(4, 0), 0x1100_0000_1111_1122),
-            Outcome::Read(0x1100_0000_1111_0011)
-        );
+        assert_eq!(read(id(4, 0), 0x1100_0000_1111_1122), Outcome::Read(0x1100_0000_1111_0011));
         // Its ID_AA64MMFR0_EL1: 40 bits, 16-bit ASIDs; SNSMem goes.
         assert_eq!(read(id(7, 0), 0x10_1122), Outcome::Read(0x10_0122));
         // No FP and no 4 KiB granule stay so.
@@ -199,11 +173,7 @@ mod tests {
             for op2 in 0..=7 {
                 let listed = matches!((crm, op2), (4, 0 | 1) | (5, 0) | (6, 0..=2) | (7, 0..=2));
                 if !listed {
-                    assert_eq!(
-                        read(id(crm, op2), u64::MAX),
-                        Outcome::Read(0),
-                        "{crm} {op2}"
-                    );
+                    assert_eq!(read(id(crm, op2), u64::MAX), Outcome::Read(0), "{crm} {op2}");
                 }
                 assert_eq!(write(id(crm, op2), 0), Outcome::Undefined);
             }
@@ -213,11 +183,7 @@ mod tests {
     #[test]
     fn the_gic_registers_that_trap() {
         assert_eq!(write(ICC_SGI1R_EL1, 0x1_0002), Outcome::Sgi(0x1_0002));
-        assert_eq!(
-            read(ICC_SGI1R_EL1, 0),
-            Outcome::Undefined,
-            "it is write-only"
-        );
+        assert_eq!(read(ICC_SGI1R_EL1, 0), Outcome::Undefined, "it is write-only");
         assert_eq!(write(ICC_SGI0R_EL1, 1), Outcome::Ignored);
         assert_eq!(write(ICC_ASGI1R_EL1, 1), Outcome::Ignored);
         assert_eq!(read(ICC_SRE_EL1, 0), Outcome::Read(7));

@@ -33,9 +33,7 @@ pub struct Trng {
 
 impl fmt::Debug for Trng {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Trng")
-            .field("seeded", &self.key.is_some())
-            .finish_non_exhaustive()
+        f.debug_struct("Trng").field("seeded", &self.key.is_some()).finish_non_exhaustive()
     }
 }
 
@@ -43,8 +41,7 @@ impl Trng {
     /// A source that starts from `seed`; with less than [`MIN_SEED_BYTES`] there is none.
     #[must_use]
     pub fn new(seed: &[u8]) -> Self {
-        let key = (seed.len() >= MIN_SEED_BYTES)
-            .then(|| TicketMutex::new(derive(b"cloister trng", seed)));
+        let key = (seed.len() >= MIN_SEED_BYTES).then(|| TicketMutex::new(derive(b"cloister trng", seed)));
         Self { key }
     }
 
@@ -78,10 +75,7 @@ fn derive(purpose: &[u8], from: &[u8]) -> [u8; KEY_BYTES] {
 }
 
 const fn is_trng(function: u32) -> bool {
-    matches!(
-        function,
-        trng::VERSION | trng::FEATURES | trng::GET_UUID | trng::RND32 | trng::RND64
-    )
+    matches!(function, trng::VERSION | trng::FEATURES | trng::GET_UUID | trng::RND32 | trng::RND64)
 }
 
 /// `bits` of entropy in x3 (lowest), x2 and x1 (highest), each of `width` bits; what is more is 0.
@@ -126,13 +120,7 @@ mod tests {
     fn without_a_seed_there_is_none() {
         for seed in [&[][..], &[1; 8], &[1; MIN_SEED_BYTES - 1]] {
             let trng = Trng::new(seed);
-            for function in [
-                trng::VERSION,
-                trng::FEATURES,
-                trng::GET_UUID,
-                trng::RND32,
-                trng::RND64,
-            ] {
+            for function in [trng::VERSION, trng::FEATURES, trng::GET_UUID, trng::RND32, trng::RND64] {
                 assert_eq!(trng.call(function, 64), Some([NOT_SUPPORTED, 0, 0, 0]));
             }
             assert_eq!(trng.call(0x8400_0000, 0), None);
@@ -194,10 +182,7 @@ mod tests {
             (trng::RND64, 193),
             (trng::RND64, u64::MAX),
         ] {
-            assert_eq!(
-                trng.call(function, bits),
-                Some([INVALID_PARAMETERS, 0, 0, 0])
-            );
+            assert_eq!(trng.call(function, bits), Some([INVALID_PARAMETERS, 0, 0, 0]));
         }
     }
 

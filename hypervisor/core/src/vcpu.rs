@@ -50,8 +50,7 @@ pub const RESET_PSTATE: u64 = pstate::DAIF | pstate::EL1H;
 
 /// SCTLR_EL1 of a CPU that PSCI has just started: its RES1 bits (LSMAOE, nTLSMD, SPAN, EIS, TSCXT,
 /// EOS), with MMU, caches and alignment checks off and little-endian (DDI0487, D19.2.120).
-pub const RESET_SCTLR_EL1: u64 =
-    (1 << 29) | (1 << 28) | (1 << 23) | (1 << 22) | (1 << 20) | (1 << 11);
+pub const RESET_SCTLR_EL1: u64 = (1 << 29) | (1 << 28) | (1 << 23) | (1 << 22) | (1 << 20) | (1 << 11);
 
 /// MPIDR_EL1 as vCPU `index` reads it (for VMPIDR_EL2): Aff0 is the index, bit 31 is RES1.
 #[must_use]
@@ -184,10 +183,7 @@ impl VcpuContext {
             pc: entry.0,
             pstate: RESET_PSTATE,
             vmpidr: vmpidr(index),
-            system: SystemRegisters {
-                sctlr_el1: RESET_SCTLR_EL1,
-                ..SystemRegisters::default()
-            },
+            system: SystemRegisters { sctlr_el1: RESET_SCTLR_EL1, ..SystemRegisters::default() },
             ..Self::default()
         };
         context.set_register(0, argument);
@@ -242,11 +238,7 @@ impl fmt::Debug for VcpuContext {
 const fn timer_deadline(ctl: u64, cval: u64) -> Option<u64> {
     const ENABLE: u64 = 1 << 0;
     const IMASK: u64 = 1 << 1;
-    if ctl & (ENABLE | IMASK) == ENABLE {
-        Some(cval)
-    } else {
-        None
-    }
+    if ctl & (ENABLE | IMASK) == ENABLE { Some(cval) } else { None }
 }
 
 /// The length of every A64 instruction.
@@ -259,12 +251,8 @@ mod tests {
     #[test]
     fn a_new_context_is_in_the_reset_state() {
         let context = VcpuContext::new(VcpuIndex(3), Ipa(0x4020_0000), 0x4400_0000);
-        let mut expected = VcpuContext {
-            pc: 0x4020_0000,
-            pstate: 0x3c5,
-            vmpidr: 0x8000_0003,
-            ..VcpuContext::default()
-        };
+        let mut expected =
+            VcpuContext { pc: 0x4020_0000, pstate: 0x3c5, vmpidr: 0x8000_0003, ..VcpuContext::default() };
         expected.x[0] = 0x4400_0000;
         expected.system.sctlr_el1 = 0x30d0_0800;
         assert!(context == expected);
@@ -282,14 +270,7 @@ mod tests {
 
     #[test]
     fn a_timer_counts_only_when_enabled_and_unmasked() {
-        for (ctl, armed) in [
-            (0, false),
-            (1, true),
-            (2, false),
-            (3, false),
-            (5, true),
-            (7, false),
-        ] {
+        for (ctl, armed) in [(0, false), (1, true), (2, false), (3, false), (5, true), (7, false)] {
             assert_eq!(timer_deadline(ctl, 100), armed.then_some(100), "CTL {ctl}");
         }
         let mut context = VcpuContext::default();
@@ -301,11 +282,7 @@ mod tests {
 
     #[test]
     fn the_program_counter_wraps_like_the_hardware() {
-        let mut context = VcpuContext {
-            pc: u64::MAX - 3,
-            pstate: pstate::SS,
-            ..VcpuContext::default()
-        };
+        let mut context = VcpuContext { pc: u64::MAX - 3, pstate: pstate::SS, ..VcpuContext::default() };
         context.skip_instruction();
         assert_eq!((context.pc, context.pstate), (0, 0));
         context.rewind_instruction();

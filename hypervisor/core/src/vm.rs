@@ -161,19 +161,12 @@ impl VmReport {
 impl Vm {
     /// Where the guest sees a run of object pages that lie in one binding.
     pub(crate) fn gfn(&self, object: ObjectIndex, offset: u64, pages: u64) -> Option<Gfn> {
-        self.bindings
-            .iter()
-            .find_map(|binding| binding.gfn(object, offset, pages))
+        self.bindings.iter().find_map(|binding| binding.gfn(object, offset, pages))
     }
 
     /// Where the guest sees page `offset` of an object, and how many of the `most` pages from there on
     /// follow in the same binding.
-    pub(crate) fn bound_run(
-        &self,
-        object: ObjectIndex,
-        offset: u64,
-        most: u64,
-    ) -> Option<(Gfn, u64)> {
+    pub(crate) fn bound_run(&self, object: ObjectIndex, offset: u64, most: u64) -> Option<(Gfn, u64)> {
         self.bindings.iter().find_map(|binding| {
             let gfn = binding.gfn(object, offset, 1)?;
             Some((gfn, binding.guest.end().0.wrapping_sub(gfn.0).min(most)))
@@ -184,10 +177,7 @@ impl Vm {
     /// follow in the same binding.
     #[inline]
     pub(crate) fn object_run(&self, gfn: Gfn) -> Option<(ObjectPage, u64)> {
-        let binding = self
-            .bindings
-            .iter()
-            .find(|binding| binding.guest.contains(gfn))?;
+        let binding = self.bindings.iter().find(|binding| binding.guest.contains(gfn))?;
         let within = gfn.0.wrapping_sub(binding.guest.first().0);
         let page = ObjectPage {
             vm: self.index,
@@ -199,19 +189,15 @@ impl Vm {
 
     /// Whether a binding touches these guest pages, or these pages of the object.
     pub(crate) fn is_bound(&self, guest: PageRange<Gfn>, object: ObjectIndex, offset: u64) -> bool {
-        self.bindings.iter().any(|binding| {
-            binding.guest.overlaps(guest) || binding.overlaps(object, offset, guest.len())
-        })
+        self.bindings
+            .iter()
+            .any(|binding| binding.guest.overlaps(guest) || binding.overlaps(object, offset, guest.len()))
     }
 
     /// The record of a page of this VM's that only its owner reaches, or that an ordinary VM was lent.
     #[inline]
     pub(crate) const fn record(&self, page: ObjectPage) -> Record {
-        if self.protected {
-            Record::guest(page)
-        } else {
-            Record::lent(page)
-        }
+        if self.protected { Record::guest(page) } else { Record::lent(page) }
     }
 
     /// Fails unless the pool has the tables that a change of `pages` pages from `offset` of an object on,
@@ -223,8 +209,8 @@ impl Vm {
         gfn: Gfn,
         pages: u64,
     ) -> Result<(), CallFailure> {
-        let tables = object::tables_for::<G>(offset, pages)
-            .saturating_add(table::tables_for::<G>(gfn.0, pages));
+        let tables =
+            object::tables_for::<G>(offset, pages).saturating_add(table::tables_for::<G>(gfn.0, pages));
         match self.pool.short_of(tables) {
             Some(missing) if !seeded!(TablesUncounted) => Err(CallFailure::no_memory(missing)),
             _ => Ok(()),
@@ -286,10 +272,7 @@ pub(crate) struct VmPlace {
 
 /// The object of that index.
 #[inline]
-pub(crate) fn object_in(
-    places: &mut [ObjectPlace; MAX_OBJECTS],
-    index: ObjectIndex,
-) -> Option<&mut Object> {
+pub(crate) fn object_in(places: &mut [ObjectPlace; MAX_OBJECTS], index: ObjectIndex) -> Option<&mut Object> {
     places.get_mut(usize::from(index.0))?.object.as_mut()
 }
 
@@ -329,9 +312,5 @@ pub(crate) const fn vm_place(handle: VmHandle) -> (usize, u32) {
 pub(crate) const fn object_place(handle: ObjectHandle) -> (usize, ObjectIndex, u32) {
     let place = handle.0 & PLACE_MASK;
     let object = ObjectIndex((place & ((1 << OBJECT_BITS) - 1)) as u8);
-    (
-        (place >> OBJECT_BITS) as usize,
-        object,
-        handle.0 >> PLACE_BITS,
-    )
+    ((place >> OBJECT_BITS) as usize, object, handle.0 >> PLACE_BITS)
 }

@@ -21,21 +21,11 @@ pub struct Bar {
 
 impl Bar {
     const fn new(total: u64, upstream: u64) -> Self {
-        Self {
-            total,
-            el2: None,
-            upstream,
-            upstream_el2: None,
-        }
+        Self { total, el2: None, upstream, upstream_el2: None }
     }
 
     const fn with_el2(total: u64, el2: u64, upstream: u64, upstream_el2: u64) -> Self {
-        Self {
-            total,
-            el2: Some(el2),
-            upstream,
-            upstream_el2: Some(upstream_el2),
-        }
+        Self { total, el2: Some(el2), upstream, upstream_el2: Some(upstream_el2) }
     }
 
     /// Whether a figure is within the bar.
@@ -60,9 +50,7 @@ pub const fn bar(operation: Operation) -> Option<Bar> {
         Operation::MemShare => Bar::new(250, UPSTREAM_SHARE),
         Operation::MemUnshare => Bar::new(300, UPSTREAM_UNSHARE),
         Operation::ShareUnshare1M => Bar::new(20_000, 256 * (UPSTREAM_SHARE + UPSTREAM_UNSHARE)),
-        Operation::ShareUnshare2MAligned => {
-            Bar::new(2000, 512 * (UPSTREAM_SHARE + UPSTREAM_UNSHARE))
-        }
+        Operation::ShareUnshare2MAligned => Bar::new(2000, 512 * (UPSTREAM_SHARE + UPSTREAM_UNSHARE)),
         Operation::FirstTouch => Bar::with_el2(1800, 900, 9205, 5960),
         Operation::Populate2MPage => Bar::new(400, 9070),
         Operation::MmioExit => Bar::with_el2(1200, 450, 9017, 3847),
@@ -79,12 +67,7 @@ pub fn missed(figures: &[Figure]) -> Option<Failure> {
         .filter(|figure| bar(figure.operation).is_some_and(|bar| !bar.is_met(figure)))
         .map(|figure| figure.operation.name())
         .collect();
-    (!missed.is_empty()).then(|| {
-        Failure::new(
-            Kind::Run,
-            format!("bars are missed by {}", missed.join(", ")),
-        )
-    })
+    (!missed.is_empty()).then(|| Failure::new(Kind::Run, format!("bars are missed by {}", missed.join(", "))))
 }
 
 #[cfg(test)]
@@ -92,14 +75,7 @@ mod tests {
     use super::*;
 
     fn figure(operation: Operation, p50: u64, el2_p50: u64) -> Figure {
-        Figure {
-            operation,
-            samples: 1,
-            p50,
-            min: p50,
-            max: p50,
-            el2_p50,
-        }
+        Figure { operation, samples: 1, p50, min: p50, max: p50, el2_p50 }
     }
 
     #[test]

@@ -51,17 +51,14 @@ struct Cost {
 pub fn figures(samples: &Samples) -> Result<Vec<Figure>> {
     let stopwatch = stopwatch(samples)?;
     let measured = |operation| {
-        let costs: Vec<Cost> = samples
-            .of(operation)
-            .map(|sample| split(sample, samples, stopwatch))
-            .collect();
+        let costs: Vec<Cost> =
+            samples.of(operation).map(|sample| split(sample, samples, stopwatch)).collect();
         figure(operation, &costs)
             .ok_or_else(|| Failure::new(Kind::Run, format!("{operation} was not measured")))
     };
     // What it costs to measure a page for launch: hashing it instead of wiping it.
-    let hashing = measured(Operation::LaunchPage)?
-        .el2_p50
-        .saturating_sub(measured(Operation::ZeroPage)?.el2_p50);
+    let hashing =
+        measured(Operation::LaunchPage)?.el2_p50.saturating_sub(measured(Operation::ZeroPage)?.el2_p50);
     Operation::ALL
         .iter()
         .copied()
@@ -80,10 +77,8 @@ pub fn figures(samples: &Samples) -> Result<Vec<Figure>> {
 /// it must be.
 fn stopwatch(samples: &Samples) -> Result<u64> {
     let spans = |operation| {
-        let mut spans: Vec<u64> = samples
-            .of(operation)
-            .map(|sample| sample.end.saturating_sub(sample.start))
-            .collect();
+        let mut spans: Vec<u64> =
+            samples.of(operation).map(|sample| sample.end.saturating_sub(sample.start)).collect();
         spans.dedup();
         spans
     };
@@ -141,10 +136,7 @@ fn split(sample: &Sample, samples: &Samples, stopwatch: u64) -> Cost {
         .find(|crossing| crossing.entered <= sample.end)
         .is_some_and(|crossing| crossing.left <= sample.end);
     piece(sample.end, host_timed);
-    Cost {
-        total: cost.total.div_ceil(sample.units),
-        el2: cost.el2.div_ceil(sample.units),
-    }
+    Cost { total: cost.total.div_ceil(sample.units), el2: cost.el2.div_ceil(sample.units) }
 }
 
 /// The figure of an operation; `None` without a sample.
@@ -176,28 +168,14 @@ mod tests {
     const READING: u64 = 2;
 
     fn sample(operation: Operation, start: u64, end: u64, units: u64) -> Sample {
-        Sample {
-            operation,
-            start,
-            end,
-            units,
-        }
+        Sample { operation, start, end, units }
     }
 
     /// A guest runs from 100 to 300 and from 400 on; the host between, and before 100.
     fn crossings() -> Samples {
         Samples {
             samples: Vec::new(),
-            crossings: vec![
-                Crossing {
-                    entered: 100,
-                    left: 300,
-                },
-                Crossing {
-                    entered: 400,
-                    left: 900,
-                },
-            ],
+            crossings: vec![Crossing { entered: 100, left: 300 }, Crossing { entered: 400, left: 900 }],
         }
     }
 
@@ -235,10 +213,7 @@ mod tests {
 
     #[test]
     fn a_figure_is_in_order() {
-        let cost = |total| Cost {
-            total,
-            el2: total / 2,
-        };
+        let cost = |total| Cost { total, el2: total / 2 };
         let costs = [9, 3, 5, 7].map(cost);
         let figure = figure(Operation::MmioExit, &costs).unwrap();
         assert_eq!((figure.min, figure.p50, figure.max), (3, 7, 9));
@@ -253,9 +228,7 @@ mod tests {
             for end in empty {
                 samples.samples.push(sample(Operation::Empty, 0, *end, 1));
             }
-            samples
-                .samples
-                .push(sample(Operation::Control, 0, control, 1));
+            samples.samples.push(sample(Operation::Control, 0, control, 1));
             stopwatch(&samples)
         };
         assert_eq!(times(&[2, 2], 2002), Ok(2));

@@ -82,10 +82,7 @@ mod tests {
 
     #[test]
     fn a_record_is_written_on_failure_too() {
-        let measured = Measured {
-            failure: Some(Failure::usage("no such flag")),
-            ..Measured::default()
-        };
+        let measured = Measured { failure: Some(Failure::usage("no such flag")), ..Measured::default() };
         let text = serde_json::to_string(&PrimitivesRecord::new(&measured)).unwrap();
         assert!(text.starts_with(
             "{\"schema\":\"cloister.bench-primitives/1\",\"ok\":false,\"error\":{\"code\":\"usage\""

@@ -40,20 +40,9 @@ impl Samples {
     /// Takes in a line of a console.
     pub fn observe(&mut self, console: Console, line: &str) {
         match (console, Record::parse(line)) {
-            (
-                Console::Guest | Console::Host,
-                Some(Record::Sample {
-                    operation,
-                    start,
-                    end,
-                    units,
-                }),
-            ) => self.samples.push(Sample {
-                operation,
-                start,
-                end,
-                units: units.max(1),
-            }),
+            (Console::Guest | Console::Host, Some(Record::Sample { operation, start, end, units })) => {
+                self.samples.push(Sample { operation, start, end, units: units.max(1) })
+            }
             (Console::Host, Some(Record::Crossing { entered, left })) => {
                 self.crossings.push(Crossing { entered, left });
             }
@@ -63,8 +52,6 @@ impl Samples {
 
     /// The samples of an operation.
     pub fn of(&self, operation: Operation) -> impl Iterator<Item = &Sample> {
-        self.samples
-            .iter()
-            .filter(move |sample| sample.operation == operation)
+        self.samples.iter().filter(move |sample| sample.operation == operation)
     }
 }

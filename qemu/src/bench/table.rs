@@ -22,30 +22,13 @@ pub fn render(figures: &[Figure], colour: bool) -> String {
 }
 
 fn row(figure: &Figure, colour: bool) -> String {
-    let Figure {
-        operation,
-        p50,
-        min,
-        max,
-        el2_p50,
-        ..
-    } = figure;
-    let numbers =
-        format!("{operation:<24}{p50:>NUMBER$}{min:>NUMBER$}{max:>NUMBER$}{el2_p50:>NUMBER$}");
+    let Figure { operation, p50, min, max, el2_p50, .. } = figure;
+    let numbers = format!("{operation:<24}{p50:>NUMBER$}{min:>NUMBER$}{max:>NUMBER$}{el2_p50:>NUMBER$}");
     let Some(bar) = bars::bar(*operation) else {
         return numbers;
     };
-    let Bar {
-        total,
-        el2,
-        upstream,
-        upstream_el2,
-    } = bar;
-    let (verdict, style) = if bar.is_met(figure) {
-        ("met", Style::Good)
-    } else {
-        ("MISSED", Style::Bad)
-    };
+    let Bar { total, el2, upstream, upstream_el2 } = bar;
+    let (verdict, style) = if bar.is_met(figure) { ("met", Style::Good) } else { ("MISSED", Style::Bad) };
     format!(
         "{numbers}{:>PAIR$}{:>PAIR$}  {}",
         pair(total, el2),
@@ -77,10 +60,7 @@ mod tests {
         let text = render(&[figure(1800), figure(1801)], false);
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 3);
-        assert!(
-            lines[1].ends_with("1800 (900)    9205 (5960)  met"),
-            "{text}"
-        );
+        assert!(lines[1].ends_with("1800 (900)    9205 (5960)  met"), "{text}");
         assert!(lines[2].ends_with("  MISSED"), "{text}");
     }
 }

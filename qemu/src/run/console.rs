@@ -25,11 +25,7 @@ pub(super) struct Listener {
 
 impl Listener {
     /// Makes the console's socket in `directory` and sends on what comes from it.
-    pub(super) fn new(
-        console: Console,
-        directory: &Path,
-        events: SyncSender<Event>,
-    ) -> Result<Self> {
+    pub(super) fn new(console: Console, directory: &Path, events: SyncSender<Event>) -> Result<Self> {
         let path = directory.join(console.socket());
         let problem = |error| Failure::system(format!("can't listen on {}", path.display()), error);
         let listener = UnixListener::bind(&path).map_err(problem)?;

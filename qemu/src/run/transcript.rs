@@ -47,22 +47,14 @@ impl Transcript {
     #[must_use]
     pub fn tail(&self, count: usize) -> Vec<String> {
         let text = self.text();
-        let lines: Vec<&str> = text
-            .lines()
-            .filter(|line| !line.trim().is_empty())
-            .collect();
-        lines[lines.len().saturating_sub(count)..]
-            .iter()
-            .map(|line| printable(line.as_bytes()))
-            .collect()
+        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+        lines[lines.len().saturating_sub(count)..].iter().map(|line| printable(line.as_bytes())).collect()
     }
 }
 
 /// A line as it may be shown: whoever said it must not steer the terminal that shows it.
 fn printable(line: &[u8]) -> String {
-    String::from_utf8_lossy(line)
-        .trim_end()
-        .replace(|c: char| c.is_control() && c != '\t', "\u{fffd}")
+    String::from_utf8_lossy(line).trim_end().replace(|c: char| c.is_control() && c != '\t', "\u{fffd}")
 }
 
 #[cfg(test)]

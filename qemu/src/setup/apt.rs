@@ -32,23 +32,14 @@ impl Apt {
     pub(super) fn new(right: Right, release: Option<&str>) -> Result<Self> {
         let problem = |error| Failure::system("can't make a directory for package lists", error);
         let directory = TempDir::with_prefix("cloister-apt-").map_err(problem)?;
-        let apt = Self {
-            right,
-            directory,
-            release: release.map(str::to_owned),
-        };
+        let apt = Self { right, directory, release: release.map(str::to_owned) };
         fs::create_dir_all(apt.directory.path().join("lists/partial")).map_err(problem)?;
         let mut sources = fs::read_to_string("/etc/apt/sources.list").unwrap_or_default();
         if let Some(release) = release {
             let uri = mirror().ok_or_else(|| {
-                Failure::system(
-                    "reading the machine's package sources",
-                    "they name no mirror of Debian",
-                )
+                Failure::system("reading the machine's package sources", "they name no mirror of Debian")
             })?;
-            sources.push_str(&format!(
-                "\ndeb [signed-by={KEYRING}] {uri} {release} main\n"
-            ));
+            sources.push_str(&format!("\ndeb [signed-by={KEYRING}] {uri} {release} main\n"));
         }
         fs::write(apt.directory.path().join("sources.list"), sources).map_err(problem)?;
         Ok(apt)
@@ -62,11 +53,7 @@ impl Apt {
             arguments.extend(["-t", release]);
         }
         arguments.extend(packages);
-        let names: Vec<&str> = packages
-            .iter()
-            .copied()
-            .filter(|name| !name.ends_with('-'))
-            .collect();
+        let names: Vec<&str> = packages.iter().copied().filter(|name| !name.ends_with('-')).collect();
         self.get(&arguments, &format!("installing {}", names.join(", ")), ui)
     }
 
@@ -101,10 +88,7 @@ impl Apt {
         } else {
             String::new()
         };
-        Err(Failure::new(
-            Kind::NotPrepared,
-            format!("{what} failed; apt-get said:\n{reason}{hint}"),
-        ))
+        Err(Failure::new(Kind::NotPrepared, format!("{what} failed; apt-get said:\n{reason}{hint}")))
     }
 }
 
@@ -127,9 +111,7 @@ fn machine_sources() -> String {
         return text;
     };
     for path in entries.flatten().map(|entry| entry.path()) {
-        let known = path
-            .extension()
-            .is_some_and(|extension| extension == "sources" || extension == "list");
+        let known = path.extension().is_some_and(|extension| extension == "sources" || extension == "list");
         if known {
             text.push('\n');
             text.push_str(&fs::read_to_string(&path).unwrap_or_default());
@@ -163,16 +145,10 @@ mod tests {
     fn the_mirror_comes_from_the_machines_sources() {
         let deb822 = "Types: deb\n# http://archive.example/debian/1\n\
                       URIs: http://mirror.example/debian/\nSuites: bookworm\n";
-        assert_eq!(
-            debian_uri(deb822).as_deref(),
-            Some("http://mirror.example/debian")
-        );
+        assert_eq!(debian_uri(deb822).as_deref(), Some("http://mirror.example/debian"));
         let lines = "deb http://security.example/debian-security bookworm-security main\n\
                      deb [arch=amd64] https://mirror.example/debian bookworm main\n";
-        assert_eq!(
-            debian_uri(lines).as_deref(),
-            Some("https://mirror.example/debian")
-        );
+        assert_eq!(debian_uri(lines).as_deref(), Some("https://mirror.example/debian"));
         assert_eq!(debian_uri("# nothing\n"), None);
     }
 }

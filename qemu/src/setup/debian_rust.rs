@@ -8,13 +8,7 @@ use crate::failure::Result;
 use crate::toolchain::{DEBIAN_LINKER, Toolchain};
 
 /// Compiler, cargo, the library's sources, linker and lints.
-const PACKAGES: [&str; 5] = [
-    "rustc-web",
-    "cargo-web",
-    "rust-web-src",
-    "lld-19",
-    "rust-web-clippy",
-];
+const PACKAGES: [&str; 5] = ["rustc-web", "cargo-web", "rust-web-src", "lld-19", "rust-web-clippy"];
 
 /// The oldest minor version of Rust 1 that builds the workspace: its `rust-version`.
 const MINOR: u32 = 95;
@@ -27,20 +21,14 @@ pub(super) fn problem() -> Option<String> {
         return Some(format!("there is no {rustc}"));
     };
     if minor(&version).is_none_or(|minor| minor < MINOR) {
-        return Some(format!(
-            "{rustc} is {}: 1.{MINOR} or newer is needed",
-            version.trim()
-        ));
+        return Some(format!("{rustc} is {}: 1.{MINOR} or newer is needed", version.trim()));
     }
     let Some(sysroot) = ask(rustc, &["--print", "sysroot"]) else {
         return Some(format!("{rustc} does not tell its sysroot"));
     };
     let sources = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core");
     if !sources.is_dir() {
-        return Some(format!(
-            "there are no library sources at {}",
-            sources.display()
-        ));
+        return Some(format!("there are no library sources at {}", sources.display()));
     }
     for program in ["cargo", "cargo-clippy", DEBIAN_LINKER] {
         let path = Path::new("/usr/bin").join(program);
@@ -53,12 +41,7 @@ pub(super) fn problem() -> Option<String> {
 
 /// The minor version in `rustc 1.96.0 (..)`.
 fn minor(version: &str) -> Option<u32> {
-    version
-        .strip_prefix("rustc 1.")?
-        .split('.')
-        .next()?
-        .parse()
-        .ok()
+    version.strip_prefix("rustc 1.")?.split('.').next()?.parse().ok()
 }
 
 impl Setup {
@@ -74,10 +57,8 @@ impl Setup {
                 &[],
             ));
         }
-        let commands = [
-            "sudo apt-get update".to_owned(),
-            format!("sudo apt-get install {}", PACKAGES.join(" ")),
-        ];
+        let commands =
+            ["sudo apt-get update".to_owned(), format!("sudo apt-get install {}", PACKAGES.join(" "))];
         let right = self.right(&missing, &commands)?;
         Apt::new(right, None)?.install(&PACKAGES, self.ui)?;
         match self::problem() {

@@ -12,10 +12,7 @@ pub const PROGRAM: &str = "qemu-system-aarch64";
 
 /// The oldest version that boots Cloister: a second PL011 for the non-secure world (9.1) and the
 /// SMMUv3's stage 2 (8.1), as tried with 10.0.
-const WANTED: Version = Version {
-    major: 10,
-    minor: 0,
-};
+const WANTED: Version = Version { major: 10, minor: 0 };
 
 /// Debian's package, and beside it what keeps the network boot ROMs out.
 const PACKAGES: [&str; 2] = ["qemu-system-arm", "ipxe-qemu-"];
@@ -98,10 +95,7 @@ fn find() -> Found {
 
 /// Reads the first line of `--version`: `QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)`.
 fn judge(line: &str) -> Found {
-    let Some(text) = line
-        .split_once(" version ")
-        .and_then(|(_, rest)| rest.split([' ', '(']).next())
-    else {
+    let Some(text) = line.split_once(" version ").and_then(|(_, rest)| rest.split([' ', '(']).next()) else {
         return Found::Strange(line.to_owned());
     };
     let mut numbers = text.split('.').map(str::parse);
@@ -111,9 +105,7 @@ fn judge(line: &str) -> Found {
     if (Version { major, minor }) < WANTED {
         Found::Old(text.to_owned())
     } else {
-        Found::Good(Qemu {
-            version: text.to_owned(),
-        })
+        Found::Good(Qemu { version: text.to_owned() })
     }
 }
 
@@ -129,14 +121,10 @@ fn commands(system: &System) -> Vec<String> {
             "sudo apt-get update",
             "sudo apt-get install -t bookworm-backports qemu-system-arm",
         ],
-        System::Debian { .. } => &[
-            "sudo apt-get update",
-            "sudo apt-get install qemu-system-arm",
-        ],
-        System::Ubuntu { version } if version.as_str() >= "25.10" => &[
-            "sudo apt-get update",
-            "sudo apt-get install qemu-system-arm",
-        ],
+        System::Debian { .. } => &["sudo apt-get update", "sudo apt-get install qemu-system-arm"],
+        System::Ubuntu { version } if version.as_str() >= "25.10" => {
+            &["sudo apt-get update", "sudo apt-get install qemu-system-arm"]
+        }
         System::Ubuntu { .. } => &[
             "sudo apt-get update",
             "sudo apt-get install build-essential ninja-build pkg-config python3-venv libglib2.0-dev flex bison wget xz-utils",
@@ -164,10 +152,7 @@ mod tests {
             judge("QEMU emulator version 7.2.11 (Debian 1:7.2)"),
             Found::Old(version) if version == "7.2.11"
         ));
-        assert!(matches!(
-            judge("QEMU emulator version 9.2.4"),
-            Found::Old(_)
-        ));
+        assert!(matches!(judge("QEMU emulator version 9.2.4"), Found::Old(_)));
         assert!(matches!(judge("hello"), Found::Strange(_)));
         assert!(matches!(judge("QEMU version ten"), Found::Strange(_)));
     }
@@ -177,24 +162,10 @@ mod tests {
         let first = |system: &System| commands(system).first().cloned().unwrap_or_default();
         assert!(first(&System::MacOs).contains("brew"));
         assert!(first(&System::Fedora).contains("dnf"));
-        let ubuntu = |version: &str| {
-            commands(&System::Ubuntu {
-                version: version.into(),
-            })
-        };
-        assert!(
-            ubuntu("24.04")
-                .iter()
-                .any(|line| line.contains("configure"))
-        );
-        assert!(
-            !ubuntu("26.04")
-                .iter()
-                .any(|line| line.contains("configure"))
-        );
-        let bookworm = System::Debian {
-            codename: "bookworm".into(),
-        };
+        let ubuntu = |version: &str| commands(&System::Ubuntu { version: version.into() });
+        assert!(ubuntu("24.04").iter().any(|line| line.contains("configure")));
+        assert!(!ubuntu("26.04").iter().any(|line| line.contains("configure")));
+        let bookworm = System::Debian { codename: "bookworm".into() };
         assert!(first(&bookworm).contains("backports"));
     }
 }

@@ -19,18 +19,13 @@ pub(super) fn target_is_installed() -> bool {
     let Some(rustc) = rustc.to_str() else {
         return false;
     };
-    let Some(directory) = ask(
-        rustc,
-        &["--print", "target-libdir", "--target", BARE_TARGET],
-    ) else {
+    let Some(directory) = ask(rustc, &["--print", "target-libdir", "--target", BARE_TARGET]) else {
         return false;
     };
     let Ok(entries) = fs::read_dir(directory.trim()) else {
         return false;
     };
-    entries
-        .flatten()
-        .any(|entry| entry.file_name().to_string_lossy().starts_with("libcore-"))
+    entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("libcore-"))
 }
 
 impl Setup {
@@ -47,16 +42,14 @@ impl Setup {
         let step = self.ui.step(&format!("rustup target add {BARE_TARGET}"));
         let mut command = Command::new("rustup");
         command.args(["target", "add", BARE_TARGET]);
-        let output =
-            process::run(&mut command, LIMIT, |line| step.detail(line)).map_err(|failure| {
-                match failure.kind {
-                    Kind::System => not_prepared(
-                        &format!("{missing}, and there is no rustup to install it ({failure})"),
-                        &[],
-                    ),
-                    _ => failure,
+        let output = process::run(&mut command, LIMIT, |line| step.detail(line)).map_err(|failure| {
+            match failure.kind {
+                Kind::System => {
+                    not_prepared(&format!("{missing}, and there is no rustup to install it ({failure})"), &[])
                 }
-            })?;
+                _ => failure,
+            }
+        })?;
         if output.success() && target_is_installed() {
             step.done();
             return Ok(());
@@ -67,9 +60,6 @@ impl Setup {
             .lines()
             .find(|line| line.trim_start().starts_with("error:"))
             .map_or_else(|| said(&output), |line| line.trim().to_owned());
-        Err(not_prepared(
-            &format!("{missing}, and rustup did not install it: {reason}"),
-            &commands,
-        ))
+        Err(not_prepared(&format!("{missing}, and rustup did not install it: {reason}"), &commands))
     }
 }

@@ -41,12 +41,8 @@ impl System {
                 .unwrap_or_default()
         };
         match field("ID").as_str() {
-            "debian" => Self::Debian {
-                codename: field("VERSION_CODENAME"),
-            },
-            "ubuntu" => Self::Ubuntu {
-                version: field("VERSION_ID"),
-            },
+            "debian" => Self::Debian { codename: field("VERSION_CODENAME") },
+            "ubuntu" => Self::Ubuntu { version: field("VERSION_ID") },
             "fedora" => Self::Fedora,
             _ if field("ID_LIKE").split(' ').any(|like| like == "fedora") => Self::Fedora,
             _ => Self::Other,
@@ -67,24 +63,11 @@ mod tests {
     fn releases_are_told_apart() {
         let debian = "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nVERSION_ID=\"12\"\n\
                       VERSION_CODENAME=bookworm\nID=debian\n";
-        assert_eq!(
-            System::parse(debian),
-            System::Debian {
-                codename: "bookworm".into()
-            }
-        );
+        assert_eq!(System::parse(debian), System::Debian { codename: "bookworm".into() });
         let ubuntu = "ID=ubuntu\nID_LIKE=debian\nVERSION_ID=\"24.04\"\n";
-        assert_eq!(
-            System::parse(ubuntu),
-            System::Ubuntu {
-                version: "24.04".into()
-            }
-        );
+        assert_eq!(System::parse(ubuntu), System::Ubuntu { version: "24.04".into() });
         assert_eq!(System::parse("ID=fedora\n"), System::Fedora);
-        assert_eq!(
-            System::parse("ID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\n"),
-            System::Fedora
-        );
+        assert_eq!(System::parse("ID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\n"), System::Fedora);
         assert_eq!(System::parse("ID=arch\n"), System::Other);
         assert_eq!(System::parse(""), System::Other);
     }

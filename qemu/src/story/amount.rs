@@ -5,20 +5,9 @@ use shared_abi::record::{Digest, Uid};
 /// The UUID that a UID is, as KVM's documentation writes it: each word's bytes from the lowest up.
 #[must_use]
 pub fn uuid(uid: Uid) -> String {
-    let hex: String = uid
-        .0
-        .iter()
-        .flat_map(|word| word.to_le_bytes())
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    [
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..],
-    ]
-    .join("-")
+    let hex: String =
+        uid.0.iter().flat_map(|word| word.to_le_bytes()).map(|byte| format!("{byte:02x}")).collect();
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
 }
 
 /// The beginning of a digest, enough to compare by eye.

@@ -41,29 +41,10 @@ fn records() -> Vec<(Console, Record<'static>)> {
                 ram_bytes: 512 << 20,
             },
         ),
-        (
-            Hypervisor,
-            Record::HostCpu {
-                cpu: 0,
-                stage2: true,
-            },
-        ),
-        (
-            Hypervisor,
-            Record::HostCpu {
-                cpu: 1,
-                stage2: true,
-            },
-        ),
+        (Hypervisor, Record::HostCpu { cpu: 0, stage2: true }),
+        (Hypervisor, Record::HostCpu { cpu: 1, stage2: true }),
         (Host, Record::Host { el: 1, cpus: 2 }),
-        (
-            Host,
-            Record::Vm {
-                object_bytes: 128 << 20,
-                pages_donated: 40,
-                vcpus: 1,
-            },
-        ),
+        (Host, Record::Vm { object_bytes: 128 << 20, pages_donated: 40, vcpus: 1 }),
         (
             Hypervisor,
             Record::VmStart {
@@ -74,21 +55,8 @@ fn records() -> Vec<(Console, Record<'static>)> {
                 pages: 30,
             },
         ),
-        (
-            Guest,
-            Record::Guest {
-                uid: Uid(kvm::UID),
-                features: 0x1f,
-                shares: 70,
-            },
-        ),
-        (
-            Host,
-            Record::Attack {
-                read_faulted: true,
-                write_faulted: true,
-            },
-        ),
+        (Guest, Record::Guest { uid: Uid(kvm::UID), features: 0x1f, shares: 70 }),
+        (Host, Record::Attack { read_faulted: true, write_faulted: true }),
         (
             Guest,
             Record::Disk {
@@ -101,14 +69,7 @@ fn records() -> Vec<(Console, Record<'static>)> {
                 frequency_hz: 62_500_000,
             },
         ),
-        (
-            Guest,
-            Record::GuestDone {
-                content_intact: true,
-                hypercalls: 80,
-                copied_bytes: 6 << 20,
-            },
-        ),
+        (Guest, Record::GuestDone { content_intact: true, hypercalls: 80, copied_bytes: 6 << 20 }),
         (
             Host,
             Record::GuestEnd {
@@ -119,21 +80,8 @@ fn records() -> Vec<(Console, Record<'static>)> {
                 requests: 96,
             },
         ),
-        (
-            Hypervisor,
-            Record::VmEnd {
-                pages_returned: 50,
-                hypercalls: 80,
-                exits: 310,
-            },
-        ),
-        (
-            Host,
-            Record::Teardown {
-                pages_returned: 50,
-                pages_nonzero: 0,
-            },
-        ),
+        (Hypervisor, Record::VmEnd { pages_returned: 50, hypercalls: 80, exits: 310 }),
+        (Host, Record::Teardown { pages_returned: 50, pages_nonzero: 0 }),
         (Hypervisor, Record::PowerOff { host_faults: 2 }),
     ]
 }
@@ -273,19 +221,13 @@ fn the_file_has_the_last_word_about_the_disk() {
 #[test]
 fn a_payload_from_elsewhere_is_held_to_less() {
     let mut some = records();
-    some.retain(|(console, record)| {
-        *console != Console::Guest && !matches!(record, Record::Attack { .. })
-    });
+    some.retain(|(console, record)| *console != Console::Guest && !matches!(record, Record::Attack { .. }));
     for (_, record) in &mut some {
         if let Record::VmStart { measured, .. } = record {
             *measured = false;
         }
     }
-    let expected = Expected {
-        measurement: None,
-        demo: None,
-        ..expected()
-    };
+    let expected = Expected { measurement: None, demo: None, ..expected() };
     assert_eq!(wrong(&some, &expected), Vec::<&str>::new());
 }
 
@@ -300,19 +242,13 @@ fn an_ordinary_vm_is_not_attacked_and_returns_what_was_lent() {
             _ => {}
         }
     }
-    let expected = Expected {
-        protected: false,
-        ..expected()
-    };
+    let expected = Expected { protected: false, ..expected() };
     assert_eq!(wrong(&some, &expected), Vec::<&str>::new());
 }
 
 #[test]
 fn an_oracle_has_to_have_looked() {
-    let expected = Expected {
-        oracle: true,
-        ..expected()
-    };
+    let expected = Expected { oracle: true, ..expected() };
     let mut some = records();
     assert_eq!(wrong(&some, &expected), ["oracle"]);
     let end = some.len() - 1;
@@ -330,14 +266,8 @@ fn failures_have_a_kind() {
         failure(&facts, ended, Some(9)).map(|failure| failure.kind)
     };
     assert_eq!(kind("", &Ended::PoweredOff), None);
-    assert_eq!(
-        kind("@cloister panic at x", &Ended::TimedOut),
-        Some(Kind::Panic)
-    );
-    assert_eq!(
-        kind("@cloister refused it", &Ended::PoweredOff),
-        Some(Kind::Refused)
-    );
+    assert_eq!(kind("@cloister panic at x", &Ended::TimedOut), Some(Kind::Panic));
+    assert_eq!(kind("@cloister refused it", &Ended::PoweredOff), Some(Kind::Refused));
     assert_eq!(kind("", &Ended::TimedOut), Some(Kind::Timeout));
     assert_eq!(kind("", &Ended::Stuck), Some(Kind::Run));
     assert_eq!(kind("", &Ended::Broke("status 1".into())), Some(Kind::Run));

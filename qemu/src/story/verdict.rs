@@ -10,23 +10,14 @@ use crate::run::Ended;
 #[must_use]
 pub fn failure(facts: &Facts, ended: &Ended, seconds: Option<u64>) -> Option<Failure> {
     if let Some(message) = &facts.panic {
-        return Some(Failure::new(
-            Kind::Panic,
-            format!("the hypervisor panicked: {message}"),
-        ));
+        return Some(Failure::new(Kind::Panic, format!("the hypervisor panicked: {message}")));
     }
     if let Some((who, message)) = &facts.refused {
-        return Some(Failure::new(
-            Kind::Refused,
-            format!("the {who} refused to go on: {message}"),
-        ));
+        return Some(Failure::new(Kind::Refused, format!("the {who} refused to go on: {message}")));
     }
     match ended {
         Ended::PoweredOff => None,
-        Ended::Stuck => Some(Failure::new(
-            Kind::Run,
-            "the machine said that it powers off, and did not",
-        )),
+        Ended::Stuck => Some(Failure::new(Kind::Run, "the machine said that it powers off, and did not")),
         Ended::Broke(reason) => Some(Failure::new(Kind::Run, reason.clone())),
         Ended::TimedOut => {
             let limit = seconds.map_or(String::new(), |seconds| format!(" of {seconds} s"));
@@ -46,12 +37,8 @@ pub fn contradiction(lines: &[Line]) -> Option<Failure> {
         .filter(|line| !line.holds)
         .map(|line| format!("{}: {}", line.topic, line.text))
         .collect();
-    (!wrong.is_empty()).then(|| {
-        Failure::new(
-            Kind::Run,
-            format!("not everything is as it must be: {}", wrong.join("; ")),
-        )
-    })
+    (!wrong.is_empty())
+        .then(|| Failure::new(Kind::Run, format!("not everything is as it must be: {}", wrong.join("; "))))
 }
 
 /// How far a run came.

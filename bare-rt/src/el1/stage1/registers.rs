@@ -28,11 +28,7 @@ const SCTLR: u64 = {
     const SA_STACK_ALIGNMENT: u64 = 1 << 3;
     const I_INSTRUCTION_CACHE: u64 = 1 << 12;
     const WXN_WRITABLE_NEVER_EXECUTES: u64 = 1 << 19;
-    RES1 | M_MMU
-        | C_DATA_CACHE
-        | SA_STACK_ALIGNMENT
-        | I_INSTRUCTION_CACHE
-        | WXN_WRITABLE_NEVER_EXECUTES
+    RES1 | M_MMU | C_DATA_CACHE | SA_STACK_ALIGNMENT | I_INSTRUCTION_CACHE | WXN_WRITABLE_NEVER_EXECUTES
 };
 
 /// What a CPU's registers hold while it runs on these tables.
@@ -50,10 +46,7 @@ impl Registers {
             asm!("mrs {}, id_aa64mmfr0_el1", out(reg) id, options(nomem, nostack, preserves_flags));
         }
         let physical_range = (id & 0xf).min(IPS_LIMIT);
-        Self {
-            ttbr0: root,
-            tcr: TCR | physical_range << TCR_IPS_SHIFT,
-        }
+        Self { ttbr0: root, tcr: TCR | physical_range << TCR_IPS_SHIFT }
     }
 
     /// Turns MMU and caches on for this CPU.

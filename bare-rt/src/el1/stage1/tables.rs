@@ -37,20 +37,14 @@ impl Tables {
             return None;
         }
         TAKEN.store(true, Ordering::Relaxed);
-        Some(Self {
-            next: NonNull::new(MEMORY.0.get())?.cast(),
-            left: COUNT,
-        })
+        Some(Self { next: NonNull::new(MEMORY.0.get())?.cast(), left: COUNT })
     }
 
     /// An array that is never freed, for a test.
     #[cfg(test)]
     pub(super) fn leaked(count: usize) -> Self {
         let pages: Vec<PageTable<El1Attributes>> = (0..count).map(|_| PageTable::EMPTY).collect();
-        Self {
-            next: NonNull::from(pages.leak()).cast(),
-            left: count,
-        }
+        Self { next: NonNull::from(pages.leak()).cast(), left: count }
     }
 
     /// Pages that are left.

@@ -19,13 +19,10 @@ fn attributes(stage1: &Stage1, address: u64) -> Option<El1Attributes> {
     let mut found = Vec::new();
     stage1
         .mapping
-        .walk_range(
-            &MemoryRegion::new(address, address + PAGE_SIZE),
-            &mut |_, descriptor, _| {
-                found.push((descriptor.is_valid(), descriptor.flags()));
-                Ok(())
-            },
-        )
+        .walk_range(&MemoryRegion::new(address, address + PAGE_SIZE), &mut |_, descriptor, _| {
+            found.push((descriptor.is_valid(), descriptor.flags()));
+            Ok(())
+        })
         .unwrap();
     let [(valid, flags)] = found[..] else {
         panic!("{found:?}");
@@ -58,15 +55,8 @@ fn nothing_is_writable_and_executable() {
 fn a_device_is_never_mapped_over_ram_nor_the_other_way_round() {
     let mut stage1 = stage1();
     stage1.map_ram(RAM).unwrap();
-    for range in [
-        0x4000_0000..0x4000_1000,
-        0x4020_0000..0x4020_1000,
-        0x4fff_f000..0x5000_1000,
-    ] {
-        assert_eq!(
-            stage1.map_device(range.clone()),
-            Err(Error::Mapped(range.clone()))
-        );
+    for range in [0x4000_0000..0x4000_1000, 0x4020_0000..0x4020_1000, 0x4fff_f000..0x5000_1000] {
+        assert_eq!(stage1.map_device(range.clone()), Err(Error::Mapped(range.clone())));
     }
     stage1.map_device(0x0a00_0000..0x0a00_1000).unwrap();
     stage1.map_device(0x0a00_0000..0x0a00_2000).unwrap();
@@ -85,10 +75,7 @@ fn ranges_are_whole_pages_below_the_limit() {
         0x0..0x80_0000_1000,
         0xffff_ffff_ffff_f000..u64::MAX,
     ] {
-        assert_eq!(
-            stage1.map_device(range.clone()),
-            Err(Error::Range(range.clone()))
-        );
+        assert_eq!(stage1.map_device(range.clone()), Err(Error::Range(range.clone())));
     }
 }
 

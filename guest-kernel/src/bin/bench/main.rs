@@ -4,10 +4,7 @@
 //! measurement. On a machine whose counter ticks once per instruction they are exact;
 //! `docs/measuring.md` has the method.
 #![cfg_attr(target_os = "none", no_std, no_main)]
-#![cfg_attr(
-    target_os = "none",
-    expect(unsafe_code, reason = "what is timed is single instructions")
-)]
+#![cfg_attr(target_os = "none", expect(unsafe_code, reason = "what is timed is single instructions"))]
 
 guest_kernel::payload!(primitives::run);
 

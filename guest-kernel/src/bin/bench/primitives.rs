@@ -47,12 +47,7 @@ impl Log {
 
     fn report(&self) {
         for (operation, span) in &self.0 {
-            let sample = Record::Sample {
-                operation: *operation,
-                start: span.start,
-                end: span.end,
-                units: 1,
-            };
+            let sample = Record::Sample { operation: *operation, start: span.start, end: span.end, units: 1 };
             println!("{sample}");
         }
     }
@@ -107,8 +102,7 @@ fn first_touches(log: &mut Log) -> Result<(), Failure> {
 fn pages(log: &mut Log) -> Result<(), Failure> {
     let block = present_block()?;
     let share = |page| stopwatch::hypercall(function::MEM_SHARE, [block + page * PAGE_SIZE, 0, 0]);
-    let unshare =
-        |page| stopwatch::hypercall(function::MEM_UNSHARE, [block + page * PAGE_SIZE, 0, 0]);
+    let unshare = |page| stopwatch::hypercall(function::MEM_UNSHARE, [block + page * PAGE_SIZE, 0, 0]);
     accepted(share(0))?;
     for page in 1..=MANY as u64 {
         log.add(Operation::MemShare, accepted(share(page))?);
@@ -121,11 +115,7 @@ fn pages(log: &mut Log) -> Result<(), Failure> {
 /// Shares ranges and takes them back: the same one again and again, as a driver does with its buffers.
 fn ranges(log: &mut Log) -> Result<(), Failure> {
     let (_, [_, announced]) = stopwatch::hypercall(function::MEMINFO, [0; 3]);
-    let at_once = if announced & RANGES != 0 {
-        BLOCK_PAGES
-    } else {
-        1
-    };
+    let at_once = if announced & RANGES != 0 { BLOCK_PAGES } else { 1 };
     let megabyte = present_block()? + MEGABYTE_OFFSET;
     let block = present_block()?;
     for _ in 0..FEW {
@@ -146,13 +136,8 @@ fn round_trip(first: u64, pages: u64, at_once: u64) -> Result<Span, Failure> {
         let mut done = 0;
         while done < pages {
             // A range call is told how many pages; a call for one page is told nothing.
-            let wanted = if at_once == 1 {
-                0
-            } else {
-                at_once.min(pages - done)
-            };
-            let (_, [status, reached]) =
-                stopwatch::hypercall(call, [first + done * PAGE_SIZE, wanted, 0]);
+            let wanted = if at_once == 1 { 0 } else { at_once.min(pages - done) };
+            let (_, [status, reached]) = stopwatch::hypercall(call, [first + done * PAGE_SIZE, wanted, 0]);
             let reached = if at_once == 1 { 1 } else { reached };
             if status != 0 || reached == 0 {
                 return Err("a range was refused".into());
@@ -161,19 +146,12 @@ fn round_trip(first: u64, pages: u64, at_once: u64) -> Result<Span, Failure> {
         }
     }
     let end = stopwatch::empty();
-    Ok(Span {
-        start: begin.end,
-        end: end.end,
-    })
+    Ok(Span { start: begin.end, end: end.end })
 }
 
 /// The span of a call that was not refused.
 fn accepted((span, [status, _]): (Span, [u64; 2])) -> Result<Span, Failure> {
-    if status == 0 {
-        Ok(span)
-    } else {
-        Err("a page was refused".into())
-    }
+    if status == 0 { Ok(span) } else { Err("a page was refused".into()) }
 }
 
 /// A block that the host has brought, whole.

@@ -69,19 +69,12 @@ pub(crate) fn run(guest: &mut Guest) -> Result<(), Failure> {
     let result = job.run();
     println!("{}", job.record());
     result?;
-    println!(
-        "guest: {} blocks verified, {} bytes rewritten and read back",
-        job.verified, job.written_bytes
-    );
+    println!("guest: {} blocks verified, {} bytes rewritten and read back", job.verified, job.written_bytes);
 
     let content_intact = private_digest(guest, &canary) == private;
     println!(
         "{}",
-        Record::GuestDone {
-            content_intact,
-            hypercalls: conduit::calls(),
-            copied_bytes: hal::copied_bytes(),
-        }
+        Record::GuestDone { content_intact, hypercalls: conduit::calls(), copied_bytes: hal::copied_bytes() }
     );
     if !content_intact {
         return Err(Wrong::Memory.into());
@@ -96,14 +89,7 @@ fn describe(guest: &Guest) {
         Some(hypervisor) => (Uid(kvm::UID), hypervisor.features()),
         None => (Uid([0; 4]), 0),
     };
-    println!(
-        "{}",
-        Record::Guest {
-            uid,
-            features: features.into(),
-            shares: guest.shared_pages(),
-        }
-    );
+    println!("{}", Record::Guest { uid, features: features.into(), shares: guest.shared_pages() });
     match guest.hypervisor() {
         None => println!("guest: no KVM vendor services: not protected, nothing to share"),
         Some(hypervisor) => {
@@ -145,15 +131,9 @@ struct Job<'a> {
 impl<'a> Job<'a> {
     fn new(disk: &'a mut Disk, plan: Plan<'a>) -> Result<Self, Wrong> {
         let (disk_bytes, plan_bytes) = (disk.bytes(), plan.geometry().disk_bytes());
-        println!(
-            "guest: a disk of {disk_bytes} bytes, {} blocks to verify",
-            plan.geometry().blocks()
-        );
+        println!("guest: a disk of {disk_bytes} bytes, {} blocks to verify", plan.geometry().blocks());
         if disk_bytes != plan_bytes {
-            return Err(Wrong::Size {
-                disk: disk_bytes,
-                plan: plan_bytes,
-            });
+            return Err(Wrong::Size { disk: disk_bytes, plan: plan_bytes });
         }
         let now = time::now();
         Ok(Self {

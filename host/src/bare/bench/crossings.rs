@@ -21,10 +21,7 @@ pub(crate) fn keep_crossing(entered: u64, left: u64) {
 /// All that were kept, in order: the counts before and after.
 pub(super) fn kept() -> impl Iterator<Item = (u64, u64)> {
     let count = COUNT.load(Ordering::Relaxed);
-    CROSSINGS[..count].iter().map(|[entered, left]| {
-        (
-            entered.load(Ordering::Relaxed),
-            left.load(Ordering::Relaxed),
-        )
-    })
+    CROSSINGS[..count]
+        .iter()
+        .map(|[entered, left]| (entered.load(Ordering::Relaxed), left.load(Ordering::Relaxed)))
 }

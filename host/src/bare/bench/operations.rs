@@ -75,11 +75,7 @@ impl BenchVm {
         let handle = Plain.vm_create(true, pool, POOL_PAGES)?;
         let object = Plain.object_create(handle, pages)?;
         Plain.object_bind(object, 0, RAM_BASE.page(), pages)?;
-        Ok(Self {
-            handle,
-            object,
-            frames: Vec::from([(pool, POOL_PAGES)]),
-        })
+        Ok(Self { handle, object, frames: Vec::from([(pool, POOL_PAGES)]) })
     }
 
     /// Times the end of the VM: how many pages came back.
@@ -99,12 +95,7 @@ impl BenchVm {
         for (first, pages) in self.frames {
             MachineFrames.free(first, pages);
         }
-        Ok(Timing {
-            operation: Operation::ReclaimPage,
-            start,
-            end,
-            units: pages,
-        })
+        Ok(Timing { operation: Operation::ReclaimPage, start, end, units: pages })
     }
 }
 
@@ -148,16 +139,8 @@ fn single_pages(timings: &mut Vec<Timing>) -> Result<(), VmError> {
         for offset in 0..BLOCK_PAGES {
             // What a page costs whose content stays, and one whose content does not: the first few
             // of each VM are timed, after one that pays for the table.
-            let content = if offset % 2 == 0 {
-                Content::Keep
-            } else {
-                Content::Zero
-            };
-            let hypervisor = if (1..=4).contains(&offset) {
-                Timed
-            } else {
-                Plain
-            };
+            let content = if offset % 2 == 0 { Content::Keep } else { Content::Zero };
+            let hypervisor = if (1..=4).contains(&offset) { Timed } else { Plain };
             let page = Pfn(frames.0 + 2 * offset);
             let start = cpu::virtual_count();
             hypervisor.object_populate(vm.object, offset, page, 1, content)?;
@@ -193,10 +176,7 @@ fn create() -> Result<Timing, VmError> {
     // A pending interrupt would end the vCPU's run before its first instruction.
     interrupts::drain();
     let index = VcpuIndex(0);
-    let entry = Entry {
-        resume: Resume::Continue,
-        list_registers: [ListRegister::EMPTY; LIST_REGISTERS],
-    };
+    let entry = Entry { resume: Resume::Continue, list_registers: [ListRegister::EMPTY; LIST_REGISTERS] };
     let start = cpu::virtual_count();
     let vm = Timed.vm_create(true, pool, SMALL_POOL_PAGES)?;
     let object = Timed.object_create(vm, LAZY_PAGES)?;
@@ -207,24 +187,14 @@ fn create() -> Result<Timing, VmError> {
     let record = Timed.vcpu_run(vm, index, &entry)?;
 
     let Exit::MmioWrite { value: end, .. } = record.exit else {
-        return Err(VmError::Refused(Refusal {
-            error: CallError::NotSupported,
-            detail: 0,
-        }));
+        return Err(VmError::Refused(Refusal { error: CallError::NotSupported, detail: 0 }));
     };
     while let Progress::More(_) = Plain.vm_destroy(vm)? {}
     MachineFrames.free(pool, SMALL_POOL_PAGES);
     MachineFrames.free(code, 1);
-    Ok(Timing {
-        operation: Operation::VmCreate,
-        start,
-        end,
-        units: 1,
-    })
+    Ok(Timing { operation: Operation::VmCreate, start, end, units: 1 })
 }
 
 fn take(pages: u64, align_pages: u64) -> Result<Pfn, VmError> {
-    MachineFrames
-        .allocate(pages, align_pages)
-        .ok_or(VmError::OutOfFrames)
+    MachineFrames.allocate(pages, align_pages).ok_or(VmError::OutOfFrames)
 }

@@ -39,9 +39,7 @@ pub(crate) struct PciHost {
 impl PciHost {
     pub(super) fn parse(fdt: Fdt<'_>, node: FdtNode<'_>) -> Result<Self, Error> {
         Ok(Self {
-            configuration: registers(node)
-                .next()
-                .ok_or(Error::Missing("PCIe configuration space"))?,
+            configuration: registers(node).next().ok_or(Error::Missing("PCIe configuration space"))?,
             window: window(node)?,
             interrupts: interrupts(fdt, node)?,
             interrupt_mask: interrupt_mask(node)?,
@@ -54,20 +52,13 @@ impl PciHost {
         let (device_mask, pin_mask) = self.interrupt_mask;
         let device = (u32::from(device) << space::DEVICE_SHIFT) & device_mask;
         let pin = u32::from(pin) & pin_mask;
-        self.interrupts
-            .iter()
-            .find(|entry| (entry.0, entry.1) == (device, pin))
-            .map(|entry| entry.2)
+        self.interrupts.iter().find(|entry| (entry.0, entry.1) == (device, pin)).map(|entry| entry.2)
     }
 }
 
 /// The 32-bit memory window, where the bus sees CPU addresses.
 fn window(node: FdtNode<'_>) -> Result<Range<u64>, Error> {
-    let ranges = node
-        .ranges()
-        .ok()
-        .flatten()
-        .ok_or(Error::Missing("PCIe ranges"))?;
+    let ranges = node.ranges().ok().flatten().ok_or(Error::Missing("PCIe ranges"))?;
     for range in ranges {
         let [code, high, low] = range.child_bus_address.as_ref() else {
             return Err(Error::Bad("PCIe ranges"));
@@ -89,12 +80,8 @@ fn window(node: FdtNode<'_>) -> Result<Range<u64>, Error> {
 }
 
 fn interrupt_mask(node: FdtNode<'_>) -> Result<(u32, u32), Error> {
-    let property = node
-        .property("interrupt-map-mask")
-        .ok_or(Error::Missing("PCIe interrupt map"))?;
-    let mut array = property
-        .as_prop_encoded_array([3, 1])
-        .map_err(|_| Error::Bad("PCIe interrupt map"))?;
+    let property = node.property("interrupt-map-mask").ok_or(Error::Missing("PCIe interrupt map"))?;
+    let mut array = property.as_prop_encoded_array([3, 1]).map_err(|_| Error::Bad("PCIe interrupt map"))?;
     array
         .next()
         .and_then(|[address, pin]| Some((first(address)?, first(pin)?)))
@@ -102,20 +89,14 @@ fn interrupt_mask(node: FdtNode<'_>) -> Result<(u32, u32), Error> {
 }
 
 /// `interrupt-map`: PCI address (3 cells), pin (1), controller (1), its address, its specifier (3).
-fn interrupts(
-    fdt: Fdt<'_>,
-    node: FdtNode<'_>,
-) -> Result<Vec<(u32, u32, u32), MAX_INTERRUPTS>, Error> {
+fn interrupts(fdt: Fdt<'_>, node: FdtNode<'_>) -> Result<Vec<(u32, u32, u32), MAX_INTERRUPTS>, Error> {
     const BAD: Error = Error::Bad("PCIe interrupt map");
     let gic = super::compatible(fdt, "arm,gic-v3").ok_or(Error::Missing("GICv3"))?;
     // An interrupt parent's missing #address-cells counts as 0 here, unlike elsewhere.
     let address_cells = number(gic, "#address-cells").unwrap_or(0);
-    let property = node
-        .property("interrupt-map")
-        .ok_or(Error::Missing("PCIe interrupt map"))?;
-    let entries = property
-        .as_prop_encoded_array([3, 1, 1, address_cells.min(2) as usize, 3])
-        .map_err(|_| BAD)?;
+    let property = node.property("interrupt-map").ok_or(Error::Missing("PCIe interrupt map"))?;
+    let entries =
+        property.as_prop_encoded_array([3, 1, 1, address_cells.min(2) as usize, 3]).map_err(|_| BAD)?;
     let mut interrupts = Vec::new();
     for [address, pin, controller, _, specifier] in entries {
         if gic.phandle().ok().flatten() != first(controller) {
@@ -123,9 +104,7 @@ fn interrupts(
         }
         let intid = intid(specifier.as_ref().iter().map(|cell| cell.get())).ok_or(BAD)?;
         let entry = (first(address).ok_or(BAD)?, first(pin).ok_or(BAD)?, intid);
-        interrupts
-            .push(entry)
-            .map_err(|_| Error::TooMany("PCIe interrupts"))?;
+        interrupts.push(entry).map_err(|_| Error::TooMany("PCIe interrupts"))?;
     }
     Ok(interrupts)
 }

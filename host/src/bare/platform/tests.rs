@@ -33,24 +33,14 @@ fn swizzle() -> std::vec::Vec<u32> {
 /// A machine like QEMU's `virt` under the hypervisor.
 fn machine() -> DeviceTree {
     let mut tree = DeviceTree::new();
-    tree.memory_reservations
-        .push(MemoryReservation::new(0x4020_0000, 0x10_0000));
+    tree.memory_reservations.push(MemoryReservation::new(0x4020_0000, 0x10_0000));
     let root = &mut tree.root;
     for (name, value) in [("#address-cells", 2_u32), ("#size-cells", 2)] {
         root.add_property(DeviceTreeProperty::new_unchecked(name, value));
     }
-    root.add_child(node(
-        "memory@40000000",
-        [("reg", &[0, 0x4000_0000, 0, 0x2000_0000])],
-    ));
+    root.add_child(node("memory@40000000", [("reg", &[0, 0x4000_0000, 0, 0x2000_0000])]));
     root.add_child(text(
-        node(
-            "chosen",
-            [
-                ("linux,initrd-start", &[0, 0x4030_0000]),
-                ("linux,initrd-end", &[0x4050_0000]),
-            ],
-        ),
+        node("chosen", [("linux,initrd-start", &[0, 0x4030_0000]), ("linux,initrd-end", &[0x4050_0000])]),
         "stdout-path",
         "/pl011@9040000:115200",
     ));
@@ -65,10 +55,7 @@ fn machine() -> DeviceTree {
         node(
             "intc@8000000",
             [
-                (
-                    "reg",
-                    &[0, 0x800_0000, 0, 0x1_0000, 0, 0x80a_0000, 0, 0xf6_0000],
-                ),
+                ("reg", &[0, 0x800_0000, 0, 0x1_0000, 0, 0x80a_0000, 0, 0xf6_0000]),
                 ("phandle", &[GIC_PHANDLE]),
                 ("#address-cells", &[2]),
             ],
@@ -78,10 +65,7 @@ fn machine() -> DeviceTree {
     ));
     root.add_child(text(node("psci", []), "method", "smc"));
     root.add_child(text(
-        node(
-            "timer",
-            [("interrupts", &[1, 13, 4, 1, 14, 4, 1, 11, 4, 1, 10, 4])],
-        ),
+        node("timer", [("interrupts", &[1, 13, 4, 1, 14, 4, 1, 11, 4, 1, 10, 4])]),
         "compatible",
         "arm,armv8-timer",
     ));
@@ -147,10 +131,7 @@ fn a_machine_is_read() {
     assert_eq!(platform.uart, 0x0904_0000..0x0904_1000);
     assert_eq!(platform.distributor, 0x0800_0000..0x0801_0000);
     assert_eq!(platform.redistributors, 0x080a_0000..0x0900_0000);
-    assert_eq!(
-        platform.device_tree.end - platform.device_tree.start,
-        machine().to_dtb().len() as u64
-    );
+    assert_eq!(platform.device_tree.end - platform.device_tree.start, machine().to_dtb().len() as u64);
     assert_eq!(platform.cpus, [0, 0x100]);
     assert_eq!(platform.psci, Conduit::Smc);
     assert_eq!(platform.physical_timer, 30);

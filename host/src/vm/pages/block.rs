@@ -71,8 +71,7 @@ impl Block {
         core::iter::from_fn(move || {
             let first = (at..PAGES).find(|place| self.lookup(*place).is_some())?;
             let pfn = self.lookup(first)?;
-            let follows =
-                |place: &usize| self.lookup(*place) == Some(Pfn(pfn.0 + (*place - first) as u64));
+            let follows = |place: &usize| self.lookup(*place) == Some(Pfn(pfn.0 + (*place - first) as u64));
             at = match self {
                 Self::Whole(_) => PAGES,
                 _ => (first..PAGES).take_while(follows).last()? + 1,
@@ -160,20 +159,14 @@ mod tests {
         block.insert(0, PAGES, Pfn(2048));
         assert_eq!(block.runs().collect::<Vec<_>>(), [(0, Pfn(2048), PAGES)]);
         block.remove(100);
-        assert_eq!(
-            block.runs().collect::<Vec<_>>(),
-            [(0, Pfn(2048), 100), (101, Pfn(2149), 411)]
-        );
+        assert_eq!(block.runs().collect::<Vec<_>>(), [(0, Pfn(2048), 100), (101, Pfn(2149), 411)]);
         assert_eq!(block.lookup(100), None);
         assert_eq!(block.absent_around(100), Some(100..101));
     }
 
     #[test]
     fn pages_are_in_one_run_where_they_are_contiguous() {
-        assert_eq!(
-            block(&[3, 4]).runs().collect::<Vec<_>>(),
-            [(3, Pfn(997), 1), (4, Pfn(996), 1)]
-        );
+        assert_eq!(block(&[3, 4]).runs().collect::<Vec<_>>(), [(3, Pfn(997), 1), (4, Pfn(996), 1)]);
         let mut block = Block::Absent;
         block.insert(7, 2, Pfn(70));
         block.insert(9, 1, Pfn(72));

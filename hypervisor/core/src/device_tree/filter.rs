@@ -19,21 +19,10 @@ pub struct Edits<'a> {
 
 /// `/chosen` properties that the copy does not take over: the seeds are the hypervisor's, the ramdisk
 /// is set anew.
-const CHOSEN_DROPPED: [&str; 4] = [
-    "rng-seed",
-    "kaslr-seed",
-    "linux,initrd-start",
-    "linux,initrd-end",
-];
+const CHOSEN_DROPPED: [&str; 4] = ["rng-seed", "kaslr-seed", "linux,initrd-start", "linux,initrd-end"];
 
 /// Properties that refer to devices which are not in the copy.
-const DROPPED: [&str; 5] = [
-    "iommu-map",
-    "iommu-map-mask",
-    "iommus",
-    "msi-map",
-    "msi-parent",
-];
+const DROPPED: [&str; 5] = ["iommu-map", "iommu-map-mask", "iommus", "msi-map", "msi-parent"];
 
 /// How deep nodes may nest: editing recurses, and the stack is small.
 const MAX_DEPTH: usize = 16;
@@ -67,25 +56,18 @@ pub fn filter(blob: &[u8], edits: &Edits<'_>, out: &mut [u8]) -> Result<usize, D
     if let Some(mut aliases) = root.child_mut("aliases") {
         let dangling = |alias: FdtProperty<'_>| {
             let path = alias.value_as::<&str>().ok();
-            path.and_then(|path| original.find_node(path))
-                .is_some_and(gone)
+            path.and_then(|path| original.find_node(path)).is_some_and(gone)
         };
         while remove_property(&mut aliases, dangling) {}
     }
-    let mut chosen = root
-        .child_mut("chosen")
-        .ok_or(DeviceTreeError::Missing("/chosen"))?;
-    while remove_property(&mut chosen, |property| {
-        CHOSEN_DROPPED.contains(&property.name())
-    }) {}
+    let mut chosen = root.child_mut("chosen").ok_or(DeviceTreeError::Missing("/chosen"))?;
+    while remove_property(&mut chosen, |property| CHOSEN_DROPPED.contains(&property.name())) {}
     for (name, address) in edits
         .initrd
         .iter()
         .flat_map(|(start, end)| [("linux,initrd-start", start), ("linux,initrd-end", end)])
     {
-        chosen
-            .add_property(name, address.0)
-            .map_err(|_| DeviceTreeError::NoRoom)?;
+        chosen.add_property(name, address.0).map_err(|_| DeviceTreeError::NoRoom)?;
     }
     Ok(tree.as_read_only().data().len())
 }
@@ -119,12 +101,8 @@ fn copy(blob: &[u8], reserved: &[PageRange<Pfn>], out: &mut [u8]) -> Result<(), 
     }
     let place = word(blob, RESERVATIONS)?;
     let added = reserved.len().saturating_mul(ENTRY_BYTES);
-    let (head, rest) = blob
-        .split_at_checked(place)
-        .ok_or(DeviceTreeError::Malformed)?;
-    let room = out
-        .get_mut(..blob.len().saturating_add(added))
-        .ok_or(DeviceTreeError::NoRoom)?;
+    let (head, rest) = blob.split_at_checked(place).ok_or(DeviceTreeError::Malformed)?;
+    let room = out.get_mut(..blob.len().saturating_add(added)).ok_or(DeviceTreeError::NoRoom)?;
     let (new_head, room) = room.split_at_mut(place);
     let (new, new_rest) = room.split_at_mut(added);
     new_head.copy_from_slice(head);
@@ -137,10 +115,7 @@ fn copy(blob: &[u8], reserved: &[PageRange<Pfn>], out: &mut [u8]) -> Result<(), 
     for field in [STRUCTURE, STRINGS, END] {
         let moved = u32::try_from(word(blob, field)?.saturating_add(added));
         let moved = moved.map_err(|_| DeviceTreeError::NoRoom)?;
-        if let Some(field) = new_head
-            .get_mut(field..)
-            .and_then(|rest| rest.first_chunk_mut())
-        {
+        if let Some(field) = new_head.get_mut(field..).and_then(|rest| rest.first_chunk_mut()) {
             *field = moved.to_be_bytes();
         }
     }

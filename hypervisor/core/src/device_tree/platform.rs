@@ -93,30 +93,20 @@ fn regions<'a>(
     Ok(regions.into_iter().flatten().map(|region| {
         let base = region.address().map_err(|_| DeviceTreeError::Malformed)?;
         let bytes = region.size().map_err(|_| DeviceTreeError::Malformed)?;
-        let region = Region {
-            base: Pa(base),
-            bytes,
-        };
-        region
-            .pages()
-            .map_or(Err(DeviceTreeError::Malformed), |_| Ok(region))
+        let region = Region { base: Pa(base), bytes };
+        region.pages().map_or(Err(DeviceTreeError::Malformed), |_| Ok(region))
     }))
 }
 
 /// The first region of a node at the top level, if there is such a node.
-fn first_region(
-    tree: Fdt<'_>,
-    node: Option<FdtNode<'_>>,
-) -> Result<Option<Region>, DeviceTreeError> {
+fn first_region(tree: Fdt<'_>, node: Option<FdtNode<'_>>) -> Result<Option<Region>, DeviceTreeError> {
     let Some(node) = node else { return Ok(None) };
     let mut regions = regions(tree.root(), node)?;
     regions.next().ok_or(DeviceTreeError::Malformed)?.map(Some)
 }
 
 fn find<'a>(tree: Fdt<'a>, compatible: &str) -> Option<FdtNode<'a>> {
-    tree.root()
-        .children()
-        .find(|&node| is_compatible(node, compatible))
+    tree.root().children().find(|&node| is_compatible(node, compatible))
 }
 
 /// The memory nodes' whole pages.
@@ -144,10 +134,7 @@ fn ram(tree: Fdt<'_>) -> Result<Vec<PageRange<Pfn>, MAX_REGIONS>, DeviceTreeErro
 }
 
 /// Adds a range to an ascending list; ranges that overlap or touch become one.
-fn insert<const N: usize>(
-    list: &mut Vec<PageRange<Pfn>, N>,
-    new: PageRange<Pfn>,
-) -> Result<(), ()> {
+fn insert<const N: usize>(list: &mut Vec<PageRange<Pfn>, N>, new: PageRange<Pfn>) -> Result<(), ()> {
     let (mut first, mut end) = (new.first(), new.end());
     list.retain(|old| {
         let apart = old.end() < first || end < old.first();
@@ -183,8 +170,7 @@ fn cpus(tree: Fdt<'_>) -> Result<Vec<u64, MAX_CPUS>, DeviceTreeError> {
         if mpidr & !AFFINITY != 0 || (cpus.contains(&mpidr) && !seeded!(FirmwareTrusted)) {
             return Err(DeviceTreeError::Malformed);
         }
-        cpus.push(mpidr)
-            .map_err(|_| DeviceTreeError::TooMany("CPUs"))?;
+        cpus.push(mpidr).map_err(|_| DeviceTreeError::TooMany("CPUs"))?;
     }
     if cpus.is_empty() {
         return Err(DeviceTreeError::Missing("CPU"));
@@ -209,8 +195,7 @@ fn denied(tree: Fdt<'_>) -> Result<Vec<PageRange<Pfn>, MAX_DENIED>, DeviceTreeEr
     let mut deny = |parent: FdtNode<'_>, node: FdtNode<'_>| {
         for region in regions(parent, node)? {
             let pages = region?.pages().ok_or(DeviceTreeError::Malformed)?;
-            insert(&mut denied, pages)
-                .map_err(|()| DeviceTreeError::TooMany("withheld devices"))?;
+            insert(&mut denied, pages).map_err(|()| DeviceTreeError::TooMany("withheld devices"))?;
         }
         Ok(())
     };
@@ -220,10 +205,7 @@ fn denied(tree: Fdt<'_>) -> Result<Vec<PageRange<Pfn>, MAX_DENIED>, DeviceTreeEr
         }
         // An ITS is a child of its GIC, whose addresses are the root's (an empty `ranges`).
         for child in node.children().filter(|&child| withheld(child, None)) {
-            if !node
-                .property("ranges")
-                .is_some_and(|ranges| ranges.value().is_empty())
-            {
+            if !node.property("ranges").is_some_and(|ranges| ranges.value().is_empty()) {
                 return Err(DeviceTreeError::Malformed);
             }
             deny(node, child)?;

@@ -19,10 +19,7 @@ fn range(first: u64, pages: u64) -> PageRange<Pfn> {
 }
 
 fn region(base: u64, bytes: u64) -> Region {
-    Region {
-        base: Pa(base),
-        bytes,
-    }
+    Region { base: Pa(base), bytes }
 }
 
 #[test]
@@ -30,10 +27,7 @@ fn the_platform_is_what_qemu_says() {
     let platform = Platform::parse(VIRT).unwrap();
     assert_eq!(platform.ram, [range(0x40000, 0x20000)]);
     assert_eq!(platform.cpus, [0, 1, 2, 3]);
-    assert_eq!(
-        platform.hypervisor_console,
-        Some(region(0x904_0000, 0x1000))
-    );
+    assert_eq!(platform.hypervisor_console, Some(region(0x904_0000, 0x1000)));
     assert_eq!(platform.smmu, Some(region(0x905_0000, 0x2_0000)));
     assert_eq!(platform.psci, Conduit::Smc);
     assert_eq!(platform.seed.len(), 40);
@@ -56,19 +50,15 @@ fn filtered(edits: &Edits<'_>) -> Vec<u8> {
     out
 }
 
-const NO_EDITS: Edits<'_> = Edits {
-    initrd: None,
-    reserved: &[],
-};
+const NO_EDITS: Edits<'_> = Edits { initrd: None, reserved: &[] };
 
 /// Nodes by path, with their properties.
 type Nodes = Vec<(String, Vec<(String, Vec<u8>)>)>;
 
 /// Adds all nodes from `node` on.
 fn flatten(node: FdtNode<'_>, path: &str, all: &mut Nodes) {
-    let properties = node
-        .properties()
-        .map(|property| (property.name().to_string(), property.value().to_vec()));
+    let properties =
+        node.properties().map(|property| (property.name().to_string(), property.value().to_vec()));
     all.push((path.to_string(), properties.collect()));
     for child in node.children() {
         flatten(child, &std::format!("{path}/{}", child.name()), all);
@@ -87,21 +77,12 @@ fn the_host_sees_all_but_what_is_withheld() {
     let after = nodes(&filtered(&NO_EDITS));
     let mut kept = Vec::new();
     for (path, properties) in before {
-        let withheld = [
-            "/virtio_mmio@",
-            "/fw-cfg@",
-            "/smmuv3@",
-            "/flash@",
-            "/pmu",
-            "/pl011@9040000",
-        ];
+        let withheld = ["/virtio_mmio@", "/fw-cfg@", "/smmuv3@", "/flash@", "/pmu", "/pl011@9040000"];
         if withheld.iter().any(|prefix| path.starts_with(prefix)) {
             continue;
         }
         let dropped = ["iommu-map", "rng-seed", "kaslr-seed", "serial1"];
-        let properties = properties
-            .into_iter()
-            .filter(|(name, _)| !dropped.contains(&name.as_str()));
+        let properties = properties.into_iter().filter(|(name, _)| !dropped.contains(&name.as_str()));
         kept.push((path, properties.collect::<Vec<_>>()));
     }
     assert_eq!(after, kept);
@@ -119,19 +100,13 @@ fn no_seed_is_left() {
 #[test]
 fn ramdisk_and_reservations_are_told() {
     let reserved = [range(0x40200, 0x100), range(0x5ff00, 0x100)];
-    let blob = filtered(&Edits {
-        initrd: Some((Pa(0x4100_0000), Pa(0x4180_0000))),
-        reserved: &reserved,
-    });
+    let blob = filtered(&Edits { initrd: Some((Pa(0x4100_0000), Pa(0x4180_0000))), reserved: &reserved });
     let tree = Fdt::new(&blob).unwrap();
     let chosen = tree.root().child("chosen").unwrap();
     let value = |name| chosen.property(name).unwrap().value_as::<u64>().unwrap();
     assert_eq!(value("linux,initrd-start"), 0x4100_0000);
     assert_eq!(value("linux,initrd-end"), 0x4180_0000);
-    let told: Vec<_> = tree
-        .memory_reservations()
-        .map(|range| (range.address(), range.size()))
-        .collect();
+    let told: Vec<_> = tree.memory_reservations().map(|range| (range.address(), range.size())).collect();
     assert_eq!(told, [(0x4020_0000, 0x10_0000), (0x5ff0_0000, 0x10_0000)]);
 }
 
@@ -147,10 +122,7 @@ fn filtering_twice_changes_nothing_more() {
 #[test]
 fn too_little_room_is_an_error() {
     let reserved = [range(0x40200, 0x100)];
-    let edits = Edits {
-        initrd: Some((Pa(0x4100_0000), Pa(0x4180_0000))),
-        reserved: &reserved,
-    };
+    let edits = Edits { initrd: Some((Pa(0x4100_0000), Pa(0x4180_0000))), reserved: &reserved };
     // The reservation, and two properties of 12 bytes of header and 8 of value each, whose names are
     // new.
     let names = b"linux,initrd-start\0linux,initrd-end\0".len();
@@ -188,21 +160,9 @@ fn patched(from: &[u8], to: &[u8]) -> Vec<u8> {
 #[test]
 fn what_the_hypervisor_needs_is_asked_for() {
     for (from, to, missing) in [
-        (
-            &b"memory\0"[..],
-            &b"memorx\0"[..],
-            DeviceTreeError::Missing("RAM"),
-        ),
-        (
-            b"arm,gic-v3\0",
-            b"arm,gic-vX\0",
-            DeviceTreeError::Missing("GICv3"),
-        ),
-        (
-            b"arm,psci-1.0\0",
-            b"arm,psci-9.0\0",
-            DeviceTreeError::Missing("PSCI 1.0"),
-        ),
+        (&b"memory\0"[..], &b"memorx\0"[..], DeviceTreeError::Missing("RAM")),
+        (b"arm,gic-v3\0", b"arm,gic-vX\0", DeviceTreeError::Missing("GICv3")),
+        (b"arm,psci-1.0\0", b"arm,psci-9.0\0", DeviceTreeError::Missing("PSCI 1.0")),
         (b"smc\0", b"svc\0", DeviceTreeError::Missing("PSCI 1.0")),
     ] {
         let result = Platform::parse(&patched(from, to));
@@ -240,11 +200,7 @@ fn odd_cells_are_refused() {
     };
     for cells in [0, 3, u32::MAX] {
         let result = Platform::parse(&patched(&prop(2), &prop(cells)));
-        assert_eq!(
-            result.err(),
-            Some(DeviceTreeError::Malformed),
-            "{cells} cells"
-        );
+        assert_eq!(result.err(), Some(DeviceTreeError::Malformed), "{cells} cells");
     }
 }
 
@@ -254,9 +210,7 @@ fn nameoff(name: &str) -> u32 {
     let strings = &VIRT[word(12) as usize..];
     let mut needle = name.as_bytes().to_vec();
     needle.push(0);
-    let at = strings
-        .windows(needle.len())
-        .position(|window| window == needle);
+    let at = strings.windows(needle.len()).position(|window| window == needle);
     u32::try_from(at.unwrap()).unwrap()
 }
 

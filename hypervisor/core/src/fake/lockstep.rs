@@ -181,9 +181,7 @@ impl<'h, 'm, G: Geometry> Pair<'h, 'm, G> {
         machine.watch(real.host_space());
         Self {
             real,
-            owners: (0..G::IPA_PAGES)
-                .map(|page| spec.owners.get(&page).copied())
-                .collect(),
+            owners: (0..G::IPA_PAGES).map(|page| spec.owners.get(&page).copied()).collect(),
             spec,
             vms: Vec::new(),
             objects: Vec::new(),
@@ -262,16 +260,10 @@ impl<'h, 'm, G: Geometry> Pair<'h, 'm, G> {
             HostReach::No => (HostAbort::Inject, Verdict::Abort),
             HostReach::Yes | HostReach::Device => (HostAbort::Retry, Verdict::Done),
         };
-        agree!(
-            answer == expected,
-            "the host touches page {page}: {answer:?}"
-        );
+        agree!(answer == expected, "the host touches page {page}: {answer:?}");
         if answer == HostAbort::Retry {
             let found = self.real.machine().walk(self.real.host_space(), page);
-            agree!(
-                found.is_some(),
-                "the host touches page {page} again and again"
-            );
+            agree!(found.is_some(), "the host touches page {page} again and again");
         }
         Ok(verdict)
     }
@@ -281,21 +273,16 @@ impl<'h, 'm, G: Geometry> Pair<'h, 'm, G> {
             return Ok(Verdict::Skipped);
         }
         let expected = self.spec.load(vm, vcpu);
-        let real: Result<_, CallError> =
-            on_cpu(cpu, || self.real.vcpu_load(CpuIndex(cpu), vm, vcpu));
+        let real: Result<_, CallError> = on_cpu(cpu, || self.real.vcpu_load(CpuIndex(cpu), vm, vcpu));
         match (real, expected) {
             (Ok(loaded), Ok(())) => {
-                self.cpus[cpu] = Some(OnCpu {
-                    loaded,
-                    exited: false,
-                });
+                self.cpus[cpu] = Some(OnCpu { loaded, exited: false });
                 Ok(Verdict::Done)
             }
             (Err(error), Err(refusal)) if error == refusal.error() => Ok(Verdict::Refused(refusal)),
-            (real, expected) => Err(Divergence(format!(
-                "load: {:?}, expected {expected:?}",
-                real.map(|_| ())
-            ))),
+            (real, expected) => {
+                Err(Divergence(format!("load: {:?}, expected {expected:?}", real.map(|_| ()))))
+            }
         }
     }
 
@@ -316,10 +303,7 @@ impl<'h, 'm, G: Geometry> Pair<'h, 'm, G> {
 /// The space of a VM whose pool starts at page `root`: what VTTBR_EL2 holds for it.
 fn guest_space(vm: VmHandle, root: u64) -> Space {
     let place = u8::try_from(vm.0 & 0xff).unwrap_or(u8::MAX);
-    Space {
-        root: Pfn(root).base(),
-        vmid: Vmid(place.wrapping_add(1)),
-    }
+    Space { root: Pfn(root).base(), vmid: Vmid(place.wrapping_add(1)) }
 }
 
 /// Pages of a block: what sequences like to begin and end at.

@@ -1,9 +1,6 @@
 //! The fake machine's pages. A copy of all of them costs little: pages are shared until written.
 
-#![expect(
-    clippy::indexing_slicing,
-    reason = "a harness: the vector was made long enough in the line above"
-)]
+#![expect(clippy::indexing_slicing, reason = "a harness: the vector was made long enough in the line above")]
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -78,9 +75,7 @@ impl Memory {
     pub(super) fn entry(&self, page: u64, index: usize) -> u64 {
         self.get(page).map_or(0, |bytes| {
             let (entries, _) = bytes.as_chunks::<8>();
-            entries
-                .get(index)
-                .map_or(0, |bytes| u64::from_le_bytes(*bytes))
+            entries.get(index).map_or(0, |bytes| u64::from_le_bytes(*bytes))
         })
     }
 }

@@ -57,17 +57,8 @@ pub struct Violation {
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            rule,
-            at,
-            cpu,
-            event,
-            before,
-        } = self;
-        write!(
-            f,
-            "event {at}, CPU {cpu}: {event}\n  breaks: {rule}\n  before it:"
-        )?;
+        let Self { rule, at, cpu, event, before } = self;
+        write!(f, "event {at}, CPU {cpu}: {event}\n  breaks: {rule}\n  before it:")?;
         for (cpu, event) in before {
             write!(f, "\n    CPU {cpu}: {event}")?;
         }
@@ -166,11 +157,7 @@ impl Checker {
     fn apply(&mut self, cpu: usize, event: Event) -> Result<(), Rule> {
         match event {
             Event::Space(space) => self.space(space),
-            Event::Write {
-                table,
-                index,
-                value,
-            } => self.write(cpu, table.0, index, value),
+            Event::Write { table, index, value } => self.write(cpu, table.0, index, value),
             Event::Barrier(barrier) => {
                 self.barrier(cpu, barrier);
                 Ok(())
@@ -466,11 +453,7 @@ impl Checker {
     }
 
     fn holds_nothing(&mut self, cpu: usize) -> Result<(), Rule> {
-        if self.cpu(cpu).is_free() {
-            Ok(())
-        } else {
-            Err(Rule::LockHeld)
-        }
+        if self.cpu(cpu).is_free() { Ok(()) } else { Err(Rule::LockHeld) }
     }
 
     fn load(&mut self, cpu: usize, vmid: Vmid, vcpu: u32) -> Result<(), Rule> {

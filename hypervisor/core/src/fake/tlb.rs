@@ -91,12 +91,7 @@ impl Tlb {
                 let Some(found) = found else { continue };
                 let remembered = *remembered.get_or_insert(found);
                 if remembered != found {
-                    self.violations.push(Violation {
-                        space: *space,
-                        page,
-                        remembered,
-                        found,
-                    });
+                    self.violations.push(Violation { space: *space, page, remembered, found });
                 }
             }
         }
@@ -105,12 +100,7 @@ impl Tlb {
 
 /// All translations of a space of `pages` pages, by the tables as they are; what [`walker::walk`]
 /// answers page by page.
-pub(super) fn translations(
-    bits: u32,
-    pages: u64,
-    read: &dyn Fn(u64, usize) -> u64,
-    space: Space,
-) -> Map {
+pub(super) fn translations(bits: u32, pages: u64, read: &dyn Fn(u64, usize) -> u64, space: Space) -> Map {
     let mut map = vec![None; index(pages)];
     let mut page = 0;
     while page < pages {

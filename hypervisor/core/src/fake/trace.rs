@@ -55,10 +55,7 @@ fn event_of([first, second]: [u64; 2]) -> Option<Event> {
     };
     let vcpu = || u32::try_from(second).ok().map(VcpuIndex);
     Some(match first & kind::MASK {
-        kind::SPACE => Event::Space(Space {
-            root: Pa(second),
-            vmid,
-        }),
+        kind::SPACE => Event::Space(Space { root: Pa(second), vmid }),
         kind::WRITE => Event::Write {
             table: Pfn(first >> 24),
             index: usize::from(u16::from_le_bytes([byte(1), byte(2)])),
@@ -113,12 +110,7 @@ impl Traced {
     #[must_use]
     pub fn line(&self) -> std::string::String {
         let [first, second] = self.event.encode();
-        std::format!(
-            "{} {:x} {:x} {first:x} {second:x}",
-            kind::LINE,
-            self.cpu,
-            self.number
-        )
+        std::format!("{} {:x} {:x} {first:x} {second:x}", kind::LINE, self.cpu, self.number)
     }
 }
 
@@ -144,20 +136,13 @@ pub fn in_order(mut trace: Vec<Traced>) -> Result<Vec<(usize, Event)>, Incomplet
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pages = |f: &mut fmt::Formatter<'_>, name, pages: &PageRange<Pfn>| {
-            write!(
-                f,
-                "{name} {:#x}, {} pages",
-                pages.first().base().0,
-                pages.len()
-            )
+            write!(f, "{name} {:#x}, {} pages", pages.first().base().0, pages.len())
         };
         match self {
             Self::Space(space) => write!(f, "space vmid {} root {:#x}", space.vmid.0, space.root.0),
-            Self::Write {
-                table,
-                index,
-                value,
-            } => write!(f, "write {:#x}[{index}] = {value:#x}", table.base().0),
+            Self::Write { table, index, value } => {
+                write!(f, "write {:#x}[{index}] = {value:#x}", table.base().0)
+            }
             Self::Barrier(barrier) => f.write_str(match barrier {
                 Barrier::DsbIshst => "dsb ishst",
                 Barrier::DsbIsh => "dsb ish",
@@ -194,15 +179,8 @@ mod tests {
         let range = |first, pages| PageRange::<Pfn>::new(Pfn(first), pages).unwrap();
         let vmid = Vmid(16);
         let mut events = std::vec![
-            Event::Space(Space {
-                root: Pa(0x7fff_e000),
-                vmid
-            }),
-            Event::Write {
-                table: Pfn((1 << 36) - 1),
-                index: 511,
-                value: u64::MAX
-            },
+            Event::Space(Space { root: Pa(0x7fff_e000), vmid }),
+            Event::Write { table: Pfn((1 << 36) - 1), index: 511, value: u64::MAX },
             Event::Wipe(range((1 << 36) - 1, 1)),
             Event::Clean(range(0, 1 << 28)),
             Event::CallBegin(0xc600_8012),
@@ -215,12 +193,7 @@ mod tests {
         for lock in [LockId::Place(0), LockId::Place(15), LockId::Host] {
             events.extend([Event::Taken(lock), Event::Released(lock)]);
         }
-        for barrier in [
-            Barrier::DsbIshst,
-            Barrier::DsbIsh,
-            Barrier::DsbNsh,
-            Barrier::Isb,
-        ] {
+        for barrier in [Barrier::DsbIshst, Barrier::DsbIsh, Barrier::DsbNsh, Barrier::Isb] {
             events.push(Event::Barrier(barrier));
         }
         for scope in [
@@ -238,11 +211,7 @@ mod tests {
     #[test]
     fn what_was_written_is_read() {
         for (event, number) in all().into_iter().zip(0..) {
-            let traced = Traced {
-                number,
-                cpu: 3,
-                event,
-            };
+            let traced = Traced { number, cpu: 3, event };
             assert_eq!(Traced::parse(&traced.line()), Some(traced));
         }
     }
@@ -267,24 +236,11 @@ mod tests {
 
     #[test]
     fn a_trace_with_a_hole_is_none() {
-        let at = |number, event| Traced {
-            number,
-            cpu: 0,
-            event,
-        };
+        let at = |number, event| Traced { number, cpu: 0, event };
         let isb = Event::Barrier(Barrier::Isb);
-        assert_eq!(
-            in_order(std::vec![at(1, isb), at(0, isb)]),
-            Ok(std::vec![(0, isb); 2])
-        );
-        assert_eq!(
-            in_order(std::vec![at(0, isb), at(2, isb)]),
-            Err(Incomplete::Missing(1))
-        );
-        assert_eq!(
-            in_order(std::vec![at(0, isb), at(0, isb)]),
-            Err(Incomplete::Missing(1))
-        );
+        assert_eq!(in_order(std::vec![at(1, isb), at(0, isb)]), Ok(std::vec![(0, isb); 2]));
+        assert_eq!(in_order(std::vec![at(0, isb), at(2, isb)]), Err(Incomplete::Missing(1)));
+        assert_eq!(in_order(std::vec![at(0, isb), at(0, isb)]), Err(Incomplete::Missing(1)));
         assert_eq!(
             in_order(std::vec![at(0, Event::Dropped(7))]),
             Err(Incomplete::Dropped { cpu: 0, count: 7 })

@@ -16,10 +16,7 @@ pub(crate) struct SavedHost {
 impl<G: Geometry> HostMemory<'_, G> {
     /// Copies it.
     pub(crate) fn save(&self) -> SavedHost {
-        SavedHost {
-            words: self.records.save(),
-            pool: self.pool.clone(),
-        }
+        SavedHost { words: self.records.save(), pool: self.pool.clone() }
     }
 
     /// Goes back.

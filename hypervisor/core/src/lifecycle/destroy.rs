@@ -34,10 +34,7 @@ impl Budget {
 impl<M: Machine> Hypervisor<'_, M> {
     /// Ends a VM, as far as one call goes. Answers how many pages came back in the last call.
     pub(crate) fn vm_destroy(&self, handle: VmHandle) -> Result<u64, CallFailure> {
-        let mut budget = Budget {
-            left: M::Geometry::PAGES_PER_CALL,
-            returned: 0,
-        };
+        let mut budget = Budget { left: M::Geometry::PAGES_PER_CALL, returned: 0 };
         self.with_vm(handle, |vm, objects| {
             let loaded = vm.vcpus.iter().any(|vcpu| vcpu.loaded.is_some());
             if loaded && !seeded!(TornWhileLoaded) {
@@ -61,12 +58,7 @@ impl<M: Machine> Hypervisor<'_, M> {
     }
 
     /// Returns the pages of all objects, and turns the objects' tables into pool pages.
-    fn return_objects(
-        &self,
-        vm: &mut Vm,
-        objects: &mut [ObjectPlace; MAX_OBJECTS],
-        budget: &mut Budget,
-    ) {
+    fn return_objects(&self, vm: &mut Vm, objects: &mut [ObjectPlace; MAX_OBJECTS], budget: &mut Budget) {
         for (place, index) in objects.iter_mut().zip(0..) {
             let Some(object) = &mut place.object else {
                 continue;
@@ -74,11 +66,7 @@ impl<M: Machine> Hypervisor<'_, M> {
             while budget.left != 0
                 && let Some(taken) = object.take_next(&self.machine, budget.left)
             {
-                let page = ObjectPage {
-                    vm: vm.index,
-                    object: ObjectIndex(index),
-                    offset: taken.offset,
-                };
+                let page = ObjectPage { vm: vm.index, object: ObjectIndex(index), offset: taken.offset };
                 match taken.run.content {
                     Content::Present(first) => {
                         self.release_run(vm, page, first, taken.run.pages);
@@ -108,10 +96,7 @@ impl<M: Machine> Hypervisor<'_, M> {
         if budget.left == 0 {
             return;
         }
-        budget.spend(
-            vm.tables
-                .dismantle(&self.machine, &mut vm.pool, budget.left),
-        );
+        budget.spend(vm.tables.dismantle(&self.machine, &mut vm.pool, budget.left));
         while let Some(vcpu) = vm.vcpus.pop() {
             vm.pool.put(&self.machine, TableRef::new(vcpu.context));
         }

@@ -18,13 +18,8 @@ const MAX_TABLES_PER_CALL: u64 = 512;
 
 impl<M: Machine> Hypervisor<'_, M> {
     /// Makes an object of `pages` pages.
-    pub(crate) fn object_create(
-        &self,
-        handle: VmHandle,
-        pages: u64,
-    ) -> Result<ObjectHandle, CallFailure> {
-        let tables =
-            Object::tables_needed::<M::Geometry>(pages).ok_or(CallError::InvalidParameter)?;
+    pub(crate) fn object_create(&self, handle: VmHandle, pages: u64) -> Result<ObjectHandle, CallFailure> {
+        let tables = Object::tables_needed::<M::Geometry>(pages).ok_or(CallError::InvalidParameter)?;
         self.with_vm(handle, |vm, objects| {
             vm.is_new()?;
             let (place, index) = objects
@@ -39,11 +34,7 @@ impl<M: Machine> Hypervisor<'_, M> {
             }
             place.object = Object::new(&self.machine, &mut vm.pool, pages);
             place.generation = vm::next_generation(place.generation);
-            Ok(vm::object_handle(
-                vm.index,
-                ObjectIndex(index),
-                place.generation,
-            ))
+            Ok(vm::object_handle(vm.index, ObjectIndex(index), place.generation))
         })
     }
 
@@ -70,14 +61,8 @@ impl<M: Machine> Hypervisor<'_, M> {
             if vm.is_bound(guest, index, offset) && !seeded!(BoundTwice) {
                 return Err(CallError::Denied.into());
             }
-            let binding = Binding {
-                guest,
-                object: index,
-                offset,
-            };
-            vm.bindings
-                .push(binding)
-                .map_err(|_| CallError::Full.into())
+            let binding = Binding { guest, object: index, offset };
+            vm.bindings.push(binding).map_err(|_| CallError::Full.into())
         })
     }
 
@@ -98,9 +83,7 @@ impl<M: Machine> Hypervisor<'_, M> {
                 .bindings
                 .iter()
                 .position(|binding| {
-                    binding.object == index
-                        && binding.offset == offset
-                        && binding.guest.len() == pages
+                    binding.object == index && binding.offset == offset && binding.guest.len() == pages
                 })
                 .ok_or(CallError::Denied)?;
             if !object.is_empty(&self.machine, offset, pages) {
@@ -127,11 +110,7 @@ impl<M: Machine> Hypervisor<'_, M> {
                 Content::Absent => (PageState::Absent, run.pages),
                 Content::Poisoned => (PageState::Poisoned, run.pages),
                 Content::Present(first) => {
-                    let page = ObjectPage {
-                        vm: vm.index,
-                        object: index,
-                        offset,
-                    };
+                    let page = ObjectPage { vm: vm.index, object: index, offset };
                     self.present_run(vm, page, first, run.pages)
                 }
             })
@@ -144,19 +123,13 @@ impl<M: Machine> Hypervisor<'_, M> {
         let records = host.records();
         let reaches = |page| records.get(page).is_some_and(Record::host_reaches);
         let shared = reaches(first);
-        let state = if shared {
-            PageState::Shared
-        } else {
-            PageState::Private
-        };
-        let all_as_populated = PageRange::<Pfn>::new(first, pages)
-            .is_some_and(|range| records.all(range, vm.record(page)));
+        let state = if shared { PageState::Shared } else { PageState::Private };
+        let all_as_populated =
+            PageRange::<Pfn>::new(first, pages).is_some_and(|range| records.all(range, vm.record(page)));
         if all_as_populated {
             return (state, pages);
         }
-        let same = (0..pages)
-            .take_while(|next| reaches(Pfn(first.0.wrapping_add(*next))) == shared)
-            .count();
+        let same = (0..pages).take_while(|next| reaches(Pfn(first.0.wrapping_add(*next))) == shared).count();
         (state, u64::try_from(same).unwrap_or(1))
     }
 

@@ -79,13 +79,10 @@ const fn allowing(from: Owner, to: Owner) -> Calls {
             Calls::GUEST
         }
         // A guest relinquishes what it does not share.
-        (Owner::Guest(_), Owner::Host) => Calls::PUNCH
-            .and(Calls::RECLAIM)
-            .and(Calls::DESTROY)
-            .and(Calls::GUEST),
-        (Owner::GuestShared(_) | Owner::HostLent(_), Owner::Host) => {
-            Calls::PUNCH.and(Calls::DESTROY)
+        (Owner::Guest(_), Owner::Host) => {
+            Calls::PUNCH.and(Calls::RECLAIM).and(Calls::DESTROY).and(Calls::GUEST)
         }
+        (Owner::GuestShared(_) | Owner::HostLent(_), Owner::Host) => Calls::PUNCH.and(Calls::DESTROY),
         (Owner::Pool(_), Owner::Host) => Calls::DESTROY,
         _ => Calls::NONE,
     }
@@ -117,10 +114,7 @@ impl<'m> Memory<'m> {
             if !allowing(from, to).any_of(calls) {
                 return Err(Difference::new(Rule::Transition, party(from, to), page.0));
             }
-            let secret = matches!(
-                from,
-                Owner::Guest(_) | Owner::GuestShared(_) | Owner::Pool(_)
-            );
+            let secret = matches!(from, Owner::Guest(_) | Owner::GuestShared(_) | Owner::Pool(_));
             if secret && to == Owner::Host && !is_zero(machine, page) {
                 return Err(Difference::new(Rule::Wiped, Party::Host, page.0));
             }
@@ -134,9 +128,7 @@ const fn party(from: Owner, to: Owner) -> Party {
     match (from, to) {
         (_, Owner::Pool(vm)) | (Owner::Pool(vm), _) => Party::Vm(vm),
         (_, Owner::HostLent(page) | Owner::Guest(page) | Owner::GuestShared(page))
-        | (Owner::HostLent(page) | Owner::Guest(page) | Owner::GuestShared(page), _) => {
-            Party::Vm(page.vm)
-        }
+        | (Owner::HostLent(page) | Owner::Guest(page) | Owner::GuestShared(page), _) => Party::Vm(page.vm),
         (_, Owner::Hypervisor) => Party::Hypervisor,
         (_, Owner::Host) => Party::Host,
     }

@@ -42,9 +42,7 @@ impl<M: Machine> View<'_, '_, M> {
             let vm = match owner {
                 Owner::Hypervisor | Owner::Host => None,
                 Owner::Pool(vm) => Some(vm),
-                Owner::HostLent(page) | Owner::Guest(page) | Owner::GuestShared(page) => {
-                    Some(page.vm)
-                }
+                Owner::HostLent(page) | Owner::Guest(page) | Owner::GuestShared(page) => Some(page.vm),
             };
             if let Some(tally) = vm.and_then(|vm| tallies.get_mut(usize::from(vm.0))) {
                 let count = |counter: &mut u64, counts: bool| {
@@ -83,12 +81,7 @@ impl<M: Machine> View<'_, '_, M> {
     }
 
     /// The object has a run of RAM where the record says, and the guest reaches it there.
-    fn check_guest(
-        &self,
-        run: RecordRun,
-        page: ObjectPage,
-        expected: &Expected,
-    ) -> Result<(), Difference> {
+    fn check_guest(&self, run: RecordRun, page: ObjectPage, expected: &Expected) -> Result<(), Difference> {
         let party = Party::Vm(page.vm);
         let place = self.places.get(usize::from(page.vm.0));
         let unknown = Difference::new(Rule::Bijection, party, run.first);
@@ -154,8 +147,7 @@ impl<M: Machine> View<'_, '_, M> {
             };
             let wrong = |rule| Err(Difference::new(rule, Party::Host, page));
             let range = PageRange::<Pfn>::new(Pfn(page), seen.pages);
-            let denied =
-                |denied: &&PageRange<Pfn>| range.is_none_or(|range| range.overlaps(**denied));
+            let denied = |denied: &&PageRange<Pfn>| range.is_none_or(|range| range.overlaps(**denied));
             if let Some(denied) = self.host.denied().iter().find(denied) {
                 let page = page.max(denied.first().0);
                 Err(Difference::new(Rule::Devices, Party::Host, page))
@@ -171,35 +163,28 @@ impl<M: Machine> View<'_, '_, M> {
 
     /// A page that a guest reaches and is not recorded as its own, there.
     pub(super) fn stray_mapping(&self, vm: &Vm) -> Option<Difference> {
-        self.each_seen(
-            vm.tables.root(),
-            0,
-            M::Geometry::IPA_PAGES,
-            |first, seen| {
-                let Some(found) = seen.translation else {
-                    return Ok(());
-                };
-                for (page, gfn) in (found.page.0..).zip(first..first.saturating_add(seen.pages)) {
-                    let wrong = |rule| Err(Difference::new(rule, Party::Vm(vm.index), page));
-                    match self.owner(Pfn(page)) {
-                        None => return wrong(Rule::Devices),
-                        Some(Owner::Host) => return wrong(Rule::Host),
-                        Some(Owner::Hypervisor | Owner::Pool(_)) => return wrong(Rule::Kept),
-                        Some(
-                            Owner::HostLent(recorded)
-                            | Owner::Guest(recorded)
-                            | Owner::GuestShared(recorded),
-                        ) => {
-                            let there = vm.gfn(recorded.object, recorded.offset, 1);
-                            if recorded.vm != vm.index || there != Some(Gfn(gfn)) {
-                                return wrong(Rule::Once);
-                            }
+        self.each_seen(vm.tables.root(), 0, M::Geometry::IPA_PAGES, |first, seen| {
+            let Some(found) = seen.translation else {
+                return Ok(());
+            };
+            for (page, gfn) in (found.page.0..).zip(first..first.saturating_add(seen.pages)) {
+                let wrong = |rule| Err(Difference::new(rule, Party::Vm(vm.index), page));
+                match self.owner(Pfn(page)) {
+                    None => return wrong(Rule::Devices),
+                    Some(Owner::Host) => return wrong(Rule::Host),
+                    Some(Owner::Hypervisor | Owner::Pool(_)) => return wrong(Rule::Kept),
+                    Some(
+                        Owner::HostLent(recorded) | Owner::Guest(recorded) | Owner::GuestShared(recorded),
+                    ) => {
+                        let there = vm.gfn(recorded.object, recorded.offset, 1);
+                        if recorded.vm != vm.index || there != Some(Gfn(gfn)) {
+                            return wrong(Rule::Once);
                         }
                     }
                 }
-                Ok(())
-            },
-        )
+            }
+            Ok(())
+        })
         .err()
     }
 

@@ -56,15 +56,9 @@ fn below<M: Machine>(
             match walker::meaning(M::Geometry::INDEX_BITS, level, descriptor) {
                 Meaning::Fault => return Err(Difference::new(Rule::Attributes, party, page)),
                 Meaning::Leaf(_) => survey.pages = survey.pages.saturating_add(covered),
-                Meaning::Table(next) => below(
-                    machine,
-                    next,
-                    level.saturating_add(1),
-                    page,
-                    party,
-                    custody,
-                    survey,
-                )?,
+                Meaning::Table(next) => {
+                    below(machine, next, level.saturating_add(1), page, party, custody, survey)?
+                }
             }
         }
         page = page.saturating_add(covered);
@@ -102,13 +96,7 @@ pub(super) fn run<M: Machine>(machine: &M, root: Pfn, page: u64, most: u64) -> S
             Meaning::Fault => (None, 0),
             Meaning::Leaf(leaf) => {
                 let first = Pfn(leaf.page.0.saturating_add(within));
-                (
-                    Some(Translation {
-                        page: first,
-                        ..leaf
-                    }),
-                    covered << PAGE_SHIFT,
-                )
+                (Some(Translation { page: first, ..leaf }), covered << PAGE_SHIFT)
             }
         };
         let mut pages = covered.saturating_sub(within);
@@ -120,13 +108,7 @@ pub(super) fn run<M: Machine>(machine: &M, root: Pfn, page: u64, most: u64) -> S
             }
             pages = pages.saturating_add(covered);
         }
-        return Seen {
-            translation,
-            pages: pages.min(most),
-        };
+        return Seen { translation, pages: pages.min(most) };
     }
-    Seen {
-        translation: None,
-        pages: most,
-    }
+    Seen { translation: None, pages: most }
 }

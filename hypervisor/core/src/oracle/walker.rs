@@ -61,10 +61,7 @@ pub fn meaning(bits: u32, level: u32, descriptor: u64) -> Meaning {
         executable: field(53, 2) == 0,
         normal: field(2, 4) == 15 && field(8, 2) == 3,
         device: field(2, 4) == 1 && field(8, 2) == 0,
-        plain: address & (covered - 1) == 0
-            && field(11, 1) == 0
-            && field(48, 5) == 0
-            && field(55, 9) == 0,
+        plain: address & (covered - 1) == 0 && field(11, 1) == 0 && field(48, 5) == 0 && field(55, 9) == 0,
     })
 }
 
@@ -96,12 +93,7 @@ pub const fn place(bits: u32, level: u32, ipa_page: u64) -> Option<(u64, usize)>
 /// Translates an IPA page. `read(page, index)` is the 64-bit word `index` of a physical page;
 /// `bits` is the number of index bits of a table.
 #[must_use]
-pub fn walk(
-    bits: u32,
-    read: &dyn Fn(u64, usize) -> u64,
-    root: Pa,
-    ipa_page: u64,
-) -> Option<Translation> {
+pub fn walk(bits: u32, read: &dyn Fn(u64, usize) -> u64, root: Pa, ipa_page: u64) -> Option<Translation> {
     let mut table = root.0 / 4096;
     for level in 1..=3 {
         let (which, index) = place(bits, level, ipa_page)?;
@@ -110,10 +102,7 @@ pub fn walk(
             Meaning::Table(next) => table = next.0,
             Meaning::Leaf(leaf) => {
                 let within = ipa_page % pages_covered(bits, level);
-                return Some(Translation {
-                    page: Pfn(leaf.page.0 + within),
-                    ..leaf
-                });
+                return Some(Translation { page: Pfn(leaf.page.0 + within), ..leaf });
             }
         }
     }

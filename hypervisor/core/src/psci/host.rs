@@ -59,10 +59,7 @@ pub(crate) const NO_SVE_HINT: u32 = 1 << 16;
 pub fn decide(imm: u16, x: &[u64; 4]) -> HostPsci {
     let not_supported = HostPsci::Return(code(ErrorCode::NotSupported));
     let [x0, x1, x2, x3] = *x;
-    let (Ok(function), 0) = (
-        u32::try_from(seeded!(x0, HighBits => x0 & 0xffff_ffff)),
-        imm,
-    ) else {
+    let (Ok(function), 0) = (u32::try_from(seeded!(x0, HighBits => x0 & 0xffff_ffff)), imm) else {
         return not_supported;
     };
     let function = function & !NO_SVE_HINT;
@@ -79,9 +76,7 @@ pub fn decide(imm: u16, x: &[u64; 4]) -> HostPsci {
     };
     match call {
         Function::Version => HostPsci::Return(u32::from(VERSION).into()),
-        Function::Features { psci_func_id } => {
-            HostPsci::Return(features(psci_func_id).unwrap_or_else(code))
-        }
+        Function::Features { psci_func_id } => HostPsci::Return(features(psci_func_id).unwrap_or_else(code)),
         Function::MigrateInfoType => HostPsci::Return(MIGRATION_NOT_REQUIRED),
         Function::CpuSuspend { .. } => HostPsci::Suspend,
         Function::CpuOn { entry, .. } if !is_instruction(entry.entry_point_address()) => {
@@ -93,13 +88,9 @@ pub fn decide(imm: u16, x: &[u64; 4]) -> HostPsci {
             context_id: entry.context_id(),
         },
         Function::CpuOff => HostPsci::CpuOff,
-        Function::AffinityInfo {
-            mpidr,
-            lowest_affinity_level,
-        } => HostPsci::AffinityInfo {
-            target: mpidr.into(),
-            level: lowest_affinity_level,
-        },
+        Function::AffinityInfo { mpidr, lowest_affinity_level } => {
+            HostPsci::AffinityInfo { target: mpidr.into(), level: lowest_affinity_level }
+        }
         Function::SystemOff | Function::SystemReset => HostPsci::SystemOff,
         _ => not_supported,
     }
@@ -147,9 +138,7 @@ impl HostCpus {
             entry: AtomicU64::new(0),
             context_id: AtomicU64::new(0),
         });
-        Self {
-            cpus: cpus.collect(),
-        }
+        Self { cpus: cpus.collect() }
     }
 
     /// The CPU with these affinity fields.
@@ -168,10 +157,7 @@ impl HostCpus {
     pub fn claim(&self, target: u64, entry: Ipa, context_id: u64) -> Result<CpuIndex, ErrorCode> {
         let index = self.index(target).ok_or(ErrorCode::InvalidParameters)?;
         let cpu = self.get(index).ok_or(ErrorCode::InvalidParameters)?;
-        match cpu
-            .state
-            .compare_exchange(OFF, ON_PENDING, Ordering::Acquire, Ordering::Relaxed)
-        {
+        match cpu.state.compare_exchange(OFF, ON_PENDING, Ordering::Acquire, Ordering::Relaxed) {
             Ok(_) => {
                 // The target reads these after the firmware started it, which is after this returned.
                 cpu.entry.store(entry.0, Ordering::Release);
@@ -194,8 +180,7 @@ impl HostCpus {
         let found = self.get(cpu)?;
         let entry = found.entry.load(Ordering::Acquire);
         let context_id = found.context_id.load(Ordering::Acquire);
-        self.change(cpu, ON_PENDING, ON)
-            .then_some((Ipa(entry), context_id))
+        self.change(cpu, ON_PENDING, ON).then_some((Ipa(entry), context_id))
     }
 
     /// This CPU stops. Another may be starting it again before it has: the firmware then says that it
@@ -240,9 +225,7 @@ impl HostCpus {
 
     fn change(&self, cpu: CpuIndex, from: u8, to: u8) -> bool {
         self.get(cpu).is_some_and(|cpu| {
-            cpu.state
-                .compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok()
+            cpu.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         })
     }
 }
@@ -272,33 +255,16 @@ mod tests {
             ([0x8400_0002, 0, 0, 0], HostPsci::CpuOff),
             (
                 [0xc400_0003, 0x1_0000_0102, 0x4020_0000, 7],
-                HostPsci::CpuOn {
-                    target: 0x1_0000_0102,
-                    entry: Ipa(0x4020_0000),
-                    context_id: 7,
-                },
+                HostPsci::CpuOn { target: 0x1_0000_0102, entry: Ipa(0x4020_0000), context_id: 7 },
             ),
             // A 32-bit call has 32-bit arguments.
             (
                 [0x8400_0003, 1, 0xf_4020_0000, 0xf_0000_0007],
-                HostPsci::CpuOn {
-                    target: 1,
-                    entry: Ipa(0x4020_0000),
-                    context_id: 7,
-                },
+                HostPsci::CpuOn { target: 1, entry: Ipa(0x4020_0000), context_id: 7 },
             ),
             ([0xc400_0003, 1 << 31, 0, 0], HostPsci::Return(u64::MAX - 1)),
-            (
-                [0xc400_0003, 1, 0x4020_0002, 0],
-                HostPsci::Return(u64::MAX - 8),
-            ),
-            (
-                [0xc400_0004, 1, 0, 0],
-                HostPsci::AffinityInfo {
-                    target: 1,
-                    level: 0,
-                },
-            ),
+            ([0xc400_0003, 1, 0x4020_0002, 0], HostPsci::Return(u64::MAX - 8)),
+            ([0xc400_0004, 1, 0, 0], HostPsci::AffinityInfo { target: 1, level: 0 }),
             ([0xc400_0004, 1, 4, 0], HostPsci::Return(u64::MAX - 1)),
             ([0x8400_0008, 0, 0, 0], HostPsci::SystemOff),
             ([0x8400_0009, 0, 0, 0], HostPsci::SystemOff),

@@ -70,9 +70,7 @@ impl<G: Geometry> Records<'_, G> {
             return Ok(());
         };
         // What a block that counts nothing stands for is known once its count was found right.
-        let words = self
-            .page_words(region, piece)
-            .filter(|_| block.uniform().is_none());
+        let words = self.page_words(region, piece).filter(|_| block.uniform().is_none());
         let Some(words) = words else {
             return add(RecordRun {
                 first: piece.first,
@@ -96,11 +94,7 @@ impl<G: Geometry> Records<'_, G> {
                 .count()
                 .max(1);
             let pages = same as u64;
-            add(RecordRun {
-                first,
-                pages,
-                record,
-            })?;
+            add(RecordRun { first, pages, record })?;
             first = first.saturating_add(pages);
             rest = rest.get(same..).unwrap_or_default();
         }
@@ -170,8 +164,7 @@ impl<G: Geometry> Records<'_, G> {
         let Some((start, end)) = page_word_range(region, piece) else {
             return Ok(());
         };
-        let (Some(old_pages), Some(new_pages)) =
-            (before.get_mut(start..end), self.words.get(start..end))
+        let (Some(old_pages), Some(new_pages)) = (before.get_mut(start..end), self.words.get(start..end))
         else {
             return Ok(());
         };
@@ -179,11 +172,7 @@ impl<G: Geometry> Records<'_, G> {
             return Ok(());
         }
         let record = |block: BlockWord, word: u64, page: u64| {
-            if block.is_split() {
-                Record(word)
-            } else {
-                block.base().advance(G::block_offset(page))
-            }
+            if block.is_split() { Record(word) } else { block.base().advance(G::block_offset(page)) }
         };
         for ((page, old_word), new_word) in (piece.first..).zip(&*old_pages).zip(new_pages) {
             let (from, to) = (record(old, *old_word, page), record(new, *new_word, page));

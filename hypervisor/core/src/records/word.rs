@@ -35,10 +35,6 @@ impl BlockWord {
 
     /// The record of the block's first page, if all its pages follow from that.
     pub(super) const fn uniform(self) -> Option<Record> {
-        if self.deviating() == 0 {
-            Some(self.base())
-        } else {
-            None
-        }
+        if self.deviating() == 0 { Some(self.base()) } else { None }
     }
 }

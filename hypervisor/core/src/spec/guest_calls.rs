@@ -79,23 +79,14 @@ impl GuestRefusal {
 
 impl Outcome {
     const fn answer(x0: u64, x1: u64) -> Self {
-        Self {
-            answer: Some((x0, x1)),
-            exit: None,
-        }
+        Self { answer: Some((x0, x1)), exit: None }
     }
 
     const fn exit(exit: Exit) -> Self {
-        Self {
-            answer: None,
-            exit: Some(exit),
-        }
+        Self { answer: None, exit: Some(exit) }
     }
 
-    const GOES_ON: Self = Self {
-        answer: None,
-        exit: None,
-    };
+    const GOES_ON: Self = Self { answer: None, exit: None };
 }
 
 impl Spec {
@@ -151,13 +142,8 @@ impl Spec {
                 let found = vcpus.get(target as usize).ok_or(GuestRefusal::NoSuchVcpu)?;
                 refuse(GuestRefusal::AlreadyOn, found.on)?;
                 self.change_vcpu(vm, target, |vcpu| vcpu.on = true);
-                let exit = Exit::CpuOn {
-                    vcpu: VcpuIndex(target),
-                };
-                Ok(Outcome {
-                    answer: Some((0, 0)),
-                    exit: Some(exit),
-                })
+                let exit = Exit::CpuOn { vcpu: VcpuIndex(target) };
+                Ok(Outcome { answer: Some((0, 0)), exit: Some(exit) })
             }
             GuestCall::CpuOff => {
                 self.change_vcpu(vm, vcpu.0, |vcpu| vcpu.on = false);
@@ -194,10 +180,7 @@ impl Spec {
     ) -> Result<Outcome, GuestRefusal> {
         let first = self.pages_from(vm, ipa, granules.max(1))?;
         refuse(GuestRefusal::NotZero, x3 != 0)?;
-        let (from, to) = (
-            Owner::Memory { vm, host: !share },
-            Owner::Memory { vm, host: share },
-        );
+        let (from, to) = (Owner::Memory { vm, host: !share }, Owner::Memory { vm, host: share });
         let pages: Vec<u64> = (first..first + granules.clamp(1, self.layout.pages_per_call))
             .map_while(|gfn| self.guest_reach(vm, gfn))
             .take_while(|page| self.owners.get(page) == Some(&from))
@@ -205,9 +188,7 @@ impl Spec {
         if pages.is_empty() {
             return match self.slot_at(vm, first) {
                 // The host is to bring it, and the call is made again.
-                Some(Slot::Absent) if share => {
-                    Ok(Outcome::exit(Exit::MemoryFault { gfn: Gfn(first) }))
-                }
+                Some(Slot::Absent) if share => Ok(Outcome::exit(Exit::MemoryFault { gfn: Gfn(first) })),
                 Some(Slot::Absent) => Err(GuestRefusal::NotShared),
                 Some(Slot::Poisoned) => Err(GuestRefusal::Poisoned),
                 Some(Slot::Present(_)) if share => Err(GuestRefusal::Shared),
@@ -216,8 +197,7 @@ impl Spec {
             };
         }
         let done = done.clamp(1, pages.len() as u64);
-        self.owners
-            .extend(pages.into_iter().zip(0..done).map(|(page, _)| (page, to)));
+        self.owners.extend(pages.into_iter().zip(0..done).map(|(page, _)| (page, to)));
         Ok(Outcome::answer(0, done))
     }
 
@@ -232,10 +212,7 @@ impl Spec {
                 self.set_slot(object, offset, Slot::Absent);
                 self.owners.insert(page, Owner::Host);
                 let exit = Exit::Relinquished { gfn: Gfn(gfn) };
-                Ok(Outcome {
-                    answer: Some((0, 0)),
-                    exit: Some(exit),
-                })
+                Ok(Outcome { answer: Some((0, 0)), exit: Some(exit) })
             }
             Some(Slot::Absent) => Ok(Outcome::answer(0, 0)),
             Some(Slot::Poisoned) | None => Err(GuestRefusal::Poisoned),
@@ -244,16 +221,10 @@ impl Spec {
 
     /// The first of `pages` pages from an IPA on.
     fn pages_from(&self, vm: VmHandle, ipa: u64, pages: u64) -> Result<u64, GuestRefusal> {
-        refuse(
-            GuestRefusal::Ordinary,
-            !self.vms.get(&vm).is_some_and(|vm| vm.protected),
-        )?;
+        refuse(GuestRefusal::Ordinary, !self.vms.get(&vm).is_some_and(|vm| vm.protected))?;
         refuse(GuestRefusal::Unaligned, !ipa.is_multiple_of(PAGE_SIZE))?;
         let first = ipa / PAGE_SIZE;
-        refuse(
-            GuestRefusal::BeyondIpaSpace,
-            !within(first, pages, self.layout.ipa_pages),
-        )?;
+        refuse(GuestRefusal::BeyondIpaSpace, !within(first, pages, self.layout.ipa_pages))?;
         Ok(first)
     }
 

@@ -12,11 +12,7 @@ impl Spec {
     /// also with `Again`. A destroy that has not finished is [`Self::returned`].
     pub fn commit(&mut self, call: &HostCall, x1: u64) {
         match *call {
-            HostCall::VmCreate {
-                protected,
-                first,
-                pages,
-            } => {
+            HostCall::VmCreate { protected, first, pages } => {
                 let vm = VmHandle(handle(x1));
                 self.give(first.0, pages, Owner::Pool(vm));
                 let made = Vm {
@@ -32,34 +28,17 @@ impl Spec {
             HostCall::VmTopUp { vm, first, pages } => self.give(first.0, pages, Owner::Pool(vm)),
             HostCall::ObjectCreate { vm, pages } => {
                 let slots = vec![Slot::Absent; usize::try_from(pages).unwrap_or(0)];
-                self.objects
-                    .insert(ObjectHandle(handle(x1)), Object { vm, slots });
+                self.objects.insert(ObjectHandle(handle(x1)), Object { vm, slots });
             }
-            HostCall::ObjectBind {
-                object,
-                offset,
-                gfn,
-                pages,
-            } => {
-                let binding = Binding {
-                    gfn: gfn.0,
-                    object,
-                    offset,
-                    pages,
-                };
+            HostCall::ObjectBind { object, offset, gfn, pages } => {
+                let binding = Binding { gfn: gfn.0, object, offset, pages };
                 self.change(object, |vm| vm.bindings.push(binding));
             }
             HostCall::ObjectUnbind { object, offset, .. } => self.change(object, |vm| {
                 let gone = |binding: &Binding| (binding.object, binding.offset) == (object, offset);
                 vm.bindings.retain(|binding| !gone(binding));
             }),
-            HostCall::ObjectPopulate {
-                object,
-                offset,
-                first,
-                content,
-                ..
-            } => {
+            HostCall::ObjectPopulate { object, offset, first, content, .. } => {
                 self.populate(object, offset, first.0, x1, content);
             }
             HostCall::ObjectPunch { object, offset, .. } => {
@@ -68,9 +47,7 @@ impl Spec {
                 }
             }
             HostCall::ObjectDestroy { object } => {
-                self.change(object, |vm| {
-                    vm.bindings.retain(|binding| binding.object != object)
-                });
+                self.change(object, |vm| vm.bindings.retain(|binding| binding.object != object));
                 self.objects.remove(&object);
             }
             HostCall::VcpuCreate { vm, .. } => {
@@ -126,14 +103,7 @@ impl Spec {
         }
     }
 
-    fn populate(
-        &mut self,
-        object: ObjectHandle,
-        offset: u64,
-        first: u64,
-        pages: u64,
-        content: Content,
-    ) {
+    fn populate(&mut self, object: ObjectHandle, offset: u64, first: u64, pages: u64, content: Content) {
         let Ok(vm) = self.vm_of(object) else { return };
         let protected = vm.protected;
         let gfn = self.gfn(vm, object, offset, pages).unwrap_or(0);
@@ -143,14 +113,7 @@ impl Spec {
         let Some(owner) = self.objects.get(&object).map(|object| object.vm) else {
             return;
         };
-        self.give(
-            first,
-            pages,
-            Owner::Memory {
-                vm: owner,
-                host: !protected,
-            },
-        );
+        self.give(first, pages, Owner::Memory { vm: owner, host: !protected });
         if content == Content::Keep && protected {
             self.change_vm(owner, |vm| vm.kept.extend(gfn..gfn + pages));
         }
@@ -173,8 +136,7 @@ impl Spec {
     }
 
     fn give(&mut self, first: u64, pages: u64, to: Owner) {
-        self.owners
-            .extend((first..first + pages).map(|page| (page, to)));
+        self.owners.extend((first..first + pages).map(|page| (page, to)));
     }
 
     fn change(&mut self, object: ObjectHandle, f: impl FnOnce(&mut Vm)) {

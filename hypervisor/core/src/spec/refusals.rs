@@ -105,8 +105,8 @@ impl Spec {
     /// The first reason that holds.
     pub fn refusal(&self, call: &HostCall) -> Result<(), Refusal> {
         use Refusal::{
-            AlreadyBound, BadLength, BeyondIpaSpace, Full, Loaded, NotAbsent, NotBound, NotPrivate,
-            NotRam, NothingToRun, OddRoot, Started, StillPresent, WrongIndex,
+            AlreadyBound, BadLength, BeyondIpaSpace, Full, Loaded, NotAbsent, NotBound, NotPrivate, NotRam,
+            NothingToRun, OddRoot, Started, StillPresent, WrongIndex,
         };
         match *call {
             HostCall::Version | HostCall::VcpuRun { .. } => Ok(()),
@@ -124,19 +124,11 @@ impl Spec {
                 self.hosts(first.0, pages)
             }
             HostCall::ObjectCreate { vm, pages } => {
-                refuse(
-                    BadLength,
-                    !(1..=self.layout.largest_object).contains(&pages),
-                )?;
+                refuse(BadLength, !(1..=self.layout.largest_object).contains(&pages))?;
                 self.new_vm(vm)?;
                 refuse(Full, self.objects_of(vm).len() == OBJECTS)
             }
-            HostCall::ObjectBind {
-                object,
-                offset,
-                gfn,
-                pages,
-            } => {
+            HostCall::ObjectBind { object, offset, gfn, pages } => {
                 refuse(BeyondIpaSpace, !within(gfn.0, pages, self.layout.ipa_pages))?;
                 let vm = self.sized(object, offset, pages)?;
                 refuse(Started, vm.life != Life::New)?;
@@ -149,11 +141,7 @@ impl Spec {
                 refuse(AlreadyBound, taken)?;
                 refuse(Full, vm.bindings.len() == BINDINGS)
             }
-            HostCall::ObjectUnbind {
-                object,
-                offset,
-                pages,
-            } => {
+            HostCall::ObjectUnbind { object, offset, pages } => {
                 let vm = self.sized(object, offset, pages)?;
                 refuse(Started, vm.life != Life::New)?;
                 let exact = vm.bindings.iter().any(|binding| {
@@ -162,13 +150,7 @@ impl Spec {
                 refuse(NotBound, !exact)?;
                 refuse(NotAbsent, !self.absent(object, offset, pages))
             }
-            HostCall::ObjectPopulate {
-                object,
-                offset,
-                first,
-                pages,
-                content,
-            } => {
+            HostCall::ObjectPopulate { object, offset, first, pages, content } => {
                 in_memory(first.0, pages)?;
                 let vm = self.sized(object, offset, pages)?;
                 refuse(Started, content == Content::Keep && vm.life != Life::New)?;
@@ -177,18 +159,11 @@ impl Spec {
                 refuse(NotAbsent, !self.absent(object, offset, now))?;
                 self.hosts(first.0, now)
             }
-            HostCall::ObjectPunch {
-                object,
-                offset,
-                pages,
-            } => self.sized(object, offset, pages).map(|_| ()),
+            HostCall::ObjectPunch { object, offset, pages } => self.sized(object, offset, pages).map(|_| ()),
             HostCall::ObjectQuery { object, offset } => self.sized(object, offset, 1).map(|_| ()),
             HostCall::ObjectDestroy { object } => {
                 let vm = self.vm_of(object)?;
-                let slots = self
-                    .objects
-                    .get(&object)
-                    .map_or(&[][..], |object| &object.slots);
+                let slots = self.objects.get(&object).map_or(&[][..], |object| &object.slots);
                 let present = slots.iter().any(|slot| matches!(slot, Slot::Present(_)));
                 refuse(StillPresent, present)?;
                 let bound = vm.bindings.iter().any(|binding| binding.object == object);
@@ -220,11 +195,9 @@ impl Spec {
     #[must_use]
     pub fn at_once(&self, call: &HostCall) -> u64 {
         let (pages, most) = match *call {
-            HostCall::ObjectPopulate {
-                pages,
-                content: Content::Keep,
-                ..
-            } => (pages, self.layout.kept_per_call),
+            HostCall::ObjectPopulate { pages, content: Content::Keep, .. } => {
+                (pages, self.layout.kept_per_call)
+            }
             HostCall::ObjectPopulate { pages, .. } | HostCall::ObjectPunch { pages, .. } => {
                 (pages, self.layout.pages_per_call)
             }
@@ -261,22 +234,13 @@ impl Spec {
     /// The VM of an object that has these pages.
     fn sized(&self, object: ObjectHandle, offset: u64, pages: u64) -> Result<&Vm, Refusal> {
         let vm = self.vm_of(object)?;
-        let size = self
-            .objects
-            .get(&object)
-            .map_or(0, |object| object.slots.len() as u64);
+        let size = self.objects.get(&object).map_or(0, |object| object.slots.len() as u64);
         refuse(Refusal::OutsideObject, !within(offset, pages, size))?;
         Ok(vm)
     }
 
     /// Where a guest sees these pages of an object, if they lie in one binding.
-    pub(super) fn gfn(
-        &self,
-        vm: &Vm,
-        object: ObjectHandle,
-        offset: u64,
-        pages: u64,
-    ) -> Option<u64> {
+    pub(super) fn gfn(&self, vm: &Vm, object: ObjectHandle, offset: u64, pages: u64) -> Option<u64> {
         let holds = |binding: &&Binding| {
             binding.object == object
                 && binding.offset <= offset

@@ -23,12 +23,7 @@ pub(crate) struct Batch {
 
 impl Batch {
     pub(crate) const fn new(space: Space) -> Self {
-        Self {
-            space,
-            removed: Vec::new(),
-            many: false,
-            added: false,
-        }
+        Self { space, removed: Vec::new(), many: false, added: false }
     }
 
     /// A valid entry of `level` that translated from `page` on was made invalid.

@@ -108,15 +108,9 @@ mod tests {
 
     #[test]
     fn leaves_have_the_bits_that_the_manual_asks_for() {
-        assert_eq!(
-            leaf(Level::Three, Pfn(0x40000), Access::Memory),
-            0x4000_07ff
-        );
+        assert_eq!(leaf(Level::Three, Pfn(0x40000), Access::Memory), 0x4000_07ff);
         assert_eq!(leaf(Level::Two, Pfn(0x40000), Access::Memory), 0x4000_07fd);
-        assert_eq!(
-            leaf(Level::Three, Pfn(0x9000), Access::Device),
-            0x0040_0000_0900_04c7
-        );
+        assert_eq!(leaf(Level::Three, Pfn(0x9000), Access::Device), 0x0040_0000_0900_04c7);
         assert_eq!(table(Pfn(0x40001)), 0x4000_1003);
     }
 

@@ -58,11 +58,7 @@ impl Slot {
     /// The entry for `page` in the table that this one names.
     fn below<M: Machine>(self, table: Pfn, page: u64) -> Self {
         let level = below(self.level);
-        Self {
-            table: TableRef::new(table),
-            index: M::Geometry::index(level, page),
-            level,
-        }
+        Self { table: TableRef::new(table), index: M::Geometry::index(level, page), level }
     }
 }
 
@@ -101,19 +97,13 @@ impl Mapping {
 impl Stage2 {
     /// An empty address space whose root is `root`: two wiped pages, the first at an even number.
     pub(crate) fn new(root: &Frames, vmid: Vmid) -> Self {
-        Self {
-            root: TableRef::new(root.range().first()),
-            vmid,
-        }
+        Self { root: TableRef::new(root.range().first()), vmid }
     }
 
     /// What VTTBR_EL2 holds for it.
     #[inline]
     pub(crate) const fn space(&self) -> Space {
-        Space {
-            root: self.root.address(),
-            vmid: self.vmid,
-        }
+        Space { root: self.root.address(), vmid: self.vmid }
     }
 
     /// The root's first page.
@@ -123,11 +113,7 @@ impl Stage2 {
 
     #[inline]
     fn root_slot<M: Machine>(&self, page: u64) -> Slot {
-        let table = self
-            .root
-            .page()
-            .0
-            .wrapping_add(M::Geometry::root_table(page));
+        let table = self.root.page().0.wrapping_add(M::Geometry::root_table(page));
         Slot {
             table: TableRef::new(Pfn(table)),
             index: M::Geometry::index(Level::One, page),
@@ -173,13 +159,7 @@ impl Stage2 {
     /// Maps a run in the largest leaves that fit it. What of it is mapped already is mapped to the same
     /// pages; tables that a leaf takes the place of go back to the pool.
     #[inline]
-    pub(crate) fn map<M: Machine>(
-        &self,
-        machine: &M,
-        pool: &mut Pool,
-        mapping: Mapping,
-        batch: &mut Batch,
-    ) {
+    pub(crate) fn map<M: Machine>(&self, machine: &M, pool: &mut Pool, mapping: Mapping, batch: &mut Batch) {
         let mut left = mapping;
         while left.pages != 0 {
             let done = self.map_first(machine, pool, left, batch);
@@ -190,13 +170,7 @@ impl Stage2 {
     /// Maps the start of a run: one leaf, or what of it one table of level 3 serves. Answers how many
     /// pages that was.
     #[inline]
-    fn map_first<M: Machine>(
-        &self,
-        machine: &M,
-        pool: &mut Pool,
-        run: Mapping,
-        batch: &mut Batch,
-    ) -> u64 {
+    fn map_first<M: Machine>(&self, machine: &M, pool: &mut Pool, run: Mapping, batch: &mut Batch) -> u64 {
         let mut slot = self.root_slot::<M>(run.page);
         while slot.level != Level::Three {
             let kind = slot.kind(machine);
@@ -288,13 +262,7 @@ impl Stage2 {
     /// Puts a table with the same translations in the place of a leaf, which translates from page
     /// `first` on.
     #[cold]
-    fn split<M: Machine>(
-        &self,
-        machine: &M,
-        pool: &mut Pool,
-        slot: Slot,
-        first: u64,
-    ) -> Option<()> {
+    fn split<M: Machine>(&self, machine: &M, pool: &mut Pool, slot: Slot, first: u64) -> Option<()> {
         let leaf = slot.read(machine);
         slot.write(machine, INVALID);
         let mut broken = Batch::new(self.space());

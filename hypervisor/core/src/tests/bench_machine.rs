@@ -92,10 +92,7 @@ pub(super) fn tiny() -> TinyHypervisor {
 
 /// The space of the VM at `index`, whose pool starts at `root`.
 pub(super) fn guest_space(index: u8, root: u64) -> Space {
-    Space {
-        root: Pfn(root).base(),
-        vmid: Vmid(index + 1),
-    }
+    Space { root: Pfn(root).base(), vmid: Vmid(index + 1) }
 }
 
 /// A VM with one object of 16 pages, bound at guest page 32, and one vCPU.
@@ -113,30 +110,12 @@ impl TestVm {
     pub(super) fn new(hypervisor: &TinyHypervisor, protected: bool, first: u64, pool: u64) -> Self {
         let call = |call| hypervisor.host_call(&call).unwrap()[0];
         let vm = VmHandle(
-            u32::try_from(call(HostCall::VmCreate {
-                protected,
-                first: Pfn(first),
-                pages: pool,
-            }))
-            .unwrap(),
+            u32::try_from(call(HostCall::VmCreate { protected, first: Pfn(first), pages: pool })).unwrap(),
         );
-        let object = ObjectHandle(
-            u32::try_from(call(HostCall::ObjectCreate {
-                vm,
-                pages: OBJECT_PAGES,
-            }))
-            .unwrap(),
-        );
-        call(HostCall::ObjectBind {
-            object,
-            offset: 0,
-            gfn: Gfn(GUEST_FIRST),
-            pages: OBJECT_PAGES,
-        });
-        call(HostCall::VcpuCreate {
-            vm,
-            index: VcpuIndex(0),
-        });
+        let object =
+            ObjectHandle(u32::try_from(call(HostCall::ObjectCreate { vm, pages: OBJECT_PAGES })).unwrap());
+        call(HostCall::ObjectBind { object, offset: 0, gfn: Gfn(GUEST_FIRST), pages: OBJECT_PAGES });
+        call(HostCall::VcpuCreate { vm, index: VcpuIndex(0) });
         let index = u8::try_from(vm.0 & 0xff).unwrap();
         let space = guest_space(index, first);
         hypervisor.machine().watch(space);
@@ -145,11 +124,7 @@ impl TestVm {
 
     pub(super) fn start(&self, hypervisor: &TinyHypervisor) {
         hypervisor
-            .host_call(&HostCall::VmStart {
-                vm: self.vm,
-                entry: Gfn(GUEST_FIRST).base(),
-                argument: 0,
-            })
+            .host_call(&HostCall::VmStart { vm: self.vm, entry: Gfn(GUEST_FIRST).base(), argument: 0 })
             .unwrap();
     }
 
@@ -188,22 +163,11 @@ impl TestVm {
         offset: u64,
         pages: u64,
     ) -> Result<u64, CallFailure> {
-        hypervisor
-            .host_call(&HostCall::ObjectPunch {
-                object: self.object,
-                offset,
-                pages,
-            })
-            .map(|x| x[0])
+        hypervisor.host_call(&HostCall::ObjectPunch { object: self.object, offset, pages }).map(|x| x[0])
     }
 
     pub(super) fn query(&self, hypervisor: &TinyHypervisor, offset: u64) -> (PageState, u64) {
-        let x = hypervisor
-            .host_call(&HostCall::ObjectQuery {
-                object: self.object,
-                offset,
-            })
-            .unwrap();
+        let x = hypervisor.host_call(&HostCall::ObjectQuery { object: self.object, offset }).unwrap();
         (PageState::from_code(x[0]).unwrap(), x[1])
     }
 
@@ -217,9 +181,7 @@ impl TestVm {
     /// Destroys the VM; answers how many pages came back.
     pub(super) fn destroy(&self, hypervisor: &TinyHypervisor) -> Result<u64, CallFailure> {
         hypervisor.machine().unwatch(self.space);
-        hypervisor
-            .host_call(&HostCall::VmDestroy { vm: self.vm })
-            .map(|x| x[0])
+        hypervisor.host_call(&HostCall::VmDestroy { vm: self.vm }).map(|x| x[0])
     }
 }
 
@@ -236,11 +198,7 @@ pub(super) fn host_reaches(hypervisor: &TinyHypervisor, page: u64) -> bool {
 pub(super) fn reached(hypervisor: &TinyHypervisor, space: Space, page: u64) -> Option<u64> {
     let machine = hypervisor.machine();
     let found = machine.walk(space, page);
-    assert_eq!(
-        machine.remembered(space, page),
-        found,
-        "TLB against tables, page {page:#x}"
-    );
+    assert_eq!(machine.remembered(space, page), found, "TLB against tables, page {page:#x}");
     found.map(|found| {
         assert!(found.usable);
         found.page.0

@@ -30,32 +30,12 @@ impl Block {
     fn new() -> Self {
         let hypervisor: Metal = make(METAL_RAM, METAL_RESERVED, (0, 1)).unwrap();
         let call = |call| u32::try_from(hypervisor.host_call(&call).unwrap()[0]).unwrap();
-        let vm = VmHandle(call(HostCall::VmCreate {
-            protected: true,
-            first: Pfn(POOL.0),
-            pages: POOL.1,
-        }));
+        let vm = VmHandle(call(HostCall::VmCreate { protected: true, first: Pfn(POOL.0), pages: POOL.1 }));
         let object = ObjectHandle(call(HostCall::ObjectCreate { vm, pages: 2048 }));
-        call(HostCall::ObjectBind {
-            object,
-            offset: 0,
-            gfn: Gfn(GUEST),
-            pages: 2048,
-        });
-        call(HostCall::VcpuCreate {
-            vm,
-            index: VcpuIndex(0),
-        });
-        call(HostCall::VmStart {
-            vm,
-            entry: Gfn(GUEST).base(),
-            argument: 0,
-        });
-        let block = Self {
-            hypervisor,
-            vm,
-            object,
-        };
+        call(HostCall::ObjectBind { object, offset: 0, gfn: Gfn(GUEST), pages: 2048 });
+        call(HostCall::VcpuCreate { vm, index: VcpuIndex(0) });
+        call(HostCall::VmStart { vm, entry: Gfn(GUEST).base(), argument: 0 });
+        let block = Self { hypervisor, vm, object };
         assert_eq!(block.populate(512, FRAMES + 512, 512), 512);
         block.events();
         block
@@ -72,11 +52,7 @@ impl Block {
     }
 
     fn punch(&self, offset: u64, pages: u64) -> u64 {
-        self.call(HostCall::ObjectPunch {
-            object: self.object,
-            offset,
-            pages,
-        })
+        self.call(HostCall::ObjectPunch { object: self.object, offset, pages })
     }
 
     fn call(&self, call: HostCall) -> u64 {
@@ -84,35 +60,21 @@ impl Block {
     }
 
     fn load(&self) -> Loaded<'_, 'static, Fake<Granule4K>> {
-        self.hypervisor
-            .vcpu_load(CpuIndex(0), self.vm, VcpuIndex(0))
-            .unwrap()
+        self.hypervisor.vcpu_load(CpuIndex(0), self.vm, VcpuIndex(0)).unwrap()
     }
 
     /// Entries written and invalidations by IPA since the last time; none was of a whole VMID.
     fn events(&self) -> (usize, usize) {
         let events = self.hypervisor.machine().take_events();
-        let count =
-            |wanted: fn(&Event) -> bool| events.iter().filter(|event| wanted(event)).count();
+        let count = |wanted: fn(&Event) -> bool| events.iter().filter(|event| wanted(event)).count();
         (
             count(|event| matches!(event, Event::Write { .. })),
-            count(|event| {
-                matches!(
-                    event,
-                    Event::Tlbi {
-                        scope: Scope::Ipa(_) | Scope::All,
-                        ..
-                    }
-                )
-            }),
+            count(|event| matches!(event, Event::Tlbi { scope: Scope::Ipa(_) | Scope::All, .. })),
         )
     }
 
     fn host_level(&self, page: u64) -> Option<u32> {
-        let found = self
-            .hypervisor
-            .machine()
-            .walk(self.hypervisor.host_space(), page);
+        let found = self.hypervisor.machine().walk(self.hypervisor.host_space(), page);
         found.map(|found| found.level)
     }
 }

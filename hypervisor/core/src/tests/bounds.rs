@@ -17,14 +17,8 @@ fn create<G: Geometry>(
     first: u64,
     pages: u64,
 ) -> Result<VmHandle, CallError> {
-    let call = HostCall::VmCreate {
-        protected: true,
-        first: Pfn(first),
-        pages,
-    };
-    let x = hypervisor
-        .host_call(&call)
-        .map_err(|failure| failure.error)?;
+    let call = HostCall::VmCreate { protected: true, first: Pfn(first), pages };
+    let x = hypervisor.host_call(&call).map_err(|failure| failure.error)?;
     Ok(VmHandle(x[0].try_into().unwrap()))
 }
 
@@ -33,11 +27,7 @@ fn a_pool_grows_by_4096_pages_a_call_at_most() {
     let hypervisor = make::<Granule4K>((0x40000, 0x8000), (0x40000, 0x400), (0, 1)).unwrap();
     let too_many = Err(CallError::InvalidParameter);
     assert_eq!(create(&hypervisor, 0x41000, 4097), too_many);
-    assert_eq!(
-        create(&hypervisor, 0x41000, 2),
-        too_many,
-        "no page but the root"
-    );
+    assert_eq!(create(&hypervisor, 0x41000, 2), too_many, "no page but the root");
     let vm = create(&hypervisor, 0x41000, 4096).unwrap();
     assert!(create(&hypervisor, 0x42000, 3).is_ok());
     let top_up = |pages| {
@@ -69,18 +59,9 @@ fn a_vm_has_sixteen_vcpus_at_most() {
 fn what_was_lent_goes_back_a_bounded_part_at_a_time_too() {
     let hypervisor = make::<Short>(RAM, RESERVED, DENIED).unwrap();
     let call = |call: HostCall| hypervisor.host_call(&call).unwrap()[0];
-    let vm = VmHandle(call(HostCall::VmCreate {
-        protected: false,
-        first: Pfn(54),
-        pages: 12,
-    }) as u32);
+    let vm = VmHandle(call(HostCall::VmCreate { protected: false, first: Pfn(54), pages: 12 }) as u32);
     let object = ObjectHandle(call(HostCall::ObjectCreate { vm, pages: 16 }) as u32);
-    call(HostCall::ObjectBind {
-        object,
-        offset: 0,
-        gfn: Gfn(GUEST_FIRST),
-        pages: 16,
-    });
+    call(HostCall::ObjectBind { object, offset: 0, gfn: Gfn(GUEST_FIRST), pages: 16 });
     for offset in (0..16).step_by(4) {
         call(HostCall::ObjectPopulate {
             object,
@@ -91,16 +72,12 @@ fn what_was_lent_goes_back_a_bounded_part_at_a_time_too() {
         });
     }
     let mut again = 0;
-    while let Err(CallFailure { error, value }) = hypervisor.host_call(&HostCall::VmDestroy { vm })
-    {
+    while let Err(CallFailure { error, value }) = hypervisor.host_call(&HostCall::VmDestroy { vm }) {
         assert_eq!(error, CallError::Again);
         assert!(value <= Short::PAGES_PER_CALL);
         again += 1;
     }
-    assert!(
-        again >= 4 + 2,
-        "four blocks, and a pool of 12 pages: {again}"
-    );
+    assert!(again >= 4 + 2, "four blocks, and a pool of 12 pages: {again}");
 }
 
 #[test]
@@ -109,15 +86,11 @@ fn an_object_in_which_nothing_is_costs_a_teardown_nothing() {
     let vm = create(&hypervisor, 54, 3).unwrap();
     let calls = |vm| {
         let destroy = || hypervisor.host_call(&HostCall::VmDestroy { vm });
-        1 + core::iter::repeat_with(destroy)
-            .take_while(Result::is_err)
-            .count()
+        1 + core::iter::repeat_with(destroy).take_while(Result::is_err).count()
     };
     let without = calls(vm);
     let vm = create(&hypervisor, 54, 3).unwrap();
-    hypervisor
-        .host_call(&HostCall::ObjectCreate { vm, pages: 16 })
-        .unwrap();
+    hypervisor.host_call(&HostCall::ObjectCreate { vm, pages: 16 }).unwrap();
     assert!(calls(vm) <= without + 1);
 }
 
@@ -160,9 +133,7 @@ fn a_punch_that_runs_out_of_tables_says_how_far_it_came() {
     assert_eq!((failure.error, failure.value), (CallError::Again, 2));
     let failure = vm.punch(&hypervisor, 4, 4).unwrap_err();
     assert_eq!((failure.error, failure.value), (CallError::NoMemory, 2));
-    let states: Vec<_> = [1, 2, 3, 4]
-        .map(|offset| vm.query(&hypervisor, offset).0)
-        .into();
+    let states: Vec<_> = [1, 2, 3, 4].map(|offset| vm.query(&hypervisor, offset).0).into();
     let (here, gone) = (PageState::Private, PageState::Absent);
     assert_eq!(states, [here, gone, gone, here]);
 }

@@ -76,11 +76,7 @@ const START: &str = "
     vm-start vm=vm1 entry=0x20000 argument=0
     vm-start vm=vm2 entry=0x20000 argument=0";
 
-const BENCH: Bench = Bench {
-    ram: 0..104,
-    reserved: 0..40,
-    denied: 110..111,
-};
+const BENCH: Bench = Bench { ram: 0..104, reserved: 0..40, denied: 110..111 };
 
 /// Calls of a thread of the host's, about pages that others want too.
 fn host_calls(pair: &Pair<'_, '_, Tiny>, dice: &mut Dice) -> Vec<Do> {
@@ -97,17 +93,9 @@ fn host_calls(pair: &Pair<'_, '_, Tiny>, dice: &mut Dice) -> Vec<Do> {
                 pages: 1 + dice.below(2),
                 content: Content::Zero,
             },
-            4 | 5 => HostCall::ObjectPunch {
-                object,
-                offset,
-                pages: 1,
-            },
+            4 | 5 => HostCall::ObjectPunch { object, offset, pages: 1 },
             6 | 7 => HostCall::ForceReclaim { page },
-            _ => HostCall::VmTopUp {
-                vm,
-                first: page,
-                pages: 1,
-            },
+            _ => HostCall::VmTopUp { vm, first: page, pages: 1 },
         }
     };
     (0..3).map(|_| Do::Host(call(dice))).collect()
@@ -128,12 +116,7 @@ fn guest_calls(pair: &Pair<'_, '_, Tiny>, dice: &mut Dice) -> Vec<Do> {
 }
 
 /// Runs a thread's calls on a CPU.
-fn run(
-    real: &Hypervisor<'_, Fake<Tiny>>,
-    cpu: usize,
-    calls: &[Do],
-    clock: &AtomicU64,
-) -> Vec<Done> {
+fn run(real: &Hypervisor<'_, Fake<Tiny>>, cpu: usize, calls: &[Do], clock: &AtomicU64) -> Vec<Done> {
     let mut loaded = None;
     let mut done = Vec::new();
     let mut of = None;
@@ -160,12 +143,8 @@ fn run(
                 }
             },
             (_, None) => continue,
-            (Do::Share(gfn, pages), Some(vcpu)) => {
-                vcpu.share(range(gfn, pages)).map_err(share_error)
-            }
-            (Do::Unshare(gfn, pages), Some(vcpu)) => {
-                vcpu.unshare(range(gfn, pages)).map_err(share_error)
-            }
+            (Do::Share(gfn, pages), Some(vcpu)) => vcpu.share(range(gfn, pages)).map_err(share_error),
+            (Do::Unshare(gfn, pages), Some(vcpu)) => vcpu.unshare(range(gfn, pages)).map_err(share_error),
             (Do::Relinquish(gfn), Some(vcpu)) => match vcpu.relinquish(Gfn(gfn)) {
                 Ok(was_there) => Ok(was_there.into()),
                 Err(failure) => Err(failure.error),
@@ -176,13 +155,7 @@ fn run(
             }
         };
         let ended = clock.fetch_add(1, Ordering::SeqCst);
-        done.push(Done {
-            what,
-            answer,
-            began,
-            ended,
-            vm: of,
-        });
+        done.push(Done { what, answer, began, ended, vm: of });
     }
     done
 }
@@ -256,9 +229,8 @@ fn explain(
         let Some(first) = next(at, thread) else {
             continue;
         };
-        let late = (0..threads.len())
-            .filter_map(|other| next(at, other))
-            .any(|other| other.ended < first.began);
+        let late =
+            (0..threads.len()).filter_map(|other| next(at, other)).any(|other| other.ended < first.began);
         let mut after = spec.clone();
         if late || !admits(&mut after, &first) {
             continue;
@@ -276,8 +248,7 @@ fn explain(
 fn round(seed: u64) {
     with_pair(&BENCH, |pair: &mut Pair<'_, '_, Tiny>| {
         for action in parse(START).expect("a script") {
-            pair.step(&action)
-                .unwrap_or_else(|divergence| panic!("{}", divergence.0));
+            pair.step(&action).unwrap_or_else(|divergence| panic!("{}", divergence.0));
         }
         pair.real.machine().jostle();
         let mut dice = Dice(seed);
@@ -298,18 +269,9 @@ fn round(seed: u64) {
                 })
             };
             let threads: Vec<_> = calls.iter().enumerate().map(spawn).collect();
-            threads
-                .into_iter()
-                .map(|thread| thread.join().unwrap())
-                .collect()
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
-        let told = || -> String {
-            threads
-                .iter()
-                .flatten()
-                .map(|done| format!("{done:?}\n"))
-                .collect()
-        };
+        let told = || -> String { threads.iter().flatten().map(|done| format!("{done:?}\n")).collect() };
         let before = pair.spec.clone();
         let mut is_there = |after: &Spec| {
             pair.spec.clone_from(after);
@@ -340,51 +302,21 @@ fn havoc(real: &Hypervisor<'_, Fake<Tiny>>, cpu: usize, seed: u64, calls: u64) {
         let page = Pfn(54 + dice.below(66));
         let (offset, pages) = (dice.below(6), 1 + dice.below(5));
         let call = match dice.below(16) {
-            0 => HostCall::VmCreate {
-                protected: !dice.one_in(4),
-                first: Pfn(page.0 & !1),
-                pages: 8,
-            },
+            0 => HostCall::VmCreate { protected: !dice.one_in(4), first: Pfn(page.0 & !1), pages: 8 },
             1 => HostCall::ObjectCreate { vm, pages: 6 },
-            2 => HostCall::ObjectBind {
-                object,
-                offset: 0,
-                gfn: Gfn(32),
-                pages: 6,
-            },
-            3 => HostCall::VcpuCreate {
-                vm,
-                index: VcpuIndex(0),
-            },
-            4 => HostCall::VmStart {
-                vm,
-                entry: Gfn(32).base(),
-                argument: 0,
-            },
+            2 => HostCall::ObjectBind { object, offset: 0, gfn: Gfn(32), pages: 6 },
+            3 => HostCall::VcpuCreate { vm, index: VcpuIndex(0) },
+            4 => HostCall::VmStart { vm, entry: Gfn(32).base(), argument: 0 },
             5 if dice.one_in(4) => HostCall::VmDestroy { vm },
             6 => HostCall::ForceReclaim { page },
-            7 => HostCall::ObjectPunch {
-                object,
-                offset,
-                pages,
-            },
-            8 => HostCall::VmTopUp {
-                vm,
-                first: page,
-                pages: 1,
-            },
+            7 => HostCall::ObjectPunch { object, offset, pages },
+            8 => HostCall::VmTopUp { vm, first: page, pages: 1 },
             9 => HostCall::ObjectQuery { object, offset },
             10 | 11 => {
                 guest_havoc(real, cpu, vm, &mut dice);
                 continue;
             }
-            _ => HostCall::ObjectPopulate {
-                object,
-                offset,
-                first: page,
-                pages,
-                content: Content::Zero,
-            },
+            _ => HostCall::ObjectPopulate { object, offset, first: page, pages, content: Content::Zero },
         };
         let answer = real.host_call(&call);
         let made = answer.ok().and_then(|x| u32::try_from(x[0]).ok());
@@ -426,9 +358,7 @@ fn after_a_stress_of_many_threads_nothing_is_amiss() {
             thread::scope(|scope| {
                 for thread in 0..4 {
                     scope.spawn(move || {
-                        on_cpu(thread, || {
-                            havoc(real, thread % 2, seed * 100 + thread as u64, calls)
-                        })
+                        on_cpu(thread, || havoc(real, thread % 2, seed * 100 + thread as u64, calls))
                     });
                 }
             });

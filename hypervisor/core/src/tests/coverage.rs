@@ -15,55 +15,14 @@ use crate::spec::refusals::Refusal as R;
 /// The reasons for which each host call is refused.
 const HOST_ROWS: &[(&str, &[R])] = &[
     ("version", &[]),
-    (
-        "vm-create",
-        &[
-            R::BadLength,
-            R::BeyondMemory,
-            R::OddRoot,
-            R::Full,
-            R::NotRam,
-            R::NotHosts,
-        ],
-    ),
-    (
-        "vm-top-up",
-        &[
-            R::BadLength,
-            R::BeyondMemory,
-            R::NoVm,
-            R::Dying,
-            R::NotRam,
-            R::NotHosts,
-        ],
-    ),
-    (
-        "object-create",
-        &[R::BadLength, R::NoVm, R::Dying, R::Started, R::Full],
-    ),
+    ("vm-create", &[R::BadLength, R::BeyondMemory, R::OddRoot, R::Full, R::NotRam, R::NotHosts]),
+    ("vm-top-up", &[R::BadLength, R::BeyondMemory, R::NoVm, R::Dying, R::NotRam, R::NotHosts]),
+    ("object-create", &[R::BadLength, R::NoVm, R::Dying, R::Started, R::Full]),
     (
         "object-bind",
-        &[
-            R::BeyondIpaSpace,
-            R::NoObject,
-            R::Dying,
-            R::OutsideObject,
-            R::Started,
-            R::AlreadyBound,
-            R::Full,
-        ],
+        &[R::BeyondIpaSpace, R::NoObject, R::Dying, R::OutsideObject, R::Started, R::AlreadyBound, R::Full],
     ),
-    (
-        "object-unbind",
-        &[
-            R::NoObject,
-            R::Dying,
-            R::OutsideObject,
-            R::Started,
-            R::NotBound,
-            R::NotAbsent,
-        ],
-    ),
+    ("object-unbind", &[R::NoObject, R::Dying, R::OutsideObject, R::Started, R::NotBound, R::NotAbsent]),
     (
         "object-populate",
         &[
@@ -80,71 +39,28 @@ const HOST_ROWS: &[(&str, &[R])] = &[
     ),
     ("object-punch", &[R::NoObject, R::Dying, R::OutsideObject]),
     ("object-query", &[R::NoObject, R::Dying, R::OutsideObject]),
-    (
-        "object-destroy",
-        &[R::NoObject, R::Dying, R::StillPresent, R::Started],
-    ),
-    (
-        "vcpu-create",
-        &[R::NoVm, R::Dying, R::Started, R::WrongIndex, R::Full],
-    ),
-    (
-        "vm-start",
-        &[R::NoVm, R::Dying, R::Started, R::NothingToRun],
-    ),
+    ("object-destroy", &[R::NoObject, R::Dying, R::StillPresent, R::Started]),
+    ("vcpu-create", &[R::NoVm, R::Dying, R::Started, R::WrongIndex, R::Full]),
+    ("vm-start", &[R::NoVm, R::Dying, R::Started, R::NothingToRun]),
     ("vm-destroy", &[R::NoVm, R::Loaded]),
     ("force-reclaim", &[R::NotRam, R::NotPrivate, R::Dying]),
     ("vm-counters", &[R::NoVm]),
-    (
-        "load",
-        &[
-            R::NoVm,
-            R::NotRunning,
-            R::Dying,
-            R::NoVcpu,
-            R::Loaded,
-            R::Off,
-        ],
-    ),
+    ("load", &[R::NoVm, R::NotRunning, R::Dying, R::NoVcpu, R::Loaded, R::Off]),
 ];
 
 /// The same for what guests do.
 const GUEST_ROWS: &[(&str, &[G])] = &[
     (
         "guest share",
-        &[
-            G::Ordinary,
-            G::Unaligned,
-            G::BeyondIpaSpace,
-            G::NotZero,
-            G::Poisoned,
-            G::Shared,
-            G::Hole,
-        ],
+        &[G::Ordinary, G::Unaligned, G::BeyondIpaSpace, G::NotZero, G::Poisoned, G::Shared, G::Hole],
     ),
     (
         "guest unshare",
-        &[
-            G::Ordinary,
-            G::Unaligned,
-            G::BeyondIpaSpace,
-            G::NotZero,
-            G::Poisoned,
-            G::NotShared,
-            G::Hole,
-        ],
+        &[G::Ordinary, G::Unaligned, G::BeyondIpaSpace, G::NotZero, G::Poisoned, G::NotShared, G::Hole],
     ),
     (
         "guest relinquish",
-        &[
-            G::Ordinary,
-            G::Unaligned,
-            G::BeyondIpaSpace,
-            G::NotZero,
-            G::Poisoned,
-            G::Shared,
-            G::Hole,
-        ],
+        &[G::Ordinary, G::Unaligned, G::BeyondIpaSpace, G::NotZero, G::Poisoned, G::Shared, G::Hole],
     ),
     ("guest cpu-on", &[G::NoSuchVcpu, G::AlreadyOn]),
     ("guest cpu-off", &[]),
@@ -179,10 +95,7 @@ fn name(action: &Action) -> &'static str {
 
 impl Coverage {
     pub(super) fn count(&mut self, action: &Action, verdict: Verdict) {
-        *self
-            .rows
-            .entry((name(action).to_string(), verdict))
-            .or_default() += 1;
+        *self.rows.entry((name(action).to_string(), verdict)).or_default() += 1;
         self.steps += 1;
     }
 
@@ -194,10 +107,7 @@ impl Coverage {
     }
 
     pub(super) fn taken(&self, name: &str, verdict: Verdict) -> u64 {
-        self.rows
-            .get(&(name.to_string(), verdict))
-            .copied()
-            .unwrap_or(0)
+        self.rows.get(&(name.to_string(), verdict)).copied().unwrap_or(0)
     }
 
     /// The rows of the table that were never taken.
@@ -205,11 +115,7 @@ impl Coverage {
         let mut rows = Vec::new();
         for (name, refusals) in HOST_ROWS {
             rows.push((*name, Verdict::Done));
-            rows.extend(
-                refusals
-                    .iter()
-                    .map(|refusal| (*name, Verdict::Refused(*refusal))),
-            );
+            rows.extend(refusals.iter().map(|refusal| (*name, Verdict::Refused(*refusal))));
         }
         for (name, refusals) in GUEST_ROWS {
             let done = match *name {
@@ -217,11 +123,7 @@ impl Coverage {
                 _ => Verdict::Done,
             };
             rows.push((*name, done));
-            rows.extend(
-                refusals
-                    .iter()
-                    .map(|refusal| (*name, Verdict::GuestRefused(*refusal))),
-            );
+            rows.extend(refusals.iter().map(|refusal| (*name, Verdict::GuestRefused(*refusal))));
         }
         rows.extend([
             ("guest share", Verdict::Exit),
@@ -235,31 +137,23 @@ impl Coverage {
             ("vcpu-create", Verdict::NoMemory),
             ("force-reclaim", Verdict::NoMemory),
         ]);
-        let missing = rows
-            .iter()
-            .filter(|(name, verdict)| self.taken(name, *verdict) == 0);
-        missing
-            .map(|(name, verdict)| format!("{name}: {verdict:?}"))
-            .collect()
+        let missing = rows.iter().filter(|(name, verdict)| self.taken(name, *verdict) == 0);
+        missing.map(|(name, verdict)| format!("{name}: {verdict:?}")).collect()
     }
 
     /// Refusals that the specification gave and the table does not have.
     pub(super) fn unknown(&self) -> Vec<String> {
         let known = |name: &str, verdict: Verdict| match verdict {
-            Verdict::Refused(refusal) => HOST_ROWS
-                .iter()
-                .any(|(row, all)| *row == name && all.contains(&refusal)),
-            Verdict::GuestRefused(refusal) => GUEST_ROWS
-                .iter()
-                .any(|(row, all)| *row == name && all.contains(&refusal)),
+            Verdict::Refused(refusal) => {
+                HOST_ROWS.iter().any(|(row, all)| *row == name && all.contains(&refusal))
+            }
+            Verdict::GuestRefused(refusal) => {
+                GUEST_ROWS.iter().any(|(row, all)| *row == name && all.contains(&refusal))
+            }
             _ => true,
         };
-        let rows = self
-            .rows
-            .keys()
-            .filter(|(name, verdict)| !known(name, *verdict));
-        rows.map(|(name, verdict)| format!("{name}: {verdict:?}"))
-            .collect()
+        let rows = self.rows.keys().filter(|(name, verdict)| !known(name, *verdict));
+        rows.map(|(name, verdict)| format!("{name}: {verdict:?}")).collect()
     }
 
     pub(super) fn print(&self) {

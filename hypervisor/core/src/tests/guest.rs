@@ -38,31 +38,19 @@ impl Guest {
     fn new(protected: bool) -> Self {
         let hypervisor = tiny();
         let vm = TestVm::new(&hypervisor, protected, 54, 12);
-        let second = HostCall::VcpuCreate {
-            vm: vm.vm,
-            index: VcpuIndex(1),
-        };
+        let second = HostCall::VcpuCreate { vm: vm.vm, index: VcpuIndex(1) };
         hypervisor.host_call(&second).unwrap();
         vm.populate(&hypervisor, 0, 72, 4).unwrap();
         vm.start(&hypervisor);
-        Self {
-            hypervisor,
-            vm,
-            trng: Trng::new(&[1; 32]),
-        }
+        Self { hypervisor, vm, trng: Trng::new(&[1; 32]) }
     }
 
     fn load(&self, index: u32) -> Vcpu<'_> {
-        self.hypervisor
-            .vcpu_load(CpuIndex(0), self.vm.vm, VcpuIndex(index))
-            .unwrap()
+        self.hypervisor.vcpu_load(CpuIndex(0), self.vm.vm, VcpuIndex(index)).unwrap()
     }
 
     fn services(&self) -> Services<'_> {
-        Services {
-            trng: &self.trng,
-            id_register: |_| 0x1100_0000_1111_1122,
-        }
+        Services { trng: &self.trng, id_register: |_| 0x1100_0000_1111_1122 }
     }
 
     fn trap(&self, vcpu: &mut Vcpu<'_>, esr: u64) -> GuestAction {
@@ -71,11 +59,7 @@ impl Guest {
 
     /// A trap with an IPA, seen at the virtual address of the same number.
     fn abort(&self, vcpu: &mut Vcpu<'_>, esr: u64, ipa: u64) -> GuestAction {
-        let trap = Trap::Synchronous {
-            esr,
-            far: ipa,
-            hpfar: (ipa >> 12) << 4,
-        };
+        let trap = Trap::Synchronous { esr, far: ipa, hpfar: (ipa >> 12) << 4 };
         guest_exit(vcpu, &self.services(), trap)
     }
 

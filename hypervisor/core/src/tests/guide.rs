@@ -70,9 +70,7 @@ pub(super) fn next<G: Geometry>(pair: &Pair<'_, '_, G>, dice: &mut Dice) -> Acti
     match dice.below(100) {
         0..=44 => guest(pair, dice),
         45..=52 => load(pair, dice),
-        53..=55 => Action::Put {
-            cpu: dice.below(CPUS as u64) as usize,
-        },
+        53..=55 => Action::Put { cpu: dice.below(CPUS as u64) as usize },
         56..=90 => host(pair, dice),
         91..=93 => Action::Touch { page: dice.page() },
         _ => nonsense(pair, dice),
@@ -100,16 +98,13 @@ fn load<G: Geometry>(pair: &Pair<'_, '_, G>, dice: &mut Dice) -> Action {
 }
 
 fn guest<G: Geometry>(pair: &Pair<'_, '_, G>, dice: &mut Dice) -> Action {
-    let running: Vec<usize> = (0..CPUS)
-        .filter(|cpu| matches!(pair.on_cpu(*cpu), Some((_, _, false))))
-        .collect();
+    let running: Vec<usize> =
+        (0..CPUS).filter(|cpu| matches!(pair.on_cpu(*cpu), Some((_, _, false)))).collect();
     let Some(cpu) = dice.of(&running) else {
         return load(pair, dice);
     };
-    let bindings = pair
-        .on_cpu(cpu)
-        .and_then(|(vm, ..)| pair.spec.vms.get(&vm))
-        .map_or(&[][..], |vm| &vm.bindings);
+    let bindings =
+        pair.on_cpu(cpu).and_then(|(vm, ..)| pair.spec.vms.get(&vm)).map_or(&[][..], |vm| &vm.bindings);
     let gfn = match dice.of(bindings) {
         Some(binding) if !dice.one_in(12) => binding.gfn + dice.below(binding.pages + 1),
         _ => dice.page(),
@@ -141,24 +136,13 @@ fn host<G: Geometry>(pair: &Pair<'_, '_, G>, dice: &mut Dice) -> Action {
     }
     let objects: Vec<ObjectHandle> = pair.spec.objects.keys().copied().collect();
     let object = dice.of(&objects).unwrap_or(ObjectHandle(u32::MAX));
-    let size = pair
-        .spec
-        .objects
-        .get(&object)
-        .map_or(1, |found| found.slots.len() as u64);
+    let size = pair.spec.objects.get(&object).map_or(1, |found| found.slots.len() as u64);
     let offset = dice.below(size);
     match dice.below(40) {
         0..=15 => populate(pair, dice),
         16..=20 => {
             let pages = dice.length();
-            named(
-                pair,
-                HostCall::ObjectPunch {
-                    object,
-                    offset,
-                    pages,
-                },
-            )
+            named(pair, HostCall::ObjectPunch { object, offset, pages })
         }
         21..=24 => {
             let private: Vec<u64> = owned(pair, |owner| matches!(owner, Owner::Memory { .. }));
@@ -195,26 +179,17 @@ fn owned<G: Geometry>(pair: &Pair<'_, '_, G>, test: impl Fn(&Owner) -> bool) -> 
 }
 
 /// The first page of `pages` pages of the host's in a row, at an offset in its block, if there are any.
-pub(super) fn free<G: Geometry>(
-    pair: &Pair<'_, '_, G>,
-    pages: u64,
-    fits: impl Fn(u64) -> bool,
-) -> Vec<u64> {
+pub(super) fn free<G: Geometry>(pair: &Pair<'_, '_, G>, pages: u64, fits: impl Fn(u64) -> bool) -> Vec<u64> {
     let host = |page: u64| pair.spec.owners.get(&page) == Some(&Owner::Host);
     let starts = owned(pair, |owner| *owner == Owner::Host).into_iter();
-    starts
-        .filter(|first| fits(*first) && (*first..first.saturating_add(pages.min(64))).all(host))
-        .collect()
+    starts.filter(|first| fits(*first) && (*first..first.saturating_add(pages.min(64))).all(host)).collect()
 }
 
 fn create<G: Geometry>(pair: &Pair<'_, '_, G>, dice: &mut Dice) -> Action {
     let pages = 6 + dice.below(8);
     let first = free(pair, pages, |first| first % 2 == 0);
-    let call = HostCall::VmCreate {
-        protected: !dice.one_in(4),
-        first: Pfn(dice.of(&first).unwrap_or(0)),
-        pages,
-    };
+    let call =
+        HostCall::VmCreate { protected: !dice.one_in(4), first: Pfn(dice.of(&first).unwrap_or(0)), pages };
     named(pair, call)
 }
 
@@ -236,56 +211,28 @@ fn build<G: Geometry>(pair: &Pair<'_, '_, G>, dice: &mut Dice, vm: VmHandle) -> 
     };
     let objects = pair.spec.objects_of(vm);
     let call = match dice.below(12) {
-        0..=2 if objects.len() < 2 => HostCall::ObjectCreate {
-            vm,
-            pages: 1 + dice.below(20),
-        },
+        0..=2 if objects.len() < 2 => HostCall::ObjectCreate { vm, pages: 1 + dice.below(20) },
         3..=5 => {
             let object = dice.of(&objects).unwrap_or(ObjectHandle(0));
-            let size = pair
-                .spec
-                .objects
-                .get(&object)
-                .map_or(1, |found| found.slots.len() as u64);
+            let size = pair.spec.objects.get(&object).map_or(1, |found| found.slots.len() as u64);
             let offset = if dice.one_in(3) { dice.below(size) } else { 0 };
             let pages = match dice.one_in(3) {
                 true => dice.length(),
                 false => size - offset,
             };
-            let gfn = Gfn(if dice.one_in(3) {
-                dice.below(120)
-            } else {
-                32 + offset
-            });
-            HostCall::ObjectBind {
-                object,
-                offset,
-                gfn,
-                pages,
-            }
+            let gfn = Gfn(if dice.one_in(3) { dice.below(120) } else { 32 + offset });
+            HostCall::ObjectBind { object, offset, gfn, pages }
         }
         6 if dice.one_in(4) => match dice.of(&found.bindings) {
-            Some(Binding {
-                object,
-                offset,
-                pages,
-                ..
-            }) => HostCall::ObjectUnbind {
-                object,
-                offset,
-                pages,
-            },
+            Some(Binding { object, offset, pages, .. }) => HostCall::ObjectUnbind { object, offset, pages },
             None => HostCall::VmCounters { vm },
         },
-        7..=9 if found.vcpus.len() < 2 => HostCall::VcpuCreate {
-            vm,
-            index: VcpuIndex(found.vcpus.len() as u32),
-        },
-        10 if !found.bindings.is_empty() || dice.one_in(5) => HostCall::VmStart {
-            vm,
-            entry: Gfn(32).base(),
-            argument: dice.below(9),
-        },
+        7..=9 if found.vcpus.len() < 2 => {
+            HostCall::VcpuCreate { vm, index: VcpuIndex(found.vcpus.len() as u32) }
+        }
+        10 if !found.bindings.is_empty() || dice.one_in(5) => {
+            HostCall::VmStart { vm, entry: Gfn(32).base(), argument: dice.below(9) }
+        }
         _ => return populate(pair, dice),
     };
     named(pair, call)
@@ -304,11 +251,7 @@ fn populate<G: Geometry>(pair: &Pair<'_, '_, G>, dice: &mut Dice) -> Action {
     let absent: Vec<u64> = (binding.offset..end).filter(is_absent).collect();
     let offset = match dice.of(&absent) {
         Some(offset) if dice.one_in(3) => offset,
-        Some(offset) => absent
-            .iter()
-            .copied()
-            .find(|other| *other >= offset / 4 * 4)
-            .unwrap_or(offset),
+        Some(offset) => absent.iter().copied().find(|other| *other >= offset / 4 * 4).unwrap_or(offset),
         None => binding.offset,
     };
     let run = (offset..end).take_while(is_absent).count() as u64;

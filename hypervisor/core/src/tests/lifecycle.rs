@@ -48,14 +48,7 @@ fn a_vcpu_is_entered_by_one_cpu_and_only_while_its_vm_runs() {
 fn a_vcpu_is_started_by_exactly_one_of_those_who_try() {
     let hypervisor = tiny();
     let vm = TestVm::new(&hypervisor, true, 54, 10);
-    call(
-        &hypervisor,
-        HostCall::VcpuCreate {
-            vm: vm.vm,
-            index: VcpuIndex(1),
-        },
-    )
-    .unwrap();
+    call(&hypervisor, HostCall::VcpuCreate { vm: vm.vm, index: VcpuIndex(1) }).unwrap();
     vm.start(&hypervisor);
     let second = || on_cpu(1, || hypervisor.vcpu_load(CpuIndex(1), vm.vm, VcpuIndex(1)));
     assert_eq!(second().map(|_| ()), Err(CallError::Denied), "off");
@@ -82,19 +75,9 @@ fn a_vcpu_is_started_by_exactly_one_of_those_who_try() {
 fn another_vcpu_of_the_vm_on_the_same_cpu_finds_no_stale_translations() {
     let hypervisor = tiny();
     let vm = TestVm::new(&hypervisor, true, 54, 10);
-    call(
-        &hypervisor,
-        HostCall::VcpuCreate {
-            vm: vm.vm,
-            index: VcpuIndex(1),
-        },
-    )
-    .unwrap();
+    call(&hypervisor, HostCall::VcpuCreate { vm: vm.vm, index: VcpuIndex(1) }).unwrap();
     vm.start(&hypervisor);
-    vm.load(&hypervisor)
-        .unwrap()
-        .power_on(VcpuIndex(1), Ipa(0), 0)
-        .unwrap();
+    vm.load(&hypervisor).unwrap().power_on(VcpuIndex(1), Ipa(0), 0).unwrap();
     let flushes = |cpu, vcpu| {
         hypervisor.machine().take_events();
         on_cpu(cpu, || {
@@ -102,10 +85,7 @@ fn another_vcpu_of_the_vm_on_the_same_cpu_finds_no_stale_translations() {
             drop(loaded.unwrap());
         });
         let events = hypervisor.machine().take_events();
-        events.contains(&Event::Tlbi {
-            vmid: vm.space.vmid,
-            scope: Scope::CombinedHere,
-        })
+        events.contains(&Event::Tlbi { vmid: vm.space.vmid, scope: Scope::CombinedHere })
     };
     assert!(!flushes(0, 0));
     assert!(!flushes(1, 1));
@@ -123,23 +103,16 @@ fn the_start_measures_what_was_kept_in_order() {
     for (page, byte) in [(70, 1), (71, 2), (72, 3)] {
         machine.fill(Pfn(page), byte);
     }
-    vm.populate_with(&hypervisor, 4, 70, 2, Content::Keep)
-        .unwrap();
-    vm.populate_with(&hypervisor, 0, 72, 1, Content::Keep)
-        .unwrap();
+    vm.populate_with(&hypervisor, 4, 70, 2, Content::Keep).unwrap();
+    vm.populate_with(&hypervisor, 0, 72, 1, Content::Keep).unwrap();
     vm.populate(&hypervisor, 8, 80, 1).unwrap();
     let mut expected = LaunchMeasurement::new();
     for (offset, byte) in [(4, 1), (5, 2), (0, 3)] {
         expected.page(Gfn(GUEST_FIRST + offset), &[byte; 4096]);
     }
     let expected = expected.finish(Ipa(0x2_0000), 9);
-    let x = hypervisor
-        .host_call(&HostCall::VmStart {
-            vm: vm.vm,
-            entry: Ipa(0x2_0000),
-            argument: 9,
-        })
-        .unwrap();
+    let x =
+        hypervisor.host_call(&HostCall::VmStart { vm: vm.vm, entry: Ipa(0x2_0000), argument: 9 }).unwrap();
     assert_eq!(x[0], 0, "the manifest names none");
     let bytes: std::vec::Vec<u8> = x[1..].iter().flat_map(|word| word.to_le_bytes()).collect();
     assert_eq!(bytes, expected.0);
@@ -149,27 +122,13 @@ fn the_start_measures_what_was_kept_in_order() {
 }
 
 /// A machine on metal's tables with a VM of 16 MiB, whose launch measurement is to be `expected`.
-fn metal(
-    expected: Option<Digest>,
-) -> (Hypervisor<'static, Fake<Granule4K>>, VmHandle, ObjectHandle) {
+fn metal(expected: Option<Digest>) -> (Hypervisor<'static, Fake<Granule4K>>, VmHandle, ObjectHandle) {
     let hypervisor = make_expecting((0x40000, 0x4000), (0x40000, 0x400), (0, 1), expected).unwrap();
     let call = |call: HostCall| u32::try_from(hypervisor.host_call(&call).unwrap()[0]).unwrap();
-    let vm = VmHandle(call(HostCall::VmCreate {
-        protected: true,
-        first: Pfn(0x40400),
-        pages: 32,
-    }));
+    let vm = VmHandle(call(HostCall::VmCreate { protected: true, first: Pfn(0x40400), pages: 32 }));
     let object = ObjectHandle(call(HostCall::ObjectCreate { vm, pages: 0x1000 }));
-    call(HostCall::ObjectBind {
-        object,
-        offset: 0,
-        gfn: Gfn(0x40000),
-        pages: 0x1000,
-    });
-    call(HostCall::VcpuCreate {
-        vm,
-        index: VcpuIndex(0),
-    });
+    call(HostCall::ObjectBind { object, offset: 0, gfn: Gfn(0x40000), pages: 0x1000 });
+    call(HostCall::VcpuCreate { vm, index: VcpuIndex(0) });
     (hypervisor, vm, object)
 }
 
@@ -177,11 +136,7 @@ fn metal(
 #[test]
 fn a_page_that_is_taken_back_before_the_start_makes_another_measurement() {
     let taken_by = [
-        |object, _| HostCall::ObjectPunch {
-            object,
-            offset: 0,
-            pages: 1,
-        },
+        |object, _| HostCall::ObjectPunch { object, offset: 0, pages: 1 },
         |_, page| HostCall::ForceReclaim { page },
     ];
     for call in taken_by {
@@ -192,23 +147,14 @@ fn a_page_that_is_taken_back_before_the_start_makes_another_measurement() {
             let (hypervisor, vm, object) = metal(Some(expected));
             let page = Pfn(0x41000);
             hypervisor.machine().fill(page, 0xaa);
-            let populate = |content| HostCall::ObjectPopulate {
-                object,
-                offset: 0,
-                first: page,
-                pages: 1,
-                content,
-            };
+            let populate =
+                |content| HostCall::ObjectPopulate { object, offset: 0, first: page, pages: 1, content };
             hypervisor.host_call(&populate(Content::Keep)).unwrap();
             if take {
                 hypervisor.host_call(&call(object, page)).unwrap();
                 hypervisor.host_call(&populate(Content::Zero)).unwrap();
             }
-            let start = HostCall::VmStart {
-                vm,
-                entry: Ipa(0x4000_0000),
-                argument: 0,
-            };
+            let start = HostCall::VmStart { vm, entry: Ipa(0x4000_0000), argument: 0 };
             hypervisor.host_call(&start).unwrap()[0]
         };
         assert_eq!((start(false), start(true)), (1, 0));
@@ -224,13 +170,7 @@ fn long_calls_stop_at_a_bound_and_go_on_where_they_stopped() {
     let expected = expected.finish(Ipa(0), 0);
     let (hypervisor, vm, object) = metal(Some(expected));
     let populate = |offset, first, pages, content| {
-        hypervisor.host_call(&HostCall::ObjectPopulate {
-            object,
-            offset,
-            first: Pfn(first),
-            pages,
-            content,
-        })
+        hypervisor.host_call(&HostCall::ObjectPopulate { object, offset, first: Pfn(first), pages, content })
     };
     let failure = populate(0, 0x41000, 100, Content::Keep).unwrap_err();
     assert_eq!((failure.error, failure.value), (CallError::Again, 64));
@@ -238,11 +178,7 @@ fn long_calls_stop_at_a_bound_and_go_on_where_they_stopped() {
     for block in 1..4 {
         populate(0x200 * block, 0x41000 + 0x200 * block, 0x200, Content::Zero).unwrap();
     }
-    let start = hypervisor.host_call(&HostCall::VmStart {
-        vm,
-        entry: Ipa(0),
-        argument: 0,
-    });
+    let start = hypervisor.host_call(&HostCall::VmStart { vm, entry: Ipa(0), argument: 0 });
     assert_eq!(start.unwrap()[0], 1, "as the manifest says");
 
     let mut returned = 0;
@@ -261,14 +197,7 @@ fn long_calls_stop_at_a_bound_and_go_on_where_they_stopped() {
             }
         }
         let query = hypervisor.host_call(&HostCall::ObjectQuery { object, offset: 0 });
-        assert_eq!(
-            query.unwrap_err().error,
-            if calls < 5 {
-                CallError::Busy
-            } else {
-                CallError::NotFound
-            }
-        );
+        assert_eq!(query.unwrap_err().error, if calls < 5 { CallError::Busy } else { CallError::NotFound });
     }
     assert_eq!(returned, 100 + 3 * 512 + 32);
     assert!(calls > 3, "{calls}");
@@ -296,10 +225,7 @@ fn a_vmid_leaves_all_tlbs_before_it_is_used_again() {
 #[test]
 fn host_and_guests_call_at_once_and_nothing_is_lost() {
     let hypervisor = tiny();
-    let vms = [
-        TestVm::new(&hypervisor, true, 54, 14),
-        TestVm::new(&hypervisor, true, 68, 8),
-    ];
+    let vms = [TestVm::new(&hypervisor, true, 54, 14), TestVm::new(&hypervisor, true, 68, 8)];
     for (vm, first) in vms.iter().zip([76, 80]) {
         vm.populate(&hypervisor, 0, first, 4).unwrap();
         vm.start(&hypervisor);
@@ -310,9 +236,7 @@ fn host_and_guests_call_at_once_and_nothing_is_lost() {
             let run = move || {
                 for turn in 0..200_u64 {
                     let gfn = Gfn(GUEST_FIRST + turn % 4);
-                    let guest = hypervisor
-                        .vcpu_load(CpuIndex(cpu), vm.vm, VcpuIndex(0))
-                        .unwrap();
+                    let guest = hypervisor.vcpu_load(CpuIndex(cpu), vm.vm, VcpuIndex(0)).unwrap();
                     match guest.share(guest_pages(gfn.0, 1)) {
                         Ok(done) => assert_eq!(guest.unshare(guest_pages(gfn.0, 1)), Ok(done)),
                         Err(error) => assert_eq!(error, ShareError::Denied, "reclaimed"),

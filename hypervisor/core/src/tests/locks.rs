@@ -17,10 +17,8 @@ fn check(hypervisor: &TinyHypervisor) -> usize {
     for (_, event) in hypervisor.machine().take_trace() {
         match event {
             Event::Taken(lock) => {
-                let in_order = matches!(
-                    (held.as_slice(), lock),
-                    ([], _) | ([LockId::Place(_)], LockId::Host)
-                );
+                let in_order =
+                    matches!((held.as_slice(), lock), ([], _) | ([LockId::Place(_)], LockId::Host));
                 assert!(in_order, "{lock:?} was taken under {held:?}");
                 held.push(lock);
                 taken += 1;
@@ -59,12 +57,7 @@ fn a_place_is_taken_before_the_hosts_memory_and_nothing_is_kept() {
     // What is refused lets go as well.
     vm.populate(&hypervisor, 0, 90, 1).unwrap_err();
     call(HostCall::ForceReclaim { page: Pfn(90) }).unwrap_err();
-    assert!(
-        vm.load(&hypervisor)
-            .unwrap()
-            .share(guest_pages(0, 1))
-            .is_err()
-    );
+    assert!(vm.load(&hypervisor).unwrap().share(guest_pages(0, 1)).is_err());
     check(&hypervisor);
     vm.destroy(&hypervisor).unwrap();
     other.destroy(&hypervisor).unwrap();

@@ -47,11 +47,7 @@ fn a_table_takes_the_place_of_a_block_after_all_tlbs_forgot_the_block() {
     let mut splits = 0;
     for event in hypervisor.machine().take_events() {
         match event {
-            Event::Write {
-                table,
-                index,
-                value,
-            } if tables.contains(&table.0) => {
+            Event::Write { table, index, value } if tables.contains(&table.0) => {
                 let place = (table, index);
                 if let Kind::Table(next) = kind(Level::Two, value)
                     && in_host_tables(next)
@@ -67,10 +63,7 @@ fn a_table_takes_the_place_of_a_block_after_all_tlbs_forgot_the_block() {
                     broken.push((place, false, false));
                 }
             }
-            Event::Tlbi {
-                vmid,
-                scope: Scope::Ipa(_) | Scope::All,
-            } if vmid == host.vmid => {
+            Event::Tlbi { vmid, scope: Scope::Ipa(_) | Scope::All } if vmid == host.vmid => {
                 broken.iter_mut().for_each(|(_, told, _)| *told = true);
             }
             Event::Barrier(Barrier::DsbIsh) => {

@@ -32,11 +32,7 @@ fn pages_shared_one_by_one_end_as_a_block_of_the_hosts() {
     }
     drop(guest);
     vm.punch(&hypervisor, 0, 4).unwrap();
-    assert_eq!(
-        level(&hypervisor, host, 72),
-        Some(1),
-        "a giant of the host's again"
-    );
+    assert_eq!(level(&hypervisor, host, 72), Some(1), "a giant of the host's again");
 }
 
 #[test]
@@ -45,17 +41,14 @@ fn a_run_that_completes_the_next_block_makes_it_one_entry() {
         let hypervisor = tiny();
         let vm = TestVm::new(&hypervisor, true, 54, 12);
         for (offset, pages) in [first, then] {
-            vm.populate(&hypervisor, offset, 80 + offset, pages)
-                .unwrap();
+            vm.populate(&hypervisor, offset, 80 + offset, pages).unwrap();
         }
         let whole = if first.0 == 0 { 0 } else { 4 };
         for offset in 0..8 {
             let found = level(&hypervisor, vm.space, Gfn(GUEST_FIRST + offset).0);
             let in_whole = (whole..whole + 4).contains(&offset);
-            let there = in_whole
-                || [first, then]
-                    .iter()
-                    .any(|(at, pages)| (*at..at + pages).contains(&offset));
+            let there =
+                in_whole || [first, then].iter().any(|(at, pages)| (*at..at + pages).contains(&offset));
             let expected = there.then_some(if in_whole { 2 } else { 3 });
             assert_eq!(found, expected, "offset {offset}");
         }

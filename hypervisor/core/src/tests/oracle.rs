@@ -116,11 +116,7 @@ fn share(hypervisor: &TinyHypervisor, vm: &TestVm, offset: u64) {
 }
 
 fn object_page(vm: u8, offset: u64) -> ObjectPage {
-    ObjectPage {
-        vm: VmIndex(vm),
-        object: ObjectIndex(0),
-        offset,
-    }
+    ObjectPage { vm: VmIndex(vm), object: ObjectIndex(0), offset }
 }
 
 /// One bit of a descriptor.
@@ -356,9 +352,7 @@ const CASES: &[Case] = {
         (
             "RAM is not executable",
             |scene| {
-                scene.tamper(scene.hypervisor.host_space(), SHARED, |leaf| {
-                    leaf | NEVER_EXECUTED
-                });
+                scene.tamper(scene.hypervisor.host_space(), SHARED, |leaf| leaf | NEVER_EXECUTED);
             },
             Rule::Attributes,
             Host,
@@ -367,9 +361,7 @@ const CASES: &[Case] = {
         (
             "a leaf is contiguous",
             |scene| {
-                scene.tamper(scene.space(0), GUEST_FIRST + OFFSET, |leaf| {
-                    leaf | CONTIGUOUS
-                });
+                scene.tamper(scene.space(0), GUEST_FIRST + OFFSET, |leaf| leaf | CONTIGUOUS);
             },
             Rule::Attributes,
             FIRST,
@@ -416,11 +408,7 @@ fn what_was_tampered_with_is_named() {
         let found = check(&scene.hypervisor).expect_err(what);
         // Which page of the pool a vCPU's registers are in is the pool's to say.
         let page = if *page == 0 { found.page } else { *page };
-        let expected = Difference {
-            rule: *rule,
-            party: *party,
-            page,
-        };
+        let expected = Difference { rule: *rule, party: *party, page };
         assert_eq!(found, expected, "{what}");
     }
 }
@@ -446,11 +434,7 @@ fn a_page_that_changes_hands_without_a_call_is_named() {
     assert_eq!(oracle.check(hypervisor, || Calls::NONE), Ok(()));
     scene.vms[1].populate(hypervisor, 1, OTHER + 1, 1).unwrap();
     let found = oracle.check(hypervisor, || Calls::PUNCH).unwrap_err();
-    let expected = Difference {
-        rule: Rule::Transition,
-        party: Party::Vm(VmIndex(1)),
-        page: OTHER + 1,
-    };
+    let expected = Difference { rule: Rule::Transition, party: Party::Vm(VmIndex(1)), page: OTHER + 1 };
     assert_eq!(found, expected);
     assert_eq!(oracle.check(hypervisor, || Calls::POPULATE), Ok(()));
     assert_eq!(oracle.check(hypervisor, || Calls::NONE), Ok(()), "known");
@@ -469,11 +453,7 @@ fn a_page_that_comes_back_unwiped_is_named() {
     scene.vms[0].punch(hypervisor, OFFSET + 1, 1).unwrap();
     scene.machine().fill(Pfn(PRIVATE), 0x5a);
     let found = oracle.check(hypervisor, || Calls::PUNCH).unwrap_err();
-    let expected = Difference {
-        rule: Rule::Wiped,
-        party: Party::Host,
-        page: PRIVATE,
-    };
+    let expected = Difference { rule: Rule::Wiped, party: Party::Host, page: PRIVATE };
     assert_eq!(found, expected);
 }
 
@@ -489,11 +469,7 @@ fn a_whole_life_is_as_it_should_be() {
     agrees(Calls::NONE);
     share(hypervisor, protected, OFFSET + 1);
     agrees(Calls::GUEST);
-    let top_up = HostCall::VmTopUp {
-        vm: protected.vm,
-        first: Pfn(HOST),
-        pages: 4,
-    };
+    let top_up = HostCall::VmTopUp { vm: protected.vm, first: Pfn(HOST), pages: 4 };
     hypervisor.host_call(&top_up).unwrap();
     agrees(Calls::of(&top_up));
     let populate = protected.populate(hypervisor, 0, 104, 4);
@@ -517,33 +493,17 @@ fn a_long_teardown_is_as_it_should_be_after_each_part() {
     let mut oracle = Oracle::new(&hypervisor, &mut words).unwrap();
     let mut agrees = |calls| oracle.check(&hypervisor, || calls).unwrap();
     let call = |call| hypervisor.host_call(&call).map(|values| values[0]);
-    let vm = call(HostCall::VmCreate {
-        protected: true,
-        first: Pfn(0x1200),
-        pages: 64,
-    });
+    let vm = call(HostCall::VmCreate { protected: true, first: Pfn(0x1200), pages: 64 });
     let vm = shared_abi::host_call::VmHandle(u32::try_from(vm.unwrap()).unwrap());
     let object = call(HostCall::ObjectCreate { vm, pages: 0x2000 });
     let object = shared_abi::host_call::ObjectHandle(u32::try_from(object.unwrap()).unwrap());
-    call(HostCall::ObjectBind {
-        object,
-        offset: 0,
-        gfn: Gfn(0x4_0000),
-        pages: 0x2000,
-    })
-    .unwrap();
+    call(HostCall::ObjectBind { object, offset: 0, gfn: Gfn(0x4_0000), pages: 0x2000 }).unwrap();
     let index = VcpuIndex(0);
     call(HostCall::VcpuCreate { vm, index }).unwrap();
     agrees(Calls::DONATE);
     for (offset, first, pages) in [(0, 0x1400, 0x200), (0x200, 0x1800, 3), (0x801, 0x1a05, 70)] {
-        call(HostCall::ObjectPopulate {
-            object,
-            offset,
-            first: Pfn(first),
-            pages,
-            content: Content::Zero,
-        })
-        .unwrap();
+        call(HostCall::ObjectPopulate { object, offset, first: Pfn(first), pages, content: Content::Zero })
+            .unwrap();
         agrees(Calls::POPULATE);
     }
     let mut parts = 1;

@@ -26,12 +26,7 @@ const ISB: Event = Event::Barrier(Barrier::Isb);
 fn life() -> Stream {
     let hypervisor = tiny();
     let vm = TestVm::new(&hypervisor, true, 54, 10);
-    hypervisor
-        .host_call(&HostCall::VcpuCreate {
-            vm: vm.vm,
-            index: VcpuIndex(1),
-        })
-        .unwrap();
+    hypervisor.host_call(&HostCall::VcpuCreate { vm: vm.vm, index: VcpuIndex(1) }).unwrap();
     vm.populate(&hypervisor, 0, 72, 4).unwrap();
     vm.start(&hypervisor);
     {
@@ -39,15 +34,9 @@ fn life() -> Stream {
         let page = guest_pages(GUEST_FIRST + 1, 1);
         guest.share(page).unwrap();
         guest.unshare(page).unwrap();
-        guest
-            .power_on(VcpuIndex(1), shared_abi::addr::Ipa(0), 0)
-            .unwrap();
+        guest.power_on(VcpuIndex(1), shared_abi::addr::Ipa(0), 0).unwrap();
     }
-    drop(
-        hypervisor
-            .vcpu_load(CpuIndex(0), vm.vm, VcpuIndex(1))
-            .unwrap(),
-    );
+    drop(hypervisor.vcpu_load(CpuIndex(0), vm.vm, VcpuIndex(1)).unwrap());
     vm.punch(&hypervisor, 1, 1).unwrap();
     while vm.destroy(&hypervisor).is_err() {}
     TestVm::new(&hypervisor, true, 54, 10);
@@ -67,13 +56,7 @@ fn find(stream: &Stream, from: usize, wanted: impl Fn(Event) -> bool) -> usize {
 }
 
 fn is_ipa(event: Event) -> bool {
-    matches!(
-        event,
-        Event::Tlbi {
-            scope: Scope::Ipa(_),
-            ..
-        }
-    )
+    matches!(event, Event::Tlbi { scope: Scope::Ipa(_), .. })
 }
 
 fn is(wanted: Event) -> impl Fn(Event) -> bool {
@@ -113,29 +96,11 @@ const CONTROLS: &[Control] = &[
     (Rule::BreakBeforeMake, |stream| {
         // A valid entry is overwritten by another.
         let at = share(stream);
-        let (
-            cpu,
-            Event::Write {
-                table,
-                index,
-                value,
-            },
-        ) = stream[at]
-        else {
+        let (cpu, Event::Write { table, index, value }) = stream[at] else {
             panic!("a write");
         };
         let value = value + 0x1000;
-        stream.insert(
-            at + 1,
-            (
-                cpu,
-                Event::Write {
-                    table,
-                    index,
-                    value,
-                },
-            ),
-        );
+        stream.insert(at + 1, (cpu, Event::Write { table, index, value }));
     }),
     (Rule::BreakBeforeMake, |stream| {
         // It is made invalid and valid again without an invalidation in between.
@@ -145,14 +110,7 @@ const CONTROLS: &[Control] = &[
         };
         let made = stream[at];
         let value = 0;
-        let broken = (
-            cpu,
-            Event::Write {
-                table,
-                index,
-                value,
-            },
-        );
+        let broken = (cpu, Event::Write { table, index, value });
         stream.splice(at + 1..at + 1, [broken, made]);
     }),
     (Rule::VisibleFirst, |stream| {
@@ -170,11 +128,7 @@ const CONTROLS: &[Control] = &[
     (Rule::Invalidated, |stream| {
         // The neighbour's is invalidated instead.
         let at = ipa(stream);
-        let Event::Tlbi {
-            scope: Scope::Ipa(page),
-            ..
-        } = stream[at].1
-        else {
+        let Event::Tlbi { scope: Scope::Ipa(page), .. } = stream[at].1 else {
             panic!("by IPA");
         };
         let scope = Scope::Ipa(page ^ 64);
@@ -199,10 +153,7 @@ const CONTROLS: &[Control] = &[
         let Event::Tlbi { scope, .. } = stream[at].1 else {
             panic!("by IPA");
         };
-        stream[at].1 = Event::Tlbi {
-            vmid: Vmid(1),
-            scope,
-        };
+        stream[at].1 = Event::Tlbi { vmid: Vmid(1), scope };
     }),
     (Rule::CombinedToo, |stream| {
         let at = find(stream, ipa(stream), is(combined(HOST)));
@@ -264,11 +215,7 @@ const CONTROLS: &[Control] = &[
     (Rule::PreviousVcpu, |stream| {
         let here = |event| {
             let scope = Scope::CombinedHere;
-            event
-                == Event::Tlbi {
-                    vmid: Vmid(1),
-                    scope,
-                }
+            event == Event::Tlbi { vmid: Vmid(1), scope }
         };
         let at = find(stream, 0, here);
         stream.remove(at);
@@ -316,9 +263,7 @@ const CONTROLS: &[Control] = &[
     (Rule::UnderLock, |stream| {
         let at = share(stream);
         let before = &stream[..at];
-        let taken = before
-            .iter()
-            .rposition(|(_, event)| *event == Event::Taken(LockId::Host));
+        let taken = before.iter().rposition(|(_, event)| *event == Event::Taken(LockId::Host));
         stream.remove(taken.unwrap());
     }),
     (Rule::OneCpu, |stream| {
@@ -326,9 +271,7 @@ const CONTROLS: &[Control] = &[
         let (_, event) = stream[at];
         stream.insert(at + 1, (1, event));
     }),
-    (Rule::Stream, |stream| {
-        stream.insert(9, (0, Event::Dropped(1)))
-    }),
+    (Rule::Stream, |stream| stream.insert(9, (0, Event::Dropped(1)))),
     (Rule::Stream, |stream| {
         let at = find(stream, 0, |event| matches!(event, Event::Taken(_)));
         stream.remove(at);

@@ -82,10 +82,11 @@ impl Machine for Interposed {
     }
 
     fn event(&self, event: Event) {
-        let due =
-            self.hook.lock().unwrap().take_if(|(thread, wanted, _)| {
-                *thread == thread::current().id() && *wanted == event
-            });
+        let due = self
+            .hook
+            .lock()
+            .unwrap()
+            .take_if(|(thread, wanted, _)| *thread == thread::current().id() && *wanted == event);
         if let Some((_, _, hook)) = due {
             hook();
         }
@@ -101,32 +102,15 @@ fn call(call: HostCall) -> u64 {
 /// A VM with an object of 4 pages.
 fn vm(first: u64) -> ObjectHandle {
     let vm = VmHandle(
-        u32::try_from(call(HostCall::VmCreate {
-            protected: true,
-            first: Pfn(first),
-            pages: 12,
-        }))
-        .unwrap(),
+        u32::try_from(call(HostCall::VmCreate { protected: true, first: Pfn(first), pages: 12 })).unwrap(),
     );
-    let object =
-        ObjectHandle(u32::try_from(call(HostCall::ObjectCreate { vm, pages: 4 })).unwrap());
-    call(HostCall::ObjectBind {
-        object,
-        offset: 0,
-        gfn: Gfn(GUEST_FIRST),
-        pages: 4,
-    });
+    let object = ObjectHandle(u32::try_from(call(HostCall::ObjectCreate { vm, pages: 4 })).unwrap());
+    call(HostCall::ObjectBind { object, offset: 0, gfn: Gfn(GUEST_FIRST), pages: 4 });
     object
 }
 
 fn populate(object: ObjectHandle, offset: u64) -> HostCall {
-    HostCall::ObjectPopulate {
-        object,
-        offset,
-        first: Pfn(80),
-        pages: 1,
-        content: Content::Zero,
-    }
+    HostCall::ObjectPopulate { object, offset, first: Pfn(80), pages: 1, content: Content::Zero }
 }
 
 /// The host takes a page by force. Between the look at whose it is and the VM's lock the page goes to
@@ -152,29 +136,23 @@ fn a_page_that_changes_hands_in_between_is_not_taken_from_its_new_owner() {
 
     // The look is over but for giving the lock back: another CPU's punch is in front of this one at
     // the VM's lock, and is done when this one gets there.
-    hypervisor
-        .machine()
-        .when(Event::Released(LockId::Host), move || {
-            static HAS_THE_VM: AtomicBool = AtomicBool::new(false);
-            let machine = HYPERVISOR.get().unwrap().machine();
-            thread::spawn(move || {
-                machine.when(Event::Taken(LockId::Place(0)), || {
-                    HAS_THE_VM.store(true, Ordering::Release);
-                });
-                call(HostCall::ObjectPunch {
-                    object: old,
-                    offset: 1,
-                    pages: 1,
-                });
+    hypervisor.machine().when(Event::Released(LockId::Host), move || {
+        static HAS_THE_VM: AtomicBool = AtomicBool::new(false);
+        let machine = HYPERVISOR.get().unwrap().machine();
+        thread::spawn(move || {
+            machine.when(Event::Taken(LockId::Place(0)), || {
+                HAS_THE_VM.store(true, Ordering::Release);
             });
-            while !HAS_THE_VM.load(Ordering::Acquire) {
-                thread::yield_now();
-            }
-            // A third CPU gives the page to the other VM.
-            machine.when(Event::Taken(LockId::Place(0)), move || {
-                call(populate(new, 3));
-            });
+            call(HostCall::ObjectPunch { object: old, offset: 1, pages: 1 });
         });
+        while !HAS_THE_VM.load(Ordering::Acquire) {
+            thread::yield_now();
+        }
+        // A third CPU gives the page to the other VM.
+        machine.when(Event::Taken(LockId::Place(0)), move || {
+            call(populate(new, 3));
+        });
+    });
     let failure = hypervisor.host_call(&HostCall::ForceReclaim { page: Pfn(80) });
     assert_eq!(failure.unwrap_err().error, CallError::Denied);
     let query = |object, offset| {
@@ -183,12 +161,6 @@ fn a_page_that_changes_hands_in_between_is_not_taken_from_its_new_owner() {
     };
     assert_eq!(query(new, 3), PageState::Private);
     assert_eq!(query(old, 1), PageState::Absent);
-    assert_eq!(
-        hypervisor.machine().fake.walk(hypervisor.host_space(), 80),
-        None
-    );
-    assert!(
-        hypervisor.machine().hook.lock().unwrap().is_none(),
-        "all of it happened"
-    );
+    assert_eq!(hypervisor.machine().fake.walk(hypervisor.host_space(), 80), None);
+    assert!(hypervisor.machine().hook.lock().unwrap().is_none(), "all of it happened");
 }

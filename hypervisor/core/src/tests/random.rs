@@ -27,11 +27,7 @@ const STEPS: usize = 1000;
 /// The machine.
 pub(super) fn bench() -> Bench {
     let range = |(first, pages): (u64, u64)| first..first + pages;
-    Bench {
-        ram: range(RAM),
-        reserved: range(RESERVED),
-        denied: range(DENIED),
-    }
+    Bench { ram: range(RAM), reserved: range(RESERVED), denied: range(DENIED) }
 }
 
 /// Takes one step, and says what it was; and where a pool was too short, gives it what it asked for:
@@ -57,9 +53,7 @@ fn step<G: Geometry>(
     };
     let more = guide::top_up(pair, dice, vm, pair.short_of);
     if take(pair, more)? == Verdict::Done && take(pair, action)? == Verdict::NoMemory {
-        return Err(Divergence(
-            "the pool got what it asked for, and is too short".into(),
-        ));
+        return Err(Divergence("the pool got what it asked for, and is too short".into()));
     }
     Ok(())
 }
@@ -132,19 +126,10 @@ fn check<G: Geometry>(thousands: u32) {
     let seconds = start.elapsed().as_secs_f64();
     coverage.print();
     let rate = coverage.steps as f64 / seconds;
-    println!(
-        "{} calls in {seconds:.1} s: {rate:.0} per second",
-        coverage.steps
-    );
+    println!("{} calls in {seconds:.1} s: {rate:.0} per second", coverage.steps);
     assert_eq!(coverage.unknown(), Vec::<String>::new());
     let done = |name: &str| coverage.taken(name, Verdict::Done) > 0;
-    for name in [
-        "guest share",
-        "guest unshare",
-        "guest relinquish",
-        "object-punch",
-        "vm-destroy",
-    ] {
+    for name in ["guest share", "guest unshare", "guest relinquish", "object-punch", "vm-destroy"] {
         assert!(done(name), "{name} was never done: the guide is of no use");
     }
 }

@@ -21,16 +21,9 @@ const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts");
 pub(super) fn print<G: Geometry>(bench: &Bench, actions: &[Action]) -> String {
     let mut text = String::new();
     let range = |range: &Range<u64>| format!("{}..{}", range.start, range.end);
-    let (ram, reserved, denied) = (
-        range(&bench.ram),
-        range(&bench.reserved),
-        range(&bench.denied),
-    );
+    let (ram, reserved, denied) = (range(&bench.ram), range(&bench.reserved), range(&bench.denied));
     let per_call = G::PAGES_PER_CALL;
-    let _ = writeln!(
-        text,
-        "machine ram={ram} reserved={reserved} denied={denied} per-call={per_call}"
-    );
+    let _ = writeln!(text, "machine ram={ram} reserved={reserved} denied={denied} per-call={per_call}");
     for action in actions {
         let _ = writeln!(text, "{action}");
     }
@@ -39,34 +32,21 @@ pub(super) fn print<G: Geometry>(bench: &Bench, actions: &[Action]) -> String {
 
 /// Reads what [`print`] wrote.
 fn read(text: &str) -> (Bench, Vec<Action>) {
-    let mut lines = text
-        .lines()
-        .filter(|line| !line.trim_start().starts_with('#'));
-    let machine = lines
-        .find(|line| !line.trim().is_empty())
-        .expect("a machine");
+    let mut lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+    let machine = lines.find(|line| !line.trim().is_empty()).expect("a machine");
     let range = |name: &str| {
-        let word = machine
-            .split_whitespace()
-            .find_map(|word| word.strip_prefix(name));
+        let word = machine.split_whitespace().find_map(|word| word.strip_prefix(name));
         let (start, end) = word.expect(name).split_once("..").expect("a range");
         start.parse().unwrap()..end.parse().unwrap()
     };
-    let bench = Bench {
-        ram: range("ram="),
-        reserved: range("reserved="),
-        denied: range("denied="),
-    };
+    let bench = Bench { ram: range("ram="), reserved: range("reserved="), denied: range("denied=") };
     let rest: Vec<&str> = lines.collect();
     let actions = parse(&rest.join("\n")).unwrap_or_else(|bad| panic!("no action: {}", bad.0));
     (bench, actions)
 }
 
 /// Does all actions; a panic of the core counts as a divergence.
-pub(super) fn run<G: Geometry>(
-    bench: &Bench,
-    actions: &[Action],
-) -> Result<Vec<Verdict>, Divergence> {
+pub(super) fn run<G: Geometry>(bench: &Bench, actions: &[Action]) -> Result<Vec<Verdict>, Divergence> {
     let all = || {
         with_pair(bench, |pair: &mut Pair<'_, '_, G>| {
             actions.iter().map(|action| pair.step(action)).collect()
@@ -118,8 +98,7 @@ pub(super) fn fail<G: Geometry>(bench: &Bench, actions: &[Action], why: &str) ->
 }
 
 fn replay_file(path: &Path) {
-    let text =
-        fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     println!("{}", path.display());
     match text.contains("per-call=4\n") {
         true => replay_on::<Short>(&text),

@@ -65,11 +65,7 @@ fn search<G: Geometry>(scope: &Scope, most_states: usize) -> Found {
         walk(pair, &scope.prefix, &scope.prefix, &bench);
         pair.checking = false;
         let root = pair.save();
-        let mut nodes = std::vec![Node {
-            parent: 0,
-            action: None,
-            depth: 0
-        }];
+        let mut nodes = std::vec![Node { parent: 0, action: None, depth: 0 }];
         let mut seen = HashSet::from([state::of(pair)]);
         let mut coverage = Coverage::default();
         let mut next = 0;
@@ -104,11 +100,7 @@ fn search<G: Geometry>(scope: &Scope, most_states: usize) -> Found {
                 if nodes.len() >= most_states {
                     complete &= seen.contains(&there);
                 } else if seen.insert(there) {
-                    nodes.push(Node {
-                        parent: next,
-                        action: Some(action),
-                        depth: depth + 1,
-                    });
+                    nodes.push(Node { parent: next, action: Some(action), depth: depth + 1 });
                 }
                 pair.restore(&saved);
             }
@@ -125,12 +117,7 @@ fn search<G: Geometry>(scope: &Scope, most_states: usize) -> Found {
 }
 
 /// Goes a way that was gone before, or that leads to where the search begins.
-fn walk<G: Geometry>(
-    pair: &mut TinyPair<'_, '_, G>,
-    way: &[Action],
-    prefix: &[Action],
-    bench: &Bench,
-) {
+fn walk<G: Geometry>(pair: &mut TinyPair<'_, '_, G>, way: &[Action], prefix: &[Action], bench: &Bench) {
     for (done, action) in way.iter().enumerate() {
         if let Err(divergence) = pair.step(action) {
             fail::<G>(bench, prefix.iter().chain(&way[..=done]), &divergence);
@@ -181,24 +168,12 @@ fn every_state_within_the_bound_agrees_with_the_specification() {
             found.states,
             found.transitions,
             found.depth,
-            if found.complete {
-                "fixed point"
-            } else {
-                "bound reached"
-            },
+            if found.complete { "fixed point" } else { "bound reached" },
             start.elapsed().as_secs_f32(),
         );
     }
     println!("{lines}");
     coverage.print();
-    assert_eq!(
-        coverage.unknown(),
-        Vec::<String>::new(),
-        "rows that the table does not have"
-    );
-    assert_eq!(
-        coverage.missing(),
-        Vec::<String>::new(),
-        "rows that were never taken"
-    );
+    assert_eq!(coverage.unknown(), Vec::<String>::new(), "rows that the table does not have");
+    assert_eq!(coverage.missing(), Vec::<String>::new(), "rows that were never taken");
 }

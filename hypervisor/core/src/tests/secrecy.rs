@@ -54,19 +54,15 @@ fn run<G: Geometry>(seed: u64, secret: u8, leak: Leak) -> Vec<String> {
             let mut action = guide::next(pair, &mut Dice(seed.wrapping_mul(0x1_0001) + step));
             if leak == Leak::Deed
                 && secret > 0x80
-                && let Action::Guest {
-                    call: GuestCall::Touch(gfn),
-                    ..
-                } = &mut action
+                && let Action::Guest { call: GuestCall::Touch(gfn), .. } = &mut action
             {
                 *gfn ^= 1;
             }
             if leak != Leak::Unscrubbed {
                 scrub(pair, &action);
             }
-            let verdict = pair
-                .step(&action)
-                .unwrap_or_else(|divergence| panic!("{action}: {}", divergence.0));
+            let verdict =
+                pair.step(&action).unwrap_or_else(|divergence| panic!("{action}: {}", divergence.0));
             hide(pair);
             if let (Leak::Exit, Action::Guest { .. }) = (leak, action)
                 && let Some(value) = pair.told.get_mut(3)
@@ -76,10 +72,7 @@ fn run<G: Geometry>(seed: u64, secret: u8, leak: Leak) -> Vec<String> {
             }
             let told = &pair.told;
             let events = &pair.events;
-            seen.push(format!(
-                "{action}: {verdict:?} {told:x?} {} {events:?}",
-                memory(pair)
-            ));
+            seen.push(format!("{action}: {verdict:?} {told:x?} {} {events:?}", memory(pair)));
         }
         seen
     })
@@ -87,10 +80,7 @@ fn run<G: Geometry>(seed: u64, secret: u8, leak: Leak) -> Vec<String> {
 
 /// The guest makes pages public before it shares them.
 fn scrub<G: Geometry>(pair: &Pair<'_, '_, G>, action: &Action) {
-    if let Action::Guest {
-        cpu,
-        call: GuestCall::Share([ipa, pages, _]),
-    } = *action
+    if let Action::Guest { cpu, call: GuestCall::Share([ipa, pages, _]) } = *action
         && let Some((vm, _, false)) = pair.on_cpu(cpu)
     {
         let first = ipa / 4096;
@@ -113,11 +103,7 @@ fn hide<G: Geometry>(pair: &Pair<'_, '_, G>) {
 
 /// What is in the pages that the host reaches.
 fn memory<G: Geometry>(pair: &Pair<'_, '_, G>) -> String {
-    let reached = pair
-        .spec
-        .owners
-        .keys()
-        .filter(|page| pair.spec.host_reach(**page) == HostReach::Yes);
+    let reached = pair.spec.owners.keys().filter(|page| pair.spec.host_reach(**page) == HostReach::Yes);
     reached
         .map(|page| match pair.real.machine().uniform_byte(Pfn(*page)) {
             Some(byte) => format!("{byte:02x}"),
@@ -130,10 +116,7 @@ fn memory<G: Geometry>(pair: &Pair<'_, '_, G>) -> String {
 fn differs<G: Geometry>(seed: u64, leak: Leak) -> Option<String> {
     let (one, other) = (run::<G>(seed, 0x77, leak), run::<G>(seed, 0xee, leak));
     let pairs = one.into_iter().zip(other);
-    pairs
-        .filter(|(one, other)| one != other)
-        .map(|(one, other)| format!("{one}\n{other}"))
-        .next()
+    pairs.filter(|(one, other)| one != other).map(|(one, other)| format!("{one}\n{other}")).next()
 }
 
 #[test]

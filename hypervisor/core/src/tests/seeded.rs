@@ -15,30 +15,12 @@ use Bug::*;
 
 /// The tests that notice each bug, those that say most about it first. Other tests may fail as well.
 const NOTICED_BY: &[(Bug, &[&str])] = &[
-    (
-        OddRoot,
-        &["tests::refusals::a_pool_is_the_hosts_own_ram_and_its_root_aligned"],
-    ),
-    (
-        UnalignedShare,
-        &["tests::guest::calls::what_cannot_be_shared"],
-    ),
-    (
-        HalfObject,
-        &["tests::refusals::an_object_that_the_pool_has_no_tables_for_is_not_made"],
-    ),
-    (
-        ClaimLeaked,
-        &["tests::lifecycle::a_vcpu_is_started_by_exactly_one_of_those_who_try"],
-    ),
-    (
-        StartForgotten,
-        &["tests::guest::calls::a_vcpu_is_started_once"],
-    ),
-    (
-        StaleClaim,
-        &["tests::race::a_page_that_changes_hands_in_between_is_not_taken_from_its_new_owner"],
-    ),
+    (OddRoot, &["tests::refusals::a_pool_is_the_hosts_own_ram_and_its_root_aligned"]),
+    (UnalignedShare, &["tests::guest::calls::what_cannot_be_shared"]),
+    (HalfObject, &["tests::refusals::an_object_that_the_pool_has_no_tables_for_is_not_made"]),
+    (ClaimLeaked, &["tests::lifecycle::a_vcpu_is_started_by_exactly_one_of_those_who_try"]),
+    (StartForgotten, &["tests::guest::calls::a_vcpu_is_started_once"]),
+    (StaleClaim, &["tests::race::a_page_that_changes_hands_in_between_is_not_taken_from_its_new_owner"]),
     (
         MeasuredSwapped,
         &[
@@ -49,15 +31,9 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
     (FarPage, &["tests::refusals::no_page_has_two_roles"]),
     (
         EmptyRange,
-        &[
-            "tests::refusals::a_range_has_a_page",
-            "tests::random::the_core_does_what_the_specification_says",
-        ],
+        &["tests::refusals::a_range_has_a_page", "tests::random::the_core_does_what_the_specification_says"],
     ),
-    (
-        TruncatedCount,
-        &["tests::guest::memory::a_range_that_leaves_the_guests_space_does_nothing"],
-    ),
+    (TruncatedCount, &["tests::guest::memory::a_range_that_leaves_the_guests_space_does_nothing"]),
     (
         FirstPageChecked,
         &[
@@ -74,18 +50,10 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
     ),
     (
         BoundTwice,
-        &[
-            "tests::refusals::binding_is_one_to_one_inside_the_guests_space_and_over_when_the_vm_starts",
-        ],
+        &["tests::refusals::binding_is_one_to_one_inside_the_guests_space_and_over_when_the_vm_starts"],
     ),
-    (
-        GuardOverMemory,
-        &["tests::guest::devices::memory_is_no_device_whatever_the_guard_says"],
-    ),
-    (
-        RelinquishShared,
-        &["tests::guest::memory::what_cannot_be_given_up"],
-    ),
+    (GuardOverMemory, &["tests::guest::devices::memory_is_no_device_whatever_the_guard_says"]),
+    (RelinquishShared, &["tests::guest::memory::what_cannot_be_given_up"]),
     (
         LeafForgotten,
         &[
@@ -101,10 +69,7 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
             "tests::protocol::a_life_keeps_the_rules_and_shows_every_kind_of_duty",
         ],
     ),
-    (
-        RangeCutShort,
-        &["tests::maintenance::many_pages_that_leave_at_once_leave_all_tlbs"],
-    ),
+    (RangeCutShort, &["tests::maintenance::many_pages_that_leave_at_once_leave_all_tlbs"]),
     (
         CombinedKept,
         &[
@@ -156,14 +121,8 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
             "tests::random::the_core_does_what_the_specification_says",
         ],
     ),
-    (
-        DyingVm,
-        &["tests::lifecycle::long_calls_stop_at_a_bound_and_go_on_where_they_stopped"],
-    ),
-    (
-        TornWhileLoaded,
-        &["tests::lifecycle::a_vcpu_is_entered_by_one_cpu_and_only_while_its_vm_runs"],
-    ),
+    (DyingVm, &["tests::lifecycle::long_calls_stop_at_a_bound_and_go_on_where_they_stopped"]),
+    (TornWhileLoaded, &["tests::lifecycle::a_vcpu_is_entered_by_one_cpu_and_only_while_its_vm_runs"]),
     (
         NoBreak,
         &[
@@ -178,13 +137,7 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
             "tests::random::the_core_does_what_the_specification_says",
         ],
     ),
-    (
-        FirstPageWiped,
-        &[
-            "tests::transitions::a_vm_gives_back_everything_wiped",
-            "tests::script::replay",
-        ],
-    ),
+    (FirstPageWiped, &["tests::transitions::a_vm_gives_back_everything_wiped", "tests::script::replay"]),
     (
         ReclaimUnwiped,
         &[
@@ -201,18 +154,9 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
             "tests::oracle::a_whole_life_is_as_it_should_be",
         ],
     ),
-    (
-        PopulatedUnwiped,
-        &["tests::transitions::populating_a_protected_vm_takes_pages_from_the_host"],
-    ),
-    (
-        KeptUncleaned,
-        &["tests::transitions::a_page_changes_hands_only_after_its_old_owner_has_lost_it"],
-    ),
-    (
-        LentWiped,
-        &["tests::transitions::an_ordinary_vm_is_lent_pages_that_stay_the_hosts"],
-    ),
+    (PopulatedUnwiped, &["tests::transitions::populating_a_protected_vm_takes_pages_from_the_host"]),
+    (KeptUncleaned, &["tests::transitions::a_page_changes_hands_only_after_its_old_owner_has_lost_it"]),
+    (LentWiped, &["tests::transitions::an_ordinary_vm_is_lent_pages_that_stay_the_hosts"]),
     (
         PoisonForgotten,
         &[
@@ -222,46 +166,20 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
     ),
     (
         BoundBeyond,
-        &[
-            "tests::refusals::binding_is_one_to_one_inside_the_guests_space_and_over_when_the_vm_starts",
-        ],
+        &["tests::refusals::binding_is_one_to_one_inside_the_guests_space_and_over_when_the_vm_starts"],
     ),
-    (
-        AcrossPages,
-        &["tests::guest::devices::what_cannot_be_emulated_is_an_abort_in_the_guest"],
-    ),
+    (AcrossPages, &["tests::guest::devices::what_cannot_be_emulated_is_an_abort_in_the_guest"]),
     (
         OneTooMany,
-        &[
-            "tests::guest::memory::a_range_is_shared_and_taken_back_in_one_call",
-            "tests::script::replay",
-        ],
+        &["tests::guest::memory::a_range_is_shared_and_taken_back_in_one_call", "tests::script::replay"],
     ),
-    (
-        WholeRegister,
-        &["tests::guest::devices::a_write_shows_its_value_and_nothing_more"],
-    ),
-    (
-        AnswerUnmasked,
-        &["tests::guest::devices::a_read_is_finished_by_the_host"],
-    ),
+    (WholeRegister, &["tests::guest::devices::a_write_shows_its_value_and_nothing_more"]),
+    (AnswerUnmasked, &["tests::guest::devices::a_read_is_finished_by_the_host"]),
     (AnsweredTwice, &["mmio::tests::an_access_is_finished_once"]),
-    (
-        ImmediateIgnored,
-        &["tests::guest::calls::constants_by_both_conduits"],
-    ),
-    (
-        HighBits,
-        &["psci::host::tests::immediates_and_upper_bits_are_refused"],
-    ),
-    (
-        HiddenFeature,
-        &["sysreg::tests::a_cpu_with_everything_shows_what_is_on_the_list"],
-    ),
-    (
-        OrdinaryOffered,
-        &["tests::guest::calls::an_ordinary_vm_is_offered_no_protection"],
-    ),
+    (ImmediateIgnored, &["tests::guest::calls::constants_by_both_conduits"]),
+    (HighBits, &["psci::host::tests::immediates_and_upper_bits_are_refused"]),
+    (HiddenFeature, &["sysreg::tests::a_cpu_with_everything_shows_what_is_on_the_list"]),
+    (OrdinaryOffered, &["tests::guest::calls::an_ordinary_vm_is_offered_no_protection"]),
     (
         LockOrder,
         &[
@@ -277,10 +195,7 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
         ],
     ),
     (ClaimedTwice, &["psci::host::tests::a_cpu_goes_on_and_off"]),
-    (
-        SharedUncounted,
-        &["tests::guest::memory::a_range_is_shared_and_taken_back_in_one_call"],
-    ),
+    (SharedUncounted, &["tests::guest::memory::a_range_is_shared_and_taken_back_in_one_call"]),
     (
         LeftBehind,
         &[
@@ -288,14 +203,8 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
             "tests::oracle::a_long_teardown_is_as_it_should_be_after_each_part",
         ],
     ),
-    (
-        TablesUncounted,
-        &["tests::refusals::an_empty_pool_says_how_many_pages_would_do"],
-    ),
-    (
-        TablesUnreserved,
-        &["tests::refusals::a_machine_that_contradicts_itself_is_refused"],
-    ),
+    (TablesUncounted, &["tests::refusals::an_empty_pool_says_how_many_pages_would_do"]),
+    (TablesUnreserved, &["tests::refusals::a_machine_that_contradicts_itself_is_refused"]),
     (
         DeniedDevice,
         &[
@@ -303,18 +212,9 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
             "tests::oracle::a_whole_life_is_as_it_should_be",
         ],
     ),
-    (
-        TrapIsFatal,
-        &["tests::guest::exits::whatever_the_syndrome_the_hypervisor_goes_on"],
-    ),
-    (
-        RetriedForEver,
-        &["tests::transitions::devices_are_mapped_when_touched_and_denied_ones_never"],
-    ),
-    (
-        FirmwareTrusted,
-        &["device_tree::tests::a_cpu_is_named_once"],
-    ),
+    (TrapIsFatal, &["tests::guest::exits::whatever_the_syndrome_the_hypervisor_goes_on"]),
+    (RetriedForEver, &["tests::transitions::devices_are_mapped_when_touched_and_denied_ones_never"]),
+    (FirmwareTrusted, &["device_tree::tests::a_cpu_is_named_once"]),
 ];
 
 /// How a test looks at the core, by the module that it is in.
@@ -365,20 +265,13 @@ fn every_bug_is_on_the_list_once() {
 
 #[test]
 fn each_bug_makes_the_tests_fail_that_are_named_for_it() {
-    let mut all: Vec<&str> = NOTICED_BY
-        .iter()
-        .flat_map(|(_, tests)| *tests)
-        .copied()
-        .collect();
+    let mut all: Vec<&str> = NOTICED_BY.iter().flat_map(|(_, tests)| *tests).copied().collect();
     all.sort_unstable();
     all.dedup();
     let (passed, _) = run(None, &all);
     let missing = |test: &&&str| !passed.iter().any(|passed| passed == *test);
     let wrong: Vec<_> = all.iter().filter(missing).collect();
-    assert!(
-        wrong.is_empty(),
-        "not there, or they fail without a bug: {wrong:#?}"
-    );
+    assert!(wrong.is_empty(), "not there, or they fail without a bug: {wrong:#?}");
 
     let mut unnoticed = Vec::new();
     println!("\n{:<17} class  noticed by", "bug");

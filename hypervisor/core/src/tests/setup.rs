@@ -65,15 +65,9 @@ impl Given {
 fn as_much_as_it_asks_for_is_enough_and_a_bit_less_is_not() {
     let given = Given::new(&[RAM]);
     assert_eq!(given.refusal(), None);
-    let tables_short = Given {
-        tables_short: 1,
-        ..given.clone()
-    };
+    let tables_short = Given { tables_short: 1, ..given.clone() };
     assert_eq!(tables_short.refusal(), Some(SetupError::TooSmall));
-    let records_short = Given {
-        records_short: 1,
-        ..given
-    };
+    let records_short = Given { records_short: 1, ..given };
     assert_eq!(records_short.refusal(), Some(SetupError::TooSmall));
 }
 
@@ -82,12 +76,7 @@ fn ram_is_ascending_apart_and_within_reach() {
     for ram in [&[(9, 119)][..], &[(9, 60), (69, 59)], &[(9, 60), (80, 40)]] {
         assert_eq!(Given::new(ram).refusal(), None, "{ram:?}");
     }
-    for ram in [
-        &[(9, 120)][..],
-        &[(9, 60), (68, 40)],
-        &[(80, 40), (9, 60)],
-        &[(9, 60), (80, 49)],
-    ] {
+    for ram in [&[(9, 120)][..], &[(9, 60), (68, 40)], &[(80, 40), (9, 60)], &[(9, 60), (80, 49)]] {
         assert_eq!(Given::new(ram).refusal(), Some(SetupError::Ram), "{ram:?}");
     }
 }
@@ -102,11 +91,9 @@ fn there_may_be_so_many_of_each_and_no_more() {
     assert_eq!(Given::new(&ram(MAX_REGIONS)).refusal(), None);
     let too_many = Some(SetupError::TooMany);
     assert_eq!(Given::new(&ram(MAX_REGIONS + 1)).refusal(), too_many);
-    for (cpus, denied, refusal) in [
-        (MAX_CPUS, MAX_DENIED, None),
-        (MAX_CPUS + 1, 1, too_many),
-        (1, MAX_DENIED + 1, too_many),
-    ] {
+    for (cpus, denied, refusal) in
+        [(MAX_CPUS, MAX_DENIED, None), (MAX_CPUS + 1, 1, too_many), (1, MAX_DENIED + 1, too_many)]
+    {
         let given = Given {
             cpus,
             denied: vec![(3, 1); denied],
@@ -122,18 +109,11 @@ fn each_range_of_ram_is_used_and_the_hole_between_is_none() {
     let ram = [(9, 60), (82, 40)];
     let hypervisor = Given::new(&ram).set_up().unwrap();
     hypervisor.machine().watch(hypervisor.host_space());
-    let needs = TinyHypervisor::needs(
-        &ram.map(|(first, pages)| range(first, pages)),
-        &[range(3, 1)],
-    );
+    let needs = TinyHypervisor::needs(&ram.map(|(first, pages)| range(first, pages)), &[range(3, 1)]);
     for page in 0..128 {
         let reserved = (10..10 + needs.tables).contains(&page);
         let in_ram = (9..69).contains(&page) || (82..122).contains(&page);
-        assert_eq!(
-            host_reaches(&hypervisor, page),
-            in_ram && !reserved,
-            "page {page}"
-        );
+        assert_eq!(host_reaches(&hypervisor, page), in_ram && !reserved, "page {page}");
     }
     let vm = TestVm::new(&hypervisor, true, 84, 12);
     vm.populate(&hypervisor, 0, 100, 8).unwrap();

@@ -61,9 +61,7 @@ fn an_objects_tables_go_back_one_by_one() {
             object.set(&machine, &mut pool, offset, 1, absent, poison);
         }
         assert_eq!(free(&pool), 13);
-        let took = in_parts(&mut pool, most, |pool, most| {
-            object.dismantle(&machine, pool, most)
-        });
+        let took = in_parts(&mut pool, most, |pool, most| object.dismantle(&machine, pool, most));
         assert_eq!((took, free(&pool)), (steps, 20), "{most} at a time");
     }
 }
@@ -77,19 +75,12 @@ fn a_spaces_tables_go_back_one_by_one() {
         // Single pages in three blocks of two giants, the second under the second root table.
         for page in [1, 5, 70] {
             let mut batch = Batch::new(tables.space());
-            let mapping = Mapping {
-                page,
-                to: Pfn(100),
-                pages: 1,
-                access: Access::Memory,
-            };
+            let mapping = Mapping { page, to: Pfn(100), pages: 1, access: Access::Memory };
             tables.map(&machine, &mut pool, mapping, &mut batch);
             batch.finish(&machine);
         }
         assert_eq!(free(&pool), 15);
-        let took = in_parts(&mut pool, most, |pool, most| {
-            tables.dismantle(&machine, pool, most)
-        });
+        let took = in_parts(&mut pool, most, |pool, most| tables.dismantle(&machine, pool, most));
         assert_eq!((took, free(&pool)), (steps, 20), "{most} at a time");
     }
 }
@@ -101,12 +92,7 @@ fn tables_that_a_leaf_takes_the_place_of_are_zero_again() {
     let tables = space(&machine);
     let mut map = |page, pages| {
         let mut batch = Batch::new(tables.space());
-        let mapping = Mapping {
-            page,
-            to: Pfn(64 + page),
-            pages,
-            access: Access::Memory,
-        };
+        let mapping = Mapping { page, to: Pfn(64 + page), pages, access: Access::Memory };
         tables.map(&machine, &mut pool, mapping, &mut batch);
         batch.finish(&machine);
     };
@@ -134,23 +120,13 @@ fn a_chunk_that_is_all_alike_again_needs_no_table() {
     assert_eq!(set(&mut pool, 1, Content::Absent, present(81)), 6);
     assert_eq!(set(&mut pool, 1, present(81), Content::Absent), 7, "absent");
     for offset in 0..3 {
-        assert_eq!(
-            set(&mut pool, offset, Content::Absent, present(80 + offset)),
-            6
-        );
+        assert_eq!(set(&mut pool, offset, Content::Absent, present(80 + offset)), 6);
     }
     assert_eq!(set(&mut pool, 3, Content::Absent, present(83)), 7, "a run");
     for offset in 0..3 {
-        assert_eq!(
-            set(&mut pool, offset, present(80 + offset), Content::Poisoned),
-            6
-        );
+        assert_eq!(set(&mut pool, offset, present(80 + offset), Content::Poisoned), 6);
     }
-    assert_eq!(
-        set(&mut pool, 3, present(83), Content::Poisoned),
-        7,
-        "poison"
-    );
+    assert_eq!(set(&mut pool, 3, present(83), Content::Poisoned), 7, "poison");
 }
 
 #[test]
@@ -184,8 +160,6 @@ fn an_object_has_a_directory_for_each_giant_up_to_sixteen() {
     }
     let object = ObjectHandle(create(vm.vm, largest).unwrap()[0].try_into().unwrap());
     let query = |offset| hypervisor.host_call(&HostCall::ObjectQuery { object, offset });
-    let known: Vec<bool> = [0, largest - 1, largest]
-        .map(|offset| query(offset).is_ok())
-        .into();
+    let known: Vec<bool> = [0, largest - 1, largest].map(|offset| query(offset).is_ok()).into();
     assert_eq!(known, [true, true, false]);
 }

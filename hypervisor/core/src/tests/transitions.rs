@@ -44,10 +44,7 @@ fn devices_are_mapped_when_touched_and_denied_ones_never() {
     assert_eq!(abort(2, HostAccess::Read), HostAbort::Retry);
     let walk = |page| hypervisor.machine().walk(hypervisor.host_space(), page);
     let device = walk(120).unwrap();
-    assert_eq!(
-        (device.level, device.normal, device.executable),
-        (2, false, false)
-    );
+    assert_eq!((device.level, device.normal, device.executable), (2, false, false));
     assert_eq!(walk(4).unwrap().level, 2);
     assert_eq!(walk(2).unwrap().level, 3);
     assert_eq!(walk(3), None);
@@ -65,10 +62,7 @@ fn populating_a_protected_vm_takes_pages_from_the_host() {
     hypervisor.machine().fill(Pfn(70), 0x5a);
     hypervisor.machine().fill(Pfn(71), 0xa5);
     assert_eq!(vm.populate(&hypervisor, 3, 70, 1), Ok(1));
-    assert_eq!(
-        vm.populate_with(&hypervisor, 4, 71, 1, Content::Keep),
-        Ok(1)
-    );
+    assert_eq!(vm.populate_with(&hypervisor, 4, 71, 1, Content::Keep), Ok(1));
     assert!(!host_reaches(&hypervisor, 70));
     assert!(!host_reaches(&hypervisor, 71));
     assert!(host_reaches(&hypervisor, 72));
@@ -78,10 +72,7 @@ fn populating_a_protected_vm_takes_pages_from_the_host() {
     assert_eq!(hypervisor.machine().uniform_byte(Pfn(71)), Some(0xa5));
     assert_eq!(vm.query(&hypervisor, 0), (PageState::Absent, 3));
     assert_eq!(vm.query(&hypervisor, 3), (PageState::Private, 1));
-    assert_eq!(
-        hypervisor.host_abort(Gfn(70).base(), HostAccess::Read),
-        HostAbort::Inject
-    );
+    assert_eq!(hypervisor.host_abort(Gfn(70).base(), HostAccess::Read), HostAbort::Inject);
     no_violations(&hypervisor);
 }
 
@@ -141,10 +132,7 @@ fn scattered_pages_never_look_like_a_block() {
     // One run whose place in memory is not aligned as the guest sees it.
     assert_eq!(vm.populate(&hypervisor, 8, 93, 4), Ok(4));
     for (offset, page) in (4..).zip(pages.into_iter().chain(93..97)) {
-        assert_eq!(
-            reached(&hypervisor, vm.space, GUEST_FIRST + offset),
-            Some(page)
-        );
+        assert_eq!(reached(&hypervisor, vm.space, GUEST_FIRST + offset), Some(page));
         assert_eq!(vm.query(&hypervisor, offset).0, PageState::Private);
     }
     assert_eq!(vm.punch(&hypervisor, 4, 8), Ok(8));
@@ -184,39 +172,18 @@ fn the_guest_shares_in_place_and_takes_back_at_once() {
     vm.start(&hypervisor);
     hypervisor.machine().fill(Pfn(70), 0x77);
     let guest = vm.load(&hypervisor).unwrap();
-    assert_eq!(
-        guest.classify(Gfn(GUEST_FIRST)),
-        GuestPage::Bound(PageState::Private)
-    );
+    assert_eq!(guest.classify(Gfn(GUEST_FIRST)), GuestPage::Bound(PageState::Private));
     assert_eq!(guest.share(guest_pages(GUEST_FIRST, 1)), Ok(1));
-    assert_eq!(
-        guest.classify(Gfn(GUEST_FIRST)),
-        GuestPage::Bound(PageState::Shared)
-    );
+    assert_eq!(guest.classify(Gfn(GUEST_FIRST)), GuestPage::Bound(PageState::Shared));
     assert!(host_reaches(&hypervisor, 70));
     assert!(!host_reaches(&hypervisor, 71));
-    assert_eq!(
-        guest.share(guest_pages(GUEST_FIRST, 1)),
-        Err(ShareError::Denied)
-    );
+    assert_eq!(guest.share(guest_pages(GUEST_FIRST, 1)), Err(ShareError::Denied));
     assert_eq!(guest.unshare(guest_pages(GUEST_FIRST, 1)), Ok(1));
     assert!(!host_reaches(&hypervisor, 70));
-    assert_eq!(
-        guest.unshare(guest_pages(GUEST_FIRST, 1)),
-        Err(ShareError::Denied)
-    );
-    assert_eq!(
-        guest.share(guest_pages(GUEST_FIRST + 5, 1)),
-        Err(ShareError::Absent)
-    );
-    assert_eq!(
-        guest.unshare(guest_pages(GUEST_FIRST + 5, 1)),
-        Err(ShareError::Denied)
-    );
-    assert_eq!(
-        guest.share(guest_pages(GUEST_FIRST - 1, 1)),
-        Err(ShareError::Denied)
-    );
+    assert_eq!(guest.unshare(guest_pages(GUEST_FIRST, 1)), Err(ShareError::Denied));
+    assert_eq!(guest.share(guest_pages(GUEST_FIRST + 5, 1)), Err(ShareError::Absent));
+    assert_eq!(guest.unshare(guest_pages(GUEST_FIRST + 5, 1)), Err(ShareError::Denied));
+    assert_eq!(guest.share(guest_pages(GUEST_FIRST - 1, 1)), Err(ShareError::Denied));
     assert_eq!(guest.classify(Gfn(GUEST_FIRST - 1)), GuestPage::Unbound);
     assert_eq!(guest.classify(Gfn(u64::MAX)), GuestPage::Unbound);
     assert_eq!(hypervisor.machine().uniform_byte(Pfn(70)), Some(0x77));
@@ -238,11 +205,7 @@ fn sharing_in_a_split_block_writes_one_entry_and_unsharing_pays_one_invalidation
     assert!(
         matches!(
             events[..],
-            [
-                Event::Write { .. },
-                Event::Barrier(Barrier::DsbIshst),
-                Event::Barrier(Barrier::Isb),
-            ]
+            [Event::Write { .. }, Event::Barrier(Barrier::DsbIshst), Event::Barrier(Barrier::Isb),]
         ),
         "{events:?}"
     );
@@ -251,15 +214,9 @@ fn sharing_in_a_split_block_writes_one_entry_and_unsharing_pays_one_invalidation
     let vmid = hypervisor.host_space().vmid;
     let maintenance = [
         Event::Barrier(Barrier::DsbIshst),
-        Event::Tlbi {
-            vmid,
-            scope: Scope::Ipa(72),
-        },
+        Event::Tlbi { vmid, scope: Scope::Ipa(72) },
         Event::Barrier(Barrier::DsbIsh),
-        Event::Tlbi {
-            vmid,
-            scope: Scope::Combined,
-        },
+        Event::Tlbi { vmid, scope: Scope::Combined },
         Event::Barrier(Barrier::DsbIsh),
         Event::Barrier(Barrier::Isb),
     ];
@@ -285,14 +242,8 @@ fn what_the_host_takes_by_force_is_wiped_and_poison() {
     assert_eq!(vm.query(&hypervisor, 0), (PageState::Poisoned, 1));
     assert!(vm.populate(&hypervisor, 0, 70, 1).is_err());
     let guest = vm.load(&hypervisor).unwrap();
-    assert_eq!(
-        guest.classify(Gfn(GUEST_FIRST)),
-        GuestPage::Bound(PageState::Poisoned)
-    );
-    assert_eq!(
-        guest.share(guest_pages(GUEST_FIRST, 1)),
-        Err(ShareError::Denied)
-    );
+    assert_eq!(guest.classify(Gfn(GUEST_FIRST)), GuestPage::Bound(PageState::Poisoned));
+    assert_eq!(guest.share(guest_pages(GUEST_FIRST, 1)), Err(ShareError::Denied));
     // A shared page is not taken: the host reaches it anyway.
     guest.share(guest_pages(GUEST_FIRST + 1, 1)).unwrap();
     assert!(reclaim(71).is_err());
@@ -319,11 +270,7 @@ fn an_ordinary_vm_is_lent_pages_that_stay_the_hosts() {
     // At the end only the pool comes back: the rest was the host's all along.
     assert_eq!(vm.destroy(&hypervisor), Ok(10));
     assert_eq!(hypervisor.machine().uniform_byte(Pfn(71)), Some(0));
-    assert!(
-        TestVm::new(&hypervisor, true, 70, 10)
-            .populate(&hypervisor, 0, 54, 1)
-            .is_ok()
-    );
+    assert!(TestVm::new(&hypervisor, true, 70, 10).populate(&hypervisor, 0, 54, 1).is_ok());
 }
 
 #[test]
@@ -346,11 +293,7 @@ fn a_vm_gives_back_everything_wiped() {
     assert!(vm.load(&hypervisor).is_err());
     for page in HOST_FIRST..RAM.0 + RAM.1 {
         assert!(host_reaches(&hypervisor, page), "{page}");
-        assert_eq!(
-            hypervisor.machine().uniform_byte(Pfn(page)),
-            Some(0),
-            "{page}"
-        );
+        assert_eq!(hypervisor.machine().uniform_byte(Pfn(page)), Some(0), "{page}");
     }
     no_violations(&hypervisor);
 }
@@ -369,18 +312,9 @@ fn story(hypervisor: &TinyHypervisor, guest: Space) -> String {
             Event::Write { table, .. } if in_host_tables(table) => "h-entry",
             // Object words and guest entries are in the pool's pages; the guest's is what counts.
             Event::Write { .. } => "g-entry",
-            Event::Tlbi {
-                scope: Scope::Combined,
-                ..
-            } => continue,
-            Event::Tlbi {
-                vmid,
-                scope: Scope::Ipa(_),
-            } if vmid == host.vmid => "h-tlbi",
-            Event::Tlbi {
-                vmid,
-                scope: Scope::Ipa(_),
-            } if vmid == guest.vmid => "g-tlbi",
+            Event::Tlbi { scope: Scope::Combined, .. } => continue,
+            Event::Tlbi { vmid, scope: Scope::Ipa(_) } if vmid == host.vmid => "h-tlbi",
+            Event::Tlbi { vmid, scope: Scope::Ipa(_) } if vmid == guest.vmid => "g-tlbi",
             Event::Tlbi { .. } => "tlbi",
             Event::Wipe(_) => "wipe",
             Event::Clean(_) => "clean",
@@ -402,21 +336,11 @@ fn a_page_changes_hands_only_after_its_old_owner_has_lost_it() {
     vm.populate(&hypervisor, 0, 72, 2).unwrap();
     hypervisor.machine().take_events();
     vm.populate(&hypervisor, 2, 74, 1).unwrap();
-    assert_eq!(
-        story(&hypervisor, vm.space),
-        "h-entry h-tlbi wipe g-entry publish"
-    );
+    assert_eq!(story(&hypervisor, vm.space), "h-entry h-tlbi wipe g-entry publish");
     vm.punch(&hypervisor, 2, 1).unwrap();
-    assert_eq!(
-        story(&hypervisor, vm.space),
-        "g-entry g-tlbi g-entry wipe h-entry publish"
-    );
-    vm.populate_with(&hypervisor, 2, 74, 1, Content::Keep)
-        .unwrap();
-    assert_eq!(
-        story(&hypervisor, vm.space),
-        "h-entry h-tlbi clean g-entry publish"
-    );
+    assert_eq!(story(&hypervisor, vm.space), "g-entry g-tlbi g-entry wipe h-entry publish");
+    vm.populate_with(&hypervisor, 2, 74, 1, Content::Keep).unwrap();
+    assert_eq!(story(&hypervisor, vm.space), "h-entry h-tlbi clean g-entry publish");
 }
 
 #[test]
@@ -424,25 +348,12 @@ fn on_metal_a_block_is_donated_in_one_call_at_the_price_of_one_entry() {
     let hypervisor = make::<Granule4K>((0x40000, 0x4000), (0x40000, 0x400), (0, 1)).unwrap();
     let call = |call: HostCall| hypervisor.host_call(&call).unwrap()[0];
     let vm = shared_abi::host_call::VmHandle(
-        call(HostCall::VmCreate {
-            protected: true,
-            first: Pfn(0x40400),
-            pages: 16,
-        })
-        .try_into()
-        .unwrap(),
+        call(HostCall::VmCreate { protected: true, first: Pfn(0x40400), pages: 16 }).try_into().unwrap(),
     );
     let object = shared_abi::host_call::ObjectHandle(
-        call(HostCall::ObjectCreate { vm, pages: 0x1000 })
-            .try_into()
-            .unwrap(),
+        call(HostCall::ObjectCreate { vm, pages: 0x1000 }).try_into().unwrap(),
     );
-    call(HostCall::ObjectBind {
-        object,
-        offset: 0,
-        gfn: Gfn(0x40000),
-        pages: 0x1000,
-    });
+    call(HostCall::ObjectBind { object, offset: 0, gfn: Gfn(0x40000), pages: 0x1000 });
     let populate = |offset, first, pages| {
         hypervisor.host_call(&HostCall::ObjectPopulate {
             object,
@@ -468,11 +379,7 @@ fn on_metal_a_block_is_donated_in_one_call_at_the_price_of_one_entry() {
     assert_eq!(failure.error, shared_abi::error::CallError::Again);
     assert_eq!(failure.value, 0x200);
     let states = vec![0x200_u64, 0x400, 0x600, 0x800];
-    let state = |offset| {
-        hypervisor
-            .host_call(&HostCall::ObjectQuery { object, offset })
-            .unwrap()[0]
-    };
+    let state = |offset| hypervisor.host_call(&HostCall::ObjectQuery { object, offset }).unwrap()[0];
     let states: vec::Vec<u64> = states.into_iter().map(state).collect();
     assert_eq!(states, [1, 1, 1, 0]);
 }

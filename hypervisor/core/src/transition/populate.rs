@@ -71,8 +71,7 @@ impl<M: Machine> Hypervisor<'_, M> {
     /// The host's side, checked last: from here on the call can't fail. When this returns, no host
     /// CPU reaches a page that was donated.
     fn check_and_take(&self, vm: &Vm, request: &Request) -> Result<(), CallError> {
-        self.take_from_host(request.range, vm.record(request.page), false)
-            .map(|_| ())
+        self.take_from_host(request.range, vm.record(request.page), false).map(|_| ())
     }
 
     fn commit(&self, vm: &mut Vm, object: &mut Object, request: &Request) {
@@ -101,15 +100,11 @@ impl<M: Machine> Hypervisor<'_, M> {
             Content::Present(request.range.first()),
         );
         let mut batch = Batch::new(vm.tables.space());
-        vm.tables
-            .map(&self.machine, &mut vm.pool, request.mapping, &mut batch);
+        vm.tables.map(&self.machine, &mut vm.pool, request.mapping, &mut batch);
         let last = offset.saturating_add(pages.saturating_sub(1));
         self.merge(vm, object, request.page, &mut batch);
         if last != offset {
-            let last = ObjectPage {
-                offset: last,
-                ..request.page
-            };
+            let last = ObjectPage { offset: last, ..request.page };
             self.merge(vm, object, last, &mut batch);
         }
         batch.finish(&self.machine);
@@ -122,21 +117,15 @@ impl<M: Machine> Hypervisor<'_, M> {
         for level in [Level::Two, Level::One] {
             let start = M::Geometry::align_down(level, page.offset);
             let pages = M::Geometry::span(level);
-            let (Some(to), Some(gfn)) = (
-                object.whole(&self.machine, level, page.offset),
-                vm.gfn(page.object, start, pages),
-            ) else {
+            let (Some(to), Some(gfn)) =
+                (object.whole(&self.machine, level, page.offset), vm.gfn(page.object, start, pages))
+            else {
                 return;
             };
             if !M::Geometry::is_aligned(level, gfn.0) || !M::Geometry::is_aligned(level, to.0) {
                 return;
             }
-            let mapping = Mapping {
-                page: gfn.0,
-                to,
-                pages,
-                access: Access::Memory,
-            };
+            let mapping = Mapping { page: gfn.0, to, pages, access: Access::Memory };
             vm.tables.map(&self.machine, &mut vm.pool, mapping, batch);
         }
     }
@@ -156,21 +145,11 @@ fn check_guest<G: Geometry>(
         Fill::Zero => G::PAGES_PER_CALL,
     };
     let gfn = vm.gfn(object, offset, all.len()).ok_or(CallError::Denied)?;
-    let range = PageRange::<Pfn>::new(all.first(), all.len().min(most))
-        .ok_or(CallError::InvalidParameter)?;
+    let range = PageRange::<Pfn>::new(all.first(), all.len().min(most)).ok_or(CallError::InvalidParameter)?;
     Ok(Request {
-        page: ObjectPage {
-            vm: vm.index,
-            object,
-            offset,
-        },
+        page: ObjectPage { vm: vm.index, object, offset },
         range,
-        mapping: Mapping {
-            page: gfn.0,
-            to: range.first(),
-            pages: range.len(),
-            access: Access::Memory,
-        },
+        mapping: Mapping { page: gfn.0, to: range.first(), pages: range.len(), access: Access::Memory },
         fill,
     })
 }

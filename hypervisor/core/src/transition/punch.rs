@@ -20,12 +20,7 @@ impl<M: Machine> Hypervisor<'_, M> {
     /// | after | owns, alone; wiped | absent before the start, poisoned after it |
     /// | before, ordinary VM | owns, lent | reaches it |
     /// | after, ordinary VM | owns, alone | absent |
-    pub(crate) fn punch(
-        &self,
-        handle: ObjectHandle,
-        offset: u64,
-        pages: u64,
-    ) -> Result<u64, CallFailure> {
+    pub(crate) fn punch(&self, handle: ObjectHandle, offset: u64, pages: u64) -> Result<u64, CallFailure> {
         self.with_object(handle, |vm, index, place| {
             let object = place.object.as_mut().ok_or(CallError::NotFound)?;
             if !object.has(offset, pages) {
@@ -35,11 +30,7 @@ impl<M: Machine> Hypervisor<'_, M> {
             let mut done = 0_u64;
             while done < most {
                 let offset = offset.wrapping_add(done);
-                let page = ObjectPage {
-                    vm: vm.index,
-                    object: index,
-                    offset,
-                };
+                let page = ObjectPage { vm: vm.index, object: index, offset };
                 let run = object.run(&self.machine, offset, most.wrapping_sub(done));
                 match self.take_run(vm, object, page, run, vm.hole()) {
                     Ok(taken) => done = done.saturating_add(taken),
@@ -65,25 +56,20 @@ impl<M: Machine> Hypervisor<'_, M> {
             }
             private_page(host.records().get(page))?
         };
-        let mut place = self
-            .places
-            .get(usize::from(claim.vm.0))
-            .ok_or(CallError::Denied)?
-            .lock(&self.machine);
+        let mut place =
+            self.places.get(usize::from(claim.vm.0)).ok_or(CallError::Denied)?.lock(&self.machine);
         let place = &mut *place;
         let vm = place.vm.as_mut().ok_or(CallError::Denied)?;
         vm.is_alive()?;
         // The locks were taken in order, so the record may have changed in between: it is read again.
         // From now on only this VM's lock, which is held, lets the page change hands.
-        let found = seeded!(private_page(self.host.lock(&self.machine).records().get(page))?, StaleClaim => claim);
+        let found =
+            seeded!(private_page(self.host.lock(&self.machine).records().get(page))?, StaleClaim => claim);
         if found != claim {
             return Err(CallError::Denied.into());
         }
         let object = object_in(&mut place.objects, found.object).ok_or(CallError::Denied)?;
-        let run = Run {
-            content: Content::Present(page),
-            pages: 1,
-        };
+        let run = Run { content: Content::Present(page), pages: 1 };
         self.take_run(vm, object, found, run, vm.hole()).map(|_| ())
     }
 }

@@ -45,12 +45,7 @@ impl<M: Machine> Hypervisor<'_, M> {
     /// [`Self::convert`] of one page where that is its record and one entry of the host's, no more: what
     /// guests do most. `None` where it is more, or is refused; nothing was done then.
     #[inline]
-    pub(crate) fn convert_page(
-        &self,
-        place: &mut VmPlace,
-        gfn: Gfn,
-        sharing: Sharing,
-    ) -> Option<()> {
+    pub(crate) fn convert_page(&self, place: &mut VmPlace, gfn: Gfn, sharing: Sharing) -> Option<()> {
         let vm = place.vm.as_mut()?;
         let (page, _) = vm.object_run(gfn)?;
         let object = object_in(&mut place.objects, page.object)?;
@@ -58,9 +53,7 @@ impl<M: Machine> Hypervisor<'_, M> {
             return None;
         };
         let (before, after) = sharing.records(page);
-        self.host.with(&self.machine, |host| {
-            host.convert_page(&self.machine, to, before, after)
-        })?;
+        self.host.with(&self.machine, |host| host.convert_page(&self.machine, to, before, after))?;
         vm.report.shared = sharing.count(vm.report.shared, 1);
         Some(())
     }

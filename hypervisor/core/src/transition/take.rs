@@ -37,17 +37,9 @@ impl<M: Machine> Hypervisor<'_, M> {
         }
 
         let mut batch = Batch::new(vm.tables.space());
-        vm.tables
-            .unmap(&self.machine, &mut vm.pool, gfn.0, pages, &mut batch);
+        vm.tables.unmap(&self.machine, &mut vm.pool, gfn.0, pages, &mut batch);
         batch.finish(&self.machine);
-        object.set(
-            &self.machine,
-            &mut vm.pool,
-            page.offset,
-            pages,
-            run.content,
-            left,
-        );
+        object.set(&self.machine, &mut vm.pool, page.offset, pages, run.content, left);
         self.release_run(vm, page, first, pages);
         Ok(pages)
     }
@@ -67,20 +59,13 @@ impl<M: Machine> Hypervisor<'_, M> {
             vm.report.returned = vm.report.returned.saturating_add(pages);
         }
         let mut host = self.host.lock(&self.machine);
-        if pages == 1
-            && host
-                .convert_page(&self.machine, first, vm.record(page), Record::HOST)
-                .is_some()
-        {
+        if pages == 1 && host.convert_page(&self.machine, first, vm.record(page), Record::HOST).is_some() {
             return;
         }
         let mut batch = host.batch();
         let mut done = 0_u64;
         while let Some(rest) = after(range, done) {
-            let page = ObjectPage {
-                offset: page.offset.wrapping_add(done),
-                ..page
-            };
+            let page = ObjectPage { offset: page.offset.wrapping_add(done), ..page };
             let mut take = |from| host.convert(&self.machine, rest, from, Record::HOST, &mut batch);
             let alone = take(vm.record(page));
             let shared = match alone {

@@ -29,10 +29,7 @@ pub const CALLS: [(&str, &[&str]); 16] = [
     ("object-create", &["vm", "pages"]),
     ("object-bind", &["object", "offset", "gfn", "pages"]),
     ("object-unbind", &["object", "offset", "pages"]),
-    (
-        "object-populate",
-        &["object", "offset", "first", "pages", "keep"],
-    ),
+    ("object-populate", &["object", "offset", "first", "pages", "keep"]),
     ("object-punch", &["object", "offset", "pages"]),
     ("object-query", &["object", "offset"]),
     ("object-destroy", &["object"]),
@@ -204,14 +201,9 @@ impl FromStr for Action {
         let mut words = line.split_whitespace();
         let verb = words.next().ok_or_else(bad)?;
         let words: Vec<&str> = words.collect();
-        let plain: Vec<Arg> = words
-            .iter()
-            .filter_map(|word| word.rsplit('=').next()?.parse().ok())
-            .collect();
+        let plain: Vec<Arg> = words.iter().filter_map(|word| word.rsplit('=').next()?.parse().ok()).collect();
         let arg = |name: &str| {
-            let found = words
-                .iter()
-                .find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+            let found = words.iter().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
             found.ok_or_else(bad)?.parse::<Arg>()
         };
         let number = |name: &str| match arg(name)? {
@@ -220,9 +212,7 @@ impl FromStr for Action {
         };
         let small = |name: &str| usize::try_from(number(name)?).map_err(|_| bad());
         Ok(match verb {
-            "touch" => Self::Touch {
-                page: number("page")?,
-            },
+            "touch" => Self::Touch { page: number("page")? },
             "load" => Self::Load {
                 cpu: small("cpu")?,
                 vm: arg("vm")?,
@@ -245,16 +235,10 @@ impl FromStr for Action {
                     "touch" => GuestCall::Touch(value(1)?),
                     _ => return Err(bad()),
                 };
-                Self::Guest {
-                    cpu: small("cpu")?,
-                    call,
-                }
+                Self::Guest { cpu: small("cpu")?, call }
             }
             _ => {
-                let call = CALLS
-                    .iter()
-                    .position(|(name, _)| *name == verb)
-                    .ok_or_else(bad)?;
+                let call = CALLS.iter().position(|(name, _)| *name == verb).ok_or_else(bad)?;
                 let names = CALLS.get(call).map_or(&[][..], |(_, names)| names);
                 let mut x = [Arg::Value(0); 5];
                 for (slot, name) in x.iter_mut().zip(names) {

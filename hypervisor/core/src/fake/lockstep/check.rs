@@ -63,10 +63,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
                     );
                 }
                 (Some(Owner::Pool(_)), Some(Owner::Host)) => {
-                    agree!(
-                        byte == Some(0),
-                        "page {page} of a pool came back with {byte:?}"
-                    );
+                    agree!(byte == Some(0), "page {page} of a pool came back with {byte:?}");
                 }
                 (Some(Owner::Memory { vm: old, .. }), Some(Owner::Memory { vm: new, .. })) => {
                     agree!(old == new, "page {page} went from VM to VM");
@@ -102,11 +99,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
                 agree!(!may, "the host does not reach page {page}");
                 continue;
             };
-            agree!(
-                found.page.0 == page,
-                "the host reaches {} at page {page}",
-                found.page.0
-            );
+            agree!(found.page.0 == page, "the host reaches {} at page {page}", found.page.0);
             match self.spec.host_reach(page) {
                 HostReach::Yes => {
                     let memory = found.normal && found.executable;
@@ -125,12 +118,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
     fn check_guests(&self) -> Result<(), Divergence> {
         for (vm, space) in &self.spaces {
             // A dying VM's tables are being taken apart: nobody can walk them.
-            if self
-                .spec
-                .vms
-                .get(vm)
-                .is_none_or(|vm| vm.life == Life::Dying)
-            {
+            if self.spec.vms.get(vm).is_none_or(|vm| vm.life == Life::Dying) {
                 continue;
             }
             for (gfn, found) in (0..).zip(self.translations(*space)?) {
@@ -151,20 +139,9 @@ impl<G: Geometry> Pair<'_, '_, G> {
     /// What a space makes of its pages; its TLBs must know neither more nor less.
     fn translations(&self, space: Space) -> Result<Map, Divergence> {
         let (found, remembered) = self.real.machine().translations(space);
-        agree!(
-            remembered == found,
-            "VMID {}: TLBs know {remembered:?}, tables say {found:?}",
-            space.vmid.0
-        );
-        let usable = found
-            .iter()
-            .flatten()
-            .all(|found| found.usable && found.plain);
-        agree!(
-            usable,
-            "VMID {}: a page is mapped and unusable",
-            space.vmid.0
-        );
+        agree!(remembered == found, "VMID {}: TLBs know {remembered:?}, tables say {found:?}", space.vmid.0);
+        let usable = found.iter().flatten().all(|found| found.usable && found.plain);
+        agree!(usable, "VMID {}: a page is mapped and unusable", space.vmid.0);
         Ok(found)
     }
 }

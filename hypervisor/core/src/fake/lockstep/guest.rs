@@ -55,16 +55,10 @@ impl<G: Geometry> Pair<'_, '_, G> {
         counts.1 += u64::from(matches!(action, GuestAction::Exit(_)));
 
         if let GuestAction::Exit(exit) = action {
-            let record = ExitRecord {
-                exit,
-                list_registers: [ListRegister(0); 4],
-                timer_fired: false,
-            };
+            let record = ExitRecord { exit, list_registers: [ListRegister(0); 4], timer_fired: false };
             self.told.extend(record.emit());
         }
-        if let (GuestCall::Relinquish(_), GuestAction::Exit(Exit::NeedPages { pages })) =
-            (call, action)
-        {
+        if let (GuestCall::Relinquish(_), GuestAction::Exit(Exit::NeedPages { pages })) = (call, action) {
             agree!(pages > 0 && pc == PC, "{call:?} is short of {pages} pages");
             self.cpus[cpu].as_mut().expect("it is loaded").exited = true;
             return Ok(Verdict::Exit);
@@ -75,29 +69,15 @@ impl<G: Geometry> Pair<'_, '_, G> {
             Ok(outcome) => (outcome, Verdict::Done),
             Err(refusal) => {
                 let answer = Some((refusal.code(), 0));
-                (
-                    Outcome { answer, exit: None },
-                    Verdict::GuestRefused(refusal),
-                )
+                (Outcome { answer, exit: None }, Verdict::GuestRefused(refusal))
             }
         };
         let expected = outcome.exit.map_or(GuestAction::Resume, GuestAction::Exit);
-        agree!(
-            action == expected,
-            "{call:?}: {action:?}, expected {expected:?}"
-        );
+        agree!(action == expected, "{call:?}: {action:?}, expected {expected:?}");
         if let Some((x0, x1)) = outcome.answer {
-            agree!(
-                x == [x0, x1, 0, 0],
-                "{call:?} is answered {x:x?}, expected {x0:#x}, {x1:#x}"
-            );
-        } else if let (Some(before), Some(Exit::MemoryFault { .. })) =
-            (registers(call), outcome.exit)
-        {
-            agree!(
-                x == before && pc == PC,
-                "{call:?} is not made again: {x:x?} at {pc:#x}"
-            );
+            agree!(x == [x0, x1, 0, 0], "{call:?} is answered {x:x?}, expected {x0:#x}, {x1:#x}");
+        } else if let (Some(before), Some(Exit::MemoryFault { .. })) = (registers(call), outcome.exit) {
+            agree!(x == before && pc == PC, "{call:?} is not made again: {x:x?} at {pc:#x}");
         }
         if let Some(on) = &mut self.cpus[cpu] {
             on.exited = outcome.exit.is_some();
@@ -107,10 +87,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
 
     /// Traps; answers x0 to x3 and the PC afterwards.
     fn trap(&mut self, cpu: usize, call: GuestCall) -> (GuestAction, [u64; 4], u64) {
-        let services = Services {
-            trng: &self.trng,
-            id_register: |_| 0,
-        };
+        let services = Services { trng: &self.trng, id_register: |_| 0 };
         let secret = self.secret;
         let Some(on) = self.cpus.get_mut(cpu).and_then(Option::as_mut) else {
             return (GuestAction::Resume, [0; 4], 0);
@@ -134,11 +111,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
             context.system.sp_el0 = secret;
             context.system.elr_el1 = secret;
         });
-        let trap = Trap::Synchronous {
-            esr,
-            far: ipa,
-            hpfar: (ipa >> 12) << 4,
-        };
+        let trap = Trap::Synchronous { esr, far: ipa, hpfar: (ipa >> 12) << 4 };
         on_cpu(cpu, || {
             let action = guest_exit(loaded, &services, trap);
             if let GuestAction::Exit(Exit::MmioWrite { .. }) = action {
@@ -152,17 +125,12 @@ impl<G: Geometry> Pair<'_, '_, G> {
 
     /// An interrupt brings the CPU back to the host, unless the vCPU has exited.
     pub(super) fn interrupt(&mut self, cpu: usize) {
-        let services = Services {
-            trng: &self.trng,
-            id_register: |_| 0,
-        };
+        let services = Services { trng: &self.trng, id_register: |_| 0 };
         let Some(on) = self.cpus.get_mut(cpu).and_then(Option::as_mut) else {
             return;
         };
         if !on.exited {
-            on_cpu(cpu, || {
-                guest_exit(&mut on.loaded, &services, Trap::Interrupt)
-            });
+            on_cpu(cpu, || guest_exit(&mut on.loaded, &services, Trap::Interrupt));
             self.counts.entry(on.loaded.vm()).or_default().1 += 1;
         }
     }

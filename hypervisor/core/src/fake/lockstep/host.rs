@@ -15,11 +15,7 @@ use crate::spec::Owner;
 use crate::spec::refusals::Refusal;
 
 impl<G: Geometry> Pair<'_, '_, G> {
-    pub(super) fn host_call(
-        &mut self,
-        function: u32,
-        registers: &Arguments,
-    ) -> Result<Verdict, Divergence> {
+    pub(super) fn host_call(&mut self, function: u32, registers: &Arguments) -> Result<Verdict, Divergence> {
         let Ok(call) = HostCall::parse(function, registers) else {
             return Ok(Verdict::BadValue);
         };
@@ -45,25 +41,13 @@ impl<G: Geometry> Pair<'_, '_, G> {
                 self.made(&call, x[0])?;
                 Ok(Verdict::Done)
             }
-            (
-                Err(CallFailure {
-                    error: CallError::Again,
-                    value,
-                }),
-                Ok(()),
-            ) => {
+            (Err(CallFailure { error: CallError::Again, value }), Ok(())) => {
                 self.again(&call, value)?;
                 Ok(Verdict::Again)
             }
             // What pages a pool has left is nobody's business outside, so it may be found short before
             // anything else is.
-            (
-                Err(CallFailure {
-                    error: CallError::NoMemory,
-                    value,
-                }),
-                _,
-            ) if takes_tables(&call) => {
+            (Err(CallFailure { error: CallError::NoMemory, value }), _) if takes_tables(&call) => {
                 agree!(value > 0, "{call:?} is short of no page");
                 self.short_of = value;
                 Ok(Verdict::NoMemory)
@@ -72,9 +56,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
                 agree!(failure.value == 0, "{call:?}: {failure:?} has a value");
                 Ok(Verdict::Refused(refusal))
             }
-            (real, expected) => Err(Divergence(format!(
-                "{call:?}: {real:?}, expected {expected:?}"
-            ))),
+            (real, expected) => Err(Divergence(format!("{call:?}: {real:?}, expected {expected:?}"))),
         }
     }
 
@@ -102,11 +84,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
                     );
                 }
             }
-            HostCall::VmStart {
-                vm,
-                entry,
-                argument,
-            } => {
+            HostCall::VmStart { vm, entry, argument } => {
                 let mut measurement = LaunchMeasurement::new();
                 let kept = self.spec.vms.get(&vm).map_or(&[][..], |vm| &vm.kept);
                 for gfn in kept {
@@ -125,11 +103,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
             HostCall::VmCounters { vm } => {
                 let (hypercalls, exits) = self.counts.get(&vm).copied().unwrap_or_default();
                 let loaded = !self.checking
-                    || self
-                        .spec
-                        .vms
-                        .get(&vm)
-                        .is_some_and(|vm| vm.vcpus.iter().any(|vcpu| vcpu.loaded));
+                    || self.spec.vms.get(&vm).is_some_and(|vm| vm.vcpus.iter().any(|vcpu| vcpu.loaded));
                 // What a loaded vCPU has counted is told when it is put.
                 let expected = [hypercalls, exits, self.spec.shared(vm), 0, 0];
                 agree!(
@@ -139,11 +113,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
             }
             HostCall::VmDestroy { vm } => {
                 let pages = self.leaving(vm).len() as u64;
-                agree!(
-                    x[0] == pages,
-                    "{call:?} returns {} pages, expected {pages}",
-                    x[0]
-                );
+                agree!(x[0] == pages, "{call:?} returns {} pages, expected {pages}", x[0]);
             }
             _ => {}
         }
@@ -161,10 +131,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
             };
             for page in first.0..first.0 + pages {
                 let byte = self.real.machine().uniform_byte(Pfn(page));
-                agree!(
-                    byte == Some(expected),
-                    "{call:?}: page {page} holds {byte:?}"
-                );
+                agree!(byte == Some(expected), "{call:?}: page {page} holds {byte:?}");
             }
         }
         Ok(())
@@ -199,15 +166,9 @@ impl<G: Geometry> Pair<'_, '_, G> {
             }
             HostCall::VmDestroy { vm } => {
                 let before = self.leaving(vm);
-                let gone: Vec<u64> = self
-                    .pages_of(vm)
-                    .filter(|page| self.is_hosts(*page))
-                    .collect();
+                let gone: Vec<u64> = self.pages_of(vm).filter(|page| self.is_hosts(*page)).collect();
                 let told = gone.iter().filter(|page| before.contains(page)).count() as u64;
-                agree!(
-                    value == told,
-                    "{call:?}: {value} pages of {told} returned so far"
-                );
+                agree!(value == told, "{call:?}: {value} pages of {told} returned so far");
                 self.spec.returned(vm, &gone);
             }
             HostCall::ObjectDestroy { .. } => {}
@@ -221,11 +182,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
             Owner::Pool(of) | Owner::Memory { vm: of, .. } => of == vm,
             Owner::Host | Owner::Hypervisor => false,
         };
-        let pages = self
-            .spec
-            .owners
-            .iter()
-            .filter(move |(_, owner)| of_vm(owner));
+        let pages = self.spec.owners.iter().filter(move |(_, owner)| of_vm(owner));
         pages.map(|(page, _)| *page)
     }
 
@@ -239,26 +196,18 @@ impl<G: Geometry> Pair<'_, '_, G> {
     fn made(&mut self, call: &HostCall, x1: u64) -> Result<(), Divergence> {
         let handle = u32::try_from(x1).unwrap_or(u32::MAX);
         match *call {
-            HostCall::VmCreate {
-                first, protected, ..
-            } => {
+            HostCall::VmCreate { first, protected, .. } => {
                 if !protected {
                     self.ordinary.insert(VmHandle(handle));
                 }
-                agree!(
-                    !self.vms.contains(&handle),
-                    "VM handle {handle:#x} came back"
-                );
+                agree!(!self.vms.contains(&handle), "VM handle {handle:#x} came back");
                 self.vms.push(handle);
                 let space = guest_space(VmHandle(handle), first.0);
                 self.spaces.insert(VmHandle(handle), space);
                 self.real.machine().watch(space);
             }
             HostCall::ObjectCreate { .. } => {
-                agree!(
-                    !self.objects.contains(&handle),
-                    "object handle {handle:#x} came back"
-                );
+                agree!(!self.objects.contains(&handle), "object handle {handle:#x} came back");
                 self.objects.push(handle);
             }
             HostCall::VmDestroy { vm } => {

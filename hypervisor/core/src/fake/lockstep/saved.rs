@@ -33,12 +33,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
     pub(crate) fn save(&self) -> Saved {
         let machine = self.real.machine();
         machine.take_trace();
-        let places: Vec<VmPlace> = self
-            .real
-            .places
-            .iter()
-            .map(|place| place.lock(machine).clone())
-            .collect();
+        let places: Vec<VmPlace> = self.real.places.iter().map(|place| place.lock(machine).clone()).collect();
         Saved {
             spec: self.spec.clone(),
             vms: self.vms.len(),
@@ -69,10 +64,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
                 continue;
             };
             self.make_loadable(vm, vcpu);
-            let loaded = self
-                .real
-                .vcpu_load(CpuIndex(cpu), vm, vcpu)
-                .expect("it was loaded");
+            let loaded = self.real.vcpu_load(CpuIndex(cpu), vm, vcpu).expect("it was loaded");
             self.cpus[cpu] = Some(OnCpu { loaded, exited });
         }
         if saved.loads.iter().any(Option::is_some) {

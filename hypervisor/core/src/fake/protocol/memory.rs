@@ -71,10 +71,7 @@ impl Memory {
 
     /// The tables in a range of pages.
     pub(super) fn tables_in(&self, first: u64, end: u64) -> Vec<u64> {
-        self.tables
-            .range(first..end)
-            .map(|(page, _)| *page)
-            .collect()
+        self.tables.range(first..end).map(|(page, _)| *page).collect()
     }
 
     /// Whether all of a page was wiped and has not been used since.
@@ -86,11 +83,7 @@ impl Memory {
     /// Writes an entry; answers what was there.
     pub(super) fn write(&mut self, table: u64, index: usize, value: u64) -> u64 {
         let entries = self.tables.entry(table).or_default();
-        let old = if value == 0 {
-            entries.remove(&index)
-        } else {
-            entries.insert(index, value)
-        };
+        let old = if value == 0 { entries.remove(&index) } else { entries.insert(index, value) };
         old.unwrap_or(0)
     }
 

@@ -59,15 +59,7 @@ pub(super) struct Removal {
 
 impl Removal {
     pub(super) const fn new(cpu: usize, ipa: u64, pages: u64) -> Self {
-        Self {
-            cpu,
-            ipa,
-            pages,
-            runs: Vec::new(),
-            tables: Vec::new(),
-            step: Step::Written,
-            narrow: false,
-        }
+        Self { cpu, ipa, pages, runs: Vec::new(), tables: Vec::new(), step: Step::Written, narrow: false }
     }
 
     pub(super) const fn covers(&self, ipa: u64) -> bool {
@@ -80,10 +72,7 @@ impl Removal {
 
     pub(super) fn reaches(&self, first: u64, end: u64) -> bool {
         self.runs.iter().any(|run| run.reaches(first, end))
-            || self
-                .tables
-                .iter()
-                .any(|table| *table >= first && *table < end)
+            || self.tables.iter().any(|table| *table >= first && *table < end)
     }
 
     /// What is wrong if nothing more is done about it.
@@ -185,11 +174,7 @@ impl SpaceState {
     /// An invalidation by `cpu`; answers whether it was for something.
     pub(super) fn invalidate(&mut self, cpu: usize, scope: Scope) -> Result<bool, Rule> {
         let mut used = false;
-        for removal in self
-            .removals
-            .iter_mut()
-            .filter(|removal| removal.cpu == cpu)
-        {
+        for removal in self.removals.iter_mut().filter(|removal| removal.cpu == cpu) {
             used |= match scope {
                 Scope::Ipa(page) => removal.covers(page),
                 _ => true,
@@ -208,11 +193,7 @@ impl SpaceState {
         if self.unpublished == Some(Unpublished::Written(cpu)) {
             self.unpublished = Some(Unpublished::Waited(cpu));
         }
-        for removal in self
-            .removals
-            .iter_mut()
-            .filter(|removal| removal.cpu == cpu)
-        {
+        for removal in self.removals.iter_mut().filter(|removal| removal.cpu == cpu) {
             removal.step = match removal.step {
                 Step::Written => Step::Visible,
                 Step::Issued if everywhere => Step::Waited,
@@ -247,9 +228,7 @@ impl SpaceState {
             return Err(removal.owes());
         }
         match self.unpublished {
-            Some(Unpublished::Written(by) | Unpublished::Waited(by)) if by == cpu => {
-                Err(Rule::Published)
-            }
+            Some(Unpublished::Written(by) | Unpublished::Waited(by)) if by == cpu => Err(Rule::Published),
             _ => Ok(()),
         }
     }

@@ -30,10 +30,7 @@ fn constants_by_both_conduits() {
         ([0x8400_000a, 0xc400_000e], NOT_SUPPORTED),
         ([0x8400_000a, 0xc400_0012], NOT_SUPPORTED),
         ([0x8400_000a, 0x8400_0050], NOT_SUPPORTED),
-        (
-            [UID as u64, 0],
-            [0xb66f_b428, 0xe911_c52e, 0x564b_caa9, 0x743a_004d],
-        ),
+        ([UID as u64, 0], [0xb66f_b428, 0xe911_c52e, 0x564b_caa9, 0x743a_004d]),
         ([FEATURES as u64, 0], [0x3fd, 0, 0, 0]),
         ([MEMINFO as u64, 0], [4096, 1, 0, 0]),
         ([MMIO_GUARD_INFO as u64, 0], [4096, 0, 0, 0]),
@@ -72,15 +69,7 @@ fn constants_by_both_conduits() {
 fn an_unknown_function_is_not_supported() {
     let guest = Guest::new(true);
     let mut vcpu = guest.load(0);
-    for function in [
-        0,
-        0xffff_ffff,
-        0x8600_0002,
-        0xc600_0000,
-        0xc600_ff01,
-        0xc600_8000,
-        0x8400_001f,
-    ] {
+    for function in [0, 0xffff_ffff, 0x8600_0002, 0xc600_0000, 0xc600_ff01, 0xc600_8000, 0x8400_001f] {
         let call = [function, 1, 2, 3];
         assert_eq!(guest.call(&mut vcpu, call), NOT_SUPPORTED, "{function:#x}");
     }
@@ -91,15 +80,9 @@ fn an_ordinary_vm_is_offered_no_protection() {
     let guest = Guest::new(false);
     let mut vcpu = guest.load(0);
     assert_eq!(guest.call(&mut vcpu, [UID.into(), 0, 0, 0])[0], 0xb66f_b428);
-    assert_eq!(
-        guest.call(&mut vcpu, [FEATURES.into(), 0, 0, 0]),
-        [1, 0, 0, 0]
-    );
+    assert_eq!(guest.call(&mut vcpu, [FEATURES.into(), 0, 0, 0]), [1, 0, 0, 0]);
     for function in MEMINFO..=MEM_RELINQUISH {
-        assert_eq!(
-            guest.call(&mut vcpu, [function.into(), 0, 0, 0]),
-            NOT_SUPPORTED
-        );
+        assert_eq!(guest.call(&mut vcpu, [function.into(), 0, 0, 0]), NOT_SUPPORTED);
     }
 }
 
@@ -140,10 +123,7 @@ fn what_cannot_be_shared() {
             assert_eq!(guest.call(&mut vcpu, call), INVALID, "{call:#x?}");
         }
     }
-    assert!(
-        !vcpu.is_stopped(),
-        "a share of poison is an error, no touch"
-    );
+    assert!(!vcpu.is_stopped(), "a share of poison is an error, no touch");
 }
 
 #[test]
@@ -162,10 +142,7 @@ fn a_share_of_an_absent_page_waits_for_it() {
         assert_eq!(result(&mut vcpu), call, "the call is as it was");
         assert_eq!(snapshot(&mut vcpu).pc, instruction);
         drop(vcpu);
-        guest
-            .vm
-            .populate(&guest.hypervisor, offset, 80 + offset, 1)
-            .unwrap();
+        guest.vm.populate(&guest.hypervisor, offset, 80 + offset, 1).unwrap();
         let mut vcpu = guest.load(0);
         vcpu.with_context(|context| context.pc = instruction + 4 - step);
         assert_eq!(guest.call_raw(&mut vcpu, esr, call), GuestAction::Resume);
@@ -185,10 +162,7 @@ fn entropy() {
     let second = guest.call(&mut vcpu, [0xc400_0053, 192, 0, 0]);
     assert_eq!((first[0], second[0]), (0, 0));
     assert_ne!(first, second);
-    assert_eq!(
-        guest.call(&mut vcpu, [0xc400_0053, 193, 0, 0])[0],
-        u64::MAX - 1
-    );
+    assert_eq!(guest.call(&mut vcpu, [0xc400_0053, 193, 0, 0])[0], u64::MAX - 1);
     let mut without = Guest::new(true);
     without.trng = Trng::new(&[]);
     let mut vcpu = without.load(0);
@@ -212,25 +186,13 @@ fn a_vcpu_is_started_once() {
     assert_eq!(guest.call(&mut vcpu, [AFFINITY_INFO, 0, 0, 0])[0], 0);
     assert_eq!(guest.call(&mut vcpu, [AFFINITY_INFO, 1, 0, 0])[0], 1);
     assert_eq!(guest.call(&mut vcpu, [AFFINITY_INFO, 1, 1, 0])[0], 0);
-    assert_eq!(
-        guest.call(&mut vcpu, [AFFINITY_INFO, 2, 0, 0])[0],
-        u64::MAX - 1
-    );
-    assert_eq!(
-        guest.call(&mut vcpu, [AFFINITY_INFO, 0x100, 1, 0])[0],
-        u64::MAX - 1
-    );
-    assert_eq!(
-        guest.call(&mut vcpu, [AFFINITY_INFO, 0, 4, 0])[0],
-        u64::MAX - 1
-    );
+    assert_eq!(guest.call(&mut vcpu, [AFFINITY_INFO, 2, 0, 0])[0], u64::MAX - 1);
+    assert_eq!(guest.call(&mut vcpu, [AFFINITY_INFO, 0x100, 1, 0])[0], u64::MAX - 1);
+    assert_eq!(guest.call(&mut vcpu, [AFFINITY_INFO, 0, 4, 0])[0], u64::MAX - 1);
 
     let on = [CPU_ON, 1, ipa(1), 7];
     let action = guest.call_raw(&mut vcpu, HVC, on);
-    assert_eq!(
-        action,
-        GuestAction::Exit(Exit::CpuOn { vcpu: VcpuIndex(1) })
-    );
+    assert_eq!(action, GuestAction::Exit(Exit::CpuOn { vcpu: VcpuIndex(1) }));
     assert_eq!(result(&mut vcpu), [0; 4]);
     assert_eq!(guest.call(&mut vcpu, on)[0], u64::MAX - 3);
     assert_eq!(guest.call(&mut vcpu, [AFFINITY_INFO, 1, 0, 0])[0], 0);
@@ -243,9 +205,7 @@ fn a_vcpu_is_started_once() {
     let off = guest.call_raw(&mut second, HVC, [0x8400_0002, 0, 0, 0]);
     assert_eq!(off, GuestAction::Exit(Exit::CpuOff));
     drop(second);
-    let again = guest
-        .hypervisor
-        .vcpu_load(CpuIndex(0), guest.vm.vm, VcpuIndex(1));
+    let again = guest.hypervisor.vcpu_load(CpuIndex(0), guest.vm.vm, VcpuIndex(1));
     assert!(again.is_err());
 }
 
@@ -265,10 +225,7 @@ fn suspend_waits_and_returns() {
 
 #[test]
 fn off_and_reset_end_the_vm() {
-    for (function, exit) in [
-        (0x8400_0008, Exit::SystemOff),
-        (0x8400_0009, Exit::SystemReset),
-    ] {
+    for (function, exit) in [(0x8400_0008, Exit::SystemOff), (0x8400_0009, Exit::SystemReset)] {
         let guest = Guest::new(true);
         let mut vcpu = guest.load(0);
         let action = guest.call_raw(&mut vcpu, HVC, [function, 0, 0, 0]);

@@ -21,10 +21,7 @@ fn aborted(vcpu: &mut Vcpu<'_>) -> bool {
 }
 
 fn read(ipa: u64) -> GuestAction {
-    GuestAction::Exit(Exit::MmioRead {
-        ipa: Ipa(ipa),
-        size: AccessSize::Byte,
-    })
+    GuestAction::Exit(Exit::MmioRead { ipa: Ipa(ipa), size: AccessSize::Byte })
 }
 
 #[test]
@@ -45,10 +42,7 @@ fn a_pending_access_outlives_the_load() {
     assert_eq!(guest.abort(&mut vcpu, LOAD_BYTE, 0x5018), read(0x5018));
     drop(vcpu);
     let mut vcpu = guest.load(0);
-    assert_eq!(
-        guest_entry(&mut vcpu, Resume::MmioWritten),
-        Err(CallError::InvalidParameter)
-    );
+    assert_eq!(guest_entry(&mut vcpu, Resume::MmioWritten), Err(CallError::InvalidParameter));
     assert_eq!(guest_entry(&mut vcpu, Resume::MmioRead(7)), Ok(()));
     assert_eq!(snapshot(&mut vcpu).x[3], 7);
 }
@@ -60,11 +54,7 @@ fn a_write_shows_its_value_and_nothing_more() {
     vcpu.with_context(|context| context.x[3] = 0x1122_3344_5566_7788);
     assert_eq!(
         guest.abort(&mut vcpu, STORE_WORD, 0x5000),
-        GuestAction::Exit(Exit::MmioWrite {
-            ipa: Ipa(0x5000),
-            size: AccessSize::Word,
-            value: 0x5566_7788,
-        })
+        GuestAction::Exit(Exit::MmioWrite { ipa: Ipa(0x5000), size: AccessSize::Word, value: 0x5566_7788 })
     );
     assert_eq!(guest_entry(&mut vcpu, Resume::Abort), Ok(()));
     assert!(aborted(&mut vcpu));
@@ -92,10 +82,7 @@ fn what_cannot_be_emulated_is_an_abort_in_the_guest() {
     // A device has no cache line to maintain: the instruction is over.
     let mut vcpu = guest.load(0);
     let pc = snapshot(&mut vcpu).pc;
-    assert_eq!(
-        guest.abort(&mut vcpu, 0x9200_0147, 0x5000),
-        GuestAction::Resume
-    );
+    assert_eq!(guest.abort(&mut vcpu, 0x9200_0147, 0x5000), GuestAction::Resume);
     assert_eq!(snapshot(&mut vcpu).pc, pc + 4);
 }
 
@@ -143,17 +130,11 @@ fn once_enrolled_only_guarded_pages_are_devices() {
         assert_eq!(guest.call(&mut vcpu, map), [0; 4], "again is fine");
         assert_eq!(guest.abort(&mut vcpu, LOAD_BYTE, 0x5000), read(0x5000));
         guest_entry(&mut vcpu, Resume::Continue).unwrap();
-        assert_eq!(
-            guest.abort(&mut vcpu, LOAD_BYTE, 0x6000),
-            GuestAction::Resume
-        );
+        assert_eq!(guest.abort(&mut vcpu, LOAD_BYTE, 0x6000), GuestAction::Resume);
         assert!(aborted(&mut vcpu));
         let unmap = [function::MMIO_GUARD_UNMAP.into(), 0x5000, 0, 0];
         assert_eq!(guest.call(&mut vcpu, unmap), [0; 4]);
-        assert_eq!(
-            guest.abort(&mut vcpu, LOAD_BYTE, 0x5000),
-            GuestAction::Resume
-        );
+        assert_eq!(guest.abort(&mut vcpu, LOAD_BYTE, 0x5000), GuestAction::Resume);
     }
 }
 

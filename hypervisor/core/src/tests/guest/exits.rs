@@ -68,22 +68,14 @@ fn memory_that_came_meanwhile_is_a_retry() {
 fn poison_stops_the_vm() {
     let guest = Guest::new(true);
     guest.vm.punch(&guest.hypervisor, 2, 1).unwrap();
-    assert_eq!(
-        guest.vm.query(&guest.hypervisor, 2),
-        (PageState::Poisoned, 1)
-    );
+    assert_eq!(guest.vm.query(&guest.hypervisor, 2), (PageState::Poisoned, 1));
     let mut vcpu = guest.load(0);
     let gfn = Gfn(GUEST_FIRST + 2);
     let action = guest.abort(&mut vcpu, 0x9200_0007, gfn.base().0);
-    assert_eq!(
-        action,
-        GuestAction::Exit(Exit::Stopped(StopReason::Poisoned(gfn)))
-    );
+    assert_eq!(action, GuestAction::Exit(Exit::Stopped(StopReason::Poisoned(gfn))));
     assert!(vcpu.is_stopped());
     drop(vcpu);
-    let again = guest
-        .hypervisor
-        .vcpu_load(CpuIndex(0), guest.vm.vm, VcpuIndex(0));
+    let again = guest.hypervisor.vcpu_load(CpuIndex(0), guest.vm.vm, VcpuIndex(0));
     assert_eq!(again.err(), Some(CallError::Denied));
 }
 
@@ -93,18 +85,12 @@ fn aarch32_and_serror_stop_the_vm() {
     let mut vcpu = guest.load(0);
     vcpu.with_context(|context| context.pstate = 0x10);
     let action = guest.abort(&mut vcpu, 0x9300_0047, DEVICE << 12);
-    assert_eq!(
-        action,
-        GuestAction::Exit(Exit::Stopped(StopReason::Exception(0x0e)))
-    );
+    assert_eq!(action, GuestAction::Exit(Exit::Stopped(StopReason::Exception(0x0e))));
     drop(vcpu);
     let guest = Guest::new(true);
     let mut vcpu = guest.load(0);
     let action = guest_exit(&mut vcpu, &guest.services(), Trap::SystemError);
-    assert_eq!(
-        action,
-        GuestAction::Exit(Exit::Stopped(StopReason::Exception(0x2f)))
-    );
+    assert_eq!(action, GuestAction::Exit(Exit::Stopped(StopReason::Exception(0x2f))));
     assert!(vcpu.is_stopped());
 }
 
@@ -122,14 +108,10 @@ fn system_registers_are_read_hidden_or_undefined() {
     let after = snapshot(&mut vcpu);
     assert_eq!((after.x[5], after.pc), (0x1100_0000_1111_0011, pc + 4));
     // msr icc_sgi1r_el1, x2
-    assert_eq!(
-        guest.trap(&mut vcpu, 0x623a_3056),
-        GuestAction::Exit(Exit::Sgi { sgi1r: 0x1_0001 })
-    );
+    assert_eq!(guest.trap(&mut vcpu, 0x623a_3056), GuestAction::Exit(Exit::Sgi { sgi1r: 0x1_0001 }));
     assert_eq!(snapshot(&mut vcpu).pc, pc + 8);
     // mrs x5, pmcr_el0: S3_3_C9_C12_0
-    let pmcr =
-        (0x18 << 26) | (1 << 25) | (3 << 20) | (3 << 14) | (9 << 10) | (5 << 5) | (12 << 1) | 1;
+    let pmcr = (0x18 << 26) | (1 << 25) | (3 << 20) | (3 << 14) | (9 << 10) | (5 << 5) | (12 << 1) | 1;
     assert_eq!(guest.trap(&mut vcpu, pmcr), GuestAction::Resume);
     let after = snapshot(&mut vcpu);
     assert_eq!((after.pc, after.system.elr_el1), (0x2_0200, pc + 8));
@@ -145,10 +127,7 @@ fn fp_is_enabled_and_the_unknown_is_undefined() {
     assert!(snapshot(&mut vcpu) == before, "the instruction runs again");
     // SVE, an undefined instruction, a trapped ERET, pointer authentication, a class of the future.
     for class in [0x19_u64, 0x00, 0x1a, 0x09, 0x3f] {
-        assert_eq!(
-            guest.trap(&mut vcpu, class << 26 | 1 << 25),
-            GuestAction::Resume
-        );
+        assert_eq!(guest.trap(&mut vcpu, class << 26 | 1 << 25), GuestAction::Resume);
         let after = snapshot(&mut vcpu);
         assert_eq!(after.system.esr_el1, 0x0200_0000, "class {class:#x}");
     }
@@ -158,16 +137,8 @@ fn fp_is_enabled_and_the_unknown_is_undefined() {
 fn whatever_the_syndrome_the_hypervisor_goes_on() {
     let guest = Guest::new(true);
     for class in 0..64_u64 {
-        for iss in [
-            0, 0x47, 0x87, 0x1ff_ffff, 0x155_5555, 0x0aa_aaaa, 0x100_0007,
-        ] {
-            for ipa in [
-                0,
-                DEVICE << 12,
-                (GUEST_FIRST << 12) + 0xfff,
-                u64::MAX >> 8,
-                u64::MAX,
-            ] {
+        for iss in [0, 0x47, 0x87, 0x1ff_ffff, 0x155_5555, 0x0aa_aaaa, 0x100_0007] {
+            for ipa in [0, DEVICE << 12, (GUEST_FIRST << 12) + 0xfff, u64::MAX >> 8, u64::MAX] {
                 let mut vcpu = guest.load(0);
                 let _ = guest.abort(&mut vcpu, class << 26 | iss, ipa);
                 assert!(!vcpu.is_stopped());
@@ -213,11 +184,7 @@ fn what_the_host_is_told_does_not_depend_on_a_secret() {
                     context.system.elr_el1 = secret;
                 });
                 // The virtual address is the guest's own affair as well: only its page offset shows.
-                let trap = Trap::Synchronous {
-                    esr,
-                    far: secret & !0xfff,
-                    hpfar: (ipa >> 12) << 4,
-                };
+                let trap = Trap::Synchronous { esr, far: secret & !0xfff, hpfar: (ipa >> 12) << 4 };
                 guest_exit(&mut vcpu, &guest.services(), trap)
             });
             assert_eq!(one, other, "ESR {esr:#x}, IPA {ipa:#x}");

@@ -121,30 +121,12 @@ fn with_two_objects() -> Guest {
     let hypervisor = tiny();
     let vm = TestVm::new(&hypervisor, true, 54, 14);
     let call = |call| hypervisor.host_call(&call).unwrap()[0];
-    let pages = HostCall::ObjectCreate {
-        vm: vm.vm,
-        pages: 2,
-    };
+    let pages = HostCall::ObjectCreate { vm: vm.vm, pages: 2 };
     let object = ObjectHandle(u32::try_from(call(pages)).unwrap());
-    call(HostCall::ObjectBind {
-        object,
-        offset: 0,
-        gfn: Gfn(GUEST_FIRST + OBJECT_PAGES),
-        pages: 2,
-    });
-    call(HostCall::ObjectPopulate {
-        object,
-        offset: 0,
-        first: Pfn(92),
-        pages: 2,
-        content: Content::Zero,
-    });
+    call(HostCall::ObjectBind { object, offset: 0, gfn: Gfn(GUEST_FIRST + OBJECT_PAGES), pages: 2 });
+    call(HostCall::ObjectPopulate { object, offset: 0, first: Pfn(92), pages: 2, content: Content::Zero });
     vm.start(&hypervisor);
-    Guest {
-        hypervisor,
-        vm,
-        trng: Trng::new(&[1; 32]),
-    }
+    Guest { hypervisor, vm, trng: Trng::new(&[1; 32]) }
 }
 
 #[test]
@@ -208,11 +190,7 @@ fn giving_up_a_page_of_a_block_waits_for_the_tables_that_it_takes() {
     let vm = TestVm::new(&hypervisor, true, 54, 7);
     vm.populate(&hypervisor, 0, 72, 4).unwrap();
     vm.start(&hypervisor);
-    let guest = Guest {
-        hypervisor,
-        vm,
-        trng: Trng::new(&[1; 32]),
-    };
+    let guest = Guest { hypervisor, vm, trng: Trng::new(&[1; 32]) };
     let mut vcpu = guest.load(0);
     let pc = snapshot(&mut vcpu).pc;
     let action = guest.call_raw(&mut vcpu, HVC, relinquish(1));
@@ -221,11 +199,7 @@ fn giving_up_a_page_of_a_block_waits_for_the_tables_that_it_takes() {
     };
     assert_eq!(snapshot(&mut vcpu).pc, pc.wrapping_sub(4), "it runs again");
     assert_eq!(state(&vcpu, 1), PRIVATE);
-    let more = HostCall::VmTopUp {
-        vm: guest.vm.vm,
-        first: Pfn(102),
-        pages,
-    };
+    let more = HostCall::VmTopUp { vm: guest.vm.vm, first: Pfn(102), pages };
     guest.hypervisor.host_call(&more).unwrap();
     let gfn = Gfn(GUEST_FIRST + 1);
     let action = guest.call_raw(&mut vcpu, HVC, relinquish(1));

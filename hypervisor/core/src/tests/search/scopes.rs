@@ -37,11 +37,7 @@ impl Scope {
     }
 
     pub(super) const fn bench(&self) -> Bench {
-        Bench {
-            ram: 0..self.ram,
-            reserved: 0..self.reserved,
-            denied: 100..101,
-        }
+        Bench { ram: 0..self.ram, reserved: 0..self.reserved, denied: 100..101 }
     }
 
     /// What is to be tried in this state.
@@ -54,29 +50,18 @@ impl Scope {
 /// Turns places into handles.
 fn resolve<G: Geometry>(pair: &TinyPair<'_, '_, G>, action: Action) -> Action {
     let newest = |known: &[u32], place: usize, skip: usize| {
-        let mut there = (0..known.len())
-            .rev()
-            .filter(|index| known[*index] & 0xff == place as u32);
+        let mut there = (0..known.len()).rev().filter(|index| known[*index] & 0xff == place as u32);
         there.nth(skip)
     };
     let nothing = Arg::Value(u32::MAX.into());
     let arg = |arg: Arg| match arg {
         Arg::Vm(place) => newest(&pair.vms, place % 100, place / 100).map_or(nothing, Arg::Vm),
-        Arg::Object(place) => {
-            newest(&pair.objects, place % 100, place / 100).map_or(nothing, Arg::Object)
-        }
+        Arg::Object(place) => newest(&pair.objects, place % 100, place / 100).map_or(nothing, Arg::Object),
         value @ Arg::Value(_) => value,
     };
     match action {
-        Action::Host { call, x } => Action::Host {
-            call,
-            x: x.map(arg),
-        },
-        Action::Load { cpu, vm, vcpu } => Action::Load {
-            cpu,
-            vm: arg(vm),
-            vcpu,
-        },
+        Action::Host { call, x } => Action::Host { call, x: x.map(arg) },
+        Action::Load { cpu, vm, vcpu } => Action::Load { cpu, vm: arg(vm), vcpu },
         other => other,
     }
 }
@@ -427,8 +412,7 @@ fn full() -> Scope {
     }
     prefix += "object-create vm=vm0 pages=16\n".repeat(4).as_str();
     for binding in 0..8 {
-        prefix +=
-            &std::format!("object-bind object=object0 offset={binding} gfn={binding} pages=1\n");
+        prefix += &std::format!("object-bind object=object0 offset={binding} gfn={binding} pages=1\n");
     }
     for vcpu in 0..16 {
         prefix += &std::format!("vcpu-create vm=vm0 index={vcpu}\n");
@@ -442,11 +426,7 @@ fn full() -> Scope {
         vcpu-create vm=vm0 index=16
         vm-destroy vm=vm15
         vm-start vm=vm0 entry=0x20000 argument=7";
-    Scope {
-        ram: 128,
-        reserved: 48,
-        ..Scope::new("full", &prefix, moves)
-    }
+    Scope { ram: 128, reserved: 48, ..Scope::new("full", &prefix, moves) }
 }
 
 /// All scopes.
@@ -463,9 +443,7 @@ pub(super) fn all() -> Vec<Scope> {
     .into_iter()
     .map(|(name, (prefix, moves))| Scope::new(name, prefix, moves))
     .collect();
-    scopes
-        .iter_mut()
-        .for_each(|scope| scope.short = scope.name == "dying");
+    scopes.iter_mut().for_each(|scope| scope.short = scope.name == "dying");
     scopes.push(full());
     scopes
 }
