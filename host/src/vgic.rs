@@ -6,7 +6,7 @@
 //! it out and [`Vgic::fold`] takes it back. What finds no list register waits for the next entry.
 //!
 //! Of a hundred interrupts hardly any is ever pending or active, and every exit asks which: so that only
-//! those are looked at, [`Restless`] names them.
+//! those are looked at, `Restless` names them.
 
 use alloc::vec::Vec;
 

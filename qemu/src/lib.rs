@@ -8,7 +8,7 @@
 //! * [`machine`], [`run`]: QEMU's command line as data; QEMU run, listened to and ended.
 //! * [`facts`], [`story`], [`record`]: what the parties reported, judged, for people and for programs.
 //!
-//! [`bench`] boots as well, to measure.
+//! [`mod@bench`] boots as well, to measure.
 //!
 //! Everything that can fail does so as a [`failure::Failure`], which has its exit status.
 

@@ -6,7 +6,7 @@
 //! * [`kvm`]: the public KVM/pKVM vendor-hypervisor interface that guests speak.
 //! * [`error`]: the error codes of both.
 //! * [`record`]: the lines by which hypervisor, host and guest report to the tool.
-//! * [`bench`]: what a benchmark measures, and who reports it.
+//! * [`mod@bench`]: what a benchmark measures, and who reports it.
 //!
 //! A value that was parsed here has the right shape, no more: whether the caller may say it is the
 //! hypervisor's to check.

@@ -8,9 +8,9 @@
 //!
 //! How it comes to its verdict:
 //!
-//! 1. [`survey`](tables::survey) reads every table of every party once. Each table must be in its
+//! 1. `tables::survey` reads every table of every party once. Each table must be in its
 //!    owner's custody *before* it is read. What it finds is counted.
-//! 2. The records of all RAM are read in runs ([`pages`]); for each run the host's tables, the guest's
+//! 2. The records of all RAM are read in runs (`pages`); for each run the host's tables, the guest's
 //!    tables and the guest's object must say what follows from it.
 //! 3. The counts must agree. As each recorded page was found where it belongs, equal counts mean that
 //!    nothing else is mapped, so that records, objects and guest tables are one to one.

@@ -1,8 +1,8 @@
 //! Bugs that can be switched on, one at a time, to see that the tests notice.
 //!
-//! A test that passes shows little unless something makes it fail. Each [`Bug`] is one that a hypervisor
+//! A test that passes shows little unless something makes it fail. Each `Bug` is one that a hypervisor
 //! of this kind had: a check, a wipe, a TLB invalidation, a barrier left out, a count off by one. The
-//! place of each is a [`seeded!`] in the code; `cargo seeded` switches on one after the other and prints
+//! place of each is a `seeded!` in the code; `cargo seeded` switches on one after the other and prints
 //! which tests failed with it (`src/tests/seeded.rs` has the list).
 //!
 //! Without the feature `seeded-bugs` a place is the constant `false`, or the right value: nothing of all
