@@ -63,7 +63,7 @@ mod tests {
     fn events_are_written_in_their_order() {
         let mut trace = Trace::default();
         assert!(trace.observe("@event 1 1 3 0"));
-        assert!(trace.observe("@event 0 0 3 3"));
+        assert!(trace.observe("@event 0 0 303 0"));
         assert!(!trace.observe("@cloister 1 panic"));
         assert!(trace.observe("@event 0 0 zz"));
         let directory = tempfile::tempdir().unwrap();
