@@ -16,7 +16,7 @@ fn the_hypervisors_code_is_small() {
     let directory = tempfile::tempdir().unwrap();
     let image = directory.path().join("image");
     let run = Tool::new(&["image", "pack", "--output", image.to_str().unwrap()]).run();
-    run.expect_status(0);
+    assert_eq!(run.status, Some(0), "{run}");
 
     let path = root().join("target/bare/aarch64-unknown-none-softfloat/bare/hypervisor");
     let bytes = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
