@@ -5,11 +5,14 @@
 //! * `vectors`: the vector table, generic over the binary's handlers.
 //! * [`stage1`]: an identity map with W^X, from tables that need no heap.
 //! * `cpu`: one instruction per function.
+//! * `heap`: the global allocator, over memory that the binary gives it.
 //! * [`lock`]: a spin lock that masks interrupts while it is held.
 
 #[cfg(target_os = "none")]
 pub mod cpu;
 pub mod frame;
+#[cfg(target_os = "none")]
+pub mod heap;
 pub mod lock;
 pub mod stage1;
 pub mod syndrome;

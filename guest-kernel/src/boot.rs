@@ -8,7 +8,7 @@ use core::ops::Range;
 use core::{ptr, slice};
 
 use bare_rt::el1::stage1::Stage1;
-use bare_rt::el1::{cpu, vectors};
+use bare_rt::el1::{cpu, heap, vectors};
 use bare_rt::image::Layout;
 use shared_abi::addr::{Ipa, PAGE_SIZE};
 use virtio_guard::AccessPlatform;
@@ -22,7 +22,7 @@ use crate::shared::SharedPool;
 use crate::virtio::console::VirtioConsole;
 use crate::virtio::disk::Disk;
 use crate::virtio::{self, DeviceType, hal};
-use crate::{console, heap, power, println};
+use crate::{console, power, println};
 
 /// CurrentEL.EL of the exception level that payloads run at.
 const EL1: u64 = 1;
@@ -142,7 +142,7 @@ fn bring_up(device_tree: u64) -> Result<Guest, Failure> {
     }
     let heap = require(machine.free_memory().ok_or("no memory is free"));
     // SAFETY: the range is RAM, mapped just now, and apart from image, tree, initrd and reservations.
-    unsafe { heap::init(&heap) };
+    unsafe { heap::init(heap.start..heap.end) };
 
     let mut devices = Devices { stage1, hypervisor };
     let mut guest = Guest { machine, layout, hypervisor, shared_pages: 0, disk: None };

@@ -36,8 +36,6 @@ pub mod console;
 #[cfg(target_os = "none")]
 mod exceptions;
 #[cfg(target_os = "none")]
-mod heap;
-#[cfg(target_os = "none")]
 mod interrupts;
 #[cfg(target_os = "none")]
 pub mod power;

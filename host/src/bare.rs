@@ -39,8 +39,6 @@ mod exceptions;
 #[cfg(target_os = "none")]
 mod guest;
 #[cfg(target_os = "none")]
-mod heap;
-#[cfg(target_os = "none")]
 mod hypercall;
 #[cfg(target_os = "none")]
 mod interrupts;

@@ -1,12 +1,12 @@
 //! The machine's free page frames, and the heap in some of them.
 
+use bare_rt::el1::heap;
 use bare_rt::el1::lock::IrqLock;
 use bare_rt::image::Layout;
 use host::memory::FrameAllocator;
 use shared_abi::addr::{PAGE_SIZE, PageRange, Pfn};
 
 use super::frames::Frames;
-use super::heap;
 use super::platform::Platform;
 
 /// The heap holds the VMM's state and buffers, which do not grow with the guest's memory but for

@@ -1,11 +1,12 @@
-//! The heap: `linked_list_allocator` in a lock.
+//! The heap of a binary that links this: `linked_list_allocator` in a lock.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::ops::Range;
 use core::ptr::{self, NonNull};
 
-use bare_rt::el1::lock::IrqLock;
 use linked_list_allocator::Heap;
+
+use super::lock::IrqLock;
 
 #[global_allocator]
 static HEAP: LockedHeap = LockedHeap(IrqLock::new(Heap::empty()));
@@ -32,7 +33,7 @@ unsafe impl GlobalAlloc for LockedHeap {
 /// # Safety
 ///
 /// Called once. The memory is mapped read-write and nothing else uses it, ever.
-pub(crate) unsafe fn init(memory: Range<u64>) {
+pub unsafe fn init(memory: Range<u64>) {
     let start = ptr::with_exposed_provenance_mut(memory.start as usize);
     // SAFETY: the caller vouches for the memory.
     unsafe {
