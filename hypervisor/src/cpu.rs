@@ -5,6 +5,7 @@ use hyp_core::vcpu::{FpRegisters, SystemRegisters, VcpuContext};
 use shared_abi::addr::Pa;
 
 use crate::el2::El2;
+use crate::state::OwnTraps;
 use crate::switch::Registers;
 use crate::{arch, fp, gic, state};
 
@@ -15,6 +16,8 @@ pub(crate) struct Cpu {
     pub(crate) hypervisor: &'static Hypervisor<'static, El2>,
     /// Which one.
     pub(crate) index: CpuIndex,
+    /// What changes between its host and its guests.
+    pub(crate) traps: OwnTraps,
     /// The host's general registers, PC and PSTATE while EL2 runs.
     pub(crate) host: Registers,
     /// The host's system registers while a guest runs.
@@ -25,7 +28,7 @@ pub(crate) struct Cpu {
 }
 
 impl Cpu {
-    /// A CPU whose host is about to start at `entry` as PSCI starts a CPU (DEN0022, 6.4).
+    /// The CPU that this runs on, whose host is about to start at `entry` as PSCI starts a CPU (DEN0022, 6.4).
     pub(crate) fn new(
         hypervisor: &'static Hypervisor<'static, El2>,
         index: CpuIndex,
@@ -38,6 +41,7 @@ impl Cpu {
         Self {
             hypervisor,
             index,
+            traps: OwnTraps::new(hypervisor.host_space()),
             host,
             host_system: SystemRegisters::default(),
             host_fp: FpRegisters::default(),
@@ -76,6 +80,7 @@ impl Cpu {
     }
 
     /// The guest leaves the CPU: its FP registers go with it.
+    #[inline(always)]
     pub(crate) fn take_fp_from_guest(context: &mut VcpuContext) {
         if context.fp_live != 0 {
             // SAFETY: FP does not trap since the guest touched it.
@@ -105,8 +110,8 @@ pub(crate) fn take_el2() -> Result<(), &'static str> {
     if arch::read!("hcr_el2") & E2H != 0 {
         return Err("this CPU has EL2 with VHE alone");
     }
-    if !gic::priorities_fit() {
-        return Err("this CPU has more interrupt priorities than are switched");
+    if !gic::fits() {
+        return Err("this CPU has too many interrupt priorities or too few list registers");
     }
     Ok(())
 }

@@ -25,6 +25,7 @@ struct Running<'a> {
 /// # Errors
 ///
 /// Why it was not entered.
+#[inline(always)]
 pub(crate) fn run(
     cpu: &mut Cpu,
     vm: VmHandle,
@@ -33,47 +34,51 @@ pub(crate) fn run(
 ) -> Result<ExitRecord, CallError> {
     #[cfg(feature = "oracle")]
     let _looks = crate::oracle::after(crate::oracle::Calls::NONE);
-    let used = gic::used(&entry.list_registers)?;
     let mut loaded = cpu.hypervisor.vcpu_load(cpu.index, vm, vcpu)?;
-    guest_entry(&mut loaded, entry.resume)?;
+    guest_entry(&mut loaded, entry.resume).map(|()| run_loaded(cpu, &mut loaded, entry))
+}
 
+/// [`run`], of a vCPU that this CPU has claimed; the host's is what is loaded before and after it.
+#[inline(always)]
+fn run_loaded(cpu: &mut Cpu, loaded: &mut Loaded<'static, 'static, El2>, entry: &Entry) -> ExitRecord {
     state::save_system(&mut cpu.host_system);
     let space = loaded.space();
     loaded.with_context(|context| {
         // SAFETY: this CPU has claimed the vCPU, and these are its registers and its VM's stage 2.
         unsafe {
             state::load_system(&context.system);
-            gic::load(&context.gic, &entry.list_registers, used);
-            state::select_guest(space, context.vmpidr);
+            gic::load(&context.gic, entry.list_registers);
+            state::select_guest(&cpu.traps, space, context.vmpidr);
         }
     });
     let mut running = Running {
-        loaded: &mut loaded,
+        loaded,
         services: Services { trng: boot::trng(), id_register },
         action: GuestAction::Resume,
     };
     let mut exit = until_exit(cpu, &mut running);
-    let record = loaded.with_context(|context| {
+    let record = running.loaded.with_context(|context| {
         Cpu::take_fp_from_guest(context);
         if let Exit::Wfi { deadline } = &mut exit {
             *deadline = context.timer_deadline();
         }
         ExitRecord {
             exit,
-            list_registers: gic::save(&mut context.gic, used),
+            list_registers: gic::save(&mut context.gic),
             timer_fired: context.timer_fired(arch::read!("cntvct_el0")),
         }
     });
     // SAFETY: the host's own, which runs next.
     unsafe {
         state::load_system(&cpu.host_system);
-        state::select_host(cpu.hypervisor.host_space(), cpu.traps_host_fp());
+        state::select_host(&cpu.traps, cpu.traps_host_fp());
     }
-    Ok(record)
+    record
 }
 
 /// Enters the loaded vCPU again and again, as long as the hypervisor answers it alone. When this
 /// returns, its system registers are stored.
+#[inline(always)]
 fn until_exit(cpu: &mut Cpu, running: &mut Running<'_>) -> Exit {
     loop {
         trace::enter();

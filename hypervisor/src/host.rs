@@ -9,7 +9,7 @@ use hyp_core::syndrome::{self, Fault, Syndrome, SysRegAccess};
 use hyp_core::sysreg::{self, Outcome};
 use hyp_core::vcpu::pstate;
 use shared_abi::error::CallError;
-use shared_abi::host_call::HostCall;
+use shared_abi::host_call::{Arguments, HostCall};
 use shared_abi::record::Record;
 
 use crate::cpu::Cpu;
@@ -29,8 +29,8 @@ pub(crate) fn faults() -> u64 {
 
 /// Runs the host on this CPU, for ever.
 pub(crate) fn run(cpu: &mut Cpu) -> ! {
-    // SAFETY: the host's stage 2, and the host runs next.
-    unsafe { state::select_host(cpu.hypervisor.host_space(), cpu.traps_host_fp()) };
+    // SAFETY: this CPU's own, and the host runs next.
+    unsafe { state::select_host(&cpu.traps, cpu.traps_host_fp()) };
     console::record(&Record::HostCpu {
         cpu: cpu.index.0 as u64,
         stage2: state::stage2_is_on(arch::read!("hcr_el2")),
@@ -111,25 +111,35 @@ fn call(cpu: &mut Cpu, imm: u16) {
     if imm != 0 {
         return refuse(cpu);
     }
+    if function == HostCall::VCPU_RUN {
+        return run_vcpu(cpu);
+    }
     if relay::is_psci(function) {
         return relay::call(cpu);
     }
     trace::event(Event::CallBegin(function));
+    match HostCall::parse(function, arguments(cpu)) {
+        Ok(call) => ownership_call(cpu, &call),
+        Err(error) => answer(cpu, error.code(), []),
+    }
+}
+
+/// `VcpuRun`, which comes more often than all other calls.
+#[inline(always)]
+fn run_vcpu(cpu: &mut Cpu) {
+    trace::event(Event::CallBegin(HostCall::VCPU_RUN));
+    let ran =
+        HostCall::parse_run(arguments(cpu)).and_then(|(vm, vcpu, entry)| guest::run(cpu, vm, vcpu, &entry));
+    match ran {
+        Ok(record) => answer(cpu, 0, record.emit()),
+        Err(error) => answer(cpu, error.code(), []),
+    }
+}
+
+/// x1 to x17.
+fn arguments(cpu: &Cpu) -> &Arguments {
     let [_, arguments @ .., _, _, _, _, _, _, _, _, _, _, _, _, _] = &cpu.host.x;
-    let refused = if function == HostCall::VCPU_RUN {
-        let ran =
-            HostCall::parse_run(arguments).and_then(|(vm, vcpu, entry)| guest::run(cpu, vm, vcpu, &entry));
-        match ran {
-            Ok(record) => return answer(cpu, 0, record.emit()),
-            Err(error) => error,
-        }
-    } else {
-        match HostCall::parse(function, arguments) {
-            Ok(call) => return ownership_call(cpu, &call),
-            Err(error) => error,
-        }
-    };
-    answer(cpu, refused.code(), []);
+    arguments
 }
 
 /// The end of a call: x0, and from x1 on what it results in; the others up to x17 are 0. It is inlined so

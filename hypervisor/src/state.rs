@@ -42,7 +42,7 @@ pub(crate) const fn stage2_is_on(hcr: u64) -> bool {
 /// it), trace registers (TTA, 20) and activity monitors (TAM, 30).
 const CPTR: u64 = 0x33ff | bits(&[20, 30]);
 /// CPTR_EL2.TFP: FP and SIMD trap.
-const CPTR_TFP: u64 = bits(&[10]);
+const CPTR_TFP_SHIFT: u32 = 10;
 
 /// MDCR_EL2.HPMN, the event counters that EL1 has: kept as it was at reset (Arm ARM DDI0487, D24.3.19).
 const MDCR_HPMN: u64 = 0x1f;
@@ -194,23 +194,42 @@ fn no_extensions() {
     }
 }
 
+/// What is a CPU's own of what changes between its host and its guests.
+#[derive(Debug)]
+pub(crate) struct OwnTraps {
+    vttbr: u64,
+    /// MDCR_EL2, as far as it is the same for host and guests.
+    mdcr: u64,
+    mpidr: u64,
+}
+
+impl OwnTraps {
+    /// Those of the CPU that this runs on; `space` is the host's.
+    pub(crate) fn new(space: Space) -> Self {
+        Self {
+            vttbr: vttbr(space),
+            mdcr: arch::read!("mdcr_el2") & MDCR_HPMN | MDCR,
+            mpidr: arch::read!("mpidr_el1"),
+        }
+    }
+}
+
 /// From the next entry on the host runs: its traps, its stage 2.
 ///
 /// # Safety
 ///
-/// `space` is the host's.
-pub(crate) unsafe fn select_host(space: Space, trap_fp: bool) {
-    let mdcr = arch::read!("mdcr_el2") & MDCR_HPMN;
-    let mpidr = arch::read!("mpidr_el1");
+/// `own` is this CPU's.
+#[inline(always)]
+pub(crate) unsafe fn select_host(own: &OwnTraps, trap_fp: bool) {
     // SAFETY: the caller's promise.
     unsafe {
-        arch::write!("vttbr_el2", vttbr(space));
+        arch::write!("vttbr_el2", own.vttbr);
         arch::write!("hcr_el2", HOST_HCR);
-        arch::write!("cptr_el2", CPTR | if trap_fp { CPTR_TFP } else { 0 });
+        arch::write!("cptr_el2", CPTR | (u64::from(trap_fp) << CPTR_TFP_SHIFT));
         // The host counts and traces nothing: guests run on its CPUs.
-        arch::write!("mdcr_el2", mdcr | MDCR | MDCR_HPMD);
+        arch::write!("mdcr_el2", own.mdcr | MDCR_HPMD);
         arch::write!("cnthctl_el2", CNTHCTL_COUNTER | CNTHCTL_TIMER);
-        arch::write!("vmpidr_el2", mpidr);
+        arch::write!("vmpidr_el2", own.mpidr);
     }
     arch::isb();
 }
@@ -219,15 +238,15 @@ pub(crate) unsafe fn select_host(space: Space, trap_fp: bool) {
 ///
 /// # Safety
 ///
-/// `space` is the VM's.
-pub(crate) unsafe fn select_guest(space: Space, vmpidr: u64) {
-    let mdcr = arch::read!("mdcr_el2") & MDCR_HPMN;
+/// `own` is this CPU's, `space` the VM's.
+#[inline(always)]
+pub(crate) unsafe fn select_guest(own: &OwnTraps, space: Space, vmpidr: u64) {
     // SAFETY: the caller's promise.
     unsafe {
         arch::write!("vttbr_el2", vttbr(space));
         arch::write!("hcr_el2", GUEST_HCR);
-        arch::write!("cptr_el2", CPTR | CPTR_TFP);
-        arch::write!("mdcr_el2", mdcr | MDCR | MDCR_TD);
+        arch::write!("cptr_el2", CPTR | (1 << CPTR_TFP_SHIFT));
+        arch::write!("mdcr_el2", own.mdcr | MDCR_TD);
         arch::write!("cnthctl_el2", CNTHCTL_COUNTER);
         arch::write!("vmpidr_el2", vmpidr);
     }
@@ -238,6 +257,6 @@ pub(crate) unsafe fn select_guest(space: Space, vmpidr: u64) {
 pub(crate) fn untrap_fp() {
     let cptr = arch::read!("cptr_el2");
     // SAFETY: the caller has loaded the registers of whoever runs, or is about to.
-    unsafe { arch::write!("cptr_el2", cptr & !CPTR_TFP) };
+    unsafe { arch::write!("cptr_el2", cptr & !(1 << CPTR_TFP_SHIFT)) };
     arch::isb();
 }

@@ -118,20 +118,20 @@ impl ListRegister {
         self.0 & Self::HARDWARE != 0
     }
 
-    /// The register, if a host may set it: no unknown bit, no INTID above 1019, and linked to a
-    /// physical interrupt only for the virtual timer and its own.
+    /// Fails for a register that no host may set: it may have no unknown bit, no INTID above 1019, and be
+    /// linked to a physical interrupt only for the virtual timer and its own.
     ///
     /// # Errors
     ///
-    /// [`CallError::InvalidParameter`] otherwise.
-    pub fn check(self) -> Result<Self, CallError> {
+    /// [`CallError::InvalidParameter`] then.
+    pub fn check(self) -> Result<(), CallError> {
         let physical = (self.0 >> Self::PHYSICAL_INTID_SHIFT) & Self::PHYSICAL_INTID_MASK;
         let own = physical == u64::from(VIRTUAL_TIMER_INTID) && self.intid() == VIRTUAL_TIMER_INTID;
         let linked = if self.is_hardware() { own } else { physical == 0 };
         let known = self.0 & !Self::VALID == 0;
         let free = self.state() == InterruptState::Inactive;
         if known && (free || (linked && self.intid() < 1020)) {
-            Ok(self)
+            Ok(())
         } else {
             Err(CallError::InvalidParameter)
         }
@@ -156,7 +156,7 @@ pub enum Resume {
 pub struct Entry {
     /// The end of a pending MMIO access; [`Resume::Continue`] where none is pending.
     pub resume: Resume,
-    /// The virtual interrupts; a CPU with fewer list registers takes no entry that uses more.
+    /// The virtual interrupts.
     pub list_registers: [ListRegister; LIST_REGISTERS],
 }
 
@@ -171,9 +171,12 @@ impl Entry {
             (3, 0) => Resume::Abort,
             _ => return Err(CallError::InvalidParameter),
         };
-        let mut list_registers = [ListRegister::EMPTY; LIST_REGISTERS];
-        for (register, value) in list_registers.iter_mut().zip(&x[4..]) {
-            *register = ListRegister(*value).check()?;
+        let list_registers = [x[4], x[5], x[6], x[7]].map(ListRegister);
+        // Mostly no interrupt is under way.
+        if list_registers != [ListRegister::EMPTY; LIST_REGISTERS] {
+            for register in list_registers {
+                register.check()?;
+            }
         }
         Ok(Self { resume, list_registers })
     }
@@ -216,6 +219,18 @@ impl AccessSize {
             4 => Some(Self::Word),
             8 => Some(Self::Double),
             _ => None,
+        }
+    }
+
+    /// The size of 2^0 to 2^3 bytes; of a greater one, that of 2^3.
+    #[inline]
+    #[must_use]
+    pub const fn from_log2(log2: u64) -> Self {
+        match log2 {
+            0 => Self::Byte,
+            1 => Self::Half,
+            2 => Self::Word,
+            _ => Self::Double,
         }
     }
 

@@ -1,7 +1,7 @@
 //! What becomes of a trap of the guest's: it goes on, or the host is told, and then told only what the
 //! [`Exit`] says.
 
-use shared_abi::addr::{Ipa, PAGE_SIZE};
+use shared_abi::addr::PAGE_SIZE;
 use shared_abi::error::CallError;
 use shared_abi::host_call::PageState;
 use shared_abi::vcpu::{Exit, Resume, StopReason};
@@ -60,6 +60,7 @@ pub struct Services<'a> {
 ///
 /// [`CallError::InvalidParameter`] for an answer to an access that is not pending; nothing was done,
 /// and the vCPU is not to be entered.
+#[inline(always)]
 pub fn guest_entry<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, resume: Resume) -> Result<(), CallError> {
     vcpu.with_context(|context| mmio::resume(context, resume))
 }
@@ -72,51 +73,46 @@ pub fn guest_hypercall<M: Machine>(
     services: &Services<'_>,
     imm: u16,
 ) -> GuestAction {
-    counted(vcpu, |vcpu| guest_call(vcpu, services, imm))
+    let action = guest_call(vcpu, services, imm);
+    counted(vcpu, action)
 }
 
 /// Handles a trap of the guest's, whose registers are in its context by now.
+#[inline(always)]
 pub fn guest_exit<M: Machine>(
     vcpu: &mut Loaded<'_, '_, M>,
     services: &Services<'_>,
     trap: Trap,
 ) -> GuestAction {
-    counted(vcpu, |vcpu| match trap {
+    let action = match trap {
         Trap::Interrupt => GuestAction::Exit(Exit::Interrupted),
-        Trap::Synchronous { esr, far, hpfar } => {
-            synchronous(vcpu, services, Syndrome::decode(esr), far, hpfar)
-        }
+        Trap::Synchronous { esr, far, hpfar } => synchronous(vcpu, services, [esr, far, hpfar]),
         Trap::SystemError => stop(vcpu, StopReason::Exception(class::SERROR)),
-    })
+    };
+    counted(vcpu, action)
 }
 
 /// Counts exits to the host.
 #[inline(always)]
-fn counted<'h, 'm, M: Machine>(
-    vcpu: &mut Loaded<'h, 'm, M>,
-    handle: impl FnOnce(&mut Loaded<'h, 'm, M>) -> GuestAction,
-) -> GuestAction {
-    let action = handle(vcpu);
+fn counted<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, action: GuestAction) -> GuestAction {
     if let GuestAction::Exit(_) = action {
         vcpu.count_exit();
     }
     action
 }
 
-/// Everything but hypercalls, which are to be quick.
-#[inline(never)]
+/// Everything but hypercalls, which are answered before the guest has left the CPU.
+#[inline(always)]
 fn synchronous<M: Machine>(
     vcpu: &mut Loaded<'_, '_, M>,
     services: &Services<'_>,
-    syndrome: Syndrome,
-    far: u64,
-    hpfar: u64,
+    [esr, far, hpfar]: [u64; 3],
 ) -> GuestAction {
     // AArch32 is hidden from guests but can't be trapped at EL0.
     if vcpu.with_context(|context| context.pstate & pstate::AARCH32 != 0) {
         return stop(vcpu, StopReason::Exception(class::ILLEGAL_STATE));
     }
-    match syndrome {
+    match Syndrome::decode(esr) {
         Syndrome::Hvc { imm } => guest_call(vcpu, services, imm),
         Syndrome::Smc { imm } => {
             // Unlike HVC, a trapped SMC leaves the PC at itself.
@@ -124,8 +120,8 @@ fn synchronous<M: Machine>(
             guest_call(vcpu, services, imm)
         }
         Syndrome::SysReg(access) => system_register(vcpu, services, access),
-        Syndrome::DataAbort(abort) => data_abort(vcpu, abort, far, hpfar),
-        Syndrome::InstructionAbort(fault) => instruction_abort(vcpu, fault, far, hpfar),
+        Syndrome::DataAbort(data) => abort(vcpu, data.fault, Some(data), [esr, far, hpfar]),
+        Syndrome::InstructionAbort(fault) => abort(vcpu, fault, None, [esr, far, hpfar]),
         Syndrome::Wfx { event: true } => {
             skip(vcpu);
             GuestAction::Exit(Exit::Interrupted)
@@ -184,75 +180,45 @@ fn system_register<M: Machine>(
     })
 }
 
-/// What a guest met where stage 2 has nothing for it.
-enum Met {
-    /// A page that is there by now, one that the host has to bring, or one that is gone for good.
-    Memory(GuestAction),
-    /// A page that may be a device's.
-    Device(Ipa),
-    /// Nothing.
-    Nothing,
-}
-
-fn meet<M: Machine>(vcpu: &Loaded<'_, '_, M>, fault: Fault, far: u64, hpfar: u64) -> Met {
-    let ipa = match fault.ipa(hpfar, far) {
-        Some(ipa) if fault.is_translation() => ipa,
-        _ => return Met::Nothing,
-    };
-    let gfn = ipa.page();
-    match vcpu.classify_or_device(gfn) {
-        (GuestPage::Bound(PageState::Private | PageState::Shared), _) => Met::Memory(GuestAction::Resume),
-        (GuestPage::Bound(PageState::Absent), _) => Met::Memory(GuestAction::Exit(Exit::MemoryFault { gfn })),
-        (GuestPage::Bound(PageState::Poisoned), _) => Met::Memory(stop(vcpu, StopReason::Poisoned(gfn))),
-        (GuestPage::Unbound, true) => Met::Device(ipa),
-        (GuestPage::Unbound, false) => Met::Nothing,
-    }
-}
-
-fn data_abort<M: Machine>(
-    vcpu: &mut Loaded<'_, '_, M>,
-    abort: DataAbort,
-    far: u64,
-    hpfar: u64,
-) -> GuestAction {
-    let refused = Exception::ExternalAbort(Abort {
-        fetch: false,
-        write: abort.write,
-        far: (!abort.fault.far_not_valid).then_some(far),
-    });
-    let ipa = match meet(vcpu, abort.fault, far, hpfar) {
-        Met::Memory(action) => return action,
-        Met::Device(ipa) if !abort.fault.stage1_walk => ipa,
-        Met::Device(_) | Met::Nothing => return inject(vcpu, refused),
-    };
-    match abort.access {
-        // A device has no cache line to maintain.
-        _ if abort.cache_maintenance => {
-            skip(vcpu);
-            GuestAction::Resume
-        }
-        Some(access)
-            if ipa.page_offset().saturating_add(access.size.bytes()) <= PAGE_SIZE || seeded!(AcrossPages) =>
-        {
-            let write = abort.write;
-            GuestAction::Exit(vcpu.with_context(|context| mmio::begin(context, access, write, ipa, far)))
-        }
-        // It reaches into the next page, or the syndrome does not describe it.
-        _ => inject(vcpu, refused),
-    }
-}
-
-fn instruction_abort<M: Machine>(
+/// What becomes of an access that stage 2 has nothing for: `data` says more of it, unless it was an
+/// instruction fetch. What is at the page decides: memory that is there by now, that the host has to bring,
+/// or that is gone for good; or a device, which takes what one page of it can take.
+#[inline(always)]
+fn abort<M: Machine>(
     vcpu: &mut Loaded<'_, '_, M>,
     fault: Fault,
-    far: u64,
-    hpfar: u64,
+    data: Option<DataAbort>,
+    [esr, far, hpfar]: [u64; 3],
 ) -> GuestAction {
-    match meet(vcpu, fault, far, hpfar) {
-        Met::Memory(action) => action,
-        Met::Device(_) | Met::Nothing => {
-            let abort = Abort { fetch: true, write: false, far: (!fault.far_not_valid).then_some(far) };
-            inject(vcpu, Exception::ExternalAbort(abort))
+    if let Some(ipa) = fault.translation_ipa(hpfar, far) {
+        let gfn = ipa.page();
+        let data = match vcpu.classify_or_device(gfn) {
+            (GuestPage::Bound(PageState::Private | PageState::Shared), _) => return GuestAction::Resume,
+            (GuestPage::Bound(PageState::Absent), _) => {
+                return GuestAction::Exit(Exit::MemoryFault { gfn });
+            }
+            (GuestPage::Bound(PageState::Poisoned), _) => return stop(vcpu, StopReason::Poisoned(gfn)),
+            (GuestPage::Unbound, true) if !fault.stage1_walk => data,
+            (GuestPage::Unbound, _) => None,
+        };
+        match data {
+            // A device has no cache line to maintain.
+            Some(DataAbort { cache_maintenance: true, .. }) => {
+                skip(vcpu);
+                return GuestAction::Resume;
+            }
+            // Otherwise it reaches into the next page, or the syndrome does not describe it.
+            Some(DataAbort { access: Some(access), .. })
+                if ipa.page_offset().wrapping_add(access.size.bytes()) <= PAGE_SIZE
+                    || seeded!(AcrossPages) =>
+            {
+                let exit = vcpu.with_context(|context| mmio::begin(context, esr, access, ipa, far));
+                return GuestAction::Exit(exit);
+            }
+            Some(_) | None => {}
         }
     }
+    let write = data.is_some_and(|abort| abort.write);
+    let far = (!fault.far_not_valid).then_some(far);
+    inject(vcpu, Exception::ExternalAbort(Abort { fetch: data.is_none(), write, far }))
 }

@@ -16,7 +16,7 @@ pub struct GuardFull;
 #[derive(Clone, Debug, Default)]
 pub struct MmioGuard {
     enrolled: bool,
-    /// Ascending, apart, and not adjacent.
+    /// Apart and not adjacent; the one that was asked for last comes first.
     runs: Vec<Run, MAX_RUNS>,
 }
 
@@ -34,9 +34,18 @@ impl MmioGuard {
     }
 
     /// Whether the host may emulate a device at `page`.
+    #[inline]
     #[must_use]
-    pub fn allows(&self, page: Gfn) -> bool {
-        !self.enrolled || self.runs.iter().any(|run| run.contains(page))
+    pub fn allows(&mut self, page: Gfn) -> bool {
+        let found = self.runs.iter().position(|run| run.contains(page));
+        match found {
+            None => !self.enrolled,
+            Some(0) => true,
+            Some(index) => {
+                self.runs.swap(0, index);
+                true
+            }
+        }
     }
 
     /// MMIO_GUARD_MAP: names a page, and enrols. A page may be named again.
@@ -59,7 +68,7 @@ impl MmioGuard {
             }
             apart
         });
-        self.insert(new)
+        self.runs.push(new).map_err(|_| GuardFull)
     }
 
     /// MMIO_GUARD_UNMAP: takes a page's name back, if it has one.
@@ -79,7 +88,7 @@ impl MmioGuard {
         if run.first == page {
             run.first = next;
             if run.first == run.end {
-                self.runs.remove(index);
+                self.runs.swap_remove(index);
             }
             return Ok(());
         }
@@ -92,16 +101,12 @@ impl MmioGuard {
         }
         let tail = Run { first: next, end: run.end };
         run.end = page;
-        self.insert(tail)
-    }
-
-    fn insert(&mut self, new: Run) -> Result<(), GuardFull> {
-        let place = self.runs.iter().take_while(|run| run.first < new.first).count();
-        self.runs.insert(place, new).map_err(|_| GuardFull)
+        self.runs.push(tail).map_err(|_| GuardFull)
     }
 }
 
 impl Run {
+    #[inline]
     fn contains(&self, page: Gfn) -> bool {
         self.first <= page && page < self.end
     }

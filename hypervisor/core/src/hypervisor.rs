@@ -202,6 +202,7 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
     /// [`CallError::NotFound`] for a handle that names nothing and an index without vCPU,
     /// [`CallError::Busy`] for a vCPU that is loaded or a VM that is dying, [`CallError::Denied`] for
     /// one that has not started, has stopped, or is powered off.
+    #[inline(always)]
     pub fn vcpu_load(
         &self,
         cpu: CpuIndex,

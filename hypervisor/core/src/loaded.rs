@@ -67,6 +67,7 @@ pub struct Loaded<'h, 'm, M: Machine> {
 
 impl<'h, 'm, M: Machine> Loaded<'h, 'm, M> {
     /// Claims a vCPU for a CPU; [`Hypervisor::vcpu_load`] has the errors.
+    #[inline(always)]
     pub(crate) fn claim(
         hypervisor: &'h Hypervisor<'m, M>,
         cpu: CpuIndex,
@@ -207,21 +208,24 @@ impl<M: Machine> Loaded<'_, '_, M> {
     }
 
     /// What is at `gfn` at this moment.
+    #[inline(never)]
     #[must_use]
     pub fn classify(&self, gfn: Gfn) -> GuestPage {
         self.classify_or_device(gfn).0
     }
 
-    /// What is at `gfn` at this moment, and whether the VM's MMIO guard allows a device there.
+    /// What is at `gfn` at this moment, and whether the VM's MMIO guard allows a device there. It is inlined
+    /// where an abort is looked into.
+    #[inline(always)]
     #[must_use]
     pub(crate) fn classify_or_device(&self, gfn: Gfn) -> (GuestPage, bool) {
-        self.place.with(self.machine(), |place| {
-            let page = self.classify_in(place, gfn);
-            let page = page.map_or(GuestPage::Unbound, GuestPage::Bound);
-            (page, place.guard.allows(gfn))
+        self.place.with(self.machine(), |place| match self.classify_in(place, gfn) {
+            Some(state) => (GuestPage::Bound(state), false),
+            None => (GuestPage::Unbound, place.guard.allows(gfn)),
         })
     }
 
+    #[inline]
     fn classify_in(&self, place: &mut VmPlace, gfn: Gfn) -> Option<PageState> {
         let (page, _) = place.vm.as_ref()?.object_run(gfn)?;
         let object = vm::object_in(&mut place.objects, page.object)?;
@@ -302,6 +306,7 @@ impl<M: Machine> Loaded<'_, '_, M> {
 
 impl<M: Machine> Drop for Loaded<'_, '_, M> {
     /// Gives the vCPU back, and its counts to its VM.
+    #[inline]
     fn drop(&mut self) {
         self.with_vm(|vm| {
             let report = &mut vm.report;

@@ -8,7 +8,7 @@ use shared_abi::error::CallError;
 use shared_abi::vcpu::{AccessSize, Exit, Resume};
 
 use crate::inject::{Abort, Exception};
-use crate::syndrome::Access;
+use crate::syndrome::{Access, DataAbort};
 use crate::vcpu::VcpuContext;
 
 /// The access that the host is to finish. Plain integers: it lives in a page whose wiped state has to
@@ -16,42 +16,19 @@ use crate::vcpu::VcpuContext;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct PendingAccess {
-    /// 0 for none, [`READ`] or [`WRITE`].
-    kind: u64,
-    /// Bytes.
-    size: u64,
-    /// The general-purpose register of a read.
-    register: u64,
-    /// [`SIGN_EXTEND`], [`WIDE`].
-    flags: u64,
+    /// The abort as ESR_EL2 has it; 0 for none.
+    esr: u64,
     /// The guest's virtual address, for the abort that the host may answer with.
     far: u64,
 }
 
-const READ: u64 = 1;
-const WRITE: u64 = 2;
-
-const SIGN_EXTEND: u64 = 1 << 0;
-const WIDE: u64 = 1 << 1;
-
-/// Turns an access of the guest's into an exit, and remembers it until the host has finished it.
-pub(crate) fn begin(context: &mut VcpuContext, access: Access, write: bool, ipa: Ipa, far: u64) -> Exit {
-    let mut flags = 0;
-    if access.sign_extend {
-        flags |= SIGN_EXTEND;
-    }
-    if access.wide {
-        flags |= WIDE;
-    }
-    context.pending = PendingAccess {
-        kind: if write { WRITE } else { READ },
-        size: access.size.bytes(),
-        register: access.register.into(),
-        flags,
-        far,
-    };
+/// Turns an access of the guest's, which aborted with `esr`, into an exit, and remembers it until the host
+/// has finished it.
+#[inline(always)]
+pub(crate) fn begin(context: &mut VcpuContext, esr: u64, access: Access, ipa: Ipa, far: u64) -> Exit {
+    context.pending = PendingAccess { esr, far };
     let size = access.size;
-    if write {
+    if DataAbort::decode(esr).write {
         let value = context.register(access.register) & seeded!(size.mask(), WholeRegister => u64::MAX);
         Exit::MmioWrite { ipa, size, value }
     } else {
@@ -66,51 +43,52 @@ pub(crate) fn begin(context: &mut VcpuContext, access: Access, write: bool, ipa:
 /// # Errors
 ///
 /// [`CallError::InvalidParameter`] for an answer to an access that is not pending; nothing was done.
+#[inline(always)]
 pub fn resume(context: &mut VcpuContext, resume: Resume) -> Result<(), CallError> {
-    let pending = context.pending;
-    match (pending.kind, resume) {
+    let PendingAccess { esr, far } = context.pending;
+    let DataAbort { write, access, .. } = DataAbort::decode(esr);
+    match (access, resume) {
         (_, Resume::Continue) => {}
-        (READ, Resume::MmioRead(value)) => {
-            let register = u8::try_from(pending.register).unwrap_or(ZERO_REGISTER);
-            context.set_register(register, pending.extend(value));
+        (Some(access), Resume::MmioRead(value)) if !write => {
+            context.set_register(access.register, extend(access, value));
             context.skip_instruction();
         }
-        (WRITE, Resume::MmioWritten) => context.skip_instruction(),
-        (READ | WRITE, Resume::Abort) => Exception::ExternalAbort(Abort {
-            fetch: false,
-            write: pending.kind == WRITE,
-            far: Some(pending.far),
-        })
-        .inject(context),
+        (Some(_), Resume::MmioWritten) if write => context.skip_instruction(),
+        (Some(_), Resume::Abort) => {
+            Exception::ExternalAbort(Abort { fetch: false, write, far: Some(far) }).inject(context);
+        }
         _ => return Err(CallError::InvalidParameter),
     }
-    context.pending = seeded!(PendingAccess::default(), AnsweredTwice => pending);
+    context.pending = seeded!(PendingAccess::default(), AnsweredTwice => context.pending);
     Ok(())
 }
 
-/// Register number 31: XZR.
-const ZERO_REGISTER: u8 = 31;
-
-impl PendingAccess {
-    /// What a load of this kind leaves in its register when memory holds `value`.
-    fn extend(&self, value: u64) -> u64 {
-        let size = AccessSize::from_bytes(self.size).unwrap_or(AccessSize::Double);
-        let value = value & seeded!(size.mask(), AnswerUnmasked => u64::MAX);
-        if self.flags & SIGN_EXTEND == 0 {
-            return value;
-        }
-        let sign = (size.mask() >> 1).wrapping_add(1);
-        let extended = (value ^ sign).wrapping_sub(sign);
-        if self.flags & WIDE == 0 { extended & AccessSize::Word.mask() } else { extended }
+/// What a load of this kind leaves in its register when memory holds `value`.
+#[inline(always)]
+fn extend(access: Access, value: u64) -> u64 {
+    let value = value & seeded!(access.size.mask(), AnswerUnmasked => u64::MAX);
+    if !access.sign_extend {
+        return value;
     }
+    let sign = (access.size.mask() >> 1).wrapping_add(1);
+    let extended = (value ^ sign).wrapping_sub(sign);
+    if access.wide { extended } else { extended & AccessSize::Word.mask() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn access(size: AccessSize, sign_extend: bool, wide: bool) -> Access {
-        Access { size, sign_extend, wide, register: 5 }
+    /// ESR_EL2 of an access to x5, from its table in DDI0487, D19.2.42.
+    fn access(size: AccessSize, sign_extend: bool, wide: bool, write: bool) -> u64 {
+        let sas = u64::from(size.bytes().trailing_zeros());
+        let (sse, sf, wnr) = (u64::from(sign_extend), u64::from(wide), u64::from(write));
+        0x9300_0007 | sas << 22 | sse << 21 | 5 << 16 | sf << 15 | wnr << 6
+    }
+
+    fn begin(context: &mut VcpuContext, esr: u64, ipa: Ipa, far: u64) -> Exit {
+        let access = DataAbort::decode(esr).access.unwrap();
+        super::begin(context, esr, access, ipa, far)
     }
 
     fn context() -> VcpuContext {
@@ -130,7 +108,7 @@ mod tests {
         ] {
             let ipa = Ipa(0x900_0000);
             let mut context = context();
-            let exit = begin(&mut context, access(size, false, false), true, ipa, 0);
+            let exit = begin(&mut context, access(size, false, false, true), ipa, 0);
             assert_eq!(exit, Exit::MmioWrite { ipa, size, value });
             assert_eq!(resume(&mut context, Resume::MmioWritten), Ok(()));
             assert_eq!(context.pc, 0x1004);
@@ -154,7 +132,7 @@ mod tests {
         ] {
             let mut context = context();
             let ipa = Ipa(0x900_0000);
-            begin(&mut context, access(size, sign, wide), false, ipa, 0);
+            begin(&mut context, access(size, sign, wide, false), ipa, 0);
             assert_eq!(resume(&mut context, Resume::MmioRead(given)), Ok(()));
             assert_eq!(context.x[5], expected, "{size:?} {sign} {wide} {given:#x}");
             assert_eq!(context.pc, 0x1004);
@@ -173,7 +151,7 @@ mod tests {
         ] {
             let mut context = context();
             if let Some(write) = pending {
-                begin(&mut context, access(AccessSize::Word, false, false), write, ipa, 0);
+                begin(&mut context, access(AccessSize::Word, false, false, write), ipa, 0);
             }
             let before = context.clone();
             assert_eq!(resume(&mut context, answer), Err(CallError::InvalidParameter));
@@ -184,12 +162,12 @@ mod tests {
     #[test]
     fn an_access_is_finished_once() {
         let mut context = context();
-        let word = access(AccessSize::Word, false, false);
-        begin(&mut context, word, false, Ipa(0x900_0000), 0);
+        let word = access(AccessSize::Word, false, false, false);
+        begin(&mut context, word, Ipa(0x900_0000), 0);
         assert_eq!(resume(&mut context, Resume::MmioRead(1)), Ok(()));
         assert!(resume(&mut context, Resume::MmioRead(2)).is_err());
         assert_eq!(context.x[5], 1);
-        begin(&mut context, word, false, Ipa(0x900_0000), 0);
+        begin(&mut context, word, Ipa(0x900_0000), 0);
         assert_eq!(resume(&mut context, Resume::Continue), Ok(()));
         assert_eq!(context.pc, 0x1004, "the instruction runs again");
         assert!(resume(&mut context, Resume::MmioRead(2)).is_err());
@@ -198,8 +176,8 @@ mod tests {
     #[test]
     fn an_abort_is_taken_at_the_access() {
         let mut context = context();
-        let word = access(AccessSize::Word, false, false);
-        begin(&mut context, word, true, Ipa(0x900_0000), 0xffff_0000);
+        let word = access(AccessSize::Word, false, false, true);
+        begin(&mut context, word, Ipa(0x900_0000), 0xffff_0000);
         assert_eq!(resume(&mut context, Resume::Abort), Ok(()));
         assert_eq!(context.pc, 0x8200);
         assert_eq!(context.system.elr_el1, 0x1000);

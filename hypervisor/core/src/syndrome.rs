@@ -83,17 +83,17 @@ pub struct Fault {
 
 impl Fault {
     /// Decodes the part of the ISS that aborts have in common.
-    const fn decode(iss: u32) -> Self {
+    #[inline(always)]
+    const fn decode(esr: u64) -> Self {
         Self {
-            status: (iss & 0x3f) as u8,
-            stage1_walk: iss & (1 << 7) != 0,
-            far_not_valid: iss & (1 << 10) != 0,
+            status: (esr & 0x3f) as u8,
+            stage1_walk: esr & (1 << 7) != 0,
+            far_not_valid: esr & (1 << 10) != 0,
         }
     }
 
     /// Whether there was no valid descriptor: a translation fault, of any level (the low bits).
-    #[must_use]
-    pub const fn is_translation(&self) -> bool {
+    const fn is_translation(self) -> bool {
         matches!(self.status, 0x04..=0x07 | 0x2b)
     }
 
@@ -104,18 +104,25 @@ impl Fault {
     /// For a fault on a stage-1 walk only the page is right: FAR_EL2 is the address that was being
     /// translated, so the offset is left 0.
     #[must_use]
-    pub const fn ipa(&self, hpfar: u64, far: u64) -> Option<Ipa> {
+    pub const fn ipa(self, hpfar: u64, far: u64) -> Option<Ipa> {
         match self.status {
             0x00..=0x0b | 0x29 | 0x2b => {}
             0x0c..=0x0f if self.stage1_walk => {}
             _ => return None,
         }
-        let page = faulting_page(hpfar).base();
-        if self.stage1_walk || self.far_not_valid {
-            Some(page)
-        } else {
-            Some(Ipa(page.0 | (far & (PAGE_SIZE - 1))))
-        }
+        Some(self.given_ipa(hpfar, far))
+    }
+
+    /// [`Self::ipa`] of a translation fault; `None` for any other.
+    #[inline(always)]
+    pub(crate) fn translation_ipa(self, hpfar: u64, far: u64) -> Option<Ipa> {
+        self.is_translation().then_some(self.given_ipa(hpfar, far))
+    }
+
+    #[inline(always)]
+    const fn given_ipa(self, hpfar: u64, far: u64) -> Ipa {
+        let offset = if self.stage1_walk || self.far_not_valid { 0 } else { far & (PAGE_SIZE - 1) };
+        Ipa(faulting_page(hpfar).base().0 | offset)
     }
 }
 
@@ -151,29 +158,27 @@ pub struct Access {
 }
 
 impl DataAbort {
-    const fn decode(iss: u32) -> Self {
-        const ISV: u32 = 1 << 24;
+    /// Decodes the ISS of class 0x24: ISV 24, SAS 23:22, SSE 21, SRT 20:16, SF 15, CM 8, WnR 6.
+    #[inline(always)]
+    pub(crate) const fn decode(esr: u64) -> Self {
+        const ISV: u64 = 1 << 24;
         Self {
-            fault: Fault::decode(iss),
-            write: iss & (1 << 6) != 0,
-            cache_maintenance: iss & (1 << 8) != 0,
-            access: if iss & ISV != 0 { Some(Access::decode(iss)) } else { None },
+            fault: Fault::decode(esr),
+            write: esr & (1 << 6) != 0,
+            cache_maintenance: esr & (1 << 8) != 0,
+            access: if esr & ISV != 0 { Some(Access::decode(esr)) } else { None },
         }
     }
 }
 
 impl Access {
-    const fn decode(iss: u32) -> Self {
+    #[inline(always)]
+    const fn decode(esr: u64) -> Self {
         Self {
-            size: match (iss >> 22) & 0b11 {
-                0 => AccessSize::Byte,
-                1 => AccessSize::Half,
-                2 => AccessSize::Word,
-                _ => AccessSize::Double,
-            },
-            sign_extend: iss & (1 << 21) != 0,
-            wide: iss & (1 << 15) != 0,
-            register: register_field(iss >> 16),
+            size: AccessSize::from_log2((esr >> 22) & 0b11),
+            sign_extend: esr & (1 << 21) != 0,
+            wide: esr & (1 << 15) != 0,
+            register: register_field(esr >> 16),
         }
     }
 }
@@ -230,7 +235,7 @@ impl core::fmt::Debug for SysRegId {
 impl SysRegAccess {
     /// Decodes the ISS of class 0x18: Op0 21:20, Op2 19:17, Op1 16:14, CRn 13:10, Rt 9:5, CRm 4:1,
     /// direction 0.
-    const fn decode(iss: u32) -> Self {
+    const fn decode(iss: u64) -> Self {
         Self {
             register: SysRegId::new(
                 ((iss >> 20) & 0b11) as u8,
@@ -246,23 +251,23 @@ impl SysRegAccess {
 }
 
 /// The low five bits: a register number.
-const fn register_field(bits: u32) -> u8 {
+const fn register_field(bits: u64) -> u8 {
     (bits & 0x1f) as u8
 }
 
 impl Syndrome {
-    /// Decodes ESR_EL2.
+    /// Decodes ESR_EL2. What becomes of it mostly depends on the class alone: it is inlined so that the rest
+    /// is decoded only where it is looked at.
+    #[inline(always)]
     #[must_use]
     pub const fn decode(esr: u64) -> Self {
-        let class = ((esr >> class::SHIFT) & 0x3f) as u8;
-        let iss = (esr & 0x1ff_ffff) as u32;
-        match class {
+        match ((esr >> class::SHIFT) & 0x3f) as u8 {
             class::HVC64 => Self::Hvc { imm: immediate(esr) },
             class::SMC64 => Self::Smc { imm: immediate(esr) },
-            class::SYSREG => Self::SysReg(SysRegAccess::decode(iss)),
-            class::DATA_ABORT_LOWER => Self::DataAbort(DataAbort::decode(iss)),
-            class::INSTRUCTION_ABORT_LOWER => Self::InstructionAbort(Fault::decode(iss)),
-            class::WFX => Self::Wfx { event: iss & 1 != 0 },
+            class::SYSREG => Self::SysReg(SysRegAccess::decode(esr)),
+            class::DATA_ABORT_LOWER => Self::DataAbort(DataAbort::decode(esr)),
+            class::INSTRUCTION_ABORT_LOWER => Self::InstructionAbort(Fault::decode(esr)),
+            class::WFX => Self::Wfx { event: esr & 1 != 0 },
             class::FP => Self::FpTrap,
             other => Self::Unknown(other),
         }
