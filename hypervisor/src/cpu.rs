@@ -1,6 +1,7 @@
 //! What EL2 keeps for each physical CPU. It lives on that CPU's EL2 stack, so no other CPU can reach it.
 
 use hyp_core::hypervisor::{CpuIndex, Hypervisor};
+use hyp_core::loaded::Resident;
 use hyp_core::vcpu::{FpRegisters, SystemRegisters, VcpuContext};
 use shared_abi::addr::Pa;
 
@@ -16,15 +17,24 @@ pub(crate) struct Cpu {
     pub(crate) hypervisor: &'static Hypervisor<'static, El2>,
     /// Which one.
     pub(crate) index: CpuIndex,
+    /// The vCPU that it runs, or ran last.
+    pub(crate) resident: Resident<'static, 'static, El2>,
     /// What changes between its host and its guests.
     pub(crate) traps: OwnTraps,
     /// The host's general registers, PC and PSTATE while EL2 runs.
     pub(crate) host: Registers,
     /// The host's system registers while a guest runs.
     pub(crate) host_system: SystemRegisters,
-    host_fp: FpRegisters,
-    /// The host's FP registers are in `host_fp`, and FP traps in the host.
-    host_fp_saved: bool,
+    /// Whose FP registers are in the CPU.
+    pub(crate) fp: HostFp,
+}
+
+/// The host's FP registers while they are not in the CPU.
+#[derive(Debug)]
+pub(crate) struct HostFp {
+    registers: FpRegisters,
+    /// They are in `registers`, and FP traps in the host.
+    saved: bool,
 }
 
 impl Cpu {
@@ -41,38 +51,40 @@ impl Cpu {
         Self {
             hypervisor,
             index,
+            resident: Resident::new(),
             traps: OwnTraps::new(hypervisor.host_space()),
             host,
             host_system: SystemRegisters::default(),
-            host_fp: FpRegisters::default(),
             // Whatever the registers held before this CPU was started is not the host's to read: its
             // first touch loads zeroes.
-            host_fp_saved: true,
+            fp: HostFp { registers: FpRegisters::default(), saved: true },
         }
     }
+}
 
+impl HostFp {
     /// Whether FP has to trap in the host.
-    pub(crate) const fn traps_host_fp(&self) -> bool {
-        self.host_fp_saved
+    pub(crate) const fn traps(&self) -> bool {
+        self.saved
     }
 
     /// The host touched FP: it gets its registers back.
-    pub(crate) fn give_fp_to_host(&mut self) {
+    pub(crate) fn give_to_host(&mut self) {
         state::untrap_fp();
-        if self.host_fp_saved {
+        if self.saved {
             // SAFETY: FP does not trap now, and these are the host's, which runs next.
-            unsafe { fp::load(&raw const self.host_fp) };
-            self.host_fp_saved = false;
+            unsafe { fp::load(&raw const self.registers) };
+            self.saved = false;
         }
     }
 
     /// The guest touched FP: the host's registers are put away, the guest's loaded.
-    pub(crate) fn give_fp_to_guest(&mut self, context: &mut VcpuContext) {
+    pub(crate) fn give_to_guest(&mut self, context: &mut VcpuContext) {
         state::untrap_fp();
-        if !self.host_fp_saved {
+        if !self.saved {
             // SAFETY: FP does not trap now.
-            unsafe { fp::save(&raw mut self.host_fp) };
-            self.host_fp_saved = true;
+            unsafe { fp::save(&raw mut self.registers) };
+            self.saved = true;
         }
         // SAFETY: FP does not trap now, and these are the guest's, which runs next.
         unsafe { fp::load(&raw const context.fp) };
@@ -81,7 +93,7 @@ impl Cpu {
 
     /// The guest leaves the CPU: its FP registers go with it.
     #[inline(always)]
-    pub(crate) fn take_fp_from_guest(context: &mut VcpuContext) {
+    pub(crate) fn take_from_guest(context: &mut VcpuContext) {
         if context.fp_live != 0 {
             // SAFETY: FP does not trap since the guest touched it.
             unsafe { fp::save(&raw mut context.fp) };

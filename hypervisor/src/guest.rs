@@ -3,12 +3,14 @@
 use hyp_core::exit::{GuestAction, Services, Trap, guest_entry, guest_exit, guest_hypercall};
 use hyp_core::loaded::Loaded;
 use hyp_core::syndrome::{self, SysRegId};
+use hyp_core::vcpu::SystemRegisters;
 use shared_abi::error::CallError;
 use shared_abi::host_call::{VcpuIndex, VmHandle};
 use shared_abi::vcpu::{Entry, Exit, ExitRecord};
 
-use crate::cpu::Cpu;
+use crate::cpu::{Cpu, HostFp};
 use crate::el2::El2;
+use crate::state::OwnTraps;
 use crate::switch::{self, Then, Vector};
 use crate::{arch, boot, gic, state, trace};
 
@@ -34,21 +36,30 @@ pub(crate) fn run(
 ) -> Result<ExitRecord, CallError> {
     #[cfg(feature = "oracle")]
     let _looks = crate::oracle::after(crate::oracle::Calls::NONE);
-    let mut loaded = cpu.hypervisor.vcpu_load(cpu.index, vm, vcpu)?;
-    guest_entry(&mut loaded, entry.resume).map(|()| run_loaded(cpu, &mut loaded, entry))
+    let Cpu { hypervisor, index, resident, traps, host_system, fp, .. } = cpu;
+    let mut run = |loaded: &mut _| {
+        guest_entry(loaded, entry.resume).map(|()| run_loaded(loaded, entry, traps, host_system, fp))
+    };
+    resident.run(hypervisor, *index, vm, vcpu, &mut run)?
 }
 
 /// [`run`], of a vCPU that this CPU has claimed; the host's is what is loaded before and after it.
 #[inline(always)]
-fn run_loaded(cpu: &mut Cpu, loaded: &mut Loaded<'static, 'static, El2>, entry: &Entry) -> ExitRecord {
-    state::save_system(&mut cpu.host_system);
+fn run_loaded(
+    loaded: &mut Loaded<'static, 'static, El2>,
+    entry: &Entry,
+    traps: &OwnTraps,
+    host_system: &mut SystemRegisters,
+    fp: &mut HostFp,
+) -> ExitRecord {
+    state::save_system(host_system);
     let space = loaded.space();
     loaded.with_context(|context| {
         // SAFETY: this CPU has claimed the vCPU, and these are its registers and its VM's stage 2.
         unsafe {
             state::load_system(&context.system);
             gic::load(&context.gic, entry.list_registers);
-            state::select_guest(&cpu.traps, space, context.vmpidr);
+            state::select_guest(traps, space, context.vmpidr);
         }
     });
     let mut running = Running {
@@ -56,9 +67,9 @@ fn run_loaded(cpu: &mut Cpu, loaded: &mut Loaded<'static, 'static, El2>, entry: 
         services: Services { trng: boot::trng(), id_register },
         action: GuestAction::Resume,
     };
-    let mut exit = until_exit(cpu, &mut running);
+    let mut exit = until_exit(fp, &mut running);
     let record = running.loaded.with_context(|context| {
-        Cpu::take_fp_from_guest(context);
+        HostFp::take_from_guest(context);
         if let Exit::Wfi { deadline } = &mut exit {
             *deadline = context.timer_deadline();
         }
@@ -70,8 +81,8 @@ fn run_loaded(cpu: &mut Cpu, loaded: &mut Loaded<'static, 'static, El2>, entry: 
     });
     // SAFETY: the host's own, which runs next.
     unsafe {
-        state::load_system(&cpu.host_system);
-        state::select_host(&cpu.traps, cpu.traps_host_fp());
+        state::load_system(host_system);
+        state::select_host(traps, fp.traps());
     }
     record
 }
@@ -79,7 +90,7 @@ fn run_loaded(cpu: &mut Cpu, loaded: &mut Loaded<'static, 'static, El2>, entry: 
 /// Enters the loaded vCPU again and again, as long as the hypervisor answers it alone. When this
 /// returns, its system registers are stored.
 #[inline(always)]
-fn until_exit(cpu: &mut Cpu, running: &mut Running<'_>) -> Exit {
+fn until_exit(fp: &mut HostFp, running: &mut Running<'_>) -> Exit {
     loop {
         trace::enter();
         let registers = running.loaded.with_context(|context| (&raw mut *context).cast());
@@ -108,7 +119,7 @@ fn until_exit(cpu: &mut Cpu, running: &mut Running<'_>) -> Exit {
         match action {
             GuestAction::Exit(exit) => return exit,
             GuestAction::EnableFp => {
-                loaded.with_context(|context| cpu.give_fp_to_guest(context));
+                loaded.with_context(|context| fp.give_to_guest(context));
             }
             GuestAction::Resume => loaded.with_context(|context| {
                 // SAFETY: the vCPU's own, as stored above and perhaps changed by an exception.

@@ -30,7 +30,7 @@ pub(crate) fn faults() -> u64 {
 /// Runs the host on this CPU, for ever.
 pub(crate) fn run(cpu: &mut Cpu) -> ! {
     // SAFETY: this CPU's own, and the host runs next.
-    unsafe { state::select_host(&cpu.traps, cpu.traps_host_fp()) };
+    unsafe { state::select_host(&cpu.traps, cpu.fp.traps()) };
     console::record(&Record::HostCpu {
         cpu: cpu.index.0 as u64,
         stage2: state::stage2_is_on(arch::read!("hcr_el2")),
@@ -72,7 +72,7 @@ fn synchronous(cpu: &mut Cpu) {
             fault(cpu, &abort.fault, access);
         }
         Syndrome::InstructionAbort(abort) => fault(cpu, &abort, HostAccess::Execute),
-        Syndrome::FpTrap => cpu.give_fp_to_host(),
+        Syndrome::FpTrap => cpu.fp.give_to_host(),
         Syndrome::SysReg(access) => system_register(cpu, access),
         Syndrome::Hvc { .. } | Syndrome::Wfx { .. } | Syndrome::Unknown(_) => {
             inject(cpu, Exception::Undefined);

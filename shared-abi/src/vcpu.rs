@@ -173,7 +173,7 @@ impl Entry {
         };
         let list_registers = [x[4], x[5], x[6], x[7]].map(ListRegister);
         // Mostly no interrupt is under way.
-        if list_registers != [ListRegister::EMPTY; LIST_REGISTERS] {
+        if (x[4] | x[5] | x[6] | x[7]) != 0 {
             for register in list_registers {
                 register.check()?;
             }

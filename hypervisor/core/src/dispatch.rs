@@ -42,7 +42,7 @@ pub(crate) fn host_call<M: Machine>(
         HostCall::VmDestroy { vm } => hypervisor.vm_destroy(vm).map(|returned| [returned, 0, 0, 0, 0]),
         HostCall::ForceReclaim { page } => hypervisor.force_reclaim(page).map(|()| [0; 5]),
         HostCall::VmCounters { vm } => hypervisor
-            .with_vm(vm, |vm, _| Ok(vm.report))
+            .with_vm(vm, |vm, _| Ok(hypervisor.report(vm)))
             .map(|report| [report.hypercalls, report.exits, report.shared, 0, 0]),
     }
 }

@@ -5,6 +5,7 @@ use shared_abi::error::CallError;
 use shared_abi::host_call::{HostCall, ObjectHandle, VcpuIndex, VmHandle};
 use shared_abi::record::Digest;
 
+use crate::claim::Claim;
 use crate::dispatch;
 use crate::event::Event;
 use crate::host_memory::{self, HostMemory};
@@ -12,7 +13,7 @@ use crate::loaded::Loaded;
 use crate::lock::{Lock, LockId};
 use crate::machine::{Machine, Space};
 use crate::record::ObjectIndex;
-use crate::vm::{self, MAX_OBJECTS, MAX_VMS, ObjectPlace, Vm, VmPlace, VmReport};
+use crate::vm::{self, MAX_OBJECTS, MAX_VCPUS, MAX_VMS, ObjectPlace, Vm, VmPlace, VmReport};
 
 /// A physical CPU, counted from 0. The binary gives each CPU one of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -131,6 +132,8 @@ pub struct Hypervisor<'m, M: Machine> {
     pub(crate) machine: M,
     pub(crate) host: Lock<HostMemory<'m, M::Geometry>>,
     pub(crate) places: [Lock<VmPlace>; MAX_VMS],
+    /// Of the vCPUs of each place.
+    pub(crate) claims: [[Claim; MAX_VCPUS]; MAX_VMS],
     pub(crate) expected: Option<Digest>,
     host_space: Space,
     cpus: usize,
@@ -160,6 +163,7 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
             host_space: host.space(),
             host: Lock::new(LockId::Host, host),
             places: core::array::from_fn(|index| Lock::new(LockId::Place(index), VmPlace::default())),
+            claims: [const { [const { Claim::new() }; MAX_VCPUS] }; MAX_VMS],
             machine,
             expected,
             cpus,
@@ -202,7 +206,6 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
     /// [`CallError::NotFound`] for a handle that names nothing and an index without vCPU,
     /// [`CallError::Busy`] for a vCPU that is loaded or a VM that is dying, [`CallError::Denied`] for
     /// one that has not started, has stopped, or is powered off.
-    #[inline(always)]
     pub fn vcpu_load(
         &self,
         cpu: CpuIndex,
@@ -215,10 +218,35 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
         Loaded::claim(self, cpu, vm, vcpu)
     }
 
+    /// The claim to a vCPU of the VM at `place`.
+    pub(crate) fn claim(&self, place: usize, vcpu: VcpuIndex) -> Option<&Claim> {
+        self.claims.get(place)?.get(usize::try_from(vcpu.0).ok()?)
+    }
+
+    /// The claims to the vCPUs of a VM.
+    pub(crate) fn claims_of(&self, vm: &Vm) -> impl Iterator<Item = &Claim> {
+        self.claims.get(usize::from(vm.index.0)).into_iter().flatten().take(vm.vcpus.len())
+    }
+
+    /// Has each vCPU of a VM be looked at again before it is entered again.
+    pub(crate) fn revoke(&self, vm: &Vm) {
+        self.claims_of(vm).for_each(Claim::revoke);
+    }
+
     /// What a VM was and has cost; `None` if the handle names nothing.
     #[must_use]
     pub fn vm_report(&self, vm: VmHandle) -> Option<VmReport> {
-        self.with_vm(vm, |vm, _| Ok(vm.report)).ok()
+        self.with_vm(vm, |vm, _| Ok(self.report(vm))).ok()
+    }
+
+    /// The report of a VM, with what its vCPUs have counted.
+    pub(crate) fn report(&self, vm: &Vm) -> VmReport {
+        let (mut hypercalls, mut exits) = (0_u64, 0_u64);
+        for [more_hypercalls, more_exits] in self.claims_of(vm).map(Claim::counts) {
+            hypercalls = hypercalls.wrapping_add(more_hypercalls);
+            exits = exits.wrapping_add(more_exits);
+        }
+        VmReport { hypercalls, exits, ..vm.report }
     }
 
     /// Works on a VM and its objects, under its lock.

@@ -37,6 +37,7 @@ extern crate std;
 #[macro_use]
 pub mod seeded;
 
+mod claim;
 pub mod device_tree;
 mod dispatch;
 pub mod event;

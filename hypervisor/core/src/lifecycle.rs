@@ -95,9 +95,12 @@ impl<M: Machine> Hypervisor<'_, M> {
                 return Err(CallError::Full.into());
             }
             let context = vm.pool.take(&self.machine).ok_or(CallFailure::no_memory(1))?;
-            let vcpu = Vcpu { context: context.page(), loaded: None, on: false, start: None };
+            let vcpu = Vcpu { context: context.page(), on: false, start: None };
             // There is room: `next` was compared with the capacity above.
-            if vm.vcpus.push(vcpu).is_ok() {
+            if vm.vcpus.push(vcpu).is_ok()
+                && let Some(claim) = self.claim(usize::from(vm.index.0), index)
+            {
+                claim.reset_counts();
                 vm.report.vcpus = vm.report.vcpus.saturating_add(1);
             }
             Ok(())

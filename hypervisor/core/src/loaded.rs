@@ -4,6 +4,7 @@ use shared_abi::addr::{Gfn, Ipa, PageRange};
 use shared_abi::error::CallError;
 use shared_abi::host_call::{PageState, VcpuIndex, VmHandle};
 
+use crate::claim::Claim;
 use crate::event::Event;
 use crate::guard::MmioGuard;
 use crate::hypervisor::{CallFailure, CpuIndex, Hypervisor};
@@ -47,27 +48,69 @@ pub enum PowerOnError {
     AlreadyOn,
 }
 
-/// A vCPU that this CPU, and no other, may enter. Dropping it gives the vCPU back: by then VTTBR_EL2
-/// must name another space, as the VM's tables may be taken apart at once.
+/// The vCPU that a CPU runs, or ran last and may resume ([`crate::claim`]).
+#[derive(Debug)]
+pub struct Resident<'h, 'm, M: Machine>(Option<Loaded<'h, 'm, M>>);
+
+impl<'h, 'm, M: Machine> Resident<'h, 'm, M> {
+    /// None.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(None)
+    }
+
+    /// Claims a vCPU for `cpu`, whose resident this is, and does `f` with it. When this returns, the vCPU is
+    /// anybody's again: by then VTTBR_EL2 must name another space, as the VM's tables may be taken apart at
+    /// once.
+    ///
+    /// # Errors
+    ///
+    /// As [`Hypervisor::vcpu_load`] has them.
+    #[inline(always)]
+    pub fn run<R>(
+        &mut self,
+        hypervisor: &'h Hypervisor<'m, M>,
+        cpu: CpuIndex,
+        vm: VmHandle,
+        vcpu: VcpuIndex,
+        f: impl FnOnce(&mut Loaded<'h, 'm, M>) -> R,
+    ) -> Result<R, CallError> {
+        if !self.0.as_mut().is_some_and(|loaded| loaded.resume(vm, vcpu)) {
+            self.0 = None;
+            self.0 = Some(hypervisor.vcpu_load(cpu, vm, vcpu)?);
+        }
+        let loaded = self.0.as_mut().ok_or(CallError::NotFound)?;
+        let result = f(loaded);
+        loaded.park();
+        Ok(result)
+    }
+}
+
+impl<M: Machine> Default for Resident<'_, '_, M> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A vCPU that this CPU, and no other, may enter. Dropping it gives the vCPU back.
 #[derive(Debug)]
 pub struct Loaded<'h, 'm, M: Machine> {
     hypervisor: &'h Hypervisor<'m, M>,
+    /// Where its VM is.
+    place: &'h Lock<VmPlace>,
+    claim: &'h Claim,
+    context: VcpuClaim,
+    space: Space,
+    protected: bool,
+    /// It is not parked.
+    running: bool,
     vm: VmHandle,
     vcpu: VcpuIndex,
     cpu: CpuIndex,
-    space: Space,
-    protected: bool,
-    claim: VcpuClaim,
-    /// Where its VM is.
-    place: &'h Lock<VmPlace>,
-    /// Hypercalls answered and exits taken since it was loaded.
-    hypercalls: u64,
-    exits: u64,
 }
 
 impl<'h, 'm, M: Machine> Loaded<'h, 'm, M> {
     /// Claims a vCPU for a CPU; [`Hypervisor::vcpu_load`] has the errors.
-    #[inline(always)]
     pub(crate) fn claim(
         hypervisor: &'h Hypervisor<'m, M>,
         cpu: CpuIndex,
@@ -75,8 +118,9 @@ impl<'h, 'm, M: Machine> Loaded<'h, 'm, M> {
         vcpu: VcpuIndex,
     ) -> Result<Self, CallError> {
         let machine = hypervisor.machine();
-        let (place, generation) = vm::vm_place(vm);
-        let place = hypervisor.places.get(place).ok_or(CallError::NotFound)?;
+        let (index, generation) = vm::vm_place(vm);
+        let place = hypervisor.places.get(index).ok_or(CallError::NotFound)?;
+        let claim = hypervisor.claim(index, vcpu).ok_or(CallError::NotFound)?;
         place.with(machine, |found| {
             let inside = match &mut found.vm {
                 Some(inside) if found.generation == generation => inside,
@@ -87,30 +131,49 @@ impl<'h, 'm, M: Machine> Loaded<'h, 'm, M> {
                 Life::New | Life::Stopped => return Err(CallError::Denied),
                 Life::Dying => return Err(CallError::Busy),
             }
-            let (context, start) = inside.vcpu(vcpu).ok_or(CallError::NotFound)?.load(cpu)?;
-            let mut claim = VcpuClaim::new(context);
-            if let Some(start) = start {
+            let found = inside.vcpu(vcpu).ok_or(CallError::NotFound)?;
+            if claim.is_running() {
+                return Err(CallError::Busy);
+            }
+            if !found.on {
+                seeded!(ClaimLeaked => { claim.take(cpu); });
+                return Err(CallError::Denied);
+            }
+            if !claim.take(cpu) {
+                return Err(CallError::Busy);
+            }
+            let mut context = VcpuClaim::new(found.context);
+            if let Some(start) = found.start.take() {
                 let reset = VcpuContext::new(vcpu, start.entry, start.argument);
-                machine.put_context(&mut claim, reset);
+                machine.put_context(&mut context, reset);
             }
             let space = inside.tables.space();
             if inside.runs_on(cpu, vcpu) && !seeded!(PreviousVcpu) {
                 machine.forget_previous_vcpu(space);
             }
             machine.event(Event::Load(space.vmid, vcpu));
-            Ok(Self {
-                hypervisor,
-                vm,
-                vcpu,
-                cpu,
-                space,
-                protected: inside.protected,
-                claim,
-                place,
-                hypercalls: 0,
-                exits: 0,
-            })
+            let protected = inside.protected;
+            Ok(Self { hypervisor, place, claim, context, space, protected, running: true, vm, vcpu, cpu })
         })
+    }
+
+    /// Goes on with a vCPU that this CPU has parked, if it is the one that is named and nothing has come
+    /// between.
+    #[inline(always)]
+    pub(crate) fn resume(&mut self, vm: VmHandle, vcpu: VcpuIndex) -> bool {
+        self.running = self.vm == vm && self.vcpu == vcpu && self.claim.resume(self.cpu);
+        if self.running {
+            self.machine().event(Event::Load(self.space.vmid, self.vcpu));
+        }
+        self.running
+    }
+
+    /// Lets go of it until it is resumed.
+    #[inline(always)]
+    pub(crate) fn park(&mut self) {
+        self.running = false;
+        self.machine().event(Event::Put(self.space.vmid, self.vcpu));
+        self.claim.park(self.cpu);
     }
 }
 
@@ -161,7 +224,7 @@ impl<M: Machine> Loaded<'_, '_, M> {
     /// Works on the vCPU's registers.
     #[inline(always)]
     pub fn with_context<R>(&mut self, f: impl FnOnce(&mut VcpuContext) -> R) -> R {
-        self.hypervisor.machine().with_context(&mut self.claim, f)
+        self.hypervisor.machine().with_context(&mut self.context, f)
     }
 
     /// MEM_SHARE: lends private pages to the host, in place, up to the first that is not one. Answers
@@ -269,6 +332,7 @@ impl<M: Machine> Loaded<'_, '_, M> {
             if let Some(vcpu) = vm.vcpu(self.vcpu) {
                 vcpu.on = false;
             }
+            self.claim.revoke();
         });
     }
 
@@ -282,7 +346,10 @@ impl<M: Machine> Loaded<'_, '_, M> {
     /// hypervisor. What runs on other CPUs goes on until its next exit to the host, and is not entered
     /// again.
     pub fn stop(&self) {
-        self.with_vm(|vm| vm.life = Life::Stopped);
+        self.with_vm(|vm| {
+            vm.life = Life::Stopped;
+            seeded!(self.hypervisor.revoke(vm), StopForgotten => ());
+        });
     }
 
     /// Whether the VM's run was ended.
@@ -293,29 +360,23 @@ impl<M: Machine> Loaded<'_, '_, M> {
 
     /// Counts a hypercall that the hypervisor answered.
     #[inline(always)]
-    pub const fn count_hypercall(&mut self) {
-        self.hypercalls = self.hypercalls.wrapping_add(1);
+    pub fn count_hypercall(&self) {
+        self.claim.count_hypercall();
     }
 
     /// Counts an exit to the host.
     #[inline(always)]
-    pub const fn count_exit(&mut self) {
-        self.exits = self.exits.wrapping_add(1);
+    pub fn count_exit(&self) {
+        self.claim.count_exit();
     }
 }
 
 impl<M: Machine> Drop for Loaded<'_, '_, M> {
-    /// Gives the vCPU back, and its counts to its VM.
-    #[inline]
+    /// Gives the vCPU back.
     fn drop(&mut self) {
-        self.with_vm(|vm| {
-            let report = &mut vm.report;
-            report.hypercalls = report.hypercalls.wrapping_add(self.hypercalls);
-            report.exits = report.exits.wrapping_add(self.exits);
-            if let Some(vcpu) = vm.vcpu(self.vcpu) {
-                vcpu.loaded = None;
-            }
-            self.machine().event(Event::Put(self.space.vmid, self.vcpu));
-        });
+        if self.running {
+            self.park();
+        }
+        self.claim.leave(self.cpu);
     }
 }

@@ -28,6 +28,7 @@ use core::fmt;
 use shared_abi::addr::{PAGE_SHIFT, Pfn};
 use spin::mutex::TicketMutexGuard;
 
+use crate::claim::Claim;
 use crate::host_memory::HostMemory;
 use crate::hypervisor::Hypervisor;
 use crate::lock::Lock;
@@ -35,7 +36,7 @@ use crate::machine::Machine;
 use crate::object::oracle::ObjectFault;
 use crate::pool::Pool;
 use crate::record::{Owner, Record, VmIndex};
-use crate::vm::{Life, MAX_VMS, ObjectPlace, Vm, VmPlace};
+use crate::vm::{Life, MAX_VCPUS, MAX_VMS, ObjectPlace, Vm, VmPlace};
 use changes::{Calls, Memory};
 
 /// What has to hold of every page and every party, whenever no call is under way.
@@ -233,6 +234,7 @@ struct View<'a, 'm, M: Machine> {
     machine: &'a M,
     host: &'a HostMemory<'m, M::Geometry>,
     places: &'a [TicketMutexGuard<'a, VmPlace>; MAX_VMS],
+    claims: &'a [[Claim; MAX_VCPUS]; MAX_VMS],
 }
 
 /// What the records say of a VM.
@@ -251,7 +253,7 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
         // `map` goes by ascending index, as the order of locks wants it.
         let places = self.places.each_ref().map(Lock::lock_to_look);
         let host = self.host.lock_to_look();
-        look(&View { machine: &self.machine, host: &host, places: &places })
+        look(&View { machine: &self.machine, host: &host, places: &places, claims: &self.claims })
     }
 }
 
@@ -304,7 +306,11 @@ impl<M: Machine> View<'_, '_, M> {
             if !custody(vcpu.context) {
                 return Err(Difference::new(Rule::Custody, party, vcpu.context.0));
             }
-            if vm.life == Life::Dying && vcpu.loaded.is_some() {
+        }
+        for (vcpu, claim) in
+            vm.vcpus.iter().zip(self.claims.get(usize::from(vm.index.0)).into_iter().flatten())
+        {
+            if vm.life == Life::Dying && claim.is_running() {
                 return Err(Difference::new(Rule::Dead, party, vcpu.context.0));
             }
         }

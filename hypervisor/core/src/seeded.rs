@@ -186,6 +186,8 @@ mod on {
         CpuOnAgain: 14,
         /// Two CPU_ON of the host's for one CPU both succeed.
         ClaimedTwice: 14,
+        /// A CPU goes on with the vCPU that it ran last, though its VM was stopped meanwhile.
+        StopForgotten: 14,
         /// Pages that are no longer shared are not counted down.
         SharedUncounted: 15,
         /// A teardown that has reached its bound forgets the rest.

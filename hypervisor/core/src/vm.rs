@@ -62,26 +62,9 @@ pub(crate) struct Start {
 #[cfg_attr(test, derive(Clone))]
 pub(crate) struct Vcpu {
     pub(crate) context: Pfn,
-    /// The CPU that has claimed it.
-    pub(crate) loaded: Option<CpuIndex>,
     /// PSCI: it runs or may run.
     pub(crate) on: bool,
     pub(crate) start: Option<Start>,
-}
-
-impl Vcpu {
-    /// Claims it for a CPU. Answers its registers' page and where it starts, if it has not yet.
-    pub(crate) fn load(&mut self, cpu: CpuIndex) -> Result<(Pfn, Option<Start>), CallError> {
-        if self.loaded.is_some() {
-            return Err(CallError::Busy);
-        }
-        if !self.on {
-            seeded!(ClaimLeaked => self.loaded = Some(cpu));
-            return Err(CallError::Denied);
-        }
-        self.loaded = Some(cpu);
-        Ok((self.context, self.start.take()))
-    }
 }
 
 /// The life of a VM goes from top to bottom, and may skip `Stopped`.

@@ -118,6 +118,8 @@ pub struct Pair<'h, 'm, G: Geometry> {
     pub objects: Vec<u32>,
     spaces: BTreeMap<VmHandle, Space>,
     cpus: [Option<OnCpu<'h, 'm, G>>; CPUS],
+    /// What each CPU ran last, and may resume.
+    parked: [Option<Loaded<'h, 'm, Fake<G>>>; CPUS],
     /// The VMs whose memory is the host's, those that are gone too.
     ordinary: BTreeSet<VmHandle>,
     /// Who owned each page after the last step, by page.
@@ -187,6 +189,7 @@ impl<'h, 'm, G: Geometry> Pair<'h, 'm, G> {
             objects: Vec::new(),
             spaces: BTreeMap::new(),
             cpus: [const { None }; CPUS],
+            parked: [const { None }; CPUS],
             ordinary: BTreeSet::new(),
             counts: BTreeMap::new(),
             trng: Trng::new(&[1; 32]),
@@ -273,7 +276,15 @@ impl<'h, 'm, G: Geometry> Pair<'h, 'm, G> {
             return Ok(Verdict::Skipped);
         }
         let expected = self.spec.load(vm, vcpu);
-        let real: Result<_, CallError> = on_cpu(cpu, || self.real.vcpu_load(CpuIndex(cpu), vm, vcpu));
+        let parked = self.parked[cpu].take();
+        let real: Result<_, CallError> = on_cpu(cpu, || {
+            if let Some(mut loaded) = parked
+                && loaded.resume(vm, vcpu)
+            {
+                return Ok(loaded);
+            }
+            self.real.vcpu_load(CpuIndex(cpu), vm, vcpu)
+        });
         match (real, expected) {
             (Ok(loaded), Ok(())) => {
                 self.cpus[cpu] = Some(OnCpu { loaded, exited: false });
@@ -290,9 +301,10 @@ impl<'h, 'm, G: Geometry> Pair<'h, 'm, G> {
         self.interrupt(cpu);
         match self.cpus.get_mut(cpu).and_then(Option::take) {
             None => Verdict::Skipped,
-            Some(on) => {
+            Some(mut on) => {
                 let (vm, vcpu) = (on.loaded.vm(), on.loaded.vcpu());
-                on_cpu(cpu, || drop(on));
+                on_cpu(cpu, || on.loaded.park());
+                self.parked[cpu] = Some(on.loaded);
                 self.spec.put(vm, vcpu);
                 Verdict::Done
             }

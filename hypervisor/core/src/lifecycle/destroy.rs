@@ -7,6 +7,7 @@ use shared_abi::addr::{PageRange, Pfn};
 use shared_abi::error::CallError;
 use shared_abi::host_call::VmHandle;
 
+use crate::claim::Claim;
 use crate::geometry::Geometry;
 use crate::hypervisor::{CallFailure, Hypervisor};
 use crate::machine::{Frames, Machine, TableRef};
@@ -36,8 +37,8 @@ impl<M: Machine> Hypervisor<'_, M> {
     pub(crate) fn vm_destroy(&self, handle: VmHandle) -> Result<u64, CallFailure> {
         let mut budget = Budget { left: M::Geometry::PAGES_PER_CALL, returned: 0 };
         self.with_vm(handle, |vm, objects| {
-            let loaded = vm.vcpus.iter().any(|vcpu| vcpu.loaded.is_some());
-            if loaded && !seeded!(TornWhileLoaded) {
+            self.revoke(vm);
+            if self.claims_of(vm).any(Claim::is_running) && !seeded!(TornWhileLoaded) {
                 return Err(CallError::Busy.into());
             }
             if vm.life != Life::Dying {

@@ -26,7 +26,7 @@ use crate::fake::lockstep::action::parse;
 use crate::fake::lockstep::{Bench, Pair, with_pair};
 use crate::fake::{Fake, on_cpu};
 use crate::hypervisor::{CallFailure, CpuIndex, HostAccess, Hypervisor};
-use crate::loaded::ShareError;
+use crate::loaded::{Loaded, Resident, ShareError};
 use crate::oracle;
 use crate::spec::Spec;
 use crate::spec::guest_calls::GuestCall;
@@ -118,6 +118,7 @@ fn guest_calls(pair: &Pair<'_, '_, Tiny>, dice: &mut Dice) -> Vec<Do> {
 /// Runs a thread's calls on a CPU.
 fn run(real: &Hypervisor<'_, Fake<Tiny>>, cpu: usize, calls: &[Do], clock: &AtomicU64) -> Vec<Done> {
     let mut loaded = None;
+    let mut parked = None::<Loaded<'_, '_, Fake<Tiny>>>;
     let mut done = Vec::new();
     let mut of = None;
     for &what in calls {
@@ -132,16 +133,20 @@ fn run(real: &Hypervisor<'_, Fake<Tiny>>, cpu: usize, calls: &[Do], clock: &Atom
                 Ok(x) => Ok(x[0]),
                 Err(CallFailure { error, .. }) => Err(error),
             },
-            (Do::Load(vm), _) => match real.vcpu_load(CpuIndex(cpu), vm, VcpuIndex(0)) {
-                Ok(vcpu) => {
-                    (loaded, of) = (Some(vcpu), Some(vm));
-                    Ok(0)
+            (Do::Load(vm), _) => {
+                let resumed =
+                    parked.take().and_then(|mut vcpu| vcpu.resume(vm, VcpuIndex(0)).then_some(vcpu));
+                match resumed.map_or_else(|| real.vcpu_load(CpuIndex(cpu), vm, VcpuIndex(0)), Ok) {
+                    Ok(vcpu) => {
+                        (loaded, of) = (Some(vcpu), Some(vm));
+                        Ok(0)
+                    }
+                    Err(error) => {
+                        of = None;
+                        Err(error)
+                    }
                 }
-                Err(error) => {
-                    of = None;
-                    Err(error)
-                }
-            },
+            }
             (_, None) => continue,
             (Do::Share(gfn, pages), Some(vcpu)) => vcpu.share(range(gfn, pages)).map_err(share_error),
             (Do::Unshare(gfn, pages), Some(vcpu)) => vcpu.unshare(range(gfn, pages)).map_err(share_error),
@@ -150,7 +155,8 @@ fn run(real: &Hypervisor<'_, Fake<Tiny>>, cpu: usize, calls: &[Do], clock: &Atom
                 Err(failure) => Err(failure.error),
             },
             (Do::Put, Some(_)) => {
-                loaded = None;
+                parked = loaded.take();
+                parked.iter_mut().for_each(Loaded::park);
                 Ok(0)
             }
         };
@@ -292,7 +298,10 @@ fn what_threads_are_answered_at_once_some_order_would_have_answered_too() {
 }
 
 /// A thread that does whatever it likes to VMs of its own and of others.
-fn havoc(real: &Hypervisor<'_, Fake<Tiny>>, cpu: usize, seed: u64, calls: u64) {
+fn havoc(real: &Hypervisor<'_, Fake<Tiny>>, thread: usize, seed: u64, calls: u64) {
+    // Two threads pass for each CPU; a CPU has one resident.
+    let (cpu, keeps) = (thread % 2, thread < 2);
+    let mut resident = Resident::new();
     let mut vms = std::vec![VmHandle(0x100), VmHandle(0x101)];
     let mut objects = std::vec![ObjectHandle(0x100), ObjectHandle(0x110)];
     let mut dice = Dice(seed);
@@ -313,7 +322,10 @@ fn havoc(real: &Hypervisor<'_, Fake<Tiny>>, cpu: usize, seed: u64, calls: u64) {
             8 => HostCall::VmTopUp { vm, first: page, pages: 1 },
             9 => HostCall::ObjectQuery { object, offset },
             10 | 11 => {
-                guest_havoc(real, cpu, vm, &mut dice);
+                guest_havoc(real, &mut resident, cpu, vm, &mut dice);
+                if !keeps {
+                    resident = Resident::new();
+                }
                 continue;
             }
             _ => HostCall::ObjectPopulate { object, offset, first: page, pages, content: Content::Zero },
@@ -329,22 +341,27 @@ fn havoc(real: &Hypervisor<'_, Fake<Tiny>>, cpu: usize, seed: u64, calls: u64) {
     }
 }
 
-fn guest_havoc(real: &Hypervisor<'_, Fake<Tiny>>, cpu: usize, vm: VmHandle, dice: &mut Dice) {
-    let Ok(vcpu) = real.vcpu_load(CpuIndex(cpu), vm, VcpuIndex(0)) else {
-        return;
-    };
-    for _ in 0..dice.below(8) {
-        let gfn = Gfn(32 + dice.below(6));
-        let pages = PageRange::<Gfn>::new(gfn, 1 + dice.below(6)).unwrap();
-        // Ordinary VMs are not offered these calls.
-        match dice.below(4) {
-            _ if !vcpu.is_protected() => {}
-            0 => drop(vcpu.relinquish(gfn)),
-            1 => drop(vcpu.unshare(pages)),
-            _ => drop(vcpu.share(pages)),
+fn guest_havoc<'h, 'm>(
+    real: &'h Hypervisor<'m, Fake<Tiny>>,
+    resident: &mut Resident<'h, 'm, Fake<Tiny>>,
+    cpu: usize,
+    vm: VmHandle,
+    dice: &mut Dice,
+) {
+    let _ = resident.run(real, CpuIndex(cpu), vm, VcpuIndex(0), |vcpu| {
+        for _ in 0..dice.below(8) {
+            let gfn = Gfn(32 + dice.below(6));
+            let pages = PageRange::<Gfn>::new(gfn, 1 + dice.below(6)).unwrap();
+            // Ordinary VMs are not offered these calls.
+            match dice.below(4) {
+                _ if !vcpu.is_protected() => {}
+                0 => drop(vcpu.relinquish(gfn)),
+                1 => drop(vcpu.unshare(pages)),
+                _ => drop(vcpu.share(pages)),
+            }
+            let _ = vcpu.classify(gfn);
         }
-        let _ = vcpu.classify(gfn);
-    }
+    });
 }
 
 #[test]
@@ -358,7 +375,7 @@ fn after_a_stress_of_many_threads_nothing_is_amiss() {
             thread::scope(|scope| {
                 for thread in 0..4 {
                     scope.spawn(move || {
-                        on_cpu(thread, || havoc(real, thread % 2, seed * 100 + thread as u64, calls))
+                        on_cpu(thread, || havoc(real, thread, seed * 100 + thread as u64, calls))
                     });
                 }
             });

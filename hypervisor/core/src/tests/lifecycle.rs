@@ -12,7 +12,7 @@ use super::bench_machine::*;
 use crate::fake::{Event, Fake, Scope, on_cpu};
 use crate::geometry::Granule4K;
 use crate::hypervisor::{CpuIndex, Hypervisor};
-use crate::loaded::{PowerOnError, ShareError};
+use crate::loaded::{Loaded, PowerOnError, Resident, ShareError};
 
 fn call(hypervisor: &TinyHypervisor, call: HostCall) -> Result<u64, CallError> {
     match hypervisor.host_call(&call) {
@@ -42,6 +42,56 @@ fn a_vcpu_is_entered_by_one_cpu_and_only_while_its_vm_runs() {
     assert!(guest.is_stopped());
     drop(guest);
     assert_eq!(load(0, 0), Err(CallError::Denied), "stopped");
+}
+
+#[test]
+fn a_cpu_goes_on_with_what_it_ran_last_unless_something_came_between() {
+    let hypervisor = tiny();
+    let vm = TestVm::new(&hypervisor, true, 54, 10);
+    call(&hypervisor, HostCall::VcpuCreate { vm: vm.vm, index: VcpuIndex(1) }).unwrap();
+    vm.start(&hypervisor);
+    let (mut here, mut there) = (Resident::new(), Resident::new());
+    // Whether the VM's lock was taken for it.
+    let mut run = |cpu: usize, index, f: &dyn Fn(&Loaded<'_, '_, Fake<Tiny>>)| {
+        hypervisor.machine().take_trace();
+        let resident = if cpu == 0 { &mut here } else { &mut there };
+        on_cpu(cpu, || resident.run(&hypervisor, CpuIndex(cpu), vm.vm, VcpuIndex(index), |vcpu| f(vcpu)))?;
+        Ok(hypervisor.machine().take_trace().iter().any(|(_, event)| matches!(event, Event::Taken(_))))
+    };
+    assert_eq!(run(0, 0, &|_| ()), Ok(true), "for the first time");
+    assert_eq!(run(0, 0, &|_| ()), Ok(false));
+    assert_eq!(run(1, 0, &|_| ()), Ok(true), "another CPU takes it");
+    assert_eq!(run(0, 0, &|_| ()), Ok(true), "and back");
+    assert_eq!(run(0, 0, &|_| ()), Ok(false));
+    let second_on = |vcpu: &Loaded<'_, '_, _>| vcpu.power_on(VcpuIndex(1), Ipa(0), 0).unwrap();
+    assert_eq!(run(0, 0, &second_on), Ok(true));
+    assert_eq!(run(0, 1, &|_| ()), Ok(true), "another vCPU");
+    assert_eq!(run(0, 1, &|_| ()), Ok(false));
+    assert_eq!(run(0, 1, &|vcpu| vcpu.power_off()), Ok(true));
+    assert_eq!(run(0, 1, &|_| ()), Err(CallError::Denied), "it is off");
+    assert_eq!(run(0, 0, &second_on), Ok(true));
+    assert_eq!(run(1, 1, &|_| ()), Ok(true));
+    assert_eq!(run(0, 0, &|vcpu| vcpu.stop()), Ok(true));
+    for cpu in 0..2 {
+        assert_eq!(run(cpu, cpu as u32, &|_| ()), Err(CallError::Denied), "the VM is stopped");
+    }
+}
+
+#[test]
+fn what_a_cpu_ran_last_keeps_no_vm_alive() {
+    let hypervisor = tiny();
+    let vm = TestVm::new(&hypervisor, true, 54, 10);
+    vm.start(&hypervisor);
+    let mut resident = Resident::new();
+    let mut run = |vm| resident.run(&hypervisor, CpuIndex(0), vm, VcpuIndex(0), |_| ());
+    assert_eq!(run(vm.vm), Ok(()));
+    vm.destroy(&hypervisor).unwrap();
+    assert_eq!(run(vm.vm), Err(CallError::NotFound));
+    let next = TestVm::new(&hypervisor, true, 54, 10);
+    assert_eq!(run(next.vm), Err(CallError::Denied), "not started");
+    next.start(&hypervisor);
+    assert_eq!(run(vm.vm), Err(CallError::NotFound), "the same place, another VM");
+    assert_eq!(run(next.vm), Ok(()));
 }
 
 #[test]

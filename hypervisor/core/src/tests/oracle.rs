@@ -387,10 +387,8 @@ const CASES: &[Case] = {
         (
             "a VM is torn down while it runs",
             |scene| {
-                scene.vm(0, |vm| {
-                    vm.life = Life::Dying;
-                    vm.vcpus[0].loaded = Some(CpuIndex(1));
-                });
+                scene.vm(0, |vm| vm.life = Life::Dying);
+                assert!(scene.hypervisor.claims[0][0].take(CpuIndex(1)));
             },
             Rule::Dead,
             FIRST,

@@ -194,6 +194,13 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
             "tests::lifecycle::a_vcpu_is_started_by_exactly_one_of_those_who_try",
         ],
     ),
+    (
+        StopForgotten,
+        &[
+            "tests::lifecycle::a_cpu_goes_on_with_what_it_ran_last_unless_something_came_between",
+            "tests::random::random_sequences_agree_with_the_specification",
+        ],
+    ),
     (ClaimedTwice, &["psci::host::tests::a_cpu_goes_on_and_off"]),
     (SharedUncounted, &["tests::guest::memory::a_range_is_shared_and_taken_back_in_one_call"]),
     (

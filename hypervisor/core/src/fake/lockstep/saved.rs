@@ -58,6 +58,8 @@ impl<G: Geometry> Pair<'_, '_, G> {
             // What it would do to its VM when it is dropped belongs to a state that is gone.
             mem::forget(on.loaded);
         }
+        self.parked.iter_mut().filter_map(Option::take).for_each(mem::forget);
+        self.free_claims();
         self.restore_core(saved);
         for (cpu, load) in saved.loads.iter().enumerate() {
             let Some((vm, vcpu, exited)) = *load else {
@@ -84,6 +86,15 @@ impl<G: Geometry> Pair<'_, '_, G> {
         *machine.state() = saved.machine.clone();
     }
 
+    /// Nobody has a vCPU.
+    fn free_claims(&self) {
+        for claim in self.real.claims.iter().flatten() {
+            claim.revoke();
+            // Whoever has it parks what can't be parked.
+            claim.park(CpuIndex(0));
+        }
+    }
+
     /// A claim is made by loading alone, whatever became of the VM meanwhile.
     fn make_loadable(&self, vm: VmHandle, vcpu: VcpuIndex) {
         let machine = self.real.machine();
@@ -92,6 +103,6 @@ impl<G: Geometry> Pair<'_, '_, G> {
         let vm = place.vm.as_mut().expect("its VM is there");
         vm.life = Life::Started;
         let vcpu = vm.vcpu(vcpu).expect("it is there");
-        (vcpu.on, vcpu.loaded) = (true, None);
+        vcpu.on = true;
     }
 }

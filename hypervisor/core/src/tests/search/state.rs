@@ -109,8 +109,8 @@ fn core<G: Geometry>(pair: &TinyPair<'_, '_, G>, hasher: &mut Fingerprint) {
         for last in &vm.last_on_cpu[..CPUS] {
             last.map(|vcpu| vcpu.0).hash(hasher);
         }
-        for vcpu in &vm.vcpus {
-            (vcpu.on, vcpu.loaded.map(|cpu| cpu.0), vcpu.start.is_some()).hash(hasher);
+        for (vcpu, claim) in vm.vcpus.iter().zip(&pair.real.claims[index]) {
+            (vcpu.on, claim.is_running(), vcpu.start.is_some()).hash(hasher);
         }
         tables(machine, vm.tables.space(), hasher);
     }

@@ -1,0 +1,176 @@
+//! Which CPU has a vCPU: a word for each that changes hands without its VM's lock.
+//!
+//! A CPU *takes* a vCPU under that lock, where it is seen that the vCPU may run. When its run is over the CPU
+//! *parks* it: whoever takes it next may have it, but the CPU that parked it may *resume* it without another
+//! look. So whoever changes what was looked at, under the lock, *revokes* all claims to the vCPU afterwards:
+//! one that is parked is free then, and one that runs is free as soon as its run is over.
+//!
+//! | word | meaning |
+//! | --- | --- |
+//! | 0 | free |
+//! | CPU + 1 | parked by that CPU |
+//! | CPU + 1, [`RUNNING`] | runs there |
+//! | CPU + 1, [`RUNNING`], [`REVOKED`] | runs there, and can't be parked |
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::hypervisor::{CpuIndex, MAX_CPUS};
+
+const FREE: u32 = 0;
+const RUNNING: u32 = 1 << 8;
+const REVOKED: u32 = 1 << 9;
+
+const _: () = assert!(MAX_CPUS < RUNNING as usize, "a CPU fits below the bits");
+
+/// The word of a vCPU, and what the vCPU has done, which only the CPU that runs it writes.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    word: AtomicU32,
+    hypercalls: AtomicU64,
+    exits: AtomicU64,
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a CPU is below MAX_CPUS")]
+const fn parked(cpu: CpuIndex) -> u32 {
+    (cpu.0 as u32).wrapping_add(1)
+}
+
+impl Claim {
+    /// Nobody's.
+    pub(crate) const fn new() -> Self {
+        Self { word: AtomicU32::new(FREE), hypercalls: AtomicU64::new(0), exits: AtomicU64::new(0) }
+    }
+
+    /// Claims the vCPU for a CPU, unless it runs. The caller holds its VM's lock, and has seen that it may run.
+    pub(crate) fn take(&self, cpu: CpuIndex) -> bool {
+        self.word
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+                (word & RUNNING == 0).then_some(parked(cpu) | RUNNING)
+            })
+            .is_ok()
+    }
+
+    /// Claims the vCPU for the CPU that parked it, unless somebody took it or revoked that meanwhile.
+    #[inline(always)]
+    pub(crate) fn resume(&self, cpu: CpuIndex) -> bool {
+        let parked = parked(cpu);
+        self.word.compare_exchange(parked, parked | RUNNING, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    /// The vCPU has run on `cpu`.
+    #[inline(always)]
+    pub(crate) fn park(&self, cpu: CpuIndex) {
+        let parked = parked(cpu);
+        let running = parked | RUNNING;
+        if self.word.compare_exchange(running, parked, Ordering::Release, Ordering::Relaxed).is_err() {
+            self.word.store(FREE, Ordering::Release);
+        }
+    }
+
+    /// `cpu` does not resume what it has parked.
+    pub(crate) fn leave(&self, cpu: CpuIndex) {
+        // If it is another's by now, so much the better.
+        let _ = self.word.compare_exchange(parked(cpu), FREE, Ordering::Release, Ordering::Relaxed);
+    }
+
+    /// Nobody runs the vCPU but who does so already, without taking it anew. The caller holds its VM's lock.
+    pub(crate) fn revoke(&self) {
+        let _ = self.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+            Some(if word & RUNNING == 0 { FREE } else { word | REVOKED })
+        });
+    }
+
+    /// Whether the vCPU runs. Once claims are revoked, and while the caller holds its VM's lock, one that does
+    /// not will not.
+    pub(crate) fn is_running(&self) -> bool {
+        self.word.load(Ordering::Acquire) & RUNNING != 0
+    }
+
+    /// Counts a hypercall that the hypervisor answered. The vCPU runs on this CPU.
+    #[inline(always)]
+    pub(crate) fn count_hypercall(&self) {
+        count(&self.hypercalls);
+    }
+
+    /// Counts an exit to the host. The vCPU runs on this CPU.
+    #[inline(always)]
+    pub(crate) fn count_exit(&self) {
+        count(&self.exits);
+    }
+
+    /// Hypercalls and exits so far.
+    pub(crate) fn counts(&self) -> [u64; 2] {
+        [&self.hypercalls, &self.exits].map(|count| count.load(Ordering::Relaxed))
+    }
+
+    /// Begins to count for another vCPU, which nobody has claimed yet.
+    pub(crate) fn reset_counts(&self) {
+        for count in [&self.hypercalls, &self.exits] {
+            count.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+#[inline(always)]
+fn count(count: &AtomicU64) {
+    count.store(count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: CpuIndex = CpuIndex(0);
+    const THERE: CpuIndex = CpuIndex(63);
+
+    #[test]
+    fn one_cpu_has_it() {
+        let claim = Claim::new();
+        assert!(claim.take(HERE));
+        assert!(claim.is_running());
+        assert!(!claim.take(THERE));
+        assert!(!claim.take(HERE));
+        assert!(!claim.resume(HERE), "it runs");
+        claim.park(HERE);
+        assert!(!claim.is_running());
+        assert!(claim.resume(HERE));
+        assert!(!claim.take(THERE));
+    }
+
+    #[test]
+    fn what_is_parked_is_anybodys_to_take() {
+        let claim = Claim::new();
+        assert!(!claim.resume(HERE), "it was never taken");
+        assert!(claim.take(HERE));
+        claim.park(HERE);
+        assert!(!claim.resume(THERE));
+        assert!(claim.take(THERE));
+        assert!(!claim.resume(HERE));
+        claim.leave(HERE);
+        assert!(claim.is_running(), "it is another's");
+        claim.park(THERE);
+        claim.leave(HERE);
+        assert!(claim.resume(THERE));
+        claim.park(THERE);
+        claim.leave(THERE);
+        assert!(!claim.resume(THERE));
+    }
+
+    #[test]
+    fn what_is_revoked_is_taken_anew() {
+        let claim = Claim::new();
+        claim.revoke();
+        assert!(claim.take(HERE));
+        claim.revoke();
+        claim.revoke();
+        assert!(claim.is_running(), "until its run is over");
+        claim.park(HERE);
+        assert!(!claim.is_running());
+        assert!(!claim.resume(HERE));
+        assert!(claim.take(HERE));
+        claim.park(HERE);
+        claim.revoke();
+        assert!(!claim.resume(HERE));
+        assert!(claim.take(THERE));
+    }
+}
