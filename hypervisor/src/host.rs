@@ -47,7 +47,7 @@ pub(crate) fn run(cpu: &mut Cpu) -> ! {
     }
 }
 
-/// Answers an HVC of the host's.
+/// Answers an HVC of the host's, or an SMC, in the same way.
 ///
 /// # Safety
 ///
@@ -62,9 +62,10 @@ unsafe extern "C" fn hypercall(cpu: *mut ()) -> Then {
 
 fn synchronous(cpu: &mut Cpu) {
     match Syndrome::decode(arch::read!("esr_el2")) {
-        Syndrome::Smc { imm } => {
+        Syndrome::Smc { .. } => {
             skip(cpu);
-            call(cpu, imm);
+            // SAFETY: this CPU's own. ESR_EL2 has the immediate where an HVC has it.
+            unsafe { hypercall((&raw mut *cpu).cast()) };
         }
         Syndrome::DataAbort(abort) => {
             let access =
@@ -103,7 +104,7 @@ fn system_register(cpu: &mut Cpu, access: SysRegAccess) {
     skip(cpu);
 }
 
-/// Answers a hypercall, by HVC or SMC alike.
+#[inline(always)]
 fn call(cpu: &mut Cpu, imm: u16) {
     let Ok(function) = u32::try_from(cpu.host.x[0]) else {
         return refuse(cpu);
@@ -131,7 +132,10 @@ fn run_vcpu(cpu: &mut Cpu) {
     let ran =
         HostCall::parse_run(arguments(cpu)).and_then(|(vm, vcpu, entry)| guest::run(cpu, vm, vcpu, &entry));
     match ran {
-        Ok(record) => answer(cpu, 0, record.emit()),
+        Ok(record) => {
+            let [reason, a, b, c, lr0, lr1, lr2, lr3, timer, ..] = record.emit();
+            answer(cpu, 0, [reason, a, b, c, lr0, lr1, lr2, lr3, timer]);
+        }
         Err(error) => answer(cpu, error.code(), []),
     }
 }

@@ -86,6 +86,12 @@ impl Claim {
         self.word.load(Ordering::Acquire) & RUNNING != 0
     }
 
+    /// Whether what was looked at when the vCPU was taken may have changed. The vCPU runs on this CPU.
+    #[inline(always)]
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.word.load(Ordering::Acquire) & REVOKED != 0
+    }
+
     /// Counts a hypercall that the hypervisor answered. The vCPU runs on this CPU.
     #[inline(always)]
     pub(crate) fn count_hypercall(&self) {
@@ -161,8 +167,10 @@ mod tests {
         let claim = Claim::new();
         claim.revoke();
         assert!(claim.take(HERE));
+        assert!(!claim.is_revoked());
         claim.revoke();
         claim.revoke();
+        assert!(claim.is_revoked());
         assert!(claim.is_running(), "until its run is over");
         claim.park(HERE);
         assert!(!claim.is_running());

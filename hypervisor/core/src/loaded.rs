@@ -104,6 +104,8 @@ pub struct Loaded<'h, 'm, M: Machine> {
     protected: bool,
     /// It is not parked.
     running: bool,
+    /// The device page that was met last: it is one as long as the claim is not revoked.
+    device: Option<Gfn>,
     vm: VmHandle,
     vcpu: VcpuIndex,
     cpu: CpuIndex,
@@ -153,7 +155,19 @@ impl<'h, 'm, M: Machine> Loaded<'h, 'm, M> {
             }
             machine.event(Event::Load(space.vmid, vcpu));
             let protected = inside.protected;
-            Ok(Self { hypervisor, place, claim, context, space, protected, running: true, vm, vcpu, cpu })
+            Ok(Self {
+                hypervisor,
+                place,
+                claim,
+                context,
+                space,
+                protected,
+                running: true,
+                device: None,
+                vm,
+                vcpu,
+                cpu,
+            })
         })
     }
 
@@ -271,28 +285,45 @@ impl<M: Machine> Loaded<'_, '_, M> {
     }
 
     /// What is at `gfn` at this moment.
-    #[inline(never)]
     #[must_use]
     pub fn classify(&self, gfn: Gfn) -> GuestPage {
-        self.classify_or_device(gfn).0
+        self.place.with(self.machine(), |place| self.classify_in(place, gfn))
     }
 
-    /// What is at `gfn` at this moment, and whether the VM's MMIO guard allows a device there. It is inlined
-    /// where an abort is looked into.
+    /// What is at `gfn` at this moment, and whether the VM's MMIO guard allows a device there. Where no memory
+    /// is bound none ever will be, and who changes the guard revokes the claim: so the device page that was
+    /// met last needs no other look.
     #[inline(always)]
     #[must_use]
-    pub(crate) fn classify_or_device(&self, gfn: Gfn) -> (GuestPage, bool) {
-        self.place.with(self.machine(), |place| match self.classify_in(place, gfn) {
-            Some(state) => (GuestPage::Bound(state), false),
-            None => (GuestPage::Unbound, place.guard.allows(gfn)),
+    pub(crate) fn classify_or_device(&mut self, gfn: Gfn) -> (GuestPage, bool) {
+        if self.device == Some(gfn) && !self.claim.is_revoked() {
+            return (GuestPage::Unbound, true);
+        }
+        let (page, allowed) = self.classify_and_ask(gfn);
+        if allowed {
+            self.device = Some(gfn);
+        }
+        (page, allowed)
+    }
+
+    #[inline(never)]
+    fn classify_and_ask(&self, gfn: Gfn) -> (GuestPage, bool) {
+        self.place.with(self.machine(), |place| {
+            let page = self.classify_in(place, gfn);
+            (page, page == GuestPage::Unbound && place.guard.allows(gfn))
         })
     }
 
     #[inline]
-    fn classify_in(&self, place: &mut VmPlace, gfn: Gfn) -> Option<PageState> {
-        let (page, _) = place.vm.as_ref()?.object_run(gfn)?;
-        let object = vm::object_in(&mut place.objects, page.object)?;
-        Some(match object.get(self.machine(), page.offset) {
+    fn classify_in(&self, place: &mut VmPlace, gfn: Gfn) -> GuestPage {
+        let found = place.vm.as_ref().and_then(|vm| vm.object_run(gfn));
+        let Some((page, _)) = found else {
+            return GuestPage::Unbound;
+        };
+        let Some(object) = vm::object_in(&mut place.objects, page.object) else {
+            return GuestPage::Unbound;
+        };
+        GuestPage::Bound(match object.get(self.machine(), page.offset) {
             Content::Absent => PageState::Absent,
             Content::Poisoned => PageState::Poisoned,
             Content::Present(first) => {
@@ -302,9 +333,14 @@ impl<M: Machine> Loaded<'_, '_, M> {
         })
     }
 
-    /// Works on the VM's MMIO guard, under the VM's lock: `f` must not call back into this vCPU.
+    /// Changes the VM's MMIO guard, under the VM's lock: `f` must not call back into this vCPU.
     pub fn with_guard<R>(&self, f: impl FnOnce(&mut MmioGuard) -> R) -> R {
-        self.place.with(self.machine(), |place| f(&mut place.guard))
+        self.place.with(self.machine(), |place| {
+            if let Some(vm) = &place.vm {
+                seeded!(self.hypervisor.revoke(vm), GuardForgotten => ());
+            }
+            f(&mut place.guard)
+        })
     }
 
     /// PSCI CPU_ON: claims vCPU `target` for power-on at `entry`, x0 = `context_id`. Of many who try

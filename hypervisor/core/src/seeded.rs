@@ -186,6 +186,8 @@ mod on {
         CpuOnAgain: 14,
         /// Two CPU_ON of the host's for one CPU both succeed.
         ClaimedTwice: 14,
+        /// What a CPU knows of the MMIO guard outlives a change of it.
+        GuardForgotten: 3,
         /// A CPU goes on with the vCPU that it ran last, though its VM was stopped meanwhile.
         StopForgotten: 14,
         /// Pages that are no longer shared are not counted down.

@@ -195,6 +195,10 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
         ],
     ),
     (
+        GuardForgotten,
+        &["tests::guest::devices::a_page_whose_name_another_vcpu_took_back_is_no_device_any_more"],
+    ),
+    (
         StopForgotten,
         &[
             "tests::lifecycle::a_cpu_goes_on_with_what_it_ran_last_unless_something_came_between",

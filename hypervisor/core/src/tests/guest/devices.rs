@@ -139,6 +139,27 @@ fn once_enrolled_only_guarded_pages_are_devices() {
 }
 
 #[test]
+fn a_page_whose_name_another_vcpu_took_back_is_no_device_any_more() {
+    let guest = Guest::new(true);
+    let mut first = guest.load(0);
+    first.power_on(VcpuIndex(1), Ipa(0), 0).unwrap();
+    let mut second = guest.load(1);
+    let call = |vcpu: &mut Vcpu<'_>, id: u32| {
+        assert_eq!(guest.call(vcpu, [id.into(), 0x5000, 0, 0]), [0; 4]);
+    };
+    call(&mut first, function::MMIO_GUARD_MAP);
+    for _ in 0..2 {
+        assert_eq!(guest.abort(&mut first, LOAD_BYTE, 0x5000), read(0x5000));
+        guest_entry(&mut first, Resume::Continue).unwrap();
+    }
+    call(&mut second, function::MMIO_GUARD_UNMAP);
+    assert_eq!(guest.abort(&mut first, LOAD_BYTE, 0x5000), GuestAction::Resume);
+    assert!(aborted(&mut first));
+    call(&mut second, function::MMIO_GUARD_MAP);
+    assert_eq!(guest.abort(&mut first, LOAD_BYTE, 0x5000), read(0x5000));
+}
+
+#[test]
 fn memory_is_no_device_whatever_the_guard_says() {
     let guest = Guest::new(true);
     let mut vcpu = guest.load(0);
