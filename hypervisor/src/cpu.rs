@@ -12,17 +12,18 @@ use crate::{arch, fp, gic, state};
 
 /// One physical CPU and the host that runs on it.
 #[derive(Debug)]
+#[repr(C)] // The general registers come first, where LDP and STP reach them.
 pub(crate) struct Cpu {
+    /// The host's general registers, PC and PSTATE while EL2 runs.
+    pub(crate) host: Registers,
     /// What it serves.
     pub(crate) hypervisor: &'static Hypervisor<'static, El2>,
     /// Which one.
     pub(crate) index: CpuIndex,
-    /// The vCPU that it runs, or ran last.
-    pub(crate) resident: Resident<'static, 'static, El2>,
     /// What changes between its host and its guests.
     pub(crate) traps: OwnTraps,
-    /// The host's general registers, PC and PSTATE while EL2 runs.
-    pub(crate) host: Registers,
+    /// The vCPU that it runs, or ran last.
+    pub(crate) resident: Resident<'static, 'static, El2>,
     /// The host's system registers while a guest runs.
     pub(crate) host_system: SystemRegisters,
     /// Whose FP registers are in the CPU.

@@ -256,24 +256,25 @@ pub enum StopReason {
     Exception(u8),
 }
 
-/// Why a vCPU exited: the whole of what the host learns.
+/// Why a vCPU exited: the whole of what the host learns. The numbers are those of x1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u64)]
 pub enum Exit {
     /// A physical interrupt is the host's to take.
-    Interrupted,
+    Interrupted = 0,
     /// The guest waits for an interrupt; the virtual timer will fire when CNTVCT_EL0 reaches the
     /// deadline, if it is armed.
     Wfi {
         /// A value of CNTVCT_EL0.
         deadline: Option<u64>,
-    },
+    } = 1,
     /// The guest read a device: resume with [`Resume::MmioRead`] or [`Resume::Abort`].
     MmioRead {
         /// Where.
         ipa: Ipa,
         /// How many bytes.
         size: AccessSize,
-    },
+    } = 2,
     /// The guest wrote a device: resume with [`Resume::MmioWritten`] or [`Resume::Abort`].
     MmioWrite {
         /// Where.
@@ -282,40 +283,40 @@ pub enum Exit {
         size: AccessSize,
         /// What; no bits above the size.
         value: u64,
-    },
+    } = 3,
     /// The guest needs a page of a bound object that is absent: populate it and enter again.
     MemoryFault {
         /// Which page.
         gfn: Gfn,
-    },
+    } = 4,
     /// The VM's pool ran out: top it up by so many pages and enter again.
     NeedPages {
         /// How many.
         pages: u64,
-    },
+    } = 5,
     /// The guest sent software-generated interrupts: the value that it wrote to ICC_SGI1R_EL1.
     Sgi {
         /// The register.
         sgi1r: u64,
-    },
+    } = 6,
     /// The guest started another of its vCPUs (PSCI CPU_ON): it can be entered now.
     CpuOn {
         /// Which.
         vcpu: VcpuIndex,
-    },
+    } = 7,
     /// This vCPU is off (PSCI CPU_OFF) until another starts it.
-    CpuOff,
+    CpuOff = 8,
     /// The guest wants power off (PSCI SYSTEM_OFF). No vCPU of it runs again.
-    SystemOff,
+    SystemOff = 9,
     /// The guest wants a reset (PSCI SYSTEM_RESET). No vCPU of it runs again.
-    SystemReset,
+    SystemReset = 10,
     /// The hypervisor stopped the VM. No vCPU of it runs again.
-    Stopped(StopReason),
+    Stopped(StopReason) = 11,
     /// The guest gave a page back: it is wiped and the host's again, and absent for the guest.
     Relinquished {
         /// Which page.
         gfn: Gfn,
-    },
+    } = 12,
 }
 
 /// What the host is told when a vCPU exits.

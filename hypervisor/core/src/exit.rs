@@ -74,7 +74,8 @@ pub fn guest_hypercall<M: Machine>(
     imm: u16,
 ) -> GuestAction {
     let action = guest_call(vcpu, services, imm);
-    counted(vcpu, action)
+    count(vcpu, &action);
+    action
 }
 
 /// Handles a trap of the guest's, whose registers are in its context by now.
@@ -89,16 +90,16 @@ pub fn guest_exit<M: Machine>(
         Trap::Synchronous { esr, far, hpfar } => synchronous(vcpu, services, [esr, far, hpfar]),
         Trap::SystemError => stop(vcpu, StopReason::Exception(class::SERROR)),
     };
-    counted(vcpu, action)
+    count(vcpu, &action);
+    action
 }
 
 /// Counts exits to the host.
 #[inline(always)]
-fn counted<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, action: GuestAction) -> GuestAction {
+fn count<M: Machine>(vcpu: &Loaded<'_, '_, M>, action: &GuestAction) {
     if let GuestAction::Exit(_) = action {
         vcpu.count_exit();
     }
-    action
 }
 
 /// Everything but hypercalls, which are answered before the guest has left the CPU.
