@@ -1,5 +1,6 @@
 //! What EL2 keeps for each physical CPU. It lives on that CPU's EL2 stack, so no other CPU can reach it.
 
+use hyp_core::exit::Services;
 use hyp_core::hypervisor::{CpuIndex, Hypervisor};
 use hyp_core::loaded::Resident;
 use hyp_core::vcpu::{FpRegisters, SystemRegisters, VcpuContext};
@@ -8,7 +9,7 @@ use shared_abi::addr::Pa;
 use crate::el2::El2;
 use crate::state::OwnTraps;
 use crate::switch::Registers;
-use crate::{arch, fp, gic, state};
+use crate::{arch, boot, fp, gic, guest, state};
 
 /// One physical CPU and the host that runs on it.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub(crate) struct Cpu {
     pub(crate) hypervisor: &'static Hypervisor<'static, El2>,
     /// Which one.
     pub(crate) index: CpuIndex,
+    /// What guests get from it beside memory and time.
+    pub(crate) services: Services<'static>,
     /// What changes between its host and its guests.
     pub(crate) traps: OwnTraps,
     /// The vCPU that it runs, or ran last.
@@ -53,6 +56,7 @@ impl Cpu {
             hypervisor,
             index,
             resident: Resident::new(),
+            services: Services { trng: boot::trng(), id_register: guest::id_register },
             traps: OwnTraps::new(hypervisor.host_space()),
             host,
             host_system: SystemRegisters::default(),

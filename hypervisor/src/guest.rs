@@ -12,12 +12,12 @@ use crate::cpu::{Cpu, HostFp};
 use crate::el2::El2;
 use crate::state::OwnTraps;
 use crate::switch::{self, Then, Vector};
-use crate::{arch, boot, gic, state, trace};
+use crate::{arch, gic, state, trace};
 
 /// A vCPU that runs, as its hypercalls see it.
 struct Running<'a> {
     loaded: &'a mut Loaded<'static, 'static, El2>,
-    services: Services<'static>,
+    services: &'a Services<'static>,
     /// What a hypercall came to that is not just answered.
     action: GuestAction,
 }
@@ -36,9 +36,10 @@ pub(crate) fn run(
 ) -> Result<ExitRecord, CallError> {
     #[cfg(feature = "oracle")]
     let _looks = crate::oracle::after(crate::oracle::Calls::NONE);
-    let Cpu { hypervisor, index, resident, traps, host_system, fp, .. } = cpu;
+    let Cpu { hypervisor, index, services, resident, traps, host_system, fp, .. } = cpu;
     let mut run = |loaded: &mut _| {
-        guest_entry(loaded, entry.resume).map(|()| run_loaded(loaded, entry, traps, host_system, fp))
+        guest_entry(loaded, entry.resume)
+            .map(|()| run_loaded(loaded, services, entry, traps, host_system, fp))
     };
     resident.run(hypervisor, *index, vm, vcpu, &mut run)?
 }
@@ -47,6 +48,7 @@ pub(crate) fn run(
 #[inline(always)]
 fn run_loaded(
     loaded: &mut Loaded<'static, 'static, El2>,
+    services: &Services<'static>,
     entry: &Entry,
     traps: &OwnTraps,
     host_system: &mut SystemRegisters,
@@ -62,11 +64,7 @@ fn run_loaded(
             state::select_guest(traps, space, context.vmpidr);
         }
     });
-    let mut running = Running {
-        loaded,
-        services: Services { trng: boot::trng(), id_register },
-        action: GuestAction::Resume,
-    };
+    let mut running = Running { loaded, services, action: GuestAction::Resume };
     let mut exit = until_exit(fp, &mut running);
     let record = running.loaded.with_context(|context| {
         HostFp::take_from_guest(context);
@@ -140,7 +138,7 @@ unsafe extern "C" fn hypercall(running: *mut ()) -> Then {
     #[cfg(feature = "oracle")]
     let _looks = crate::oracle::after(crate::oracle::Calls::GUEST);
     let imm = syndrome::immediate(arch::read!("esr_el2"));
-    match guest_hypercall(running.loaded, &running.services, imm) {
+    match guest_hypercall(running.loaded, running.services, imm) {
         GuestAction::Resume => {
             trace::enter();
             Then::Resume

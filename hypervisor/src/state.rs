@@ -83,6 +83,7 @@ pub(crate) const fn vttbr(space: Space) -> u64 {
 macro_rules! system_registers {
     ($($a:ident, $b:ident;)*) => {
         /// Stores the registers of whoever ran last.
+        #[inline(always)]
         pub(crate) fn save_system(registers: &mut SystemRegisters) {
             // SAFETY: reading EL1's registers changes nothing; the fields are in `registers`.
             $(unsafe {
@@ -104,6 +105,7 @@ macro_rules! system_registers {
         /// # Safety
         ///
         /// They are that host's or guest's, and EL1 does not run before its stage 2 is loaded as well.
+        #[inline(always)]
         pub(crate) unsafe fn load_system(registers: &SystemRegisters) {
             // SAFETY: EL1's registers have no effect on EL2; the rest is the caller's promise.
             $(unsafe {
