@@ -69,6 +69,14 @@ fn a_protected_guest_does_disk_io_on_one_cpu() {
 }
 
 #[test]
+fn what_ships_tells_the_same_story() {
+    let run = Tool::boot_shipped(&["--cpus", "2"], "the binary that ships has to run too").run();
+    expect_demo(&run, 2);
+    expect_protected(&run);
+    assert!(run.field("oracle").is_null(), "{run}");
+}
+
+#[test]
 fn a_protected_guest_does_disk_io_on_four_cpus_with_the_users_disk() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("disk.img");

@@ -71,7 +71,9 @@ fn a_boot_keeps_the_rules() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("trace");
     let trace = path.to_str().unwrap();
-    let run = Tool::boot(&["--cpus", "2", "--smp", "2", "--trace", trace]).run();
+    let arguments = ["--cpus", "2", "--smp", "2", "--trace", trace];
+    let why = "the rules are for what ships, and the oracle takes locks that it does not take";
+    let run = Tool::boot_shipped(&arguments, why).run();
     run.expect_status(0);
 
     let events = read(&path);
@@ -112,7 +114,7 @@ fn what_the_hypervisor_does_not_understand_it_refuses_and_by_default_it_traces_n
         assert_eq!(run.status, Some(0), "{run}");
     };
     pack(&["--hypervisor-args", "trace=maybe"]);
-    let run = Tool::boot(&["--image", image]).run();
+    let run = Tool::boot_shipped(&["--image", image], "an image has the hypervisor that was packed").run();
     run.expect_status(1);
     assert!(run.stderr.contains("unknown argument"), "{run}");
 
