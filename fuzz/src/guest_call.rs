@@ -7,13 +7,15 @@
 //! no memory is, a fault where a page is absent), and comes back from its wire format as it was; a vCPU
 //! that has stopped is not entered again; and who reaches which page follows from what guests were told.
 
+mod onlooker;
+mod seeds;
+
 use hyp_core::exit::{GuestAction, Services, Trap, guest_entry, guest_exit};
 use hyp_core::fake::Fake;
 use hyp_core::hypervisor::CpuIndex;
 use hyp_core::loaded::{GuestPage, Loaded};
-use hyp_core::mmio::PendingAccess;
 use hyp_core::trng::Trng;
-use hyp_core::vcpu::{SystemRegisters, pstate};
+use hyp_core::vcpu::SystemRegisters;
 use shared_abi::addr::{PAGE_SIZE, Pfn};
 use shared_abi::error::CallError;
 use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState, VcpuIndex, VmHandle};
@@ -21,6 +23,8 @@ use shared_abi::vcpu::{Exit, ExitRecord, LIST_REGISTERS, ListRegister, Resume, S
 
 use crate::board::{Board, GUEST_FIRST, POOL_PAGES, Tiny, with_board};
 use crate::input::Input;
+use onlooker::{Registers, check_hypercall, check_injected, check_resumed};
+pub use seeds::seeds;
 
 /// Functions that a guest knows; any other may be asked for as well.
 const FUNCTIONS: [u32; 32] = [
@@ -124,28 +128,6 @@ fn play(data: &[u8], secret: u64) -> Vec<Seen> {
 }
 
 type Vcpu<'h, 'm> = Loaded<'h, 'm, Fake<Tiny>>;
-
-/// What a guest has in its registers.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Registers {
-    x: [u64; 31],
-    pc: u64,
-    pstate: u64,
-    system: SystemRegisters,
-    pending: PendingAccess,
-}
-
-impl Registers {
-    fn of(vcpu: &mut Vcpu<'_, '_>) -> Self {
-        vcpu.with_context(|context| Self {
-            x: context.x,
-            pc: context.pc,
-            pstate: context.pstate,
-            system: context.system,
-            pending: context.pending,
-        })
-    }
-}
 
 struct Guest<'h, 'm> {
     vm: VmHandle,
@@ -381,132 +363,4 @@ fn argument(input: &mut Input<'_>) -> u64 {
         number @ 0x80..0x100 => number - 0x80,
         raw => raw,
     }
-}
-
-/// A hypercall's answer is in x0 to x3; nothing else changes.
-fn check_hypercall(before: &Registers, after: &Registers, class: u64, action: GuestAction) {
-    if before.pstate & pstate::AARCH32 != 0 {
-        return; // the VM was stopped
-    }
-    assert_eq!(before.x[4..], after.x[4..], "x4 and up are preserved");
-    assert_eq!(before.system, after.system);
-    assert_eq!(before.pstate, after.pstate);
-    let past = match class {
-        EC_HVC => before.pc,
-        _ => before.pc.wrapping_add(4),
-    };
-    let again = past.wrapping_sub(4);
-    let runs_again = after.pc == again && matches!(action, GuestAction::Exit(_));
-    assert!(after.pc == past || runs_again);
-    if runs_again {
-        assert_eq!(before.x, after.x, "a call that runs again keeps its arguments");
-    }
-}
-
-/// A trap that needed no host: an instruction was done, an exception taken, or it runs again.
-fn check_resumed(before: &Registers, after: &Registers, class: u64) {
-    if class == EC_HVC || class == EC_SMC {
-        return;
-    }
-    let done = after.pc == before.pc.wrapping_add(4);
-    let again = after == before;
-    if !done && !again {
-        check_injected(before, after);
-        return;
-    }
-    let changed = before.x.iter().zip(&after.x).filter(|(old, new)| old != new);
-    assert!(changed.count() <= 1, "one register at most");
-    assert_eq!(before.system, after.system);
-}
-
-/// An exception was taken to EL1 (Arm ARM DDI0487, D1.3).
-fn check_injected(before: &Registers, after: &Registers) {
-    let offset = after.pc.wrapping_sub(before.system.vbar_el1);
-    assert!(offset < 0x800 && offset.is_multiple_of(0x200), "vector {offset:#x}");
-    assert_eq!(after.pstate & (pstate::MODE_MASK | pstate::AARCH32), pstate::EL1H);
-    assert_eq!(after.pstate & pstate::DAIF, pstate::DAIF);
-    assert_eq!(after.system.elr_el1, before.pc);
-    assert_eq!(after.system.spsr_el1, before.pstate);
-    assert_eq!(after.x, before.x);
-}
-
-/// Steps of a seed.
-#[derive(Default)]
-struct Steps(Vec<u8>);
-
-impl Steps {
-    /// A protected VM whose first pages are there.
-    fn new(pages: u8) -> Self {
-        Self(vec![pages << 1])
-    }
-
-    fn step(mut self, bytes: &[u8]) -> Self {
-        self.0.extend(bytes);
-        self
-    }
-
-    /// A hypercall, by its place in [`FUNCTIONS`].
-    fn call(self, function: u8, x: [u8; 3]) -> Self {
-        self.step(&[0, function, 0]).step(&x)
-    }
-
-    /// A data abort; `page` is counted as arguments are.
-    fn abort(self, iss: u32, page: u8) -> Self {
-        self.step(&[1, 0]).step(&iss.to_le_bytes()).step(&[page, 0, 0, 0x11])
-    }
-}
-
-/// Inputs to start from.
-#[must_use]
-pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
-    /// The argument that stands for the guest's first page.
-    const FIRST_PAGE: u8 = 12;
-    /// A translation fault at level 3, of a load or store of a word with register 4.
-    const LOAD: u32 = 1 << 24 | 2 << 22 | 4 << 16 | 7;
-    const STORE: u32 = LOAD | 1 << 6;
-    /// An access to ICC_SGI1R_EL1 (S3_0_C12_C11_5), MSR x4.
-    const SGI: u32 = 3 << 20 | 5 << 17 | 12 << 10 | 4 << 5 | 11 << 1;
-    let new = || Steps::new(4);
-    let functions = (0..32).fold(new(), |steps, function| {
-        // CPU_OFF, SYSTEM_OFF and SYSTEM_RESET end it.
-        if [16, 22, 23].contains(&function) { steps } else { steps.call(function, [FIRST_PAGE, 1, 0]) }
-    });
-    vec![
-        ("every-call", functions.0),
-        ("share", new().call(3, [FIRST_PAGE, 1, 0]).call(4, [FIRST_PAGE, 1, 0]).0),
-        ("share-range", new().call(3, [FIRST_PAGE, 9, 0]).call(4, [FIRST_PAGE, 4, 0]).0),
-        ("share-absent", new().call(3, [FIRST_PAGE + 6, 1, 0]).0),
-        ("relinquish", new().call(9, [FIRST_PAGE, 0, 0]).abort(LOAD, FIRST_PAGE).step(&[7, 0, 0, 30, 1]).0),
-        ("cpu-off", new().call(16, [0; 3]).step(&[6, 0]).0),
-        ("cpu-on", new().call(18, [0x81, 0, 0]).step(&[6, 1]).call(19, [0x80, 0, 0]).0),
-        ("off", new().call(22, [0; 3]).step(&[6, 0]).0),
-        (
-            "device",
-            new()
-                .abort(LOAD, 0)
-                .step(&[5, 1, 1, 2, 3, 4, 5, 6, 7, 8])
-                .abort(STORE, 0)
-                .step(&[5, 2])
-                .abort(STORE, 0)
-                .step(&[5, 3])
-                .0,
-        ),
-        (
-            "guard",
-            new()
-                .call(6, [0x80, 0, 0])
-                .call(7, [0, 0, 0])
-                .abort(LOAD, 0)
-                .abort(LOAD, 1)
-                .call(8, [0, 0, 0])
-                .abort(LOAD, 0)
-                .0,
-        ),
-        ("absent", new().abort(LOAD, FIRST_PAGE + 6).step(&[7, 0, 6, 30, 1]).0),
-        ("poisoned", new().step(&[7, 2, 0, 14, 0]).abort(LOAD, FIRST_PAGE + 2).step(&[6, 0]).0),
-        ("sgi", new().step(&[3]).step(&SGI.to_le_bytes()).step(&[0xf1, 1, 2]).0),
-        ("wfi", new().step(&[4, 0, 0, 0, 0x06, 0, 0]).0),
-        ("fp", new().step(&[4, 0, 0, 0, 0x1e, 0, 0]).0),
-        ("ordinary", Steps(vec![9]).call(0, [0; 3]).call(3, [FIRST_PAGE, 1, 0]).0),
-    ]
 }

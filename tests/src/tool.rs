@@ -20,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub struct Tool {
     command: Command,
+    /// Whether it boots a hypervisor whose oracle is to look, and to find nothing.
+    watched: bool,
     /// Holds what the tool prints.
     directory: TempDir,
 }
@@ -42,6 +44,7 @@ pub struct Run {
 #[derive(Debug)]
 pub struct Running {
     child: Child,
+    watched: bool,
     directory: TempDir,
     _turn: File,
 }
@@ -57,14 +60,36 @@ impl Tool {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let mut command = Command::new(binary());
         command.args(arguments).current_dir(root());
-        Self { command, directory }
+        Self { command, watched: false, directory }
     }
 
-    /// `boot --json` with these arguments.
+    /// `boot --json` with these arguments, of a hypervisor that holds all tables against all records
+    /// after each call and each exit. [`Running::finish`] sees to it that it did, and that it found
+    /// nothing: what a system test boots is watched unless the test says why not
+    /// ([`Self::boot_shipped`]).
     #[must_use]
     pub fn boot(arguments: &[&str]) -> Self {
-        let mut tool = Self::new(&["boot"]);
-        tool.command.args(arguments).arg("--json");
+        let mut tool = Self::new(&["boot", "--json", "--oracle"]);
+        tool.command.args(arguments);
+        tool.watched = true;
+        tool
+    }
+
+    /// `boot --json` with these arguments, of the hypervisor that ships, and why it has to be that one.
+    #[must_use]
+    pub fn boot_shipped(arguments: &[&str], why: &str) -> Self {
+        println!("without the oracle: {why}");
+        let mut tool = Self::new(&["boot", "--json"]);
+        tool.command.args(arguments);
+        tool
+    }
+
+    /// `boot --json` with this bug switched on, of a hypervisor that has bugs, and an oracle to find
+    /// them.
+    #[must_use]
+    pub fn boot_with_bug(bug: &str, arguments: &[&str]) -> Self {
+        let mut tool = Self::new(&["boot", "--json", "--seeded", bug]);
+        tool.command.args(arguments);
         tool
     }
 
@@ -95,15 +120,16 @@ impl Tool {
             .stderr(output("stderr"))
             .spawn()
             .expect("the tool starts");
-        Running { child, directory: self.directory, _turn: turn }
+        Running { child, watched: self.watched, directory: self.directory, _turn: turn }
     }
 
     /// Runs the tool to its end.
     ///
     /// # Panics
     ///
-    /// If it does not end in time.
+    /// As [`Running::finish`].
     #[must_use]
+    #[track_caller]
     pub fn run(self) -> Run {
         self.start().finish()
     }
@@ -123,8 +149,10 @@ impl Running {
     ///
     /// # Panics
     ///
-    /// If it does not come in time.
+    /// If it does not come in time, or if it was to be watched and the oracle did not look or did not
+    /// like what it saw.
     #[must_use]
+    #[track_caller]
     pub fn finish(mut self) -> Run {
         let status = self.wait(PATIENCE);
         let read = |name| {
@@ -133,12 +161,14 @@ impl Running {
         };
         let (stdout, stderr) = (read("stdout"), read("stderr"));
         let status = status.unwrap_or_else(|| panic!("the tool hangs; it said:\n{stderr}"));
-        Run {
-            status: status.code(),
-            record: serde_json::from_str(&stdout).unwrap_or(Value::Null),
-            stdout,
-            stderr,
+        let record = serde_json::from_str(&stdout).unwrap_or(Value::Null);
+        let run = Run { status: status.code(), record, stdout, stderr };
+        if self.watched
+            && let Err(fault) = watched(&run.record)
+        {
+            panic!("{fault}: {run}");
         }
+        run
     }
 
     fn wait(&mut self, patience: Duration) -> Option<ExitStatus> {
@@ -224,6 +254,28 @@ impl std::fmt::Display for Run {
     }
 }
 
+/// Whether the oracle looked, at least once for each thing that EL2 was asked, and found nothing: as far
+/// as this record of a boot goes. It tells how often when the machine powers off; a run that is ended
+/// before that, or that comes to no machine, has nothing to tell.
+fn watched(record: &Value) -> Result<(), &'static str> {
+    if record["exit"]["reason"] == "panic" {
+        return Err("the hypervisor stopped the machine");
+    }
+    let powered_off = !record["teardown"].is_null() && record["exit"]["reason"] != "timeout";
+    if record["ok"] != true && !powered_off {
+        return Ok(());
+    }
+    let number = |path: &str| record.pointer(path).and_then(Value::as_u64);
+    let (Some(hypercalls), Some(exits)) = (number("/cost/hypercalls"), number("/cost/exits")) else {
+        return Err("nobody knows what EL2 was asked");
+    };
+    match number("/oracle/checks") {
+        Some(checks) if exits != 0 && checks > hypercalls + exits => Ok(()),
+        Some(_) => Err("the oracle looked less often than EL2 was asked"),
+        None => Err("the oracle did not look"),
+    }
+}
+
 /// Sends a signal to a process. Whether it was still there is the answer.
 ///
 /// # Panics
@@ -293,4 +345,63 @@ fn binary() -> &'static Path {
             .find_map(|message| message["executable"].as_str().map(PathBuf::from))
             .expect("cargo names the executable")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// The record of a boot that went well.
+    fn good() -> Value {
+        json!({
+            "ok": true,
+            "cost": { "hypercalls": 20, "exits": 30 },
+            "teardown": { "pages_returned": 4 },
+            "oracle": { "checks": 60 },
+            "exit": { "reason": "guest-off" },
+        })
+    }
+
+    #[track_caller]
+    fn verdict(changes: &[(&str, Value)]) -> Result<(), &'static str> {
+        let mut record = good();
+        for (path, value) in changes {
+            *record.pointer_mut(path).unwrap() = value.clone();
+        }
+        watched(&record)
+    }
+
+    #[test]
+    fn a_boot_that_went_well_was_looked_at() {
+        assert_eq!(verdict(&[]), Ok(()));
+        let silent = ("/oracle", Value::Null);
+        verdict(std::slice::from_ref(&silent)).unwrap_err();
+        verdict(&[("/teardown", Value::Null), silent]).unwrap_err();
+        verdict(&[("/oracle/checks", json!(0))]).unwrap_err();
+        verdict(&[("/oracle/checks", json!(50))]).unwrap_err();
+        verdict(&[("/cost", Value::Null)]).unwrap_err();
+    }
+
+    #[test]
+    fn so_was_one_whose_guest_failed() {
+        let failed = [("/ok", json!(false)), ("/exit/reason", Value::Null)];
+        assert_eq!(verdict(&failed), Ok(()));
+        verdict(&[&failed[..], &[("/oracle", Value::Null)]].concat()).unwrap_err();
+    }
+
+    #[test]
+    fn a_difference_is_no_result() {
+        let stopped = [("/ok", json!(false)), ("/teardown", Value::Null), ("/exit/reason", json!("panic"))];
+        verdict(&stopped).unwrap_err();
+    }
+
+    #[test]
+    fn a_run_that_does_not_come_to_its_end_has_nothing_to_tell() {
+        let silent = [("/ok", json!(false)), ("/oracle", Value::Null), ("/cost", Value::Null)];
+        let with = |more: &[(&str, Value)]| verdict(&[&silent[..], more].concat());
+        assert_eq!(with(&[("/teardown", Value::Null)]), Ok(()));
+        assert_eq!(with(&[("/exit/reason", json!("timeout"))]), Ok(()));
+        assert_eq!(watched(&Value::Null), Ok(()));
+    }
 }

@@ -10,6 +10,9 @@ const PROTECTED_FEATURES: u64 = 0x3fd;
 /// Those that a guest of an ordinary VM finds: FEATURES alone.
 const ORDINARY_FEATURES: u64 = 1;
 
+/// What the demo prints once it gave a page back and touched it again.
+const GAVE_BACK: &str = "gave a page back, and found one of zeroes in its place";
+
 /// What is true of every run of the demo payload that went well.
 #[track_caller]
 fn expect_demo(run: &Run, cpus: u64) {
@@ -52,6 +55,8 @@ fn expect_protected(run: &Run) {
     for fact in ["read_faulted", "write_faulted", "host_continued", "content_intact"] {
         assert_eq!(*run.field(&format!("attack.{fact}")), true, "{fact}");
     }
+    // The host brought another page, and counted right.
+    assert!(run.text("console").contains(GAVE_BACK), "{run}");
     assert!(run.number("vm.pages_donated") > 0);
     assert_eq!(
         run.number("teardown.pages_returned"),
@@ -66,6 +71,14 @@ fn a_protected_guest_does_disk_io_on_one_cpu() {
     let run = Tool::boot(&["--cpus", "1"]).run();
     expect_demo(&run, 1);
     expect_protected(&run);
+}
+
+#[test]
+fn what_ships_tells_the_same_story() {
+    let run = Tool::boot_shipped(&["--cpus", "2"], "the binary that ships has to run too").run();
+    expect_demo(&run, 2);
+    expect_protected(&run);
+    assert!(run.field("oracle").is_null(), "{run}");
 }
 
 #[test]
@@ -92,6 +105,7 @@ fn an_ordinary_vm_runs_the_same_payload() {
     assert_eq!(run.number("guest.features"), ORDINARY_FEATURES);
     assert_eq!(run.number("guest.shares"), 0, "there is nothing to share");
     assert!(run.field("attack").is_null());
+    assert!(!run.text("console").contains(GAVE_BACK), "the call is not offered");
 }
 
 #[test]

@@ -4,7 +4,7 @@ extern crate alloc;
 
 use alloc::boxed::Box;
 use alloc::vec;
-use core::fmt;
+use core::{fmt, hint};
 
 use guest_kernel::hyp::{self, MmioGuard};
 use guest_kernel::plan::{self, BLOCK_BYTES, Geometry, Plan};
@@ -12,11 +12,21 @@ use guest_kernel::virtio::disk::Disk;
 use guest_kernel::virtio::hal;
 use guest_kernel::{Failure, Guest, conduit, println, time};
 use sha2::{Digest as _, Sha256};
+use shared_abi::addr::{Ipa, PAGE_SIZE};
 use shared_abi::kvm;
 use shared_abi::record::{Digest, Record, Uid};
 
 /// Bytes of the canary.
 const CANARY_BYTES: usize = 4096;
+
+/// What is in the page that is given back.
+const GIVEN_BACK: u8 = 0xa5;
+
+/// A page of private memory that nothing else is in.
+#[repr(C, align(4096))]
+struct Page([u8; PAGE_SIZE as usize]);
+
+const _: () = assert!(align_of::<Page>() as u64 == PAGE_SIZE && size_of::<Page>() as u64 == PAGE_SIZE);
 
 /// What the demo itself finds wrong.
 #[derive(Debug)]
@@ -27,6 +37,7 @@ enum Wrong {
     Digest { block: u64 },
     ReadBack { block: u64 },
     Memory,
+    GivenBack,
 }
 
 impl fmt::Display for Wrong {
@@ -40,6 +51,7 @@ impl fmt::Display for Wrong {
             Self::Digest { block } => write!(f, "block {block} is not what the plan says"),
             Self::ReadBack { block } => write!(f, "block {block} does not read as it was written"),
             Self::Memory => f.write_str("private memory has changed"),
+            Self::GivenBack => f.write_str("what came for the page given back is no page of zeroes"),
         }
     }
 }
@@ -70,6 +82,8 @@ pub(crate) fn run(guest: &mut Guest) -> Result<(), Failure> {
     println!("{}", job.record());
     result?;
     println!("guest: {} blocks verified, {} bytes rewritten and read back", job.verified, job.written_bytes);
+
+    give_back(guest)?;
 
     let content_intact = private_digest(guest, &canary) == private;
     println!(
@@ -104,6 +118,29 @@ fn describe(guest: &Guest) {
             );
         }
     }
+}
+
+/// Gives a page with content back to the host, where the hypervisor offers that, and touches it again:
+/// the host has to bring another, which is of zeroes, and is the guest's as every other.
+fn give_back(guest: &Guest) -> Result<(), Failure> {
+    let Some(hypervisor) = guest.hypervisor() else { return Ok(()) };
+    let mut page = Box::new(Page([GIVEN_BACK; PAGE_SIZE as usize]));
+    // The hypervisor changes what is there: the compiler is told by the exposed address and the call,
+    // which may change all memory.
+    let ipa = Ipa(page.0.as_mut_ptr().expose_provenance() as u64);
+    match hypervisor.relinquish(ipa) {
+        Ok(()) => {}
+        Err(hyp::Error::NotOffered) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    }
+    let is_full_of = |page: &Page, byte| page.0.iter().all(|other| *other == byte);
+    let came_wiped = is_full_of(&page, 0);
+    page.0.fill(!GIVEN_BACK);
+    if !came_wiped || !is_full_of(hint::black_box(&page), !GIVEN_BACK) {
+        return Err(Wrong::GivenBack.into());
+    }
+    println!("guest: gave a page back, and found one of zeroes in its place");
+    Ok(())
 }
 
 /// A digest of what the host must not have changed: code, constants and a page of the heap.

@@ -3,9 +3,10 @@
 //!
 //! The stream may come from the fake machine or from a trace of a boot; it has to start with the
 //! machine. The checker shares no code with what it checks but the types of the events: it keeps its own
-//! copy of all tables, reads them with the independent [`walker`], and remembers of each translation
-//! that was taken away how far its invalidation has come. It believes the worst of the hardware: from
-//! the moment that a vCPU is loaded, and for the host always, whatever is in the tables is in a TLB.
+//! copy of all tables, reads them with the independent [`walker`](super::walker), and remembers of each
+//! translation that was taken away how far its invalidation has come. It believes the worst of the
+//! hardware: from the moment that a vCPU is loaded, and for the host always, whatever is in the tables is
+//! in a TLB.
 //!
 //! ```text
 //! protocol::check::<Granule4K>(&machine.take_trace())?;   // all at once, or:
@@ -19,26 +20,26 @@
 )]
 
 mod cpu;
+mod entry;
+mod maintenance;
 mod memory;
+mod pages;
 pub mod rule;
 mod space;
+mod tables;
 
 use core::fmt;
 use std::collections::BTreeMap;
 use std::string::String;
 use std::vec::Vec;
 
-use shared_abi::addr::{PageRange, Pfn};
-
-use super::walker::{self, Meaning};
-use crate::event::{Barrier, Event, Scope};
+use crate::event::Event;
 use crate::geometry::Geometry;
-use crate::lock::LockId;
-use crate::machine::{Space, Vmid};
 use cpu::CpuState;
-use memory::{Memory, Past};
+use memory::Memory;
 pub use rule::Rule;
-use space::{ROOT_TABLES, Removal, Run, SpaceState, Unpublished};
+use space::SpaceState;
+use tables::Attached;
 
 /// The first rule that a stream breaks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -79,15 +80,6 @@ const SHOWN: usize = 12;
 /// The first [`Violation`].
 pub fn check<G: Geometry>(events: &[(usize, Event)]) -> Result<(), Violation> {
     Checker::new(G::INDEX_BITS).observe_all(events)
-}
-
-/// Where a table is in a space.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Attached {
-    vmid: u8,
-    level: u32,
-    /// The first IPA page that it translates.
-    ipa: u64,
 }
 
 /// What a stream has said so far.
@@ -182,310 +174,10 @@ impl Checker {
         self.cpus.entry(cpu).or_default()
     }
 
-    /// New tables: the VMID is theirs from now on.
-    fn space(&mut self, space: Space) -> Result<(), Rule> {
-        let vmid = space.vmid.0;
-        if self.spaces.get(&vmid).is_some_and(|old| !old.reusable) {
-            return Err(Rule::VmidReuse);
-        }
-        let lock = match usize::from(vmid).checked_sub(1) {
-            None => LockId::Host,
-            Some(place) => LockId::Place(place),
-        };
-        self.attached.retain(|_, attached| attached.vmid != vmid);
-        let root = space.root.page().0;
-        self.spaces.insert(vmid, SpaceState::new(root, lock));
-        for which in 0..ROOT_TABLES {
-            let ipa = which * (walker::pages_covered(self.bits, 1) << self.bits);
-            let level = 1;
-            self.attach(root + which, Attached { vmid, level, ipa })?;
-        }
-        Ok(())
-    }
-
-    fn write(&mut self, cpu: usize, table: u64, index: usize, value: u64) -> Result<(), Rule> {
-        if !self.memory.is_table(table) {
-            let reached = |space: &SpaceState| !space.over && space.maps(table, table + 1);
-            if self.remembered(table, table + 1, None) {
-                return Err(Rule::GoneBeforeReuse);
-            }
-            if !self.memory.is_wiped(table) || self.spaces.values().any(reached) {
-                return Err(Rule::TablePage);
-            }
-        } else if self.remembered(table, table + 1, None) {
-            // A table that was taken out is walked until it has left the TLBs.
-            return Err(Rule::GoneBeforeReuse);
-        }
-        let Some(at) = self.attached.get(&table).copied() else {
-            self.memory.write(table, index, value);
-            return Ok(());
-        };
-        let space = self.spaces.get_mut(&at.vmid).ok_or(Rule::Stream)?;
-        let lock = space.lock;
-        space.changed = true;
-        if !self.cpu(cpu).holds(lock) {
-            return Err(Rule::UnderLock);
-        }
-        let old = self.memory.write(table, index, value);
-        let covered = walker::pages_covered(self.bits, at.level);
-        let ipa = at.ipa + index as u64 * covered;
-        match (self.meaning(at.level, old), self.meaning(at.level, value)) {
-            (Meaning::Fault, Meaning::Fault) => Ok(()),
-            (Meaning::Fault, meaning) => {
-                let space = self.spaces.get_mut(&at.vmid).ok_or(Rule::Stream)?;
-                let mut removals = space.removals.iter();
-                if removals.any(|removal| removal.overlaps(ipa, covered)) {
-                    return Err(Rule::BreakBeforeMake);
-                }
-                space.unpublished = Some(Unpublished::Written(cpu));
-                self.add(at, ipa, value, meaning)
-            }
-            (meaning, Meaning::Fault) => self.remove(cpu, at, ipa, meaning),
-            _ if old == value => Ok(()),
-            _ => Err(Rule::BreakBeforeMake),
-        }
-    }
-
-    fn meaning(&self, level: u32, value: u64) -> Meaning {
-        walker::meaning(self.bits, level, value)
-    }
-
     /// Whether a space, other than one, may still translate to these pages by what is gone.
     fn remembered(&self, first: u64, end: u64, but: Option<u8>) -> bool {
         let mut spaces = self.spaces.iter();
         spaces.any(|(vmid, space)| Some(*vmid) != but && space.remembers(first, end))
-    }
-
-    /// A descriptor became valid, in a table that is walked.
-    fn add(&mut self, at: Attached, ipa: u64, value: u64, meaning: Meaning) -> Result<(), Rule> {
-        /// Bits 1 and 0 of a descriptor that names a table.
-        const TABLE: u64 = 0b11;
-        match meaning {
-            Meaning::Fault => Ok(()),
-            Meaning::Table(table) if value != table.base().0 | TABLE => Err(Rule::Descriptor),
-            Meaning::Table(table) => {
-                let level = at.level + 1;
-                self.attach(table.0, Attached { level, ipa, ..at })
-            }
-            Meaning::Leaf(leaf) => {
-                if !leaf.plain || !leaf.usable {
-                    return Err(Rule::Descriptor);
-                }
-                let pages = walker::pages_covered(self.bits, at.level);
-                let to = leaf.page.0;
-                self.map(at.vmid, Run { ipa, pages, to })
-            }
-        }
-    }
-
-    /// A table is walked from now on, and all that it leads to.
-    fn attach(&mut self, table: u64, at: Attached) -> Result<(), Rule> {
-        if !self.memory.is_table(table) && !self.memory.is_wiped(table) {
-            return Err(Rule::TablePage);
-        }
-        if self.attached.insert(table, at).is_some() {
-            return Err(Rule::TablePage);
-        }
-        if let Some(space) = self.spaces.get_mut(&at.vmid) {
-            space.tables += 1;
-        }
-        let covered = walker::pages_covered(self.bits, at.level);
-        for (index, value, meaning) in self.memory.meanings(self.bits, at.level, table) {
-            self.add(at, at.ipa + index as u64 * covered, value, meaning)?;
-        }
-        Ok(())
-    }
-
-    /// A run of pages is mapped from now on.
-    fn map(&mut self, vmid: u8, run: Run) -> Result<(), Rule> {
-        let (first, end) = (run.to, run.to + run.pages);
-        if self.remembered(first, end, Some(vmid)) {
-            return Err(Rule::GoneBeforeReuse);
-        }
-        if !self.memory.tables_in(first, end).is_empty() {
-            return Err(Rule::HandOver);
-        }
-        for (_, _, past) in self.memory.past.values(first, end) {
-            if matches!(past, Past::LeftBy(by) if by != vmid) {
-                return Err(Rule::HandOver);
-            }
-        }
-        self.memory.past.set(first, end, None);
-        let space = self.spaces.get_mut(&vmid).ok_or(Rule::Stream)?;
-        space.leaves.insert(run.to, run);
-        Ok(())
-    }
-
-    /// A descriptor became invalid, in a table that is walked.
-    fn remove(&mut self, cpu: usize, at: Attached, ipa: u64, meaning: Meaning) -> Result<(), Rule> {
-        let pages = walker::pages_covered(self.bits, at.level);
-        let mut removal = Removal::new(cpu, ipa, pages);
-        self.detach(at, ipa, meaning, &mut removal);
-        let over = self.spaces.get(&at.vmid).is_some_and(|space| space.over);
-        for run in removal.runs.iter().filter(|_| !over) {
-            let left = Some(Past::LeftBy(at.vmid));
-            self.memory.past.set(run.to, run.to + run.pages, left);
-        }
-        let space = self.spaces.get_mut(&at.vmid).ok_or(Rule::Stream)?;
-        for run in &removal.runs {
-            space.leaves.remove(&run.to);
-        }
-        space.tables -= removal.tables.len() as u64;
-        if !space.quiet {
-            space.removals.push(removal);
-        }
-        Ok(())
-    }
-
-    /// What a descriptor led to is not walked any more.
-    fn detach(&mut self, at: Attached, ipa: u64, meaning: Meaning, removal: &mut Removal) {
-        match meaning {
-            Meaning::Fault => {}
-            Meaning::Leaf(leaf) => removal.runs.push(Run {
-                ipa,
-                pages: walker::pages_covered(self.bits, at.level),
-                to: leaf.page.0,
-            }),
-            Meaning::Table(table) => {
-                let level = at.level + 1;
-                let at = Attached { level, ipa, ..at };
-                self.attached.remove(&table.0);
-                removal.tables.push(table.0);
-                let covered = walker::pages_covered(self.bits, level);
-                for (index, _, meaning) in self.memory.meanings(self.bits, level, table.0) {
-                    self.detach(at, ipa + index as u64 * covered, meaning, removal);
-                }
-            }
-        }
-    }
-
-    fn barrier(&mut self, cpu: usize, barrier: Barrier) {
-        let mut complete = false;
-        for space in self.spaces.values_mut() {
-            match barrier {
-                Barrier::DsbIshst => complete |= !space.wait(cpu, false).is_empty(),
-                Barrier::DsbIsh => complete |= !space.wait(cpu, true).is_empty(),
-                Barrier::DsbNsh => {}
-                Barrier::Isb => space.synchronize(cpu),
-            }
-        }
-        let cpu = self.cpu(cpu);
-        cpu.owes_isb |= complete;
-        cpu.barrier(barrier);
-    }
-
-    fn invalidate(&mut self, cpu: usize, vmid: Vmid, scope: Scope) -> Result<(), Rule> {
-        if let Scope::CombinedHere | Scope::InstructionsHere = scope {
-            self.cpu(cpu).forget(vmid.0, scope);
-            return Ok(());
-        }
-        let used = match self.spaces.get_mut(&vmid.0) {
-            Some(space) => space.invalidate(cpu, scope)?,
-            None => false,
-        };
-        let meant = |space: &SpaceState| {
-            let mut removals = space.removals.iter();
-            removals.any(|removal| match scope {
-                Scope::Ipa(page) => removal.cpu == cpu && removal.covers(page),
-                _ => removal.cpu == cpu,
-            })
-        };
-        if !used && scope != Scope::Combined && self.spaces.values().any(meant) {
-            return Err(Rule::RightVmid);
-        }
-        Ok(())
-    }
-
-    fn wipe(&mut self, pages: PageRange<Pfn>) -> Result<(), Rule> {
-        let (first, end) = (pages.first().0, pages.end().0);
-        if self.remembered(first, end, None) {
-            return Err(Rule::GoneBeforeReuse);
-        }
-        for (table, at) in self.attached.extract_if(first..end, |_, _| true) {
-            let space = self.spaces.get_mut(&at.vmid).ok_or(Rule::Stream)?;
-            if !space.over {
-                return Err(Rule::GoneBeforeReuse);
-            }
-            self.memory.drop_table(table);
-        }
-        for table in self.memory.tables_in(first, end) {
-            self.memory.drop_table(table);
-        }
-        self.memory.past.set(first, end, Some(Past::Wiped));
-        Ok(())
-    }
-
-    fn clean(&mut self, pages: PageRange<Pfn>) -> Result<(), Rule> {
-        let (first, end) = (pages.first().0, pages.end().0);
-        if self.remembered(first, end, None) {
-            return Err(Rule::GoneBeforeReuse);
-        }
-        // Cleaning makes what the host wrote visible. What a guest left is not gone by it, unless the
-        // page was the host's all the time.
-        for (first, end, past) in self.memory.past.values(first, end) {
-            let Past::LeftBy(by) = past else { continue };
-            let host = self.spaces.get(&HOST);
-            let lent = |page: &u64| host.is_some_and(|host| host.maps(*page, page + 1));
-            for page in (first..end).filter(|page| by == HOST || lent(page)) {
-                self.memory.past.set(page, page + 1, Some(Past::Cleaned));
-            }
-        }
-        Ok(())
-    }
-
-    fn take(&mut self, cpu: usize, lock: LockId) -> Result<(), Rule> {
-        if self.cpus.values().any(|cpu| cpu.holds(lock)) {
-            return Err(Rule::LockOrder);
-        }
-        self.cpu(cpu).take(lock)
-    }
-
-    fn release(&mut self, cpu: usize, lock: LockId) -> Result<(), Rule> {
-        self.cpu(cpu).release(lock)?;
-        for space in self.spaces.values_mut().filter(|space| space.lock == lock) {
-            space.changed = false;
-            space.owes(cpu)?;
-        }
-        if self.cpu(cpu).owes_isb {
-            return Err(Rule::Synchronized);
-        }
-        Ok(())
-    }
-
-    fn holds_nothing(&mut self, cpu: usize) -> Result<(), Rule> {
-        if self.cpu(cpu).is_free() { Ok(()) } else { Err(Rule::LockHeld) }
-    }
-
-    fn load(&mut self, cpu: usize, vmid: Vmid, vcpu: u32) -> Result<(), Rule> {
-        let forgot = self.cpu(cpu).take_forgotten(vmid.0);
-        let space = self.spaces.get_mut(&vmid.0).ok_or(Rule::Stream)?;
-        if space.loaded.insert(vcpu, cpu).is_some() {
-            return Err(Rule::OneCpu);
-        }
-        let last = space.last.insert(cpu, vcpu);
-        if last.is_some_and(|last| last != vcpu) && !forgot {
-            return Err(Rule::PreviousVcpu);
-        }
-        (space.quiet, space.reusable, space.over) = (false, false, false);
-        Ok(())
-    }
-
-    fn enter(&mut self, cpu: usize, vttbr: u64) -> Result<(), Rule> {
-        /// VTTBR_EL2: VMID from bit 48, CnP in bit 0, the table's address between.
-        const VMID_SHIFT: u32 = 48;
-        const ADDRESS: u64 = 0x0000_ffff_ffff_fffe;
-        self.holds_nothing(cpu)?;
-        for space in self.spaces.values() {
-            space.owes(cpu)?;
-        }
-        let vmid = u8::try_from(vttbr >> VMID_SHIFT).map_err(|_| Rule::Vttbr)?;
-        let space = self.spaces.get(&vmid).ok_or(Rule::Vttbr)?;
-        let root = Pfn(space.root).base().0;
-        let here = vmid == HOST || space.loaded.values().any(|on| *on == cpu);
-        if vttbr & 1 != 0 || vttbr & ADDRESS != root || !here {
-            return Err(Rule::Vttbr);
-        }
-        Ok(())
     }
 
     /// What the checker knows, for a message.
