@@ -198,13 +198,7 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
         GuardForgotten,
         &["tests::guest::devices::a_page_whose_name_another_vcpu_took_back_is_no_device_any_more"],
     ),
-    (
-        StopForgotten,
-        &[
-            "tests::lifecycle::a_cpu_goes_on_with_what_it_ran_last_unless_something_came_between",
-            "tests::random::random_sequences_agree_with_the_specification",
-        ],
-    ),
+    (StopForgotten, &["tests::lifecycle::a_cpu_goes_on_with_what_it_ran_last_unless_something_came_between"]),
     (ClaimedTwice, &["psci::host::tests::a_cpu_goes_on_and_off"]),
     (SharedUncounted, &["tests::guest::memory::a_range_is_shared_and_taken_back_in_one_call"]),
     (
