@@ -117,8 +117,8 @@ const UNROLLED: u64 = 16;
 /// end of the last turn that begins before an end: [`UNROLLED`] lines a turn, which is no more than a
 /// page, since what counts is the number of instructions.
 macro_rules! for_each_line {
-    ($range:expr, $each:literal) => {{
-        let (range, step): (Range<u64>, u64) = ($range, cache_line());
+    ($range:expr, $step:expr, $each:literal) => {{
+        let (range, step): (Range<u64>, u64) = ($range, $step);
         asm!(
             "2:",
             ".rept {unrolled}",
@@ -141,7 +141,7 @@ macro_rules! for_each_line {
 pub(crate) fn clean_and_invalidate(start: u64, bytes: u64) {
     let (first, end) = (start & !(PAGE_SIZE - 1), start + bytes);
     // SAFETY: cache maintenance by address changes no content; the caller names mapped memory.
-    unsafe { for_each_line!(first..end, "dc civac, {line}") };
+    unsafe { for_each_line!(first..end, cache_line(), "dc civac, {line}") };
     dsb_ish();
 }
 
@@ -155,15 +155,25 @@ pub(crate) unsafe fn wipe(start: u64, bytes: u64) {
     // With longer lines a turn of the loop would go beyond a page.
     if zero_block() == Some(line) && line * UNROLLED <= PAGE_SIZE {
         // SAFETY: the caller's promise. Each DC ZVA zeroes what the DC CIVAC after it cleans.
-        unsafe { for_each_line!(start..start + bytes, "dc zva, {line}\ndc civac, {line}") };
+        unsafe { for_each_line!(start..start + bytes, line, "dc zva, {line}\ndc civac, {line}") };
         dsb_ish();
     } else {
         // SAFETY: the caller's promise.
-        unsafe {
-            core::ptr::with_exposed_provenance_mut::<u8>(start as usize).write_bytes(0, bytes as usize);
-        }
-        clean_and_invalidate(start, bytes);
+        unsafe { wipe_by_stores(start, bytes) };
     }
+}
+
+/// [`wipe`] for a CPU on which DC ZVA does not zero a cache line.
+///
+/// # Safety
+///
+/// As of [`wipe`].
+#[cold]
+#[inline(never)]
+unsafe fn wipe_by_stores(start: u64, bytes: u64) {
+    // SAFETY: the caller's promise.
+    unsafe { core::ptr::with_exposed_provenance_mut::<u8>(start as usize).write_bytes(0, bytes as usize) };
+    clean_and_invalidate(start, bytes);
 }
 
 /// The PA bits that stage 1 and stage 2 may put out: ID_AA64MMFR0_EL1.PARange, at most 48 bits.

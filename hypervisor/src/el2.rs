@@ -7,12 +7,14 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use hyp_core::event::{Barrier, Event, Scope};
 use hyp_core::geometry::{Geometry, Granule4K};
-use hyp_core::machine::{Frames, Machine, Removed, Space, TableRef, VcpuClaim};
+use hyp_core::machine::{Frames, Machine, Milestone, Removed, Space, TableRef, VcpuClaim};
 use hyp_core::maintenance::Maintenance;
 use hyp_core::vcpu::VcpuContext;
+use hyp_core::vm::VmReport;
 use shared_abi::addr::{PAGE_SIZE, Pfn};
+use shared_abi::record::Record;
 
-use crate::{arch, state, trace};
+use crate::{arch, console, state, trace};
 
 /// The CPU and memory that this runs on.
 #[derive(Debug)]
@@ -81,14 +83,14 @@ impl<const TRACED: bool> Maintenance for Instructions<TRACED> {
 }
 
 /// Executes a sequence of [`Maintenance`], traced or not: one decision for all of it.
-macro_rules! maintain {
-    ($($sequence:tt)*) => {
-        if trace::is_on() {
-            Instructions::<true>.$($sequence)*
-        } else {
-            Instructions::<false>.$($sequence)*
-        }
-    };
+#[inline(always)]
+fn maintain(untraced: impl FnOnce(Instructions<false>), traced: impl FnOnce(Instructions<true>)) {
+    #[cold]
+    #[inline(never)]
+    fn aside(traced: impl FnOnce(Instructions<true>)) {
+        traced(Instructions);
+    }
+    if trace::is_on() { aside(traced) } else { untraced(Instructions) }
 }
 
 impl Machine for El2 {
@@ -143,19 +145,31 @@ impl Machine for El2 {
 
     #[inline]
     fn publish(&self) {
-        maintain!(publish());
+        maintain(|on| on.publish(), |on| on.publish());
     }
 
     fn invalidate(&self, space: Space, removed: &[Removed]) {
-        maintain!(invalidate(space, removed));
+        maintain(|on| on.invalidate(space, removed), |on| on.invalidate(space, removed));
     }
 
     fn invalidate_all(&self, space: Space) {
-        maintain!(invalidate_all(space));
+        maintain(|on| on.invalidate_all(space), |on| on.invalidate_all(space));
     }
 
     fn forget_previous_vcpu(&self, space: Space) {
-        maintain!(forget_previous_vcpu(space));
+        maintain(|on| on.forget_previous_vcpu(space), |on| on.forget_previous_vcpu(space));
+    }
+
+    /// Reports what the tool wants to know from the hypervisor rather than from the host.
+    fn report(&self, milestone: Milestone, report: &VmReport) {
+        let &VmReport { protected, vcpus, measurement, populated, returned, hypercalls, exits, .. } = report;
+        console::record(&match (milestone, measurement) {
+            (Milestone::Started { expected: measured }, Some(measurement)) => {
+                Record::VmStart { protected, measured, measurement, vcpus, pages: populated }
+            }
+            (Milestone::Started { .. }, None) => return,
+            (Milestone::Ended, _) => Record::VmEnd { pages_returned: returned, hypercalls, exits },
+        });
     }
 
     #[inline(always)]

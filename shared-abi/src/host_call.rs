@@ -237,6 +237,8 @@ impl HostCall {
     ///
     /// [`CallError::NotSupported`] for an unknown function, [`CallError::InvalidParameter`] for an
     /// argument that is no value of its type.
+    // Out of line each call is put where it belongs; else all are put together from parts.
+    #[inline(never)]
     pub fn parse(function: u32, x: &Arguments) -> Result<Self, CallError> {
         let vm = || handle(x[0]).map(VmHandle);
         let object = || handle(x[0]).map(ObjectHandle);

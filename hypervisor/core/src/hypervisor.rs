@@ -229,12 +229,10 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
         let (place, generation) = vm::vm_place(handle);
         let place = self.places.get(place).ok_or(CallError::NotFound)?;
         seeded!(LockOrder => drop((self.host.lock(&self.machine), place.lock(&self.machine))));
-        let mut place = place.lock(&self.machine);
-        let place = &mut *place;
-        match &mut place.vm {
+        place.with(&self.machine, |place| match &mut place.vm {
             Some(vm) if place.generation == generation => f(vm, &mut place.objects),
             _ => Err(CallError::NotFound.into()),
-        }
+        })
     }
 
     /// Works on an object and its VM, which is not being torn down, under the VM's lock.
@@ -245,16 +243,16 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
     ) -> Result<R, CallFailure> {
         let (place, index, generation) = vm::object_place(handle);
         let place = self.places.get(place).ok_or(CallError::NotFound)?;
-        let mut place = place.lock(&self.machine);
-        let place = &mut *place;
-        let object = place
-            .objects
-            .get_mut(usize::from(index.0))
-            .filter(|object| object.generation == generation || seeded!(StaleObject))
-            .filter(|object| object.object.is_some())
-            .ok_or(CallError::NotFound)?;
-        let vm = place.vm.as_mut().ok_or(CallError::NotFound)?;
-        seeded!(vm.is_alive()?, DyingVm => ());
-        f(vm, index, object)
+        place.with(&self.machine, |place| {
+            let object = place
+                .objects
+                .get_mut(usize::from(index.0))
+                .filter(|object| object.generation == generation || seeded!(StaleObject))
+                .filter(|object| object.object.is_some())
+                .ok_or(CallError::NotFound)?;
+            let vm = place.vm.as_mut().ok_or(CallError::NotFound)?;
+            seeded!(vm.is_alive()?, DyingVm => ());
+            f(vm, index, object)
+        })
     }
 }

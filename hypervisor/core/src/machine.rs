@@ -10,6 +10,7 @@ use shared_abi::addr::{Pa, PageRange, Pfn};
 use crate::event::Event;
 use crate::geometry::{Geometry, Level};
 use crate::vcpu::VcpuContext;
+use crate::vm::VmReport;
 
 /// A page that holds a table of 8-byte entries: a translation table or metadata of a VM's. Only the
 /// core makes these, for pages in its custody.
@@ -92,6 +93,18 @@ pub struct Removed {
     pub level: Level,
 }
 
+/// What a VM is reported for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Milestone {
+    /// It has started; its measurement is the manifest's, or not.
+    Started {
+        /// Whether it is.
+        expected: bool,
+    },
+    /// It is gone.
+    Ended,
+}
+
 /// The machine below the core.
 ///
 /// Orders that an implementation must hold: a read or write of an entry is a single 64-bit access; a
@@ -143,6 +156,13 @@ pub trait Machine: Sync {
     /// VMALLE1 and IC IALLU on this CPU alone, then DSB NSH and ISB. The two vCPUs may use one ASID for
     /// different address spaces.
     fn forget_previous_vcpu(&self, space: Space);
+
+    /// A VM has started, or is gone: `report` was made under its lock, which is not held any more. A
+    /// machine that tells nobody ignores it.
+    #[inline]
+    fn report(&self, milestone: Milestone, report: &VmReport) {
+        let _ = (milestone, report);
+    }
 
     /// Notes what happened in the core; a machine that records nothing ignores it.
     #[inline]

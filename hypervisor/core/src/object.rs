@@ -144,7 +144,11 @@ impl Object {
     }
 
     /// Whether all of `pages` pages from `offset` on, which are in the object, are absent.
+    #[inline]
     pub(crate) fn is_empty<M: Machine>(&self, machine: &M, offset: u64, pages: u64) -> bool {
+        if pages == 1 {
+            return self.get(machine, offset) == Content::Absent;
+        }
         pieces::<M::Geometry>(offset, pages).all(|piece| {
             let run = self.run(machine, piece.first, piece.pages);
             run.content == Content::Absent && run.pages == piece.pages
@@ -166,7 +170,9 @@ impl Object {
     }
 
     /// Sets `pages` pages from `offset` on, a run that is in the object, from `from` to `to` (what the
-    /// first page is and becomes).
+    /// first page is and becomes). Answers whether a chunk may have become one run: a page alone mostly
+    /// leaves its chunk in pieces.
+    #[inline]
     pub(crate) fn set<M: Machine>(
         &mut self,
         machine: &M,
@@ -175,8 +181,41 @@ impl Object {
         pages: u64,
         from: Content,
         to: Content,
-    ) {
+    ) -> bool {
         let (from, to) = (Word::new(from), Word::new(to));
+        if pages == 1 && self.set_page(machine, offset, from, to).is_some() {
+            self.count(1, from, to);
+            return false;
+        }
+        self.set_pieces(machine, pool, offset, pages, from, to);
+        true
+    }
+
+    /// Sets one page where its chunk is split and stays so; `None` if it is not like that, and nothing
+    /// was done.
+    #[inline]
+    fn set_page<M: Machine>(&self, machine: &M, offset: u64, from: Word, to: Word) -> Option<()> {
+        let (directory, chunk_index) = self.chunk::<M>(offset)?;
+        let (table, count) = Word(machine.read_entry(directory, chunk_index)).as_split()?;
+        let count = count.wrapping_add(to.counts()).wrapping_sub(from.counts());
+        if count == 0 || count == M::Geometry::BLOCK_PAGES {
+            return None;
+        }
+        machine.write_entry(table, M::Geometry::index(Level::Three, offset), to.0);
+        machine.write_entry(directory, chunk_index, Word::split(table, count).0);
+        Some(())
+    }
+
+    #[inline(never)]
+    fn set_pieces<M: Machine>(
+        &mut self,
+        machine: &M,
+        pool: &mut Pool,
+        offset: u64,
+        pages: u64,
+        from: Word,
+        to: Word,
+    ) {
         for piece in pieces::<M::Geometry>(offset, pages) {
             let before = piece.first.wrapping_sub(offset);
             let to = to.advance(before);
@@ -188,12 +227,14 @@ impl Object {
         }
     }
 
+    #[inline]
     fn count(&mut self, pages: u64, from: Word, to: Word) {
+        // What was present was counted, and all pages are fewer than 2^28.
         if from.is_present() {
-            self.present = self.present.saturating_sub(pages);
+            self.present = self.present.wrapping_sub(pages);
         }
         if to.is_present() {
-            self.present = self.present.saturating_add(pages);
+            self.present = self.present.wrapping_add(pages);
         }
     }
 
@@ -217,7 +258,7 @@ impl Object {
             }
             return Some(());
         }
-        let (table, mut count) = match chunk.as_split() {
+        let (table, count) = match chunk.as_split() {
             Some(split) => split,
             None => split(machine, pool, chunk)?,
         };
@@ -227,12 +268,9 @@ impl Object {
             machine.write_entry(table, index, next.0);
             next = next.advance(1);
         }
-        if from != Word::ABSENT {
-            count = count.saturating_sub(piece.pages);
-        }
-        if to != Word::ABSENT {
-            count = count.saturating_add(piece.pages);
-        }
+        let count = count
+            .saturating_sub(from.counts().wrapping_mul(piece.pages))
+            .saturating_add(to.counts().wrapping_mul(piece.pages));
         let merged = match count {
             0 => Some(Word::ABSENT),
             full if full == block => as_one_word(machine, table, 1),

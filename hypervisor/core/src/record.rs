@@ -47,7 +47,7 @@ pub enum Owner {
 ///
 /// | bits | meaning |
 /// | --- | --- |
-/// | 2:0 | kind: 0 hypervisor, 1 host, 2 lent by the host, 3 pool, 4 guest |
+/// | 2:0 | kind: 0 hypervisor, 1 host, 3 pool; of pages of objects 4 guest, 5 lent by the host |
 /// | 3 | the host reaches it |
 /// | 7:4 | VM |
 /// | 9:8 | object |
@@ -59,9 +59,12 @@ pub struct Record(pub(crate) u64);
 const KIND_MASK: u64 = 0b111;
 const KIND_HYPERVISOR: u64 = 0;
 const KIND_HOST: u64 = 1;
-const KIND_LENT: u64 = 2;
 const KIND_POOL: u64 = 3;
-const KIND_GUEST: u64 = 4;
+/// The bit that the kinds of pages of objects have in common.
+const OBJECT_BIT: u32 = 2;
+const OF_OBJECT: u64 = 1 << OBJECT_BIT;
+const KIND_GUEST: u64 = OF_OBJECT;
+const KIND_LENT: u64 = OF_OBJECT | 1;
 const HOST_REACHES: u64 = 1 << 3;
 const VM_SHIFT: u32 = 4;
 const OBJECT_SHIFT: u32 = 8;
@@ -119,10 +122,7 @@ impl Record {
     /// How the records of a run of pages follow each other: only object offsets move.
     #[inline]
     pub(crate) const fn step(self) -> u64 {
-        match self.0 & KIND_MASK {
-            KIND_LENT | KIND_GUEST => 1 << OFFSET_SHIFT,
-            _ => 0,
-        }
+        (self.0 & OF_OBJECT) << (OFFSET_SHIFT - OBJECT_BIT)
     }
 
     /// The record of the page `pages` further on in the same run.

@@ -9,10 +9,10 @@ use shared_abi::host_call::VmHandle;
 
 use crate::geometry::Geometry;
 use crate::hypervisor::{CallFailure, Hypervisor};
-use crate::machine::{Frames, Machine, TableRef};
+use crate::machine::{Frames, Machine, Milestone, TableRef};
 use crate::object::Content;
 use crate::record::{ObjectIndex, ObjectPage, Record};
-use crate::vm::{self, Life, MAX_OBJECTS, ObjectPlace, Vm};
+use crate::vm::{self, Life, MAX_OBJECTS, ObjectPlace, Vm, VmReport};
 
 /// What a call may still do.
 struct Budget {
@@ -53,7 +53,8 @@ impl<M: Machine> Hypervisor<'_, M> {
         })?;
         // Nothing of the VM is left but its root, and with a dying VM no other call gets this far: the
         // handle is removed under the same lock that finds it.
-        self.remove(handle, &mut budget)?;
+        let report = self.remove(handle, &mut budget)?;
+        self.machine.report(Milestone::Ended, &report);
         Ok(budget.returned)
     }
 
@@ -113,8 +114,8 @@ impl<M: Machine> Hypervisor<'_, M> {
         budget.returned(range.len());
     }
 
-    /// Returns the root and frees the VM's place.
-    fn remove(&self, handle: VmHandle, budget: &mut Budget) -> Result<(), CallFailure> {
+    /// Returns the root and frees the VM's place. Answers what the VM was and has cost.
+    fn remove(&self, handle: VmHandle, budget: &mut Budget) -> Result<VmReport, CallFailure> {
         let (index, generation) = vm::vm_place(handle);
         let place = self.places.get(index).ok_or(CallError::NotFound)?;
         let mut place = place.lock(&self.machine);
@@ -128,6 +129,6 @@ impl<M: Machine> Hypervisor<'_, M> {
         seeded!(self.machine.invalidate_all(vm.tables.space()), VmidReused => ());
         let root = PageRange::<Pfn>::new(vm.tables.root(), M::Geometry::ROOT_TABLES);
         self.return_pool_pages(&mut vm, root.ok_or(CallError::NotFound)?, budget);
-        Ok(())
+        Ok(vm.report)
     }
 }

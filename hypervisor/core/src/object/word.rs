@@ -59,6 +59,11 @@ impl Word {
         }
     }
 
+    /// How much a page of that word adds to the count of a split chunk.
+    pub(super) const fn counts(self) -> u64 {
+        (self.0 & STATE_MASK != 0) as u64
+    }
+
     pub(super) const fn is_present(self) -> bool {
         self.0 & STATE_MASK == PRESENT
     }

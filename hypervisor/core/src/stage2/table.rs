@@ -128,6 +128,12 @@ impl Stage2 {
         if page >= M::Geometry::IPA_PAGES && !seeded!(FarPage) {
             return None;
         }
+        self.slot_in_space(machine, page)
+    }
+
+    /// [`Self::page_slot`] for a page of the IPA space.
+    #[inline]
+    fn slot_in_space<M: Machine>(&self, machine: &M, page: u64) -> Option<Slot> {
         let giant = self.root_slot::<M>(page);
         let Kind::Table(blocks) = giant.kind(machine) else {
             return None;
@@ -162,15 +168,18 @@ impl Stage2 {
     pub(crate) fn map<M: Machine>(&self, machine: &M, pool: &mut Pool, mapping: Mapping, batch: &mut Batch) {
         let mut left = mapping;
         while left.pages != 0 {
-            let done = self.map_first(machine, pool, left, batch);
+            let done = match self.slot_in_space(machine, left.page) {
+                Some(slot) if !fits::<M>(Level::Two, left) => map_pages(machine, slot, left, batch),
+                _ => self.map_above(machine, pool, left, batch),
+            };
             left = left.skip(done);
         }
     }
 
-    /// Maps the start of a run: one leaf, or what of it one table of level 3 serves. Answers how many
-    /// pages that was.
-    #[inline]
-    fn map_first<M: Machine>(&self, machine: &M, pool: &mut Pool, run: Mapping, batch: &mut Batch) -> u64 {
+    /// Maps the start of a run above level 3: a leaf, or tables for the pages. Answers how many pages
+    /// were mapped, or can't be for want of a table.
+    #[inline(never)]
+    fn map_above<M: Machine>(&self, machine: &M, pool: &mut Pool, run: Mapping, batch: &mut Batch) -> u64 {
         let mut slot = self.root_slot::<M>(run.page);
         while slot.level != Level::Three {
             let kind = slot.kind(machine);
@@ -197,15 +206,7 @@ impl Stage2 {
             };
             slot = slot.below::<M>(table, run.page);
         }
-        let mut next = descriptor::leaf(Level::Three, run.to, run.access);
-        let entries = pages_in_table::<M>(slot, run.pages);
-        let done = entries.len() as u64;
-        for index in entries {
-            machine.write_entry(slot.table, index, next);
-            next = next.wrapping_add(PAGE_SIZE);
-        }
-        batch.added();
-        done
+        0
     }
 
     /// Takes every translation of the run away; leaves that reach beyond it are split.
@@ -310,6 +311,20 @@ impl Stage2 {
 
 fn entry_kind<M: Machine>(machine: &M, table: TableRef, index: usize, level: Level) -> Kind {
     descriptor::kind(level, machine.read_entry(table, index))
+}
+
+/// Maps what of a run the table of a slot of level 3 serves, from that slot on. Answers how many pages.
+#[inline]
+fn map_pages<M: Machine>(machine: &M, slot: Slot, run: Mapping, batch: &mut Batch) -> u64 {
+    let mut next = descriptor::leaf(Level::Three, run.to, run.access);
+    let entries = pages_in_table::<M>(slot, run.pages);
+    let done = entries.len() as u64;
+    for index in entries {
+        machine.write_entry(slot.table, index, next);
+        next = next.wrapping_add(PAGE_SIZE);
+    }
+    batch.added();
+    done
 }
 
 /// Whether a leaf of `level` fits at the start of the run.

@@ -32,6 +32,7 @@ impl<M: Machine> Hypervisor<'_, M> {
     /// | after, ordinary VM | owns, lent | reaches it |
     ///
     /// Each part that one call does succeeds whole or changes nothing.
+    #[inline(never)]
     pub(crate) fn populate(
         &self,
         handle: ObjectHandle,
@@ -49,7 +50,8 @@ impl<M: Machine> Hypervisor<'_, M> {
             let request = check_guest::<M::Geometry>(vm, index, offset, all, fill)?;
             let done = request.range.len();
             self.check_room(vm, object, &request)?;
-            self.check_and_take(vm, &request)?;
+            // The host's side is checked last: from here on the call can't fail.
+            self.take_from_host(request.range, vm.record(request.page))?;
             self.commit(vm, object, &request);
             if done < pages {
                 return Err(CallFailure::again(done));
@@ -59,6 +61,7 @@ impl<M: Machine> Hypervisor<'_, M> {
     }
 
     /// Checks that nothing is there and that the pool has the tables.
+    #[inline]
     fn check_room(&self, vm: &Vm, object: &Object, request: &Request) -> Result<(), CallFailure> {
         let (offset, pages) = (request.page.offset, request.range.len());
         if !object.is_empty(&self.machine, offset, pages) {
@@ -68,12 +71,7 @@ impl<M: Machine> Hypervisor<'_, M> {
         vm.has_tables::<M::Geometry>(offset, gfn, pages)
     }
 
-    /// The host's side, checked last: from here on the call can't fail. When this returns, no host
-    /// CPU reaches a page that was donated.
-    fn check_and_take(&self, vm: &Vm, request: &Request) -> Result<(), CallError> {
-        self.take_from_host(request.range, vm.record(request.page), false).map(|_| ())
-    }
-
+    #[inline]
     fn commit(&self, vm: &mut Vm, object: &mut Object, request: &Request) {
         let frames = Frames::new(request.range);
         let (offset, pages) = (request.page.offset, request.range.len());
@@ -85,13 +83,9 @@ impl<M: Machine> Hypervisor<'_, M> {
         }
         // An ordinary VM's pages stay the host's to write: measuring them would prove nothing.
         if request.fill == Fill::Keep && vm.protected {
-            for (gfn, index) in (request.mapping.page..).zip(0..pages) {
-                self.machine.with_page(&frames, index, |content| {
-                    vm.measurement.page(Gfn(gfn), content);
-                });
-            }
+            self.measure(vm, &frames, request.mapping.page);
         }
-        object.set(
+        let whole = object.set(
             &self.machine,
             &mut vm.pool,
             offset,
@@ -101,18 +95,26 @@ impl<M: Machine> Hypervisor<'_, M> {
         );
         let mut batch = Batch::new(vm.tables.space());
         vm.tables.map(&self.machine, &mut vm.pool, request.mapping, &mut batch);
-        let last = offset.saturating_add(pages.saturating_sub(1));
-        self.merge(vm, object, request.page, &mut batch);
-        if last != offset {
-            let last = ObjectPage { offset: last, ..request.page };
+        if whole {
+            self.merge(vm, object, request.page, &mut batch);
+            let last = ObjectPage { offset: offset.saturating_add(pages.saturating_sub(1)), ..request.page };
             self.merge(vm, object, last, &mut batch);
         }
         batch.finish(&self.machine);
         vm.report.populated = vm.report.populated.saturating_add(pages);
     }
 
+    /// Measures pages that the guest is to see from page `first` on.
+    #[inline(never)]
+    fn measure(&self, vm: &mut Vm, frames: &Frames, first: u64) {
+        for (gfn, index) in (first..).zip(0..frames.range().len()) {
+            self.machine.with_page(frames, index, |content| vm.measurement.page(Gfn(gfn), content));
+        }
+    }
+
     /// Maps the block, and then the giant, around a page of an object as one, if all of it is present
     /// and lies in memory as the guest sees it.
+    #[inline(never)]
     fn merge(&self, vm: &mut Vm, object: &Object, page: ObjectPage, batch: &mut Batch) {
         for level in [Level::Two, Level::One] {
             let start = M::Geometry::align_down(level, page.offset);
@@ -132,6 +134,7 @@ impl<M: Machine> Hypervisor<'_, M> {
 }
 
 /// The guest's side, as far as it needs no look at tables.
+#[inline]
 fn check_guest<G: Geometry>(
     vm: &Vm,
     object: ObjectIndex,
