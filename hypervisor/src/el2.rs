@@ -32,6 +32,16 @@ fn entry(table: TableRef, index: usize) -> &'static AtomicU64 {
     unsafe { AtomicU64::from_ptr(page_pointer::<u64>(table.page()).wrapping_add(index)) }
 }
 
+/// Notes the entries that [`El2::fill`] wrote.
+#[cold]
+#[inline(never)]
+fn note_filled(table: TableRef, first: u64, step: u64) {
+    for (index, entry) in (0..Granule4K::ENTRIES).zip(0..) {
+        let value = first.wrapping_add(step.wrapping_mul(entry));
+        trace::event(Event::Write { table: table.page(), index, value });
+    }
+}
+
 /// This CPU's maintenance instructions, noted in the trace if `TRACED`.
 struct Instructions<const TRACED: bool>;
 
@@ -105,6 +115,23 @@ impl Machine for El2 {
     fn write_entry(&self, table: TableRef, index: usize, value: u64) {
         entry(table, index).store(value, Ordering::Release);
         trace::event(Event::Write { table: table.page(), index, value });
+    }
+
+    fn fill(&self, table: TableRef, first: u64, step: u64) {
+        // SAFETY: a `TableRef` is made by the core for pages in its custody, which are RAM and mapped; no
+        // walker reaches the table, so that this CPU is alone with it until it is linked, by a release.
+        let entries = unsafe { &mut *page_pointer::<[[u64; 4]; Granule4K::ENTRIES / 4]>(table.page()) };
+        let mut next = first;
+        for [a, b, c, d] in entries {
+            *a = next;
+            *b = next.wrapping_add(step);
+            *c = b.wrapping_add(step);
+            *d = c.wrapping_add(step);
+            next = d.wrapping_add(step);
+        }
+        if trace::is_on() {
+            note_filled(table, first, step);
+        }
     }
 
     fn wipe(&self, pages: &Frames) {

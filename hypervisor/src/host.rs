@@ -124,10 +124,7 @@ fn call(cpu: &mut Cpu, imm: u16) {
             Err(error) => error,
         }
     } else {
-        match HostCall::parse(function, arguments) {
-            Ok(call) => return ownership_call(cpu, &call),
-            Err(error) => error,
-        }
+        return ownership_call(cpu, function);
     };
     answer(cpu, refused.code(), []);
 }
@@ -147,12 +144,17 @@ fn refuse(cpu: &mut Cpu) {
     cpu.host.x[0] = CallError::NotSupported.code();
 }
 
-/// Answers every call but `VcpuRun`.
+/// Answers every call but `VcpuRun`: one function, so that what is decoded is not put together first.
 #[inline(never)]
-fn ownership_call(cpu: &mut Cpu, call: &HostCall) {
+fn ownership_call(cpu: &mut Cpu, function: u32) {
+    let [_, arguments @ .., _, _, _, _, _, _, _, _, _, _, _, _, _] = &cpu.host.x;
+    let call = match HostCall::parse(function, arguments) {
+        Ok(call) => call,
+        Err(error) => return answer(cpu, error.code(), []),
+    };
     #[cfg(feature = "oracle")]
-    let _looks = crate::oracle::after(crate::oracle::Calls::of(call));
-    let (status, values) = match cpu.hypervisor.host_call(call) {
+    let _looks = crate::oracle::after(crate::oracle::Calls::of(&call));
+    let (status, values) = match cpu.hypervisor.host_call(&call) {
         Ok(values) => (0, values),
         Err(CallFailure { error, value }) => (error.code(), [value, 0, 0, 0, 0]),
     };

@@ -185,6 +185,7 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
     /// # Errors
     ///
     /// As the calls of [`HostCall`] document.
+    #[inline(always)]
     pub fn host_call(&self, call: &HostCall) -> Result<[u64; 5], CallFailure> {
         dispatch::host_call(self, call)
     }

@@ -121,6 +121,16 @@ pub trait Machine: Sync {
     /// Writes entry `index` of a table; `index` is below [`Geometry::ENTRIES`].
     fn write_entry(&self, table: TableRef, index: usize, value: u64);
 
+    /// Writes all entries of a table that no walker reaches: `first`, and each one `step` more than the
+    /// one before it.
+    fn fill(&self, table: TableRef, first: u64, step: u64) {
+        let mut next = first;
+        for index in 0..Self::Geometry::ENTRIES {
+            self.write_entry(table, index, next);
+            next = next.wrapping_add(step);
+        }
+    }
+
     /// Zeroes pages and cleans them to the point of coherency, so that an owner who reads around the
     /// caches finds zeroes too.
     fn wipe(&self, pages: &Frames);

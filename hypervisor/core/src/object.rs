@@ -15,7 +15,7 @@ use shared_abi::addr::Pfn;
 
 use crate::geometry::{Geometry, Level, Piece, pieces, touched};
 use crate::machine::{Machine, TableRef};
-use crate::pool::{Pool, clear};
+use crate::pool::{Pool, used};
 use word::Word;
 
 /// The most directory tables of an object; on metal each stands for 1 GiB.
@@ -170,7 +170,7 @@ impl Object {
     }
 
     /// Sets `pages` pages from `offset` on, a run that is in the object, from `from` to `to` (what the
-    /// first page is and becomes). Answers whether a chunk may have become one run: a page alone mostly
+    /// first page is and becomes). Answers whether a chunk may be one run by now: a page alone mostly
     /// leaves its chunk in pieces.
     #[inline]
     pub(crate) fn set<M: Machine>(
@@ -254,7 +254,7 @@ impl Object {
         if piece.pages == block {
             write_chunk(to);
             if let Some((table, _)) = chunk.as_split() {
-                release(machine, pool, table);
+                pool.release(machine, table);
             }
             return Some(());
         }
@@ -279,7 +279,7 @@ impl Object {
         match merged {
             Some(word) => {
                 write_chunk(word);
-                release(machine, pool, table);
+                pool.release(machine, table);
             }
             None => write_chunk(Word::split(table, count)),
         }
@@ -307,14 +307,13 @@ impl Object {
     pub(crate) fn dismantle<M: Machine>(&mut self, machine: &M, pool: &mut Pool, most: u64) -> u64 {
         let mut gone = 0_u64;
         while let Some(&directory) = self.directories.last() {
-            for index in 0..M::Geometry::ENTRIES {
-                let chunk = Word(machine.read_entry(directory, index));
-                if let Some((table, _)) = chunk.as_split() {
+            for (index, chunk) in used(machine, directory) {
+                if let Some((table, _)) = Word(chunk).as_split() {
                     if gone >= most {
                         return gone;
                     }
                     machine.write_entry(directory, index, Word::ABSENT.0);
-                    release(machine, pool, table);
+                    pool.release(machine, table);
                     gone = gone.saturating_add(1);
                 }
             }
@@ -322,17 +321,11 @@ impl Object {
                 return gone;
             }
             self.directories.pop();
-            release(machine, pool, directory);
+            pool.release(machine, directory);
             gone = gone.saturating_add(1);
         }
         gone
     }
-}
-
-/// Zeroes a table and gives it back.
-fn release<M: Machine>(machine: &M, pool: &mut Pool, table: TableRef) {
-    clear(machine, table);
-    pool.put(machine, table);
 }
 
 /// Writes what a uniform chunk stood for into a table of its own, and counts what is not absent.
@@ -341,9 +334,7 @@ fn split<M: Machine>(machine: &M, pool: &mut Pool, chunk: Word) -> Option<(Table
     if chunk == Word::ABSENT {
         return Some((table, 0));
     }
-    for (index, page) in (0..M::Geometry::ENTRIES).zip(0..) {
-        machine.write_entry(table, index, chunk.advance(page).0);
-    }
+    machine.fill(table, chunk.0, chunk.step());
     Some((table, M::Geometry::BLOCK_PAGES))
 }
 

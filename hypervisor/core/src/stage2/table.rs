@@ -14,7 +14,7 @@ use super::batch::Batch;
 use super::descriptor::{self, Access, INVALID, Kind};
 use crate::geometry::{Geometry, Level, touched};
 use crate::machine::{Frames, Machine, Space, TableRef, Vmid};
-use crate::pool::{Pool, clear};
+use crate::pool::{Pool, used};
 
 /// The most tables that a run of IPA pages takes to be mapped or unmapped, whatever is there: one for
 /// each giant and one for each block that it touches.
@@ -162,9 +162,19 @@ impl Stage2 {
         matches!(self.walk(machine, page), (_, Kind::Leaf(_)))
     }
 
+    /// Maps a page where there is a table for it, and makes that known; `None` where there is none, and
+    /// nothing was done.
+    #[inline]
+    pub(crate) fn map_page<M: Machine>(&self, machine: &M, page: u64, to: Pfn) -> Option<()> {
+        let slot = self.slot_in_space(machine, page)?;
+        slot.write(machine, descriptor::leaf(Level::Three, to, Access::Memory));
+        machine.publish();
+        Some(())
+    }
+
     /// Maps a run in the largest leaves that fit it. What of it is mapped already is mapped to the same
     /// pages; tables that a leaf takes the place of go back to the pool.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn map<M: Machine>(&self, machine: &M, pool: &mut Pool, mapping: Mapping, batch: &mut Batch) {
         let mut left = mapping;
         while left.pages != 0 {
@@ -270,7 +280,8 @@ impl Stage2 {
         broken.removed(first, slot.level);
         seeded!(broken.finish(machine), NoBreak => ());
         let table = pool.take(machine)?;
-        fill(machine, table, leaf, below(slot.level));
+        let level = below(slot.level);
+        machine.fill(table, descriptor::at_level(leaf, level), M::Geometry::span(level) << PAGE_SHIFT);
         slot.write(machine, descriptor::table(table.page()));
         Some(())
     }
@@ -282,20 +293,14 @@ impl Stage2 {
         let mut gone = 0_u64;
         for root in 0..M::Geometry::ROOT_TABLES {
             let root = TableRef::new(Pfn(self.root.page().0.wrapping_add(root)));
-            for index in 0..M::Geometry::ENTRIES {
-                let Kind::Table(blocks) = entry_kind(machine, root, index, Level::One) else {
-                    continue;
-                };
-                let blocks = TableRef::new(blocks);
-                for index in 0..M::Geometry::ENTRIES {
-                    if let Kind::Table(pages) = entry_kind(machine, blocks, index, Level::Two) {
-                        if gone >= most {
-                            return gone;
-                        }
-                        machine.write_entry(blocks, index, INVALID);
-                        pool.put(machine, TableRef::new(pages));
-                        gone = gone.saturating_add(1);
+            for (index, blocks) in tables_in(machine, root, Level::One) {
+                for (index, pages) in tables_in(machine, blocks, Level::Two) {
+                    if gone >= most {
+                        return gone;
                     }
+                    machine.write_entry(blocks, index, INVALID);
+                    pool.put(machine, pages);
+                    gone = gone.saturating_add(1);
                 }
                 if gone >= most {
                     return gone;
@@ -309,8 +314,17 @@ impl Stage2 {
     }
 }
 
-fn entry_kind<M: Machine>(machine: &M, table: TableRef, index: usize, level: Level) -> Kind {
-    descriptor::kind(level, machine.read_entry(table, index))
+/// The tables that a table of `level` names, and by which entries.
+#[inline(always)]
+fn tables_in<M: Machine>(
+    machine: &M,
+    table: TableRef,
+    level: Level,
+) -> impl Iterator<Item = (usize, TableRef)> {
+    used(machine, table).filter_map(move |(index, entry)| match descriptor::kind(level, entry) {
+        Kind::Table(below) => Some((index, TableRef::new(below))),
+        Kind::Leaf(_) | Kind::Invalid => None,
+    })
 }
 
 /// Maps what of a run the table of a slot of level 3 serves, from that slot on. Answers how many pages.
@@ -342,28 +356,13 @@ fn pages_in_table<M: Machine>(slot: Slot, pages: u64) -> core::ops::Range<usize>
     slot.index..slot.index.saturating_add(end).min(M::Geometry::ENTRIES)
 }
 
-/// Fills a table of `level` with what `leaf`, an entry of the level above, translated.
-fn fill<M: Machine>(machine: &M, table: TableRef, leaf: u64, level: Level) {
-    let step = M::Geometry::span(level) << PAGE_SHIFT;
-    let mut next = descriptor::at_level(leaf, level);
-    for index in 0..M::Geometry::ENTRIES {
-        machine.write_entry(table, index, next);
-        next = next.wrapping_add(step);
-    }
-}
-
 /// Zeroes a detached table of `level` and those below it, and gives them to the pool.
 fn free_tables<M: Machine>(machine: &M, pool: &mut Pool, table: Pfn, level: Level) {
     let table = TableRef::new(table);
     if level == Level::Two {
-        for index in 0..M::Geometry::ENTRIES {
-            if let Kind::Table(pages) = entry_kind(machine, table, index, level) {
-                let pages = TableRef::new(pages);
-                clear(machine, pages);
-                pool.put(machine, pages);
-            }
+        for (_, pages) in tables_in(machine, table, level) {
+            pool.release(machine, pages);
         }
     }
-    clear(machine, table);
-    pool.put(machine, table);
+    pool.release(machine, table);
 }

@@ -93,15 +93,26 @@ impl<M: Machine> Hypervisor<'_, M> {
             Content::Absent,
             Content::Present(request.range.first()),
         );
+        // A page alone is mostly one entry, and no part of a larger leaf.
+        let Mapping { page, to, .. } = request.mapping;
+        if whole || vm.tables.map_page(&self.machine, page, to).is_none() {
+            self.map_and_merge(vm, object, request);
+        }
+        vm.report.populated = vm.report.populated.saturating_add(pages);
+    }
+
+    /// Maps what was populated, at its ends in leaves that reach beyond it where that can be.
+    #[inline(never)]
+    fn map_and_merge(&self, vm: &mut Vm, object: &Object, request: &Request) {
         let mut batch = Batch::new(vm.tables.space());
         vm.tables.map(&self.machine, &mut vm.pool, request.mapping, &mut batch);
-        if whole {
-            self.merge(vm, object, request.page, &mut batch);
-            let last = ObjectPage { offset: offset.saturating_add(pages.saturating_sub(1)), ..request.page };
+        let last = request.page.offset.saturating_add(request.range.len().saturating_sub(1));
+        self.merge(vm, object, request.page, &mut batch);
+        if last != request.page.offset {
+            let last = ObjectPage { offset: last, ..request.page };
             self.merge(vm, object, last, &mut batch);
         }
         batch.finish(&self.machine);
-        vm.report.populated = vm.report.populated.saturating_add(pages);
     }
 
     /// Measures pages that the guest is to see from page `first` on.

@@ -3,7 +3,7 @@
 use shared_abi::addr::{PageRange, Pfn};
 use shared_abi::error::CallError;
 
-use crate::host_memory::after;
+use crate::host_memory::{HostMemory, after};
 use crate::hypervisor::{CallFailure, Hypervisor};
 use crate::machine::{Frames, Machine};
 use crate::object::{Content, Object, Run};
@@ -58,10 +58,23 @@ impl<M: Machine> Hypervisor<'_, M> {
         if vm.protected {
             vm.report.returned = vm.report.returned.saturating_add(pages);
         }
-        let mut host = self.host.lock(&self.machine);
-        if pages == 1 && host.convert_page(&self.machine, first, vm.record(page), Record::HOST).is_some() {
-            return;
-        }
+        self.host.with(&self.machine, |host| {
+            if pages != 1 || host.convert_page(&self.machine, first, vm.record(page), Record::HOST).is_none()
+            {
+                self.return_run(host, vm, page, range);
+            }
+        });
+    }
+
+    /// Gives pages of a VM's to the host, some of which the guest may share.
+    #[inline(never)]
+    fn return_run(
+        &self,
+        host: &mut HostMemory<'_, M::Geometry>,
+        vm: &mut Vm,
+        page: ObjectPage,
+        range: PageRange<Pfn>,
+    ) {
         let mut batch = host.batch();
         let mut done = 0_u64;
         while let Some(rest) = after(range, done) {
