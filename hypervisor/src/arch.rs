@@ -154,8 +154,9 @@ pub(crate) unsafe fn wipe(start: u64, bytes: u64) {
     let line = cache_line();
     // With longer lines a turn of the loop would go beyond a page.
     if zero_block() == Some(line) && line * UNROLLED <= PAGE_SIZE {
+        let end = start.wrapping_add(bytes);
         // SAFETY: the caller's promise. Each DC ZVA zeroes what the DC CIVAC after it cleans.
-        unsafe { for_each_line!(start..start + bytes, line, "dc zva, {line}\ndc civac, {line}") };
+        unsafe { for_each_line!(start..end, line, "dc zva, {line}\ndc civac, {line}") };
         dsb_ish();
     } else {
         // SAFETY: the caller's promise.

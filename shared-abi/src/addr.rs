@@ -149,6 +149,12 @@ macro_rules! page_range {
                 self.pages
             }
 
+            /// The range, or its first `most` pages if that is fewer; `most` is at least 1.
+            #[must_use]
+            pub const fn at_most(self, most: u64) -> Self {
+                if most == 0 || self.pages <= most { self } else { Self { first: self.first, pages: most } }
+            }
+
             /// Whether `page` is in the range.
             #[must_use]
             pub const fn contains(self, page: $page) -> bool {

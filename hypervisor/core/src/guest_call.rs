@@ -14,6 +14,7 @@ use crate::loaded::{GuestPage, Loaded, ShareError};
 use crate::machine::Machine;
 use crate::psci;
 use crate::psci::host::NO_SVE_HINT;
+use crate::transition::share::Sharing;
 
 /// SMCCC return codes (DEN0028, section 7.1).
 const SUCCESS: u64 = 0;
@@ -179,9 +180,9 @@ fn range<M: Machine>(ipa: u64, granules: u64) -> Option<PageRange<Gfn>> {
 #[inline(never)]
 fn convert<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, id: u32) -> Result<u64, ShareError> {
     let [_, ipa, granules, x3] = arguments(vcpu);
+    let sharing = if id == function::MEM_SHARE { Sharing::Share } else { Sharing::Unshare };
     match range::<M>(ipa, granules) {
-        Some(pages) if x3 == 0 && id == function::MEM_SHARE => vcpu.share(pages),
-        Some(pages) if x3 == 0 => vcpu.unshare(pages),
+        Some(pages) if x3 == 0 => vcpu.convert(pages, sharing),
         _ => Err(ShareError::Denied),
     }
 }

@@ -183,8 +183,9 @@ impl<M: Machine> Loaded<'_, '_, M> {
         self.convert(pages, Sharing::Unshare)
     }
 
-    #[inline]
-    fn convert(&self, pages: PageRange<Gfn>, sharing: Sharing) -> Result<u64, ShareError> {
+    /// [`Self::share`] or [`Self::unshare`].
+    #[inline(always)]
+    pub(crate) fn convert(&self, pages: PageRange<Gfn>, sharing: Sharing) -> Result<u64, ShareError> {
         self.place.with(self.machine(), |place| {
             if pages.len() == 1
                 && let Some(()) = self.hypervisor.convert_page(place, pages.first(), sharing)
@@ -224,8 +225,8 @@ impl<M: Machine> Loaded<'_, '_, M> {
 
     fn classify_in(&self, place: &mut VmPlace, gfn: Gfn) -> Option<PageState> {
         let (page, _) = place.vm.as_ref()?.object_run(gfn)?;
-        let object = vm::object_in(&mut place.objects, page.object)?;
-        Some(match object.get(self.machine(), page.offset) {
+        let object = vm::object_in(&mut place.objects, page.object())?;
+        Some(match object.get(self.machine(), page.offset()) {
             Content::Absent => PageState::Absent,
             Content::Poisoned => PageState::Poisoned,
             Content::Present(first) => {

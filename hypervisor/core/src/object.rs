@@ -42,7 +42,7 @@ pub(crate) struct Run {
 }
 
 /// The most tables that [`Object::set`] takes: for the chunks at the ends of the run.
-#[inline]
+#[inline(always)]
 pub(crate) fn tables_for<G: Geometry>(offset: u64, pages: u64) -> u64 {
     touched::<G>(Level::Two, offset, pages).min(2)
 }
@@ -105,7 +105,7 @@ impl Object {
     }
 
     /// What is at `offset`, which is in the object.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn get<M: Machine>(&self, machine: &M, offset: u64) -> Content {
         let Some((directory, index)) = self.chunk::<M>(offset) else {
             return Content::Absent;
@@ -125,7 +125,7 @@ impl Object {
         let chunk = self
             .chunk::<M>(offset)
             .map_or(Word::ABSENT, |(table, index)| Word(machine.read_entry(table, index)));
-        let in_chunk = M::Geometry::next(Level::Two, offset).wrapping_sub(offset);
+        let in_chunk = M::Geometry::BLOCK_PAGES.wrapping_sub(M::Geometry::block_offset(offset));
         let most = most.min(in_chunk).min(self.pages.saturating_sub(offset)).max(1);
         let Some((table, _)) = chunk.as_split() else {
             return Run { content: chunk.advance(M::Geometry::block_offset(offset)).content(), pages: most };
@@ -144,11 +144,16 @@ impl Object {
     }
 
     /// Whether all of `pages` pages from `offset` on, which are in the object, are absent.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn is_empty<M: Machine>(&self, machine: &M, offset: u64, pages: u64) -> bool {
-        if pages == 1 {
-            return self.get(machine, offset) == Content::Absent;
+        match pages {
+            1 => self.get(machine, offset) == Content::Absent,
+            _ => self.pieces_are_empty(machine, offset, pages),
         }
+    }
+
+    #[inline(never)]
+    fn pieces_are_empty<M: Machine>(&self, machine: &M, offset: u64, pages: u64) -> bool {
         pieces::<M::Geometry>(offset, pages).all(|piece| {
             let run = self.run(machine, piece.first, piece.pages);
             run.content == Content::Absent && run.pages == piece.pages
@@ -172,7 +177,7 @@ impl Object {
     /// Sets `pages` pages from `offset` on, a run that is in the object, from `from` to `to` (what the
     /// first page is and becomes). Answers whether a chunk may be one run by now: a page alone mostly
     /// leaves its chunk in pieces.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn set<M: Machine>(
         &mut self,
         machine: &M,
@@ -289,6 +294,7 @@ impl Object {
     /// Takes the next run of at most `most` pages out of an object of a VM that is being torn down;
     /// `None` once nothing is present. The tables keep the stale words: only [`Self::dismantle`] reads
     /// them again.
+    #[inline(always)]
     pub(crate) fn take_next<M: Machine>(&mut self, machine: &M, most: u64) -> Option<TakenRun> {
         if self.present == 0 || self.taken >= self.pages {
             return None;

@@ -68,7 +68,7 @@ impl<M: Machine> Hypervisor<'_, M> {
             while budget.left != 0
                 && let Some(taken) = object.take_next(&self.machine, budget.left)
             {
-                let page = ObjectPage { vm: vm.index, object: ObjectIndex(index), offset: taken.offset };
+                let page = ObjectPage::new(vm.index, ObjectIndex(index), taken.offset);
                 match taken.run.content {
                     Content::Present(first) => {
                         self.release_run(vm, page, first, taken.run.pages);

@@ -60,10 +60,11 @@ impl<M: Machine> Hypervisor<'_, M> {
                 return Err(CallError::InvalidParameter.into());
             }
             vm.is_new()?;
-            if vm.is_bound(guest, index, offset) && !seeded!(BoundTwice) {
+            let first = ObjectPage::new(vm.index, index, offset);
+            if vm.is_bound(guest, first) && !seeded!(BoundTwice) {
                 return Err(CallError::Denied.into());
             }
-            let binding = Binding { guest, object: index, offset };
+            let binding = Binding { guest, first };
             vm.bindings.push(binding).map_err(|_| CallError::Full.into())
         })
     }
@@ -82,12 +83,11 @@ impl<M: Machine> Hypervisor<'_, M> {
                 return Err(CallError::InvalidParameter.into());
             }
             vm.is_new()?;
+            let first = ObjectPage::new(vm.index, index, offset);
             let slot = vm
                 .bindings
                 .iter()
-                .position(|binding| {
-                    binding.object == index && binding.offset == offset && binding.guest.len() == pages
-                })
+                .position(|binding| binding.first == first && binding.guest.len() == pages)
                 .ok_or(CallError::Denied)?;
             if !object.is_empty(&self.machine, offset, pages) {
                 return Err(CallError::Denied.into());
@@ -114,7 +114,7 @@ impl<M: Machine> Hypervisor<'_, M> {
                 Content::Absent => (PageState::Absent, run.pages),
                 Content::Poisoned => (PageState::Poisoned, run.pages),
                 Content::Present(first) => {
-                    let page = ObjectPage { vm: vm.index, object: index, offset };
+                    let page = ObjectPage::new(vm.index, index, offset);
                     self.present_run(vm, page, first, run.pages)
                 }
             })
@@ -142,7 +142,7 @@ impl<M: Machine> Hypervisor<'_, M> {
     pub(crate) fn object_destroy(&self, handle: ObjectHandle) -> Result<(), CallFailure> {
         self.with_object(handle, |vm, index, place| {
             let object = place.object.as_mut().ok_or(CallError::NotFound)?;
-            let bound = vm.bindings.iter().any(|binding| binding.object == index);
+            let bound = vm.bindings.iter().any(|binding| binding.first.object() == index);
             // Once the VM has started, what is bound stays so: an access to it must never become MMIO.
             if object.present() != 0 || (bound && vm.life != Life::New) {
                 return Err(CallError::Denied.into());
@@ -151,7 +151,7 @@ impl<M: Machine> Hypervisor<'_, M> {
             if gone >= MAX_TABLES_PER_CALL {
                 return Err(CallFailure::again(0));
             }
-            vm.bindings.retain(|binding| binding.object != index);
+            vm.bindings.retain(|binding| binding.first.object() != index);
             place.object = None;
             Ok(())
         })

@@ -18,7 +18,7 @@ use crate::pool::{Pool, used};
 
 /// The most tables that a run of IPA pages takes to be mapped or unmapped, whatever is there: one for
 /// each giant and one for each block that it touches.
-#[inline]
+#[inline(always)]
 pub(crate) fn tables_for<G: Geometry>(first: u64, pages: u64) -> u64 {
     let giants = touched::<G>(Level::One, first, pages);
     giants.saturating_add(touched::<G>(Level::Two, first, pages))

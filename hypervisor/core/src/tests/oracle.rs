@@ -116,7 +116,7 @@ fn share(hypervisor: &TinyHypervisor, vm: &TestVm, offset: u64) {
 }
 
 fn object_page(vm: u8, offset: u64) -> ObjectPage {
-    ObjectPage { vm: VmIndex(vm), object: ObjectIndex(0), offset }
+    ObjectPage::new(VmIndex(vm), ObjectIndex(0), offset)
 }
 
 /// One bit of a descriptor.

@@ -31,7 +31,7 @@ impl<M: Machine> Hypervisor<'_, M> {
             let mut done = 0_u64;
             while done < most {
                 let offset = offset.wrapping_add(done);
-                let page = ObjectPage { vm: vm.index, object: index, offset };
+                let page = ObjectPage::new(vm.index, index, offset);
                 let run = object.run(&self.machine, offset, most.wrapping_sub(done));
                 match self.take_run(vm, object, page, run, vm.hole()) {
                     Ok(taken) => done = done.saturating_add(taken),
@@ -59,7 +59,7 @@ impl<M: Machine> Hypervisor<'_, M> {
             private_page(host.records().get(page))?
         };
         let mut place =
-            self.places.get(usize::from(claim.vm.0)).ok_or(CallError::Denied)?.lock(&self.machine);
+            self.places.get(usize::from(claim.vm().0)).ok_or(CallError::Denied)?.lock(&self.machine);
         let place = &mut *place;
         let vm = place.vm.as_mut().ok_or(CallError::Denied)?;
         vm.is_alive()?;
@@ -70,7 +70,7 @@ impl<M: Machine> Hypervisor<'_, M> {
         if found != claim {
             return Err(CallError::Denied.into());
         }
-        let object = object_in(&mut place.objects, found.object).ok_or(CallError::Denied)?;
+        let object = object_in(&mut place.objects, found.object()).ok_or(CallError::Denied)?;
         let run = Run { content: Content::Present(page), pages: 1 };
         self.take_run(vm, object, found, run, vm.hole()).map(|_| ())
     }

@@ -27,11 +27,11 @@ impl<M: Machine> Hypervisor<'_, M> {
         let Content::Present(first) = run.content else {
             return Ok(run.pages);
         };
-        let Some((gfn, pages)) = vm.bound_run(page.object, page.offset, run.pages) else {
+        let Some((gfn, pages)) = vm.bound_run(page, run.pages) else {
             // Present pages are bound; a run without binding would be none of the guest's.
             return Err(CallError::Denied.into());
         };
-        vm.has_tables::<M::Geometry>(page.offset, gfn, pages)?;
+        vm.has_tables::<M::Geometry>(page.offset(), gfn, pages)?;
         if vm.life == Life::New && !seeded!(MeasuredSwapped) {
             vm.measurement.void();
         }
@@ -39,7 +39,7 @@ impl<M: Machine> Hypervisor<'_, M> {
         let mut batch = Batch::new(vm.tables.space());
         vm.tables.unmap(&self.machine, &mut vm.pool, gfn.0, pages, &mut batch);
         batch.finish(&self.machine);
-        object.set(&self.machine, &mut vm.pool, page.offset, pages, run.content, left);
+        object.set(&self.machine, &mut vm.pool, page.offset(), pages, run.content, left);
         self.release_run(vm, page, first, pages);
         Ok(pages)
     }
@@ -78,7 +78,7 @@ impl<M: Machine> Hypervisor<'_, M> {
         let mut batch = host.batch();
         let mut done = 0_u64;
         while let Some(rest) = after(range, done) {
-            let page = ObjectPage { offset: page.offset.wrapping_add(done), ..page };
+            let page = page.advance(done);
             let mut take = |from| host.convert(&self.machine, rest, from, Record::HOST, &mut batch);
             let alone = take(vm.record(page));
             let shared = match alone {
