@@ -11,7 +11,7 @@ use hyp_core::machine::{Frames, Machine, Milestone, Removed, Space, TableRef, Vc
 use hyp_core::maintenance::Maintenance;
 use hyp_core::vcpu::VcpuContext;
 use hyp_core::vm::VmReport;
-use shared_abi::addr::{PAGE_SIZE, Pfn};
+use shared_abi::addr::{PAGE_SHIFT, PAGE_SIZE, Pfn};
 use shared_abi::record::Record;
 
 use crate::{arch, console, state, trace};
@@ -120,15 +120,7 @@ impl Machine for El2 {
     fn fill(&self, table: TableRef, first: u64, step: u64) {
         // SAFETY: a `TableRef` is made by the core for pages in its custody, which are RAM and mapped; no
         // walker reaches the table, so that this CPU is alone with it until it is linked, by a release.
-        let entries = unsafe { &mut *page_pointer::<[[u64; 4]; Granule4K::ENTRIES / 4]>(table.page()) };
-        let mut next = first;
-        for [a, b, c, d] in entries {
-            *a = next;
-            *b = next.wrapping_add(step);
-            *c = b.wrapping_add(step);
-            *d = c.wrapping_add(step);
-            next = d.wrapping_add(step);
-        }
+        unsafe { arch::fill(page_pointer(table.page()), first, step) };
         if trace::is_on() {
             note_filled(table, first, step);
         }
@@ -137,7 +129,7 @@ impl Machine for El2 {
     fn wipe(&self, pages: &Frames) {
         let range = pages.range();
         // SAFETY: `Frames` proves that the pages are in the core's custody; they are RAM and mapped.
-        unsafe { arch::wipe(range.first().base().0, range.len() * PAGE_SIZE) };
+        unsafe { arch::wipe(range.first().base().0, range.len() << PAGE_SHIFT) };
         // Nobody goes on executing what was there.
         arch::forget_instructions();
         trace::event(Event::Wipe(range));

@@ -148,7 +148,7 @@ fn refuse(cpu: &mut Cpu) {
 #[inline(never)]
 fn ownership_call(cpu: &mut Cpu, function: u32) {
     let [_, arguments @ .., _, _, _, _, _, _, _, _, _, _, _, _, _] = &cpu.host.x;
-    let call = match HostCall::parse(function, arguments) {
+    let call = match HostCall::parse_ownership(function, arguments) {
         Ok(call) => call,
         Err(error) => return answer(cpu, error.code(), []),
     };

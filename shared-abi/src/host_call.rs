@@ -237,8 +237,21 @@ impl HostCall {
     ///
     /// [`CallError::NotSupported`] for an unknown function, [`CallError::InvalidParameter`] for an
     /// argument that is no value of its type.
-    #[inline(always)]
     pub fn parse(function: u32, x: &Arguments) -> Result<Self, CallError> {
+        if function == Self::VCPU_RUN {
+            let (vm, vcpu, entry) = Self::parse_run(x)?;
+            return Ok(Self::VcpuRun { vm, vcpu, entry });
+        }
+        Self::parse_ownership(function, x)
+    }
+
+    /// Reads a call other than `VcpuRun`, as [`Self::parse`] does.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::parse`], and [`CallError::NotSupported`] for `VcpuRun`.
+    #[inline(always)]
+    pub fn parse_ownership(function: u32, x: &Arguments) -> Result<Self, CallError> {
         let vm = || handle(x[0]).map(VmHandle);
         let object = || handle(x[0]).map(ObjectHandle);
         match function.checked_sub(BASE).ok_or(CallError::NotSupported)? {
@@ -260,10 +273,6 @@ impl HostCall {
             9 => Ok(Self::ObjectDestroy { object: object()? }),
             10 => Ok(Self::VcpuCreate { vm: vm()?, index: VcpuIndex(handle(x[1])?) }),
             11 => Ok(Self::VmStart { vm: vm()?, entry: Ipa(x[1]), argument: x[2] }),
-            RUN => {
-                let (vm, vcpu, entry) = Self::parse_run(x)?;
-                Ok(Self::VcpuRun { vm, vcpu, entry })
-            }
             13 => Ok(Self::VmDestroy { vm: vm()? }),
             14 => Ok(Self::ForceReclaim { page: Pfn(x[0]) }),
             15 => Ok(Self::VmCounters { vm: vm()? }),

@@ -230,10 +230,12 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
         let (place, generation) = vm::vm_place(handle);
         let place = self.places.get(place).ok_or(CallError::NotFound)?;
         seeded!(LockOrder => drop((self.host.lock(&self.machine), place.lock(&self.machine))));
-        place.with(&self.machine, |place| match &mut place.vm {
+        let mut place = place.lock(&self.machine);
+        let place = &mut *place;
+        match &mut place.vm {
             Some(vm) if place.generation == generation => f(vm, &mut place.objects),
             _ => Err(CallError::NotFound.into()),
-        })
+        }
     }
 
     /// Works on an object and its VM, which is not being torn down, under the VM's lock.

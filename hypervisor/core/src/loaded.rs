@@ -27,6 +27,7 @@ pub enum GuestPage {
 
 /// Why a guest's share or unshare was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[repr(u64)] // as wide as a count of pages: a result of either is returned in registers
 pub enum ShareError {
     /// The first page is not there yet: the host has to populate it, then the call runs again.
     #[error("the page is absent")]

@@ -33,12 +33,24 @@ pub(crate) enum Content {
 }
 
 /// Pages of an object that follow each other in the object and, if present, in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Run {
-    /// What the first one is; of `Present`, the others follow it.
-    pub(crate) content: Content,
+    /// The first one's; of `Present`, the others' follow from it.
+    first: Word,
     /// How many; at least 1.
     pub(crate) pages: u64,
+}
+
+impl Run {
+    pub(crate) const fn new(content: Content, pages: u64) -> Self {
+        Self { first: Word::new(content), pages }
+    }
+
+    /// What the first one is; of `Present`, the others follow it.
+    #[inline]
+    pub(crate) const fn content(self) -> Content {
+        self.first.content()
+    }
 }
 
 /// The most tables that [`Object::set`] takes: for the chunks at the ends of the run.
@@ -48,7 +60,7 @@ pub(crate) fn tables_for<G: Geometry>(offset: u64, pages: u64) -> u64 {
 }
 
 /// A run that teardown took.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct TakenRun {
     /// Where it was.
     pub(crate) offset: u64,
@@ -111,11 +123,17 @@ impl Object {
             return Content::Absent;
         };
         let chunk = Word(machine.read_entry(directory, index));
-        let word = match chunk.as_split() {
-            Some((table, _)) => Word(machine.read_entry(table, M::Geometry::index(Level::Three, offset))),
-            None => chunk.advance(M::Geometry::block_offset(offset)),
-        };
-        word.content()
+        match chunk.as_split() {
+            Some((table, _)) => {
+                Word(machine.read_entry(table, M::Geometry::index(Level::Three, offset))).content()
+            }
+            None => match chunk.content() {
+                Content::Present(Pfn(first)) => {
+                    Content::Present(Pfn(first.wrapping_add(M::Geometry::block_offset(offset))))
+                }
+                other => other,
+            },
+        }
     }
 
     /// The run that starts at `offset` and has at most `most` pages; `offset` is in the object and
@@ -128,7 +146,7 @@ impl Object {
         let in_chunk = M::Geometry::BLOCK_PAGES.wrapping_sub(M::Geometry::block_offset(offset));
         let most = most.min(in_chunk).min(self.pages.saturating_sub(offset)).max(1);
         let Some((table, _)) = chunk.as_split() else {
-            return Run { content: chunk.advance(M::Geometry::block_offset(offset)).content(), pages: most };
+            return Run { first: chunk.advance(M::Geometry::block_offset(offset)), pages: most };
         };
         let mut index = M::Geometry::index(Level::Three, offset);
         let first = Word(machine.read_entry(table, index));
@@ -140,7 +158,7 @@ impl Object {
             }
             pages = pages.saturating_add(1);
         }
-        Run { content: first.content(), pages }
+        Run { first, pages }
     }
 
     /// Whether all of `pages` pages from `offset` on, which are in the object, are absent.
@@ -156,7 +174,7 @@ impl Object {
     fn pieces_are_empty<M: Machine>(&self, machine: &M, offset: u64, pages: u64) -> bool {
         pieces::<M::Geometry>(offset, pages).all(|piece| {
             let run = self.run(machine, piece.first, piece.pages);
-            run.content == Content::Absent && run.pages == piece.pages
+            run.content() == Content::Absent && run.pages == piece.pages
         })
     }
 
@@ -302,7 +320,7 @@ impl Object {
         let offset = self.taken;
         let run = self.run(machine, offset, most);
         self.taken = offset.saturating_add(run.pages);
-        if matches!(run.content, Content::Present(_)) {
+        if matches!(run.content(), Content::Present(_)) {
             self.present = self.present.saturating_sub(run.pages);
         }
         Some(TakenRun { offset, run })

@@ -69,7 +69,7 @@ impl<M: Machine> Hypervisor<'_, M> {
                 && let Some(taken) = object.take_next(&self.machine, budget.left)
             {
                 let page = ObjectPage::new(vm.index, ObjectIndex(index), taken.offset);
-                match taken.run.content {
+                match taken.run.content() {
                     Content::Present(first) => {
                         self.release_run(vm, page, first, taken.run.pages);
                         // What an ordinary VM was lent never left the host.

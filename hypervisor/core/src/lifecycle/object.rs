@@ -110,7 +110,7 @@ impl<M: Machine> Hypervisor<'_, M> {
                 return Err(CallError::InvalidParameter.into());
             }
             let run = object.run(&self.machine, offset, MAX_QUERY_PAGES);
-            Ok(match run.content {
+            Ok(match run.content() {
                 Content::Absent => (PageState::Absent, run.pages),
                 Content::Poisoned => (PageState::Poisoned, run.pages),
                 Content::Present(first) => {

@@ -103,7 +103,7 @@ impl<M: Machine> View<'_, '_, M> {
             let unnamed = Difference::new(Rule::Bijection, party, first);
             let (gfn, bound) = vm.bound_run(page.advance(done), left).ok_or(unnamed)?;
             let found = object.run(self.machine, offset, bound);
-            if found.content != Content::Present(Pfn(first)) {
+            if found.content() != Content::Present(Pfn(first)) {
                 return Err(unnamed);
             }
             // Nobody walks the tables of a VM that is torn down.

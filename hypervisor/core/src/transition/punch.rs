@@ -71,7 +71,7 @@ impl<M: Machine> Hypervisor<'_, M> {
             return Err(CallError::Denied.into());
         }
         let object = object_in(&mut place.objects, found.object()).ok_or(CallError::Denied)?;
-        let run = Run { content: Content::Present(page), pages: 1 };
+        let run = Run::new(Content::Present(page), 1);
         self.take_run(vm, object, found, run, vm.hole()).map(|_| ())
     }
 }

@@ -91,8 +91,8 @@ impl<M: Machine> Hypervisor<'_, M> {
             };
             let most = bound.min(wanted.wrapping_sub(done));
             let run = object.run(&self.machine, page.offset(), most);
-            let Content::Present(first) = run.content else {
-                if run.content == Content::Absent && sharing == Sharing::Share {
+            let Content::Present(first) = run.content() else {
+                if run.content() == Content::Absent && sharing == Sharing::Share {
                     stopped_by = ShareError::Absent;
                 }
                 break;

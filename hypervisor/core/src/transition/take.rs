@@ -24,7 +24,7 @@ impl<M: Machine> Hypervisor<'_, M> {
         run: Run,
         left: Content,
     ) -> Result<u64, CallFailure> {
-        let Content::Present(first) = run.content else {
+        let Content::Present(first) = run.content() else {
             return Ok(run.pages);
         };
         let Some((gfn, pages)) = vm.bound_run(page, run.pages) else {
@@ -39,7 +39,7 @@ impl<M: Machine> Hypervisor<'_, M> {
         let mut batch = Batch::new(vm.tables.space());
         vm.tables.unmap(&self.machine, &mut vm.pool, gfn.0, pages, &mut batch);
         batch.finish(&self.machine);
-        object.set(&self.machine, &mut vm.pool, page.offset(), pages, run.content, left);
+        object.set(&self.machine, &mut vm.pool, page.offset(), pages, run.content(), left);
         self.release_run(vm, page, first, pages);
         Ok(pages)
     }
