@@ -131,6 +131,7 @@ macro_rules! for_each_line {
 
 /// DC CIVAC for the pages that `bytes` from `start` on are in, which EL2 has mapped: clean and invalidate
 /// to the point of coherency, then DSB ISH.
+#[inline(never)]
 pub(crate) fn clean_and_invalidate(start: u64, bytes: u64) {
     let (first, end) = (start & !(PAGE_SIZE - 1), start + bytes);
     // SAFETY: cache maintenance by address changes no content; the caller names mapped memory.
@@ -138,35 +139,33 @@ pub(crate) fn clean_and_invalidate(start: u64, bytes: u64) {
     dsb_ish();
 }
 
-/// Zeroes pages and cleans them as [`clean_and_invalidate`] does.
+/// Zeroes pages and cleans them as [`clean_and_invalidate`] does. Answers `false`, and does nothing, if
+/// this CPU can't do both to a cache line at a time.
 ///
 /// # Safety
 ///
 /// They are whole pages of mapped RAM that nobody else uses.
-pub(crate) unsafe fn wipe(start: u64, bytes: u64) {
+#[inline]
+pub(crate) unsafe fn wipe(start: u64, bytes: u64) -> bool {
     let words = line_words();
     // DC ZVA zeroes a line, and may be used: DCZID_EL0.BS is as large, and DZP above it is 0 (Arm ARM
     // DDI0487, D24.2.39). With longer lines a turn of the loop would go beyond a page.
-    if read!("dczid_el0") & 0x1f == words && words <= MOST_WORDS {
-        let line = 4 << words;
-        let end = start.wrapping_add(bytes);
-        // SAFETY: the caller's promise. Each DC ZVA zeroes what the DC CIVAC after it cleans.
-        unsafe { for_each_line!(start..end, line, "dc zva, {line}\ndc civac, {line}") };
-        dsb_ish();
-    } else {
-        // SAFETY: the caller's promise.
-        unsafe { wipe_by_stores(start, bytes) };
+    if read!("dczid_el0") & 0x1f != words || words > MOST_WORDS {
+        return false;
     }
+    let end = start.wrapping_add(bytes);
+    // SAFETY: the caller's promise. Each DC ZVA zeroes what the DC CIVAC after it cleans.
+    unsafe { for_each_line!(start..end, 4 << words, "dc zva, {line}\ndc civac, {line}") };
+    dsb_ish();
+    true
 }
 
-/// [`wipe`] for a CPU on which DC ZVA does not zero a cache line.
+/// [`wipe`] for any CPU.
 ///
 /// # Safety
 ///
 /// As of [`wipe`].
-#[cold]
-#[inline(never)]
-unsafe fn wipe_by_stores(start: u64, bytes: u64) {
+pub(crate) unsafe fn wipe_by_stores(start: u64, bytes: u64) {
     // SAFETY: the caller's promise.
     unsafe { core::ptr::with_exposed_provenance_mut::<u8>(start as usize).write_bytes(0, bytes as usize) };
     clean_and_invalidate(start, bytes);
@@ -177,6 +176,7 @@ unsafe fn wipe_by_stores(start: u64, bytes: u64) {
 /// # Safety
 ///
 /// It is a page of mapped RAM that nobody else uses.
+#[inline(never)]
 pub(crate) unsafe fn fill(page: *mut u64, first: u64, step: u64) {
     // SAFETY: the caller's promise; the loop stores the page's entries in pairs.
     unsafe {

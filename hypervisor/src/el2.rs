@@ -11,7 +11,7 @@ use hyp_core::machine::{Frames, Machine, Milestone, Removed, Space, TableRef, Vc
 use hyp_core::maintenance::Maintenance;
 use hyp_core::vcpu::VcpuContext;
 use hyp_core::vm::VmReport;
-use shared_abi::addr::{PAGE_SHIFT, PAGE_SIZE, Pfn};
+use shared_abi::addr::{PAGE_SHIFT, PAGE_SIZE, PageRange, Pfn};
 use shared_abi::record::Record;
 
 use crate::{arch, console, state, trace};
@@ -30,6 +30,22 @@ fn entry(table: TableRef, index: usize) -> &'static AtomicU64 {
     // SAFETY: a `TableRef` is made by the core for pages in its custody, which are RAM and mapped; the
     // index is within the page; table walkers and other CPUs use it by single 64-bit accesses only.
     unsafe { AtomicU64::from_ptr(page_pointer::<u64>(table.page()).wrapping_add(index)) }
+}
+
+/// Pages were wiped: nobody goes on executing what was there.
+#[inline(always)]
+fn wiped(range: PageRange<Pfn>) {
+    arch::forget_instructions();
+    trace::event(Event::Wipe(range));
+}
+
+/// [`El2::wipe`] where it takes longer, with all that comes after it: so it is nothing to the short way.
+#[cold]
+#[inline(never)]
+fn wipe_by_stores(range: PageRange<Pfn>) {
+    // SAFETY: as in `El2::wipe`, which passes on what it was given.
+    unsafe { arch::wipe_by_stores(range.first().base().0, range.len() << PAGE_SHIFT) };
+    wiped(range);
 }
 
 /// Notes the entries that [`El2::fill`] wrote.
@@ -129,10 +145,11 @@ impl Machine for El2 {
     fn wipe(&self, pages: &Frames) {
         let range = pages.range();
         // SAFETY: `Frames` proves that the pages are in the core's custody; they are RAM and mapped.
-        unsafe { arch::wipe(range.first().base().0, range.len() << PAGE_SHIFT) };
-        // Nobody goes on executing what was there.
-        arch::forget_instructions();
-        trace::event(Event::Wipe(range));
+        if unsafe { arch::wipe(range.first().base().0, range.len() << PAGE_SHIFT) } {
+            wiped(range);
+        } else {
+            wipe_by_stores(range);
+        }
     }
 
     fn clean(&self, pages: &Frames) {

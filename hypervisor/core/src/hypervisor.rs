@@ -246,16 +246,16 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
     ) -> Result<R, CallFailure> {
         let (place, index, generation) = vm::object_place(handle);
         let place = self.places.get(place).ok_or(CallError::NotFound)?;
-        place.with(&self.machine, |place| {
-            let object = place
-                .objects
-                .get_mut(usize::from(index.0))
-                .filter(|object| object.generation == generation || seeded!(StaleObject))
-                .filter(|object| object.object.is_some())
-                .ok_or(CallError::NotFound)?;
-            let vm = place.vm.as_mut().ok_or(CallError::NotFound)?;
-            seeded!(vm.is_alive()?, DyingVm => ());
-            f(vm, index, object)
-        })
+        let mut place = place.lock(&self.machine);
+        let place = &mut *place;
+        let object = place
+            .objects
+            .get_mut(usize::from(index.0))
+            .filter(|object| object.generation == generation || seeded!(StaleObject))
+            .filter(|object| object.object.is_some())
+            .ok_or(CallError::NotFound)?;
+        let vm = place.vm.as_mut().ok_or(CallError::NotFound)?;
+        seeded!(vm.is_alive()?, DyingVm => ());
+        f(vm, index, object)
     }
 }

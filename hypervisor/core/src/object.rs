@@ -319,10 +319,8 @@ impl Object {
         }
         let offset = self.taken;
         let run = self.run(machine, offset, most);
-        self.taken = offset.saturating_add(run.pages);
-        if matches!(run.content(), Content::Present(_)) {
-            self.present = self.present.saturating_sub(run.pages);
-        }
+        self.taken = offset.wrapping_add(run.pages);
+        self.count(run.pages, run.first, Word::ABSENT);
         Some(TakenRun { offset, run })
     }
 

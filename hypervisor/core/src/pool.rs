@@ -79,10 +79,22 @@ impl Pool {
     }
 }
 
-/// The entries of a table that are not zero, and where they are: mostly few are.
+/// The entries of a table that are not zero, and where they are.
 #[inline(always)]
 pub(crate) fn used<M: Machine>(machine: &M, table: TableRef) -> impl Iterator<Item = (usize, u64)> {
-    (0..M::Geometry::ENTRIES)
-        .map(move |index| (index, machine.read_entry(table, index)))
-        .filter(|(_, entry)| *entry != 0)
+    let mut next = 0;
+    core::iter::from_fn(move || {
+        let index = next_used(machine, table, next);
+        next = index.saturating_add(1);
+        (index < M::Geometry::ENTRIES).then(|| (index, machine.read_entry(table, index)))
+    })
+}
+
+/// Where the first entry from `index` on is that is not zero. Most are: this is what a search takes.
+#[inline(never)]
+fn next_used<M: Machine>(machine: &M, table: TableRef, mut index: usize) -> usize {
+    while index < M::Geometry::ENTRIES && machine.read_entry(table, index) == 0 {
+        index = index.wrapping_add(1);
+    }
+    index
 }

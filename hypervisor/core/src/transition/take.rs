@@ -56,7 +56,7 @@ impl<M: Machine> Hypervisor<'_, M> {
             self.machine.wipe(&Frames::new(wiped));
         }
         if vm.protected {
-            vm.report.returned = vm.report.returned.saturating_add(pages);
+            vm.report.returned = vm.report.returned.wrapping_add(pages);
         }
         self.host.with(&self.machine, |host| {
             if pages != 1 || host.convert_page(&self.machine, first, vm.record(page), Record::HOST).is_none()
