@@ -95,30 +95,23 @@ pub(crate) fn forget_instructions() {
     dsb_ish();
 }
 
-/// The smallest data cache line of any level, in bytes.
+/// The smallest data cache line of any level, as the logarithm of its words of 4 bytes.
 #[inline]
-fn cache_line() -> u64 {
-    4 << ((read!("ctr_el0") >> ctr::DMIN_LINE_SHIFT) & 0xf)
-}
-
-/// What DC ZVA zeroes at a time, in bytes, unless it is not to be used: DCZID_EL0 (Arm ARM DDI0487,
-/// D24.2.39).
-#[inline]
-fn zero_block() -> Option<u64> {
-    const DZP_PROHIBITED: u64 = 1 << 4;
-    let dczid = read!("dczid_el0");
-    (dczid & DZP_PROHIBITED == 0).then_some(4 << (dczid & 0xf))
+fn line_words() -> u64 {
+    (read!("ctr_el0") >> ctr::DMIN_LINE_SHIFT) & 0xf
 }
 
 /// How many cache lines a turn of the loops below takes.
 const UNROLLED: u64 = 16;
+/// The logarithm of the words of the longest line of which so many are no more than a page.
+const MOST_WORDS: u64 = (PAGE_SIZE / UNROLLED / 4).ilog2() as u64;
 
 /// Does something (`$each`, on register `{line}`) for every cache line from the start of a page up to the
 /// end of the last turn that begins before an end: [`UNROLLED`] lines a turn, which is no more than a
 /// page, since what counts is the number of instructions.
 macro_rules! for_each_line {
-    ($range:expr, $each:literal) => {{
-        let (range, step): (Range<u64>, u64) = ($range, cache_line());
+    ($range:expr, $step:expr, $each:literal) => {{
+        let (range, step): (Range<u64>, u64) = ($range, $step);
         asm!(
             "2:",
             ".rept {unrolled}",
@@ -138,31 +131,71 @@ macro_rules! for_each_line {
 
 /// DC CIVAC for the pages that `bytes` from `start` on are in, which EL2 has mapped: clean and invalidate
 /// to the point of coherency, then DSB ISH.
+#[inline(never)]
 pub(crate) fn clean_and_invalidate(start: u64, bytes: u64) {
     let (first, end) = (start & !(PAGE_SIZE - 1), start + bytes);
     // SAFETY: cache maintenance by address changes no content; the caller names mapped memory.
-    unsafe { for_each_line!(first..end, "dc civac, {line}") };
+    unsafe { for_each_line!(first..end, 4 << line_words(), "dc civac, {line}") };
     dsb_ish();
 }
 
-/// Zeroes pages and cleans them as [`clean_and_invalidate`] does.
+/// Zeroes pages and cleans them as [`clean_and_invalidate`] does. Answers `false`, and does nothing, if
+/// this CPU can't do both to a cache line at a time.
 ///
 /// # Safety
 ///
 /// They are whole pages of mapped RAM that nobody else uses.
-pub(crate) unsafe fn wipe(start: u64, bytes: u64) {
-    let line = cache_line();
-    // With longer lines a turn of the loop would go beyond a page.
-    if zero_block() == Some(line) && line * UNROLLED <= PAGE_SIZE {
-        // SAFETY: the caller's promise. Each DC ZVA zeroes what the DC CIVAC after it cleans.
-        unsafe { for_each_line!(start..start + bytes, "dc zva, {line}\ndc civac, {line}") };
-        dsb_ish();
-    } else {
-        // SAFETY: the caller's promise.
-        unsafe {
-            core::ptr::with_exposed_provenance_mut::<u8>(start as usize).write_bytes(0, bytes as usize);
-        }
-        clean_and_invalidate(start, bytes);
+#[inline]
+pub(crate) unsafe fn wipe(start: u64, bytes: u64) -> bool {
+    let words = line_words();
+    // DC ZVA zeroes a line, and may be used: DCZID_EL0.BS is as large, and DZP above it is 0 (Arm ARM
+    // DDI0487, D24.2.39). With longer lines a turn of the loop would go beyond a page.
+    if read!("dczid_el0") & 0x1f != words || words > MOST_WORDS {
+        return false;
+    }
+    let end = start.wrapping_add(bytes);
+    // SAFETY: the caller's promise. Each DC ZVA zeroes what the DC CIVAC after it cleans.
+    unsafe { for_each_line!(start..end, 4 << words, "dc zva, {line}\ndc civac, {line}") };
+    dsb_ish();
+    true
+}
+
+/// [`wipe`] for any CPU.
+///
+/// # Safety
+///
+/// As of [`wipe`].
+pub(crate) unsafe fn wipe_by_stores(start: u64, bytes: u64) {
+    // SAFETY: the caller's promise.
+    unsafe { core::ptr::with_exposed_provenance_mut::<u8>(start as usize).write_bytes(0, bytes as usize) };
+    clean_and_invalidate(start, bytes);
+}
+
+/// Writes a page of 8-byte entries: `first`, and each one `step` more than the one before it.
+///
+/// # Safety
+///
+/// It is a page of mapped RAM that nobody else uses.
+#[inline(never)]
+pub(crate) unsafe fn fill(page: *mut u64, first: u64, step: u64) {
+    // SAFETY: the caller's promise; the loop stores the page's entries in pairs.
+    unsafe {
+        asm!(
+            "2:",
+            ".rept 16",
+            "stp {even}, {odd}, [{at}], #16",
+            "add {even}, {even}, {step}",
+            "add {odd}, {odd}, {step}",
+            ".endr",
+            "cmp {at}, {end}",
+            "b.ne 2b",
+            at = inout(reg) page => _,
+            end = in(reg) page.wrapping_byte_add(PAGE_SIZE as usize),
+            even = inout(reg) first => _,
+            odd = inout(reg) first.wrapping_add(step) => _,
+            step = in(reg) step.wrapping_mul(2),
+            options(nostack),
+        );
     }
 }
 

@@ -7,12 +7,14 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use hyp_core::event::{Barrier, Event, Scope};
 use hyp_core::geometry::{Geometry, Granule4K};
-use hyp_core::machine::{Frames, Machine, Removed, Space, TableRef, VcpuClaim};
+use hyp_core::machine::{Frames, Machine, Milestone, Removed, Space, TableRef, VcpuClaim};
 use hyp_core::maintenance::Maintenance;
 use hyp_core::vcpu::VcpuContext;
-use shared_abi::addr::{PAGE_SIZE, Pfn};
+use hyp_core::vm::VmReport;
+use shared_abi::addr::{PAGE_SHIFT, PAGE_SIZE, PageRange, Pfn};
+use shared_abi::record::Record;
 
-use crate::{arch, state, trace};
+use crate::{arch, console, state, trace};
 
 /// The CPU and memory that this runs on.
 #[derive(Debug)]
@@ -28,6 +30,32 @@ fn entry(table: TableRef, index: usize) -> &'static AtomicU64 {
     // SAFETY: a `TableRef` is made by the core for pages in its custody, which are RAM and mapped; the
     // index is within the page; table walkers and other CPUs use it by single 64-bit accesses only.
     unsafe { AtomicU64::from_ptr(page_pointer::<u64>(table.page()).wrapping_add(index)) }
+}
+
+/// Pages were wiped: nobody goes on executing what was there.
+#[inline(always)]
+fn wiped(range: PageRange<Pfn>) {
+    arch::forget_instructions();
+    trace::event(Event::Wipe(range));
+}
+
+/// [`El2::wipe`] where it takes longer, with all that comes after it: so it is nothing to the short way.
+#[cold]
+#[inline(never)]
+fn wipe_by_stores(range: PageRange<Pfn>) {
+    // SAFETY: as in `El2::wipe`, which passes on what it was given.
+    unsafe { arch::wipe_by_stores(range.first().base().0, range.len() << PAGE_SHIFT) };
+    wiped(range);
+}
+
+/// Notes the entries that [`El2::fill`] wrote.
+#[cold]
+#[inline(never)]
+fn note_filled(table: TableRef, first: u64, step: u64) {
+    for (index, entry) in (0..Granule4K::ENTRIES).zip(0..) {
+        let value = first.wrapping_add(step.wrapping_mul(entry));
+        trace::event(Event::Write { table: table.page(), index, value });
+    }
 }
 
 /// This CPU's maintenance instructions, noted in the trace if `TRACED`.
@@ -81,14 +109,14 @@ impl<const TRACED: bool> Maintenance for Instructions<TRACED> {
 }
 
 /// Executes a sequence of [`Maintenance`], traced or not: one decision for all of it.
-macro_rules! maintain {
-    ($($sequence:tt)*) => {
-        if trace::is_on() {
-            Instructions::<true>.$($sequence)*
-        } else {
-            Instructions::<false>.$($sequence)*
-        }
-    };
+#[inline(always)]
+fn maintain(untraced: impl FnOnce(Instructions<false>), traced: impl FnOnce(Instructions<true>)) {
+    #[cold]
+    #[inline(never)]
+    fn aside(traced: impl FnOnce(Instructions<true>)) {
+        traced(Instructions);
+    }
+    if trace::is_on() { aside(traced) } else { untraced(Instructions) }
 }
 
 impl Machine for El2 {
@@ -105,13 +133,23 @@ impl Machine for El2 {
         trace::event(Event::Write { table: table.page(), index, value });
     }
 
+    fn fill(&self, table: TableRef, first: u64, step: u64) {
+        // SAFETY: a `TableRef` is made by the core for pages in its custody, which are RAM and mapped; no
+        // walker reaches the table, so that this CPU is alone with it until it is linked, by a release.
+        unsafe { arch::fill(page_pointer(table.page()), first, step) };
+        if trace::is_on() {
+            note_filled(table, first, step);
+        }
+    }
+
     fn wipe(&self, pages: &Frames) {
         let range = pages.range();
         // SAFETY: `Frames` proves that the pages are in the core's custody; they are RAM and mapped.
-        unsafe { arch::wipe(range.first().base().0, range.len() * PAGE_SIZE) };
-        // Nobody goes on executing what was there.
-        arch::forget_instructions();
-        trace::event(Event::Wipe(range));
+        if unsafe { arch::wipe(range.first().base().0, range.len() << PAGE_SHIFT) } {
+            wiped(range);
+        } else {
+            wipe_by_stores(range);
+        }
     }
 
     fn clean(&self, pages: &Frames) {
@@ -143,19 +181,31 @@ impl Machine for El2 {
 
     #[inline]
     fn publish(&self) {
-        maintain!(publish());
+        maintain(|on| on.publish(), |on| on.publish());
     }
 
     fn invalidate(&self, space: Space, removed: &[Removed]) {
-        maintain!(invalidate(space, removed));
+        maintain(|on| on.invalidate(space, removed), |on| on.invalidate(space, removed));
     }
 
     fn invalidate_all(&self, space: Space) {
-        maintain!(invalidate_all(space));
+        maintain(|on| on.invalidate_all(space), |on| on.invalidate_all(space));
     }
 
     fn forget_previous_vcpu(&self, space: Space) {
-        maintain!(forget_previous_vcpu(space));
+        maintain(|on| on.forget_previous_vcpu(space), |on| on.forget_previous_vcpu(space));
+    }
+
+    /// Reports what the tool wants to know from the hypervisor rather than from the host.
+    fn report(&self, milestone: Milestone, report: &VmReport) {
+        let &VmReport { protected, vcpus, measurement, populated, returned, hypercalls, exits, .. } = report;
+        console::record(&match (milestone, measurement) {
+            (Milestone::Started { expected: measured }, Some(measurement)) => {
+                Record::VmStart { protected, measured, measurement, vcpus, pages: populated }
+            }
+            (Milestone::Started { .. }, None) => return,
+            (Milestone::Ended, _) => Record::VmEnd { pages_returned: returned, hypercalls, exits },
+        });
     }
 
     #[inline(always)]

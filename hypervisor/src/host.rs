@@ -119,10 +119,7 @@ fn call(cpu: &mut Cpu, imm: u16) {
         return relay::call(cpu);
     }
     trace::event(Event::CallBegin(function));
-    match HostCall::parse(function, arguments(cpu)) {
-        Ok(call) => ownership_call(cpu, &call),
-        Err(error) => answer(cpu, error.code(), []),
-    }
+    ownership_call(cpu, function);
 }
 
 /// `VcpuRun`, which comes more often than all other calls.
@@ -161,42 +158,19 @@ fn refuse(cpu: &mut Cpu) {
     cpu.host.x[0] = CallError::NotSupported.code();
 }
 
-/// Answers every call but `VcpuRun`, and reports what the tool wants to know from the hypervisor
-/// rather than from the host.
+/// Answers every call but `VcpuRun`: one function, so that what is decoded is not put together first.
 #[inline(never)]
-fn ownership_call(cpu: &mut Cpu, call: &HostCall) {
-    #[cfg(feature = "oracle")]
-    let _looks = crate::oracle::after(crate::oracle::Calls::of(call));
-    let hypervisor = cpu.hypervisor;
-    let before = match call {
-        HostCall::VmDestroy { vm } => hypervisor.vm_report(*vm),
-        _ => None,
+fn ownership_call(cpu: &mut Cpu, function: u32) {
+    let call = match HostCall::parse_ownership(function, arguments(cpu)) {
+        Ok(call) => call,
+        Err(error) => return answer(cpu, error.code(), []),
     };
-    let (status, values) = match hypervisor.host_call(call) {
+    #[cfg(feature = "oracle")]
+    let _looks = crate::oracle::after(crate::oracle::Calls::of(&call));
+    let (status, values) = match cpu.hypervisor.host_call(&call) {
         Ok(values) => (0, values),
         Err(CallFailure { error, value }) => (error.code(), [value, 0, 0, 0, 0]),
     };
-    if status == 0 {
-        if let HostCall::VmStart { vm, .. } = call
-            && let Some(report) = hypervisor.vm_report(*vm)
-            && let Some(measurement) = report.measurement
-        {
-            console::record(&Record::VmStart {
-                protected: report.protected,
-                measured: values[0] == 1,
-                measurement,
-                vcpus: report.vcpus,
-                pages: report.populated,
-            });
-        }
-        if let Some(report) = before {
-            console::record(&Record::VmEnd {
-                pages_returned: report.returned + values[0],
-                hypercalls: report.hypercalls,
-                exits: report.exits,
-            });
-        }
-    }
     answer(cpu, status, values);
 }
 

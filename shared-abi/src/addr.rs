@@ -138,7 +138,8 @@ macro_rules! page_range {
             /// One past the last page.
             #[must_use]
             pub const fn end(self) -> $page {
-                $page(self.first.0 + self.pages)
+                // `new` has seen that there is one.
+                $page(self.first.0.wrapping_add(self.pages))
             }
 
             /// How many pages; at least one.
@@ -148,21 +149,27 @@ macro_rules! page_range {
                 self.pages
             }
 
+            /// The range, or its first `most` pages if that is fewer; `most` is at least 1.
+            #[must_use]
+            pub const fn at_most(self, most: u64) -> Self {
+                if most == 0 || self.pages <= most { self } else { Self { first: self.first, pages: most } }
+            }
+
             /// Whether `page` is in the range.
             #[must_use]
             pub const fn contains(self, page: $page) -> bool {
-                page.0 >= self.first.0 && page.0 < self.first.0 + self.pages
+                page.0.wrapping_sub(self.first.0) < self.pages
             }
 
             /// Whether the two ranges have a page in common.
             #[must_use]
             pub const fn overlaps(self, other: Self) -> bool {
-                self.first.0 < other.first.0 + other.pages && other.first.0 < self.first.0 + self.pages
+                self.first.0 < other.end().0 && other.first.0 < self.end().0
             }
 
             /// The pages, in order.
             pub fn iter(self) -> impl Iterator<Item = $page> {
-                (self.first.0..self.first.0 + self.pages).map($page)
+                (self.first.0..self.end().0).map($page)
             }
         }
     };

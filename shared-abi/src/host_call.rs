@@ -238,36 +238,46 @@ impl HostCall {
     /// [`CallError::NotSupported`] for an unknown function, [`CallError::InvalidParameter`] for an
     /// argument that is no value of its type.
     pub fn parse(function: u32, x: &Arguments) -> Result<Self, CallError> {
+        if function == Self::VCPU_RUN {
+            let (vm, vcpu, entry) = Self::parse_run(x)?;
+            return Ok(Self::VcpuRun { vm, vcpu, entry });
+        }
+        Self::parse_ownership(function, x)
+    }
+
+    /// Reads a call other than `VcpuRun`, as [`Self::parse`] does.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::parse`], and [`CallError::NotSupported`] for `VcpuRun`.
+    #[inline(always)]
+    pub fn parse_ownership(function: u32, x: &Arguments) -> Result<Self, CallError> {
         let vm = || handle(x[0]).map(VmHandle);
         let object = || handle(x[0]).map(ObjectHandle);
-        Ok(match function.checked_sub(BASE).ok_or(CallError::NotSupported)? {
-            0 => Self::Version,
-            1 => Self::VmCreate { protected: flag(x[0])?, first: Pfn(x[1]), pages: x[2] },
-            2 => Self::VmTopUp { vm: vm()?, first: Pfn(x[1]), pages: x[2] },
-            3 => Self::ObjectCreate { vm: vm()?, pages: x[1] },
-            4 => Self::ObjectBind { object: object()?, offset: x[1], gfn: Gfn(x[2]), pages: x[3] },
-            5 => Self::ObjectUnbind { object: object()?, offset: x[1], pages: x[2] },
-            6 => Self::ObjectPopulate {
+        match function.checked_sub(BASE).ok_or(CallError::NotSupported)? {
+            0 => Ok(Self::Version),
+            1 => Ok(Self::VmCreate { protected: flag(x[0])?, first: Pfn(x[1]), pages: x[2] }),
+            2 => Ok(Self::VmTopUp { vm: vm()?, first: Pfn(x[1]), pages: x[2] }),
+            3 => Ok(Self::ObjectCreate { vm: vm()?, pages: x[1] }),
+            4 => Ok(Self::ObjectBind { object: object()?, offset: x[1], gfn: Gfn(x[2]), pages: x[3] }),
+            5 => Ok(Self::ObjectUnbind { object: object()?, offset: x[1], pages: x[2] }),
+            6 => Ok(Self::ObjectPopulate {
                 object: object()?,
                 offset: x[1],
                 first: Pfn(x[2]),
                 pages: x[3],
                 content: if flag(x[4])? { Content::Keep } else { Content::Zero },
-            },
-            7 => Self::ObjectPunch { object: object()?, offset: x[1], pages: x[2] },
-            8 => Self::ObjectQuery { object: object()?, offset: x[1] },
-            9 => Self::ObjectDestroy { object: object()? },
-            10 => Self::VcpuCreate { vm: vm()?, index: VcpuIndex(handle(x[1])?) },
-            11 => Self::VmStart { vm: vm()?, entry: Ipa(x[1]), argument: x[2] },
-            RUN => {
-                let (vm, vcpu, entry) = Self::parse_run(x)?;
-                Self::VcpuRun { vm, vcpu, entry }
-            }
-            13 => Self::VmDestroy { vm: vm()? },
-            14 => Self::ForceReclaim { page: Pfn(x[0]) },
-            15 => Self::VmCounters { vm: vm()? },
-            _ => return Err(CallError::NotSupported),
-        })
+            }),
+            7 => Ok(Self::ObjectPunch { object: object()?, offset: x[1], pages: x[2] }),
+            8 => Ok(Self::ObjectQuery { object: object()?, offset: x[1] }),
+            9 => Ok(Self::ObjectDestroy { object: object()? }),
+            10 => Ok(Self::VcpuCreate { vm: vm()?, index: VcpuIndex(handle(x[1])?) }),
+            11 => Ok(Self::VmStart { vm: vm()?, entry: Ipa(x[1]), argument: x[2] }),
+            13 => Ok(Self::VmDestroy { vm: vm()? }),
+            14 => Ok(Self::ForceReclaim { page: Pfn(x[0]) }),
+            15 => Ok(Self::VmCounters { vm: vm()? }),
+            _ => Err(CallError::NotSupported),
+        }
     }
 
     /// Writes the call: the function ID for w0, and x1 to x17.

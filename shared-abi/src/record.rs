@@ -19,9 +19,19 @@ pub struct Digest(pub [u8; 32]);
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (words, _) = self.0.as_chunks();
-        words.iter().try_for_each(|word| write!(f, "{:016x}", u64::from_be_bytes(*word)))
+        // At EL2 this is part of what a start costs, so it is done in one piece.
+        let mut text = [0; 64];
+        let (pairs, _) = text.as_chunks_mut();
+        for ([high, low], byte) in pairs.iter_mut().zip(self.0) {
+            (*high, *low) = (hexadecimal(byte >> 4), hexadecimal(byte & 0xf));
+        }
+        core::str::from_utf8(&text).map_or(Err(fmt::Error), |text| f.write_str(text))
     }
+}
+
+/// A digit below 16.
+const fn hexadecimal(digit: u8) -> u8 {
+    if digit < 10 { b'0' + digit } else { b'a' - 10 + digit }
 }
 
 impl fmt::Debug for Digest {

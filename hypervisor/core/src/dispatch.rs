@@ -6,7 +6,9 @@ use shared_abi::host_call::{HostCall, VERSION};
 use crate::hypervisor::{CallFailure, Hypervisor};
 use crate::machine::Machine;
 
-/// Serves a call: x1 to x5, as [`HostCall`] documents.
+/// Serves a call: x1 to x5, as [`HostCall`] documents. Inlined, with what serves the calls out of line, it
+/// is a part of decoding them.
+#[inline(always)]
 pub(crate) fn host_call<M: Machine>(
     hypervisor: &Hypervisor<'_, M>,
     call: &HostCall,

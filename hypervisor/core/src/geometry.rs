@@ -124,10 +124,11 @@ pub trait Geometry: core::fmt::Debug + 'static {
 
 /// How many units of what an entry of `level` maps `pages` pages from `first` on touch; at least one
 /// page, and below 2^52.
-#[inline]
+#[inline(always)]
 pub(crate) fn touched<G: Geometry>(level: Level, first: u64, pages: u64) -> u64 {
     let shift = G::span(level).trailing_zeros();
-    ((first + pages - 1) >> shift) - (first >> shift) + 1
+    let last = first.wrapping_add(pages).wrapping_sub(1);
+    (last >> shift).wrapping_sub(first >> shift).wrapping_add(1)
 }
 
 /// The geometry of VMSAv8-64 with a 4 KiB granule.

@@ -14,6 +14,7 @@ use crate::loaded::{GuestPage, Loaded, ShareError};
 use crate::machine::Machine;
 use crate::psci;
 use crate::psci::host::NO_SVE_HINT;
+use crate::transition::share::Sharing;
 
 /// SMCCC return codes (DEN0028, section 7.1).
 const SUCCESS: u64 = 0;
@@ -68,9 +69,11 @@ pub(crate) fn guest_call<M: Machine>(
             [PROTECTED_FEATURES, 0, 0, 0]
         }
         function::FEATURES => [ORDINARY_FEATURES, 0, 0, 0],
-        function::MEM_SHARE | function::MEM_UNSHARE if vcpu.is_protected() => {
-            return convert(vcpu, id);
-        }
+        function::MEM_SHARE | function::MEM_UNSHARE if vcpu.is_protected() => match convert(vcpu, id) {
+            Ok(done) => [SUCCESS, done, 0, 0],
+            Err(ShareError::Absent) => return bring(vcpu),
+            Err(ShareError::Denied) => [INVALID_PARAMETER, 0, 0, 0],
+        },
         _ => return dispatch(vcpu, services, id),
     };
     answer(vcpu, reply)
@@ -173,30 +176,24 @@ fn range<M: Machine>(ipa: u64, granules: u64) -> Option<PageRange<Gfn>> {
     (range.end().0 <= M::Geometry::IPA_PAGES).then_some(range)
 }
 
-/// MEM_SHARE and MEM_UNSHARE. A share that begins at a page which is not there yet does not fail: the
-/// host brings it, the call runs again.
+/// MEM_SHARE and MEM_UNSHARE: answers how many pages.
 #[inline(never)]
-fn convert<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, id: u32) -> GuestAction {
+fn convert<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, id: u32) -> Result<u64, ShareError> {
     let [_, ipa, granules, x3] = arguments(vcpu);
-    let refused = [INVALID_PARAMETER, 0, 0, 0];
-    let reply = match range::<M>(ipa, granules) {
-        Some(pages) if x3 == 0 => {
-            let done = match id {
-                function::MEM_SHARE => vcpu.share(pages),
-                _ => vcpu.unshare(pages),
-            };
-            match done {
-                Ok(done) => [SUCCESS, done, 0, 0],
-                Err(ShareError::Absent) => {
-                    let gfn = pages.first();
-                    return replay(vcpu, Exit::MemoryFault { gfn });
-                }
-                Err(ShareError::Denied) => refused,
-            }
-        }
-        _ => refused,
-    };
-    answer(vcpu, reply)
+    let sharing = if id == function::MEM_SHARE { Sharing::Share } else { Sharing::Unshare };
+    match range::<M>(ipa, granules) {
+        Some(pages) if x3 == 0 => vcpu.convert(pages, sharing),
+        _ => Err(ShareError::Denied),
+    }
+}
+
+/// A share that begins at a page which is not there yet does not fail: the host brings it, the call runs
+/// again.
+#[cold]
+#[inline(never)]
+fn bring<M: Machine>(vcpu: &mut Loaded<'_, '_, M>) -> GuestAction {
+    let [_, ipa, ..] = arguments(vcpu);
+    replay(vcpu, Exit::MemoryFault { gfn: Ipa(ipa).page() })
 }
 
 /// MEM_RELINQUISH. The host is told of the page, which it may use for something else.

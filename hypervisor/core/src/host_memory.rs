@@ -136,7 +136,7 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
 
     /// [`Self::convert`] of one page where that is one record and one entry, no more; `None` if it is
     /// not, and nothing was done.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn convert_page<M: Machine<Geometry = G>>(
         &mut self,
         machine: &M,

@@ -189,6 +189,7 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
     /// # Errors
     ///
     /// As the calls of [`HostCall`] document.
+    #[inline(always)]
     pub fn host_call(&self, call: &HostCall) -> Result<[u64; 5], CallFailure> {
         dispatch::host_call(self, call)
     }
@@ -241,12 +242,12 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
 
     /// The report of a VM, with what its vCPUs have counted.
     pub(crate) fn report(&self, vm: &Vm) -> VmReport {
-        let (mut hypercalls, mut exits) = (0_u64, 0_u64);
-        for [more_hypercalls, more_exits] in self.claims_of(vm).map(Claim::counts) {
-            hypercalls = hypercalls.wrapping_add(more_hypercalls);
-            exits = exits.wrapping_add(more_exits);
+        let mut report = vm.report;
+        for [hypercalls, exits] in self.claims_of(vm).map(Claim::counts) {
+            report.hypercalls = report.hypercalls.wrapping_add(hypercalls);
+            report.exits = report.exits.wrapping_add(exits);
         }
-        VmReport { hypercalls, exits, ..vm.report }
+        report
     }
 
     /// Works on a VM and its objects, under its lock.

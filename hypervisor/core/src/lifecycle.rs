@@ -15,7 +15,7 @@ use crate::geometry::Geometry;
 use crate::guard::MmioGuard;
 use crate::host_memory::split;
 use crate::hypervisor::{CallFailure, Hypervisor, MAX_CPUS};
-use crate::machine::{Frames, Machine, Vmid};
+use crate::machine::{Frames, Machine, Milestone, Vmid};
 use crate::pool::Pool;
 use crate::record::{Record, VmIndex};
 use crate::stage2::table::Stage2;
@@ -34,6 +34,7 @@ fn pool_range(first: Pfn, pages: u64, least: u64) -> Result<PageRange<Pfn>, Call
 
 impl<M: Machine> Hypervisor<'_, M> {
     /// Makes a VM whose pool is `pages` pages from `first` on, the first two of them its stage-2 root.
+    #[inline(never)]
     pub(crate) fn vm_create(&self, protected: bool, first: Pfn, pages: u64) -> Result<VmHandle, CallFailure> {
         let root_tables = M::Geometry::ROOT_TABLES;
         let range = pool_range(first, pages, root_tables.saturating_add(1))?;
@@ -47,7 +48,8 @@ impl<M: Machine> Hypervisor<'_, M> {
                 continue;
             }
             let index = VmIndex(index);
-            self.take_from_host(range, Record::pool(index), true)?;
+            self.take_from_host(range, Record::pool(index))?;
+            self.machine.wipe(&Frames::new(range));
             let mut pool = Pool::default();
             pool.add(&self.machine, Frames::new(rest));
             // VMID 0 is the host's. A place's VMID left all TLBs when its last VM was torn down.
@@ -73,17 +75,21 @@ impl<M: Machine> Hypervisor<'_, M> {
     }
 
     /// Adds pages to a VM's pool.
+    #[inline(never)]
     pub(crate) fn vm_top_up(&self, handle: VmHandle, first: Pfn, pages: u64) -> Result<(), CallFailure> {
         let range = pool_range(first, pages, 1)?;
         self.with_vm(handle, |vm, _| {
             vm.is_alive()?;
-            let frames = self.take_from_host(range, Record::pool(vm.index), true)?;
+            self.take_from_host(range, Record::pool(vm.index))?;
+            let frames = Frames::new(range);
+            self.machine.wipe(&frames);
             vm.pool.add(&self.machine, frames);
             Ok(())
         })
     }
 
     /// Makes the next vCPU.
+    #[inline(never)]
     pub(crate) fn vcpu_create(&self, handle: VmHandle, index: VcpuIndex) -> Result<(), CallFailure> {
         self.with_vm(handle, |vm, _| {
             vm.is_new()?;
@@ -109,13 +115,14 @@ impl<M: Machine> Hypervisor<'_, M> {
 
     /// Ends the measurement and lets vCPU 0 run. Answers whether the measurement is the manifest's,
     /// and the measurement.
+    #[inline(never)]
     pub(crate) fn vm_start(
         &self,
         handle: VmHandle,
         entry: Ipa,
         argument: u64,
     ) -> Result<[u64; 5], CallFailure> {
-        self.with_vm(handle, |vm, _| {
+        let (digest, report, expected) = self.with_vm(handle, |vm, _| {
             vm.is_new()?;
             let boot = vm.vcpu(VcpuIndex(0)).ok_or(CallError::Denied)?;
             boot.on = true;
@@ -123,34 +130,21 @@ impl<M: Machine> Hypervisor<'_, M> {
             vm.life = Life::Started;
             let digest = core::mem::take(&mut vm.measurement).finish(entry, argument);
             vm.report.measurement = Some(digest);
-            let expected = vm.protected && self.expected == Some(digest);
-            Ok(words(u64::from(expected), digest))
-        })
+            Ok((digest, vm.report, vm.protected && self.expected == Some(digest)))
+        })?;
+        self.machine.report(Milestone::Started { expected }, &report);
+        Ok(words(u64::from(expected), digest))
     }
 
-    /// Takes pages from the host, whole and unshared, for the owner that `to` says, and wipes them if
-    /// they are to be.
+    /// Takes pages from the host, whole and unshared, for the owner that `to` says. When this returns,
+    /// no host CPU reaches a page that changed hands; what is in them is still the host's.
     ///
     /// | | host | new owner |
     /// | --- | --- | --- |
     /// | before | owns, alone | - |
     /// | after | nothing | owns, alone |
-    pub(crate) fn take_from_host(
-        &self,
-        range: PageRange<Pfn>,
-        to: Record,
-        wipe: bool,
-    ) -> Result<Frames, CallError> {
-        self.check_and_assign(range, to)?;
-        let frames = Frames::new(range);
-        if wipe {
-            self.machine.wipe(&frames);
-        }
-        Ok(frames)
-    }
-
-    /// The host loses pages that it has alone. One page is mostly one record and one entry.
-    fn check_and_assign(&self, range: PageRange<Pfn>, to: Record) -> Result<(), CallError> {
+    // One page is mostly one record and one entry.
+    pub(crate) fn take_from_host(&self, range: PageRange<Pfn>, to: Record) -> Result<(), CallError> {
         self.host.with(&self.machine, |host| {
             if range.len() == 1 && host.convert_page(&self.machine, range.first(), Record::HOST, to).is_some()
             {

@@ -28,6 +28,7 @@ pub enum GuestPage {
 
 /// Why a guest's share or unshare was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[repr(u64)] // as wide as a count of pages: a result of either is returned in registers
 pub enum ShareError {
     /// The first page is not there yet: the host has to populate it, then the call runs again.
     #[error("the page is absent")]
@@ -261,8 +262,9 @@ impl<M: Machine> Loaded<'_, '_, M> {
         self.convert(pages, Sharing::Unshare)
     }
 
-    #[inline]
-    fn convert(&self, pages: PageRange<Gfn>, sharing: Sharing) -> Result<u64, ShareError> {
+    /// [`Self::share`] or [`Self::unshare`].
+    #[inline(always)]
+    pub(crate) fn convert(&self, pages: PageRange<Gfn>, sharing: Sharing) -> Result<u64, ShareError> {
         self.place.with(self.machine(), |place| {
             if pages.len() == 1
                 && let Some(()) = self.hypervisor.convert_page(place, pages.first(), sharing)
@@ -320,10 +322,10 @@ impl<M: Machine> Loaded<'_, '_, M> {
         let Some((page, _)) = found else {
             return GuestPage::Unbound;
         };
-        let Some(object) = vm::object_in(&mut place.objects, page.object) else {
+        let Some(object) = vm::object_in(&mut place.objects, page.object()) else {
             return GuestPage::Unbound;
         };
-        GuestPage::Bound(match object.get(self.machine(), page.offset) {
+        GuestPage::Bound(match object.get(self.machine(), page.offset()) {
             Content::Absent => PageState::Absent,
             Content::Poisoned => PageState::Poisoned,
             Content::Present(first) => {

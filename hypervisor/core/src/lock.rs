@@ -62,7 +62,7 @@ impl<T> Lock<T> {
     }
 
     /// Waits for its turn. The caller holds no lock of this rank or a later one.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn lock<'a, M: Machine>(&'a self, machine: &'a M) -> Guard<'a, T, M> {
         let value = self.wait();
         machine.event(Event::Taken(self.id));

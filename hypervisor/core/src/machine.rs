@@ -10,6 +10,7 @@ use shared_abi::addr::{Pa, PageRange, Pfn};
 use crate::event::Event;
 use crate::geometry::{Geometry, Level};
 use crate::vcpu::VcpuContext;
+use crate::vm::VmReport;
 
 /// A page that holds a table of 8-byte entries: a translation table or metadata of a VM's. Only the
 /// core makes these, for pages in its custody.
@@ -92,6 +93,18 @@ pub struct Removed {
     pub level: Level,
 }
 
+/// What a VM is reported for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Milestone {
+    /// It has started; its measurement is the manifest's, or not.
+    Started {
+        /// Whether it is.
+        expected: bool,
+    },
+    /// It is gone.
+    Ended,
+}
+
 /// The machine below the core.
 ///
 /// Orders that an implementation must hold: a read or write of an entry is a single 64-bit access; a
@@ -107,6 +120,16 @@ pub trait Machine: Sync {
 
     /// Writes entry `index` of a table; `index` is below [`Geometry::ENTRIES`].
     fn write_entry(&self, table: TableRef, index: usize, value: u64);
+
+    /// Writes all entries of a table that no walker reaches: `first`, and each one `step` more than the
+    /// one before it.
+    fn fill(&self, table: TableRef, first: u64, step: u64) {
+        let mut next = first;
+        for index in 0..Self::Geometry::ENTRIES {
+            self.write_entry(table, index, next);
+            next = next.wrapping_add(step);
+        }
+    }
 
     /// Zeroes pages and cleans them to the point of coherency, so that an owner who reads around the
     /// caches finds zeroes too.
@@ -143,6 +166,13 @@ pub trait Machine: Sync {
     /// VMALLE1 and IC IALLU on this CPU alone, then DSB NSH and ISB. The two vCPUs may use one ASID for
     /// different address spaces.
     fn forget_previous_vcpu(&self, space: Space);
+
+    /// A VM has started, or is gone: `report` was made under its lock, which is not held any more. A
+    /// machine that tells nobody ignores it.
+    #[inline]
+    fn report(&self, milestone: Milestone, report: &VmReport) {
+        let _ = (milestone, report);
+    }
 
     /// Notes what happened in the core; a machine that records nothing ignores it.
     #[inline]

@@ -15,7 +15,7 @@ use shared_abi::addr::Pfn;
 
 use crate::geometry::{Geometry, Level, Piece, pieces, touched};
 use crate::machine::{Machine, TableRef};
-use crate::pool::{Pool, clear};
+use crate::pool::{Pool, used};
 use word::Word;
 
 /// The most directory tables of an object; on metal each stands for 1 GiB.
@@ -33,22 +33,34 @@ pub(crate) enum Content {
 }
 
 /// Pages of an object that follow each other in the object and, if present, in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Run {
-    /// What the first one is; of `Present`, the others follow it.
-    pub(crate) content: Content,
+    /// The first one's; of `Present`, the others' follow from it.
+    first: Word,
     /// How many; at least 1.
     pub(crate) pages: u64,
 }
 
+impl Run {
+    pub(crate) const fn new(content: Content, pages: u64) -> Self {
+        Self { first: Word::new(content), pages }
+    }
+
+    /// What the first one is; of `Present`, the others follow it.
+    #[inline]
+    pub(crate) const fn content(self) -> Content {
+        self.first.content()
+    }
+}
+
 /// The most tables that [`Object::set`] takes: for the chunks at the ends of the run.
-#[inline]
+#[inline(always)]
 pub(crate) fn tables_for<G: Geometry>(offset: u64, pages: u64) -> u64 {
     touched::<G>(Level::Two, offset, pages).min(2)
 }
 
 /// A run that teardown took.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct TakenRun {
     /// Where it was.
     pub(crate) offset: u64,
@@ -105,17 +117,23 @@ impl Object {
     }
 
     /// What is at `offset`, which is in the object.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn get<M: Machine>(&self, machine: &M, offset: u64) -> Content {
         let Some((directory, index)) = self.chunk::<M>(offset) else {
             return Content::Absent;
         };
         let chunk = Word(machine.read_entry(directory, index));
-        let word = match chunk.as_split() {
-            Some((table, _)) => Word(machine.read_entry(table, M::Geometry::index(Level::Three, offset))),
-            None => chunk.advance(M::Geometry::block_offset(offset)),
-        };
-        word.content()
+        match chunk.as_split() {
+            Some((table, _)) => {
+                Word(machine.read_entry(table, M::Geometry::index(Level::Three, offset))).content()
+            }
+            None => match chunk.content() {
+                Content::Present(Pfn(first)) => {
+                    Content::Present(Pfn(first.wrapping_add(M::Geometry::block_offset(offset))))
+                }
+                other => other,
+            },
+        }
     }
 
     /// The run that starts at `offset` and has at most `most` pages; `offset` is in the object and
@@ -125,10 +143,10 @@ impl Object {
         let chunk = self
             .chunk::<M>(offset)
             .map_or(Word::ABSENT, |(table, index)| Word(machine.read_entry(table, index)));
-        let in_chunk = M::Geometry::next(Level::Two, offset).wrapping_sub(offset);
+        let in_chunk = M::Geometry::BLOCK_PAGES.wrapping_sub(M::Geometry::block_offset(offset));
         let most = most.min(in_chunk).min(self.pages.saturating_sub(offset)).max(1);
         let Some((table, _)) = chunk.as_split() else {
-            return Run { content: chunk.advance(M::Geometry::block_offset(offset)).content(), pages: most };
+            return Run { first: chunk.advance(M::Geometry::block_offset(offset)), pages: most };
         };
         let mut index = M::Geometry::index(Level::Three, offset);
         let first = Word(machine.read_entry(table, index));
@@ -140,14 +158,23 @@ impl Object {
             }
             pages = pages.saturating_add(1);
         }
-        Run { content: first.content(), pages }
+        Run { first, pages }
     }
 
     /// Whether all of `pages` pages from `offset` on, which are in the object, are absent.
+    #[inline(always)]
     pub(crate) fn is_empty<M: Machine>(&self, machine: &M, offset: u64, pages: u64) -> bool {
+        match pages {
+            1 => self.get(machine, offset) == Content::Absent,
+            _ => self.pieces_are_empty(machine, offset, pages),
+        }
+    }
+
+    #[inline(never)]
+    fn pieces_are_empty<M: Machine>(&self, machine: &M, offset: u64, pages: u64) -> bool {
         pieces::<M::Geometry>(offset, pages).all(|piece| {
             let run = self.run(machine, piece.first, piece.pages);
-            run.content == Content::Absent && run.pages == piece.pages
+            run.content() == Content::Absent && run.pages == piece.pages
         })
     }
 
@@ -166,7 +193,9 @@ impl Object {
     }
 
     /// Sets `pages` pages from `offset` on, a run that is in the object, from `from` to `to` (what the
-    /// first page is and becomes).
+    /// first page is and becomes). Answers whether a chunk may be one run by now: a page alone mostly
+    /// leaves its chunk in pieces.
+    #[inline(always)]
     pub(crate) fn set<M: Machine>(
         &mut self,
         machine: &M,
@@ -175,8 +204,41 @@ impl Object {
         pages: u64,
         from: Content,
         to: Content,
-    ) {
+    ) -> bool {
         let (from, to) = (Word::new(from), Word::new(to));
+        if pages == 1 && self.set_page(machine, offset, from, to).is_some() {
+            self.count(1, from, to);
+            return false;
+        }
+        self.set_pieces(machine, pool, offset, pages, from, to);
+        true
+    }
+
+    /// Sets one page where its chunk is split and stays so; `None` if it is not like that, and nothing
+    /// was done.
+    #[inline]
+    fn set_page<M: Machine>(&self, machine: &M, offset: u64, from: Word, to: Word) -> Option<()> {
+        let (directory, chunk_index) = self.chunk::<M>(offset)?;
+        let (table, count) = Word(machine.read_entry(directory, chunk_index)).as_split()?;
+        let count = count.wrapping_add(to.counts()).wrapping_sub(from.counts());
+        if count == 0 || count == M::Geometry::BLOCK_PAGES {
+            return None;
+        }
+        machine.write_entry(table, M::Geometry::index(Level::Three, offset), to.0);
+        machine.write_entry(directory, chunk_index, Word::split(table, count).0);
+        Some(())
+    }
+
+    #[inline(never)]
+    fn set_pieces<M: Machine>(
+        &mut self,
+        machine: &M,
+        pool: &mut Pool,
+        offset: u64,
+        pages: u64,
+        from: Word,
+        to: Word,
+    ) {
         for piece in pieces::<M::Geometry>(offset, pages) {
             let before = piece.first.wrapping_sub(offset);
             let to = to.advance(before);
@@ -188,12 +250,14 @@ impl Object {
         }
     }
 
+    #[inline]
     fn count(&mut self, pages: u64, from: Word, to: Word) {
+        // What was present was counted, and all pages are fewer than 2^28.
         if from.is_present() {
-            self.present = self.present.saturating_sub(pages);
+            self.present = self.present.wrapping_sub(pages);
         }
         if to.is_present() {
-            self.present = self.present.saturating_add(pages);
+            self.present = self.present.wrapping_add(pages);
         }
     }
 
@@ -213,11 +277,11 @@ impl Object {
         if piece.pages == block {
             write_chunk(to);
             if let Some((table, _)) = chunk.as_split() {
-                release(machine, pool, table);
+                pool.release(machine, table);
             }
             return Some(());
         }
-        let (table, mut count) = match chunk.as_split() {
+        let (table, count) = match chunk.as_split() {
             Some(split) => split,
             None => split(machine, pool, chunk)?,
         };
@@ -227,12 +291,9 @@ impl Object {
             machine.write_entry(table, index, next.0);
             next = next.advance(1);
         }
-        if from != Word::ABSENT {
-            count = count.saturating_sub(piece.pages);
-        }
-        if to != Word::ABSENT {
-            count = count.saturating_add(piece.pages);
-        }
+        let count = count
+            .saturating_sub(from.counts().wrapping_mul(piece.pages))
+            .saturating_add(to.counts().wrapping_mul(piece.pages));
         let merged = match count {
             0 => Some(Word::ABSENT),
             full if full == block => as_one_word(machine, table, 1),
@@ -241,7 +302,7 @@ impl Object {
         match merged {
             Some(word) => {
                 write_chunk(word);
-                release(machine, pool, table);
+                pool.release(machine, table);
             }
             None => write_chunk(Word::split(table, count)),
         }
@@ -251,16 +312,15 @@ impl Object {
     /// Takes the next run of at most `most` pages out of an object of a VM that is being torn down;
     /// `None` once nothing is present. The tables keep the stale words: only [`Self::dismantle`] reads
     /// them again.
+    #[inline(always)]
     pub(crate) fn take_next<M: Machine>(&mut self, machine: &M, most: u64) -> Option<TakenRun> {
         if self.present == 0 || self.taken >= self.pages {
             return None;
         }
         let offset = self.taken;
         let run = self.run(machine, offset, most);
-        self.taken = offset.saturating_add(run.pages);
-        if matches!(run.content, Content::Present(_)) {
-            self.present = self.present.saturating_sub(run.pages);
-        }
+        self.taken = offset.wrapping_add(run.pages);
+        self.count(run.pages, run.first, Word::ABSENT);
         Some(TakenRun { offset, run })
     }
 
@@ -269,14 +329,13 @@ impl Object {
     pub(crate) fn dismantle<M: Machine>(&mut self, machine: &M, pool: &mut Pool, most: u64) -> u64 {
         let mut gone = 0_u64;
         while let Some(&directory) = self.directories.last() {
-            for index in 0..M::Geometry::ENTRIES {
-                let chunk = Word(machine.read_entry(directory, index));
-                if let Some((table, _)) = chunk.as_split() {
+            for (index, chunk) in used(machine, directory) {
+                if let Some((table, _)) = Word(chunk).as_split() {
                     if gone >= most {
                         return gone;
                     }
                     machine.write_entry(directory, index, Word::ABSENT.0);
-                    release(machine, pool, table);
+                    pool.release(machine, table);
                     gone = gone.saturating_add(1);
                 }
             }
@@ -284,17 +343,11 @@ impl Object {
                 return gone;
             }
             self.directories.pop();
-            release(machine, pool, directory);
+            pool.release(machine, directory);
             gone = gone.saturating_add(1);
         }
         gone
     }
-}
-
-/// Zeroes a table and gives it back.
-fn release<M: Machine>(machine: &M, pool: &mut Pool, table: TableRef) {
-    clear(machine, table);
-    pool.put(machine, table);
 }
 
 /// Writes what a uniform chunk stood for into a table of its own, and counts what is not absent.
@@ -303,9 +356,7 @@ fn split<M: Machine>(machine: &M, pool: &mut Pool, chunk: Word) -> Option<(Table
     if chunk == Word::ABSENT {
         return Some((table, 0));
     }
-    for (index, page) in (0..M::Geometry::ENTRIES).zip(0..) {
-        machine.write_entry(table, index, chunk.advance(page).0);
-    }
+    machine.fill(table, chunk.0, chunk.step());
     Some((table, M::Geometry::BLOCK_PAGES))
 }
 

@@ -54,6 +54,12 @@ impl Pool {
         PageRange::<Pfn>::new(first, pages)
     }
 
+    /// Zeroes a table and gives it back.
+    pub(crate) fn release<M: Machine>(&mut self, machine: &M, table: TableRef) {
+        machine.fill(table, 0, 0);
+        self.put(machine, table);
+    }
+
     /// Gives a page back that is zero, or that nobody takes out again but to wipe it.
     pub(crate) fn put<M: Machine>(&mut self, machine: &M, table: TableRef) {
         let next = self.head.map_or(0, |next| next.base().0 | LINK);
@@ -73,9 +79,22 @@ impl Pool {
     }
 }
 
-/// Zeroes all entries of a table, so that it can go back to a pool.
-pub(crate) fn clear<M: Machine>(machine: &M, table: TableRef) {
-    for index in 0..<M::Geometry as Geometry>::ENTRIES {
-        machine.write_entry(table, index, 0);
+/// The entries of a table that are not zero, and where they are.
+#[inline(always)]
+pub(crate) fn used<M: Machine>(machine: &M, table: TableRef) -> impl Iterator<Item = (usize, u64)> {
+    let mut next = 0;
+    core::iter::from_fn(move || {
+        let index = next_used(machine, table, next);
+        next = index.saturating_add(1);
+        (index < M::Geometry::ENTRIES).then(|| (index, machine.read_entry(table, index)))
+    })
+}
+
+/// Where the first entry from `index` on is that is not zero. Most are: this is what a search takes.
+#[inline(never)]
+fn next_used<M: Machine>(machine: &M, table: TableRef, mut index: usize) -> usize {
+    while index < M::Geometry::ENTRIES && machine.read_entry(table, index) == 0 {
+        index = index.wrapping_add(1);
     }
+    index
 }

@@ -15,15 +15,59 @@ pub struct VmIndex(pub u8);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ObjectIndex(pub u8);
 
-/// One page of a memory object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ObjectPage {
+/// One page of a memory object: whose, which object, and the page within it, in the bits of a [`Record`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ObjectPage(u64);
+
+impl ObjectPage {
+    /// Page `offset`, which is below 2^28, of an object of a VM's.
+    #[inline]
+    #[must_use]
+    pub const fn new(vm: VmIndex, object: ObjectIndex, offset: u64) -> Self {
+        let offset = (offset & OFFSET_MASK) << OFFSET_SHIFT;
+        Self(((vm.0 as u64) << VM_SHIFT) | ((object.0 as u64) << OBJECT_SHIFT) | offset)
+    }
+
     /// Whose object.
-    pub vm: VmIndex,
+    #[inline]
+    #[must_use]
+    pub const fn vm(self) -> VmIndex {
+        VmIndex(((self.0 >> VM_SHIFT) & 0xf) as u8)
+    }
+
     /// Which.
-    pub object: ObjectIndex,
-    /// The page within it; below 2^28.
-    pub offset: u64,
+    #[inline]
+    #[must_use]
+    pub const fn object(self) -> ObjectIndex {
+        ObjectIndex(((self.0 >> OBJECT_SHIFT) & 0b11) as u8)
+    }
+
+    /// The page within it.
+    #[inline]
+    #[must_use]
+    pub const fn offset(self) -> u64 {
+        self.0 >> OFFSET_SHIFT
+    }
+
+    /// The page `pages` further on in the object.
+    #[inline]
+    pub(crate) const fn advance(self, pages: u64) -> Self {
+        // Offsets are below 2^28 and a run ends with its object, so the sum stays in its field.
+        Self(self.0.wrapping_add(pages << OFFSET_SHIFT))
+    }
+
+    /// How many pages after `first` it comes, if it is of the same object and does.
+    #[inline]
+    pub(crate) fn after(self, first: Self) -> Option<u64> {
+        let apart = self.0.checked_sub(first.0)?;
+        (apart & ((1 << OFFSET_SHIFT) - 1) == 0).then_some(apart >> OFFSET_SHIFT)
+    }
+}
+
+impl core::fmt::Debug for ObjectPage {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{:?} {:?} page {:#x}", self.vm(), self.object(), self.offset())
+    }
 }
 
 /// Who owns a page, and who reaches it besides.
@@ -47,7 +91,7 @@ pub enum Owner {
 ///
 /// | bits | meaning |
 /// | --- | --- |
-/// | 2:0 | kind: 0 hypervisor, 1 host, 2 lent by the host, 3 pool, 4 guest |
+/// | 2:0 | kind: 0 hypervisor, 1 host, 3 pool; of pages of objects 4 guest, 5 lent by the host |
 /// | 3 | the host reaches it |
 /// | 7:4 | VM |
 /// | 9:8 | object |
@@ -59,9 +103,12 @@ pub struct Record(pub(crate) u64);
 const KIND_MASK: u64 = 0b111;
 const KIND_HYPERVISOR: u64 = 0;
 const KIND_HOST: u64 = 1;
-const KIND_LENT: u64 = 2;
 const KIND_POOL: u64 = 3;
-const KIND_GUEST: u64 = 4;
+/// The bit that the kinds of pages of objects have in common.
+const OBJECT_BIT: u32 = 2;
+const OF_OBJECT: u64 = 1 << OBJECT_BIT;
+const KIND_GUEST: u64 = OF_OBJECT;
+const KIND_LENT: u64 = OF_OBJECT | 1;
 const HOST_REACHES: u64 = 1 << 3;
 const VM_SHIFT: u32 = 4;
 const OBJECT_SHIFT: u32 = 8;
@@ -88,25 +135,19 @@ impl Record {
     /// [`Owner::Guest`].
     #[must_use]
     pub const fn guest(page: ObjectPage) -> Self {
-        Self(KIND_GUEST | Self::place(page))
+        Self(KIND_GUEST | page.0)
     }
 
     /// [`Owner::GuestShared`].
     #[must_use]
     pub const fn guest_shared(page: ObjectPage) -> Self {
-        Self(KIND_GUEST | HOST_REACHES | Self::place(page))
+        Self(KIND_GUEST | HOST_REACHES | page.0)
     }
 
     /// [`Owner::HostLent`].
     #[must_use]
     pub const fn lent(page: ObjectPage) -> Self {
-        Self(KIND_LENT | HOST_REACHES | Self::place(page))
-    }
-
-    const fn place(page: ObjectPage) -> u64 {
-        ((page.vm.0 as u64) << VM_SHIFT)
-            | ((page.object.0 as u64) << OBJECT_SHIFT)
-            | ((page.offset & OFFSET_MASK) << OFFSET_SHIFT)
+        Self(KIND_LENT | HOST_REACHES | page.0)
     }
 
     /// Whether the host may reach the page.
@@ -119,10 +160,7 @@ impl Record {
     /// How the records of a run of pages follow each other: only object offsets move.
     #[inline]
     pub(crate) const fn step(self) -> u64 {
-        match self.0 & KIND_MASK {
-            KIND_LENT | KIND_GUEST => 1 << OFFSET_SHIFT,
-            _ => 0,
-        }
+        (self.0 & OF_OBJECT) << (OFFSET_SHIFT - OBJECT_BIT)
     }
 
     /// The record of the page `pages` further on in the same run.
@@ -136,16 +174,11 @@ impl Record {
     /// What the record says.
     #[must_use]
     pub const fn owner(self) -> Owner {
-        let vm = VmIndex(((self.0 >> VM_SHIFT) & 0xf) as u8);
-        let page = ObjectPage {
-            vm,
-            object: ObjectIndex(((self.0 >> OBJECT_SHIFT) & 0b11) as u8),
-            offset: (self.0 >> OFFSET_SHIFT) & OFFSET_MASK,
-        };
+        let page = ObjectPage(self.0 & (RECORD_BITS & !(KIND_MASK | HOST_REACHES)));
         match self.0 & KIND_MASK {
             KIND_HOST => Owner::Host,
             KIND_LENT => Owner::HostLent(page),
-            KIND_POOL => Owner::Pool(vm),
+            KIND_POOL => Owner::Pool(page.vm()),
             KIND_GUEST if self.host_reaches() => Owner::GuestShared(page),
             KIND_GUEST => Owner::Guest(page),
             _ => Owner::Hypervisor,

@@ -183,7 +183,7 @@ impl<'m, G: Geometry> Records<'m, G> {
 
     /// Changes the record of a page that is as `from` says, in a block that is split and stays so. `None`
     /// if it is not like that; nothing was done then.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn convert_page(&mut self, page: Pfn, from: Record, to: Record) -> Option<()> {
         let region = self.region(page.0)?;
         let block_word = block_word::<G>(region, page.0);

@@ -29,24 +29,24 @@ pub const MAX_SLOTS: usize = 8;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Binding {
     pub(crate) guest: PageRange<Gfn>,
-    pub(crate) object: ObjectIndex,
-    pub(crate) offset: u64,
+    /// The first object page.
+    pub(crate) first: ObjectPage,
 }
 
 impl Binding {
-    /// Where the guest sees page `offset` of the object, if it is in this binding and so are the
-    /// `pages` from there on.
-    fn gfn(&self, object: ObjectIndex, offset: u64, pages: u64) -> Option<Gfn> {
-        let within = offset.checked_sub(self.offset)?;
+    /// Where the guest sees a page of an object, if it is in this binding and so are the `pages` from
+    /// there on.
+    #[inline]
+    fn gfn(&self, page: ObjectPage, pages: u64) -> Option<Gfn> {
+        let within = page.after(self.first)?;
         let fits = within.checked_add(pages)? <= self.guest.len();
-        (self.object == object && fits).then(|| Gfn(self.guest.first().0.wrapping_add(within)))
+        fits.then(|| Gfn(self.guest.first().0.wrapping_add(within)))
     }
 
-    /// Whether the binding and these object pages have one in common.
-    fn overlaps(&self, object: ObjectIndex, offset: u64, pages: u64) -> bool {
-        self.object == object
-            && self.offset < offset.saturating_add(pages)
-            && offset < self.offset.saturating_add(self.guest.len())
+    /// Whether the binding and `pages` object pages from `page` on have one in common.
+    fn overlaps(&self, page: ObjectPage, pages: u64) -> bool {
+        page.after(self.first).is_some_and(|within| within < self.guest.len())
+            || self.first.after(page).is_some_and(|within| within < pages)
     }
 }
 
@@ -143,15 +143,16 @@ impl VmReport {
 
 impl Vm {
     /// Where the guest sees a run of object pages that lie in one binding.
-    pub(crate) fn gfn(&self, object: ObjectIndex, offset: u64, pages: u64) -> Option<Gfn> {
-        self.bindings.iter().find_map(|binding| binding.gfn(object, offset, pages))
+    #[inline]
+    pub(crate) fn gfn(&self, page: ObjectPage, pages: u64) -> Option<Gfn> {
+        self.bindings.iter().find_map(|binding| binding.gfn(page, pages))
     }
 
-    /// Where the guest sees page `offset` of an object, and how many of the `most` pages from there on
-    /// follow in the same binding.
-    pub(crate) fn bound_run(&self, object: ObjectIndex, offset: u64, most: u64) -> Option<(Gfn, u64)> {
+    /// Where the guest sees a page of an object, and how many of the `most` pages from there on follow in
+    /// the same binding.
+    pub(crate) fn bound_run(&self, page: ObjectPage, most: u64) -> Option<(Gfn, u64)> {
         self.bindings.iter().find_map(|binding| {
-            let gfn = binding.gfn(object, offset, 1)?;
+            let gfn = binding.gfn(page, 1)?;
             Some((gfn, binding.guest.end().0.wrapping_sub(gfn.0).min(most)))
         })
     }
@@ -162,19 +163,14 @@ impl Vm {
     pub(crate) fn object_run(&self, gfn: Gfn) -> Option<(ObjectPage, u64)> {
         let binding = self.bindings.iter().find(|binding| binding.guest.contains(gfn))?;
         let within = gfn.0.wrapping_sub(binding.guest.first().0);
-        let page = ObjectPage {
-            vm: self.index,
-            object: binding.object,
-            offset: binding.offset.wrapping_add(within),
-        };
-        Some((page, binding.guest.len().wrapping_sub(within)))
+        Some((binding.first.advance(within), binding.guest.len().wrapping_sub(within)))
     }
 
-    /// Whether a binding touches these guest pages, or these pages of the object.
-    pub(crate) fn is_bound(&self, guest: PageRange<Gfn>, object: ObjectIndex, offset: u64) -> bool {
+    /// Whether a binding touches these guest pages, or as many object pages from `first` on.
+    pub(crate) fn is_bound(&self, guest: PageRange<Gfn>, first: ObjectPage) -> bool {
         self.bindings
             .iter()
-            .any(|binding| binding.guest.overlaps(guest) || binding.overlaps(object, offset, guest.len()))
+            .any(|binding| binding.guest.overlaps(guest) || binding.overlaps(first, guest.len()))
     }
 
     /// The record of a page of this VM's that only its owner reaches, or that an ordinary VM was lent.

@@ -10,10 +10,10 @@ use shared_abi::host_call::VmHandle;
 use crate::claim::Claim;
 use crate::geometry::Geometry;
 use crate::hypervisor::{CallFailure, Hypervisor};
-use crate::machine::{Frames, Machine, TableRef};
+use crate::machine::{Frames, Machine, Milestone, TableRef};
 use crate::object::Content;
 use crate::record::{ObjectIndex, ObjectPage, Record};
-use crate::vm::{self, Life, MAX_OBJECTS, ObjectPlace, Vm};
+use crate::vm::{self, Life, MAX_OBJECTS, ObjectPlace, Vm, VmReport};
 
 /// What a call may still do.
 struct Budget {
@@ -28,12 +28,14 @@ impl Budget {
 
     const fn returned(&mut self, pages: u64) {
         self.spend(pages);
-        self.returned = self.returned.saturating_add(pages);
+        // Little more than what a call may do at all.
+        self.returned = self.returned.wrapping_add(pages);
     }
 }
 
 impl<M: Machine> Hypervisor<'_, M> {
     /// Ends a VM, as far as one call goes. Answers how many pages came back in the last call.
+    #[inline(never)]
     pub(crate) fn vm_destroy(&self, handle: VmHandle) -> Result<u64, CallFailure> {
         let mut budget = Budget { left: M::Geometry::PAGES_PER_CALL, returned: 0 };
         self.with_vm(handle, |vm, objects| {
@@ -54,7 +56,8 @@ impl<M: Machine> Hypervisor<'_, M> {
         })?;
         // Nothing of the VM is left but its root, and with a dying VM no other call gets this far: the
         // handle is removed under the same lock that finds it.
-        self.remove(handle, &mut budget)?;
+        let report = self.remove(handle, &mut budget)?;
+        self.machine.report(Milestone::Ended, &report);
         Ok(budget.returned)
     }
 
@@ -67,8 +70,8 @@ impl<M: Machine> Hypervisor<'_, M> {
             while budget.left != 0
                 && let Some(taken) = object.take_next(&self.machine, budget.left)
             {
-                let page = ObjectPage { vm: vm.index, object: ObjectIndex(index), offset: taken.offset };
-                match taken.run.content {
+                let page = ObjectPage::new(vm.index, ObjectIndex(index), taken.offset);
+                match taken.run.content() {
                     Content::Present(first) => {
                         self.release_run(vm, page, first, taken.run.pages);
                         // What an ordinary VM was lent never left the host.
@@ -98,6 +101,7 @@ impl<M: Machine> Hypervisor<'_, M> {
             return;
         }
         budget.spend(vm.tables.dismantle(&self.machine, &mut vm.pool, budget.left));
+        vm.report = self.report(vm);
         while let Some(vcpu) = vm.vcpus.pop() {
             vm.pool.put(&self.machine, TableRef::new(vcpu.context));
         }
@@ -114,8 +118,8 @@ impl<M: Machine> Hypervisor<'_, M> {
         budget.returned(range.len());
     }
 
-    /// Returns the root and frees the VM's place.
-    fn remove(&self, handle: VmHandle, budget: &mut Budget) -> Result<(), CallFailure> {
+    /// Returns the root and frees the VM's place. Answers what the VM was and has cost.
+    fn remove(&self, handle: VmHandle, budget: &mut Budget) -> Result<VmReport, CallFailure> {
         let (index, generation) = vm::vm_place(handle);
         let place = self.places.get(index).ok_or(CallError::NotFound)?;
         let mut place = place.lock(&self.machine);
@@ -129,6 +133,6 @@ impl<M: Machine> Hypervisor<'_, M> {
         seeded!(self.machine.invalidate_all(vm.tables.space()), VmidReused => ());
         let root = PageRange::<Pfn>::new(vm.tables.root(), M::Geometry::ROOT_TABLES);
         self.return_pool_pages(&mut vm, root.ok_or(CallError::NotFound)?, budget);
-        Ok(())
+        Ok(vm.report)
     }
 }

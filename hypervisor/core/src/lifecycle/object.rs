@@ -18,6 +18,7 @@ const MAX_TABLES_PER_CALL: u64 = 512;
 
 impl<M: Machine> Hypervisor<'_, M> {
     /// Makes an object of `pages` pages.
+    #[inline(never)]
     pub(crate) fn object_create(&self, handle: VmHandle, pages: u64) -> Result<ObjectHandle, CallFailure> {
         let tables = Object::tables_needed::<M::Geometry>(pages).ok_or(CallError::InvalidParameter)?;
         self.with_vm(handle, |vm, objects| {
@@ -39,6 +40,7 @@ impl<M: Machine> Hypervisor<'_, M> {
     }
 
     /// Lets the guest see a range of an object at `gfn`, once it is populated.
+    #[inline(never)]
     pub(crate) fn object_bind(
         &self,
         handle: ObjectHandle,
@@ -58,15 +60,17 @@ impl<M: Machine> Hypervisor<'_, M> {
                 return Err(CallError::InvalidParameter.into());
             }
             vm.is_new()?;
-            if vm.is_bound(guest, index, offset) && !seeded!(BoundTwice) {
+            let first = ObjectPage::new(vm.index, index, offset);
+            if vm.is_bound(guest, first) && !seeded!(BoundTwice) {
                 return Err(CallError::Denied.into());
             }
-            let binding = Binding { guest, object: index, offset };
+            let binding = Binding { guest, first };
             vm.bindings.push(binding).map_err(|_| CallError::Full.into())
         })
     }
 
     /// Undoes a bind of that very range, in which nothing is present.
+    #[inline(never)]
     pub(crate) fn object_unbind(
         &self,
         handle: ObjectHandle,
@@ -79,12 +83,11 @@ impl<M: Machine> Hypervisor<'_, M> {
                 return Err(CallError::InvalidParameter.into());
             }
             vm.is_new()?;
+            let first = ObjectPage::new(vm.index, index, offset);
             let slot = vm
                 .bindings
                 .iter()
-                .position(|binding| {
-                    binding.object == index && binding.offset == offset && binding.guest.len() == pages
-                })
+                .position(|binding| binding.first == first && binding.guest.len() == pages)
                 .ok_or(CallError::Denied)?;
             if !object.is_empty(&self.machine, offset, pages) {
                 return Err(CallError::Denied.into());
@@ -95,6 +98,7 @@ impl<M: Machine> Hypervisor<'_, M> {
     }
 
     /// The state of the page at `offset`, and how many from there on have it.
+    #[inline(never)]
     pub(crate) fn object_query(
         &self,
         handle: ObjectHandle,
@@ -106,11 +110,11 @@ impl<M: Machine> Hypervisor<'_, M> {
                 return Err(CallError::InvalidParameter.into());
             }
             let run = object.run(&self.machine, offset, MAX_QUERY_PAGES);
-            Ok(match run.content {
+            Ok(match run.content() {
                 Content::Absent => (PageState::Absent, run.pages),
                 Content::Poisoned => (PageState::Poisoned, run.pages),
                 Content::Present(first) => {
-                    let page = ObjectPage { vm: vm.index, object: index, offset };
+                    let page = ObjectPage::new(vm.index, index, offset);
                     self.present_run(vm, page, first, run.pages)
                 }
             })
@@ -134,10 +138,11 @@ impl<M: Machine> Hypervisor<'_, M> {
     }
 
     /// Ends an object in which nothing is present and which is not bound.
+    #[inline(never)]
     pub(crate) fn object_destroy(&self, handle: ObjectHandle) -> Result<(), CallFailure> {
         self.with_object(handle, |vm, index, place| {
             let object = place.object.as_mut().ok_or(CallError::NotFound)?;
-            let bound = vm.bindings.iter().any(|binding| binding.object == index);
+            let bound = vm.bindings.iter().any(|binding| binding.first.object() == index);
             // Once the VM has started, what is bound stays so: an access to it must never become MMIO.
             if object.present() != 0 || (bound && vm.life != Life::New) {
                 return Err(CallError::Denied.into());
@@ -146,7 +151,7 @@ impl<M: Machine> Hypervisor<'_, M> {
             if gone >= MAX_TABLES_PER_CALL {
                 return Err(CallFailure::again(0));
             }
-            vm.bindings.retain(|binding| binding.object != index);
+            vm.bindings.retain(|binding| binding.first.object() != index);
             place.object = None;
             Ok(())
         })

@@ -1,6 +1,6 @@
 //! What a word of an object's tables says.
 
-use shared_abi::addr::{PAGE_SHIFT, Pfn};
+use shared_abi::addr::{PAGE_SHIFT, PAGE_SIZE, Pfn};
 
 use super::Content;
 use crate::machine::TableRef;
@@ -59,15 +59,22 @@ impl Word {
         }
     }
 
+    /// How much a page of that word adds to the count of a split chunk.
+    pub(super) const fn counts(self) -> u64 {
+        (self.0 & STATE_MASK != 0) as u64
+    }
+
     pub(super) const fn is_present(self) -> bool {
         self.0 & STATE_MASK == PRESENT
     }
 
+    /// How the words of a uniform run follow each other.
+    pub(super) const fn step(self) -> u64 {
+        if self.is_present() { PAGE_SIZE } else { 0 }
+    }
+
     /// The word of the page `pages` further on in a uniform run.
     pub(super) const fn advance(self, pages: u64) -> Self {
-        match self.0 & STATE_MASK {
-            PRESENT => Self(self.0.wrapping_add(pages << PAGE_SHIFT)),
-            _ => self,
-        }
+        Self(self.0.wrapping_add(pages.wrapping_mul(self.step())))
     }
 }

@@ -66,15 +66,13 @@ impl Calls {
 }
 
 /// The calls by which a page may go from one owner to another.
-const fn allowing(from: Owner, to: Owner) -> Calls {
+fn allowing(from: Owner, to: Owner) -> Calls {
     match (from, to) {
         (Owner::Host, Owner::Pool(_)) => Calls::DONATE,
         (Owner::Host, Owner::Guest(_) | Owner::HostLent(_)) => Calls::POPULATE,
         (Owner::Guest(before), Owner::GuestShared(after))
         | (Owner::GuestShared(before), Owner::Guest(after))
-            if before.vm.0 == after.vm.0
-                && before.object.0 == after.object.0
-                && before.offset == after.offset =>
+            if before == after =>
         {
             Calls::GUEST
         }
@@ -128,7 +126,7 @@ const fn party(from: Owner, to: Owner) -> Party {
     match (from, to) {
         (_, Owner::Pool(vm)) | (Owner::Pool(vm), _) => Party::Vm(vm),
         (_, Owner::HostLent(page) | Owner::Guest(page) | Owner::GuestShared(page))
-        | (Owner::HostLent(page) | Owner::Guest(page) | Owner::GuestShared(page), _) => Party::Vm(page.vm),
+        | (Owner::HostLent(page) | Owner::Guest(page) | Owner::GuestShared(page), _) => Party::Vm(page.vm()),
         (_, Owner::Hypervisor) => Party::Hypervisor,
         (_, Owner::Host) => Party::Host,
     }

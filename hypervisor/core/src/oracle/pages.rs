@@ -42,7 +42,7 @@ impl<M: Machine> View<'_, '_, M> {
             let vm = match owner {
                 Owner::Hypervisor | Owner::Host => None,
                 Owner::Pool(vm) => Some(vm),
-                Owner::HostLent(page) | Owner::Guest(page) | Owner::GuestShared(page) => Some(page.vm),
+                Owner::HostLent(page) | Owner::Guest(page) | Owner::GuestShared(page) => Some(page.vm()),
             };
             if let Some(tally) = vm.and_then(|vm| tallies.get_mut(usize::from(vm.0))) {
                 let count = |counter: &mut u64, counts: bool| {
@@ -82,14 +82,14 @@ impl<M: Machine> View<'_, '_, M> {
 
     /// The object has a run of RAM where the record says, and the guest reaches it there.
     fn check_guest(&self, run: RecordRun, page: ObjectPage, expected: &Expected) -> Result<(), Difference> {
-        let party = Party::Vm(page.vm);
-        let place = self.places.get(usize::from(page.vm.0));
+        let party = Party::Vm(page.vm());
+        let place = self.places.get(usize::from(page.vm().0));
         let unknown = Difference::new(Rule::Bijection, party, run.first);
         let place = place.ok_or(unknown)?;
         let vm = place.vm.as_ref().ok_or(unknown)?;
         let object = place
             .objects
-            .get(usize::from(page.object.0))
+            .get(usize::from(page.object().0))
             .and_then(|place| place.object.as_ref())
             .ok_or(unknown)?;
         if vm.protected != (expected.rule != Rule::Lent) {
@@ -98,12 +98,12 @@ impl<M: Machine> View<'_, '_, M> {
         let mut done = 0;
         while done < run.pages {
             let first = run.first.saturating_add(done);
-            let offset = page.offset.saturating_add(done);
+            let offset = page.offset().saturating_add(done);
             let left = run.pages.saturating_sub(done);
             let unnamed = Difference::new(Rule::Bijection, party, first);
-            let (gfn, bound) = vm.bound_run(page.object, offset, left).ok_or(unnamed)?;
+            let (gfn, bound) = vm.bound_run(page.advance(done), left).ok_or(unnamed)?;
             let found = object.run(self.machine, offset, bound);
-            if found.content != Content::Present(Pfn(first)) {
+            if found.content() != Content::Present(Pfn(first)) {
                 return Err(unnamed);
             }
             // Nobody walks the tables of a VM that is torn down.
@@ -176,8 +176,8 @@ impl<M: Machine> View<'_, '_, M> {
                     Some(
                         Owner::HostLent(recorded) | Owner::Guest(recorded) | Owner::GuestShared(recorded),
                     ) => {
-                        let there = vm.gfn(recorded.object, recorded.offset, 1);
-                        if recorded.vm != vm.index || there != Some(Gfn(gfn)) {
+                        let there = vm.gfn(recorded, 1);
+                        if recorded.vm() != vm.index || there != Some(Gfn(gfn)) {
                             return wrong(Rule::Once);
                         }
                     }

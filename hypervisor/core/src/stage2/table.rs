@@ -14,11 +14,11 @@ use super::batch::Batch;
 use super::descriptor::{self, Access, INVALID, Kind};
 use crate::geometry::{Geometry, Level, touched};
 use crate::machine::{Frames, Machine, Space, TableRef, Vmid};
-use crate::pool::{Pool, clear};
+use crate::pool::{Pool, used};
 
 /// The most tables that a run of IPA pages takes to be mapped or unmapped, whatever is there: one for
 /// each giant and one for each block that it touches.
-#[inline]
+#[inline(always)]
 pub(crate) fn tables_for<G: Geometry>(first: u64, pages: u64) -> u64 {
     let giants = touched::<G>(Level::One, first, pages);
     giants.saturating_add(touched::<G>(Level::Two, first, pages))
@@ -128,6 +128,12 @@ impl Stage2 {
         if page >= M::Geometry::IPA_PAGES && !seeded!(FarPage) {
             return None;
         }
+        self.slot_in_space(machine, page)
+    }
+
+    /// [`Self::page_slot`] for a page of the IPA space.
+    #[inline]
+    fn slot_in_space<M: Machine>(&self, machine: &M, page: u64) -> Option<Slot> {
         let giant = self.root_slot::<M>(page);
         let Kind::Table(blocks) = giant.kind(machine) else {
             return None;
@@ -156,21 +162,34 @@ impl Stage2 {
         matches!(self.walk(machine, page), (_, Kind::Leaf(_)))
     }
 
+    /// Maps a page where there is a table for it, and makes that known; `None` where there is none, and
+    /// nothing was done.
+    #[inline]
+    pub(crate) fn map_page<M: Machine>(&self, machine: &M, page: u64, to: Pfn) -> Option<()> {
+        let slot = self.slot_in_space(machine, page)?;
+        slot.write(machine, descriptor::leaf(Level::Three, to, Access::Memory));
+        machine.publish();
+        Some(())
+    }
+
     /// Maps a run in the largest leaves that fit it. What of it is mapped already is mapped to the same
     /// pages; tables that a leaf takes the place of go back to the pool.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn map<M: Machine>(&self, machine: &M, pool: &mut Pool, mapping: Mapping, batch: &mut Batch) {
         let mut left = mapping;
         while left.pages != 0 {
-            let done = self.map_first(machine, pool, left, batch);
+            let done = match self.slot_in_space(machine, left.page) {
+                Some(slot) if !fits::<M>(Level::Two, left) => map_pages(machine, slot, left, batch),
+                _ => self.map_above(machine, pool, left, batch),
+            };
             left = left.skip(done);
         }
     }
 
-    /// Maps the start of a run: one leaf, or what of it one table of level 3 serves. Answers how many
-    /// pages that was.
-    #[inline]
-    fn map_first<M: Machine>(&self, machine: &M, pool: &mut Pool, run: Mapping, batch: &mut Batch) -> u64 {
+    /// Maps the start of a run above level 3: a leaf, or tables for the pages. Answers how many pages
+    /// were mapped, or can't be for want of a table.
+    #[inline(never)]
+    fn map_above<M: Machine>(&self, machine: &M, pool: &mut Pool, run: Mapping, batch: &mut Batch) -> u64 {
         let mut slot = self.root_slot::<M>(run.page);
         while slot.level != Level::Three {
             let kind = slot.kind(machine);
@@ -197,15 +216,7 @@ impl Stage2 {
             };
             slot = slot.below::<M>(table, run.page);
         }
-        let mut next = descriptor::leaf(Level::Three, run.to, run.access);
-        let entries = pages_in_table::<M>(slot, run.pages);
-        let done = entries.len() as u64;
-        for index in entries {
-            machine.write_entry(slot.table, index, next);
-            next = next.wrapping_add(PAGE_SIZE);
-        }
-        batch.added();
-        done
+        0
     }
 
     /// Takes every translation of the run away; leaves that reach beyond it are split.
@@ -269,7 +280,8 @@ impl Stage2 {
         broken.removed(first, slot.level);
         seeded!(broken.finish(machine), NoBreak => ());
         let table = pool.take(machine)?;
-        fill(machine, table, leaf, below(slot.level));
+        let level = below(slot.level);
+        machine.fill(table, descriptor::at_level(leaf, level), M::Geometry::span(level) << PAGE_SHIFT);
         slot.write(machine, descriptor::table(table.page()));
         Some(())
     }
@@ -281,20 +293,14 @@ impl Stage2 {
         let mut gone = 0_u64;
         for root in 0..M::Geometry::ROOT_TABLES {
             let root = TableRef::new(Pfn(self.root.page().0.wrapping_add(root)));
-            for index in 0..M::Geometry::ENTRIES {
-                let Kind::Table(blocks) = entry_kind(machine, root, index, Level::One) else {
-                    continue;
-                };
-                let blocks = TableRef::new(blocks);
-                for index in 0..M::Geometry::ENTRIES {
-                    if let Kind::Table(pages) = entry_kind(machine, blocks, index, Level::Two) {
-                        if gone >= most {
-                            return gone;
-                        }
-                        machine.write_entry(blocks, index, INVALID);
-                        pool.put(machine, TableRef::new(pages));
-                        gone = gone.saturating_add(1);
+            for (index, blocks) in tables_in(machine, root, Level::One) {
+                for (index, pages) in tables_in(machine, blocks, Level::Two) {
+                    if gone >= most {
+                        return gone;
                     }
+                    machine.write_entry(blocks, index, INVALID);
+                    pool.put(machine, pages);
+                    gone = gone.saturating_add(1);
                 }
                 if gone >= most {
                     return gone;
@@ -308,8 +314,31 @@ impl Stage2 {
     }
 }
 
-fn entry_kind<M: Machine>(machine: &M, table: TableRef, index: usize, level: Level) -> Kind {
-    descriptor::kind(level, machine.read_entry(table, index))
+/// The tables that a table of `level` names, and by which entries.
+#[inline(always)]
+fn tables_in<M: Machine>(
+    machine: &M,
+    table: TableRef,
+    level: Level,
+) -> impl Iterator<Item = (usize, TableRef)> {
+    used(machine, table).filter_map(move |(index, entry)| match descriptor::kind(level, entry) {
+        Kind::Table(below) => Some((index, TableRef::new(below))),
+        Kind::Leaf(_) | Kind::Invalid => None,
+    })
+}
+
+/// Maps what of a run the table of a slot of level 3 serves, from that slot on. Answers how many pages.
+#[inline]
+fn map_pages<M: Machine>(machine: &M, slot: Slot, run: Mapping, batch: &mut Batch) -> u64 {
+    let mut next = descriptor::leaf(Level::Three, run.to, run.access);
+    let entries = pages_in_table::<M>(slot, run.pages);
+    let done = entries.len() as u64;
+    for index in entries {
+        machine.write_entry(slot.table, index, next);
+        next = next.wrapping_add(PAGE_SIZE);
+    }
+    batch.added();
+    done
 }
 
 /// Whether a leaf of `level` fits at the start of the run.
@@ -327,28 +356,13 @@ fn pages_in_table<M: Machine>(slot: Slot, pages: u64) -> core::ops::Range<usize>
     slot.index..slot.index.saturating_add(end).min(M::Geometry::ENTRIES)
 }
 
-/// Fills a table of `level` with what `leaf`, an entry of the level above, translated.
-fn fill<M: Machine>(machine: &M, table: TableRef, leaf: u64, level: Level) {
-    let step = M::Geometry::span(level) << PAGE_SHIFT;
-    let mut next = descriptor::at_level(leaf, level);
-    for index in 0..M::Geometry::ENTRIES {
-        machine.write_entry(table, index, next);
-        next = next.wrapping_add(step);
-    }
-}
-
 /// Zeroes a detached table of `level` and those below it, and gives them to the pool.
 fn free_tables<M: Machine>(machine: &M, pool: &mut Pool, table: Pfn, level: Level) {
     let table = TableRef::new(table);
     if level == Level::Two {
-        for index in 0..M::Geometry::ENTRIES {
-            if let Kind::Table(pages) = entry_kind(machine, table, index, level) {
-                let pages = TableRef::new(pages);
-                clear(machine, pages);
-                pool.put(machine, pages);
-            }
+        for (_, pages) in tables_in(machine, table, level) {
+            pool.release(machine, pages);
         }
     }
-    clear(machine, table);
-    pool.put(machine, table);
+    pool.release(machine, table);
 }

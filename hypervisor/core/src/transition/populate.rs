@@ -8,18 +8,18 @@ use crate::geometry::{Geometry, Level};
 use crate::hypervisor::{CallFailure, Hypervisor};
 use crate::machine::{Frames, Machine};
 use crate::object::{Content, Object};
-use crate::record::{ObjectIndex, ObjectPage};
+use crate::record::ObjectPage;
 use crate::stage2::batch::Batch;
 use crate::stage2::descriptor::Access;
 use crate::stage2::table::Mapping;
 use crate::vm::{Life, Vm};
 
 /// A checked request, cut to what one call does.
+#[derive(Clone, Copy)]
 struct Request {
     page: ObjectPage,
+    gfn: Gfn,
     range: PageRange<Pfn>,
-    mapping: Mapping,
-    fill: Fill,
 }
 
 impl<M: Machine> Hypervisor<'_, M> {
@@ -32,6 +32,7 @@ impl<M: Machine> Hypervisor<'_, M> {
     /// | after, ordinary VM | owns, lent | reaches it |
     ///
     /// Each part that one call does succeeds whole or changes nothing.
+    #[inline(never)]
     pub(crate) fn populate(
         &self,
         handle: ObjectHandle,
@@ -46,11 +47,22 @@ impl<M: Machine> Hypervisor<'_, M> {
             if !object.has(offset, pages) {
                 return Err(CallError::InvalidParameter.into());
             }
-            let request = check_guest::<M::Geometry>(vm, index, offset, all, fill)?;
+            let most = match fill {
+                Fill::Keep if vm.life != Life::New => return Err(CallError::Denied.into()),
+                Fill::Keep => M::Geometry::KEPT_PER_CALL,
+                Fill::Zero => M::Geometry::PAGES_PER_CALL,
+            };
+            let page = ObjectPage::new(vm.index, index, offset);
+            let gfn = vm.gfn(page, pages).ok_or(CallError::Denied)?;
+            let request = Request { page, gfn, range: all.at_most(most) };
             let done = request.range.len();
-            self.check_room(vm, object, &request)?;
-            self.check_and_take(vm, &request)?;
-            self.commit(vm, object, &request);
+            if !object.is_empty(&self.machine, offset, done) {
+                return Err(CallError::Denied.into());
+            }
+            vm.has_tables::<M::Geometry>(offset, gfn, done)?;
+            // The host's side is checked last: from here on the call can't fail.
+            self.take_from_host(request.range, vm.record(page))?;
+            self.commit(vm, object, request, fill);
             if done < pages {
                 return Err(CallFailure::again(done));
             }
@@ -58,67 +70,61 @@ impl<M: Machine> Hypervisor<'_, M> {
         })
     }
 
-    /// Checks that nothing is there and that the pool has the tables.
-    fn check_room(&self, vm: &Vm, object: &Object, request: &Request) -> Result<(), CallFailure> {
-        let (offset, pages) = (request.page.offset, request.range.len());
-        if !object.is_empty(&self.machine, offset, pages) {
-            return Err(CallError::Denied.into());
-        }
-        let gfn = Gfn(request.mapping.page);
-        vm.has_tables::<M::Geometry>(offset, gfn, pages)
-    }
-
-    /// The host's side, checked last: from here on the call can't fail. When this returns, no host
-    /// CPU reaches a page that was donated.
-    fn check_and_take(&self, vm: &Vm, request: &Request) -> Result<(), CallError> {
-        self.take_from_host(request.range, vm.record(request.page), false).map(|_| ())
-    }
-
-    fn commit(&self, vm: &mut Vm, object: &mut Object, request: &Request) {
-        let frames = Frames::new(request.range);
-        let (offset, pages) = (request.page.offset, request.range.len());
-        match request.fill {
+    #[inline(always)]
+    fn commit(&self, vm: &mut Vm, object: &mut Object, request: Request, fill: Fill) {
+        let Request { page, gfn, range } = request;
+        let (frames, pages) = (Frames::new(range), range.len());
+        match fill {
             Fill::Zero if seeded!(PopulatedUnwiped) => {}
             Fill::Keep if seeded!(KeptUncleaned) => {}
             Fill::Zero => self.machine.wipe(&frames),
             Fill::Keep => self.machine.clean(&frames),
         }
         // An ordinary VM's pages stay the host's to write: measuring them would prove nothing.
-        if request.fill == Fill::Keep && vm.protected {
-            for (gfn, index) in (request.mapping.page..).zip(0..pages) {
-                self.machine.with_page(&frames, index, |content| {
-                    vm.measurement.page(Gfn(gfn), content);
-                });
-            }
+        if fill == Fill::Keep && vm.protected {
+            self.measure(vm, &frames, gfn.0);
         }
-        object.set(
-            &self.machine,
-            &mut vm.pool,
-            offset,
-            pages,
-            Content::Absent,
-            Content::Present(request.range.first()),
-        );
+        let (before, after) = (Content::Absent, Content::Present(range.first()));
+        let whole = object.set(&self.machine, &mut vm.pool, page.offset(), pages, before, after);
+        // A page alone is mostly one entry, and no part of a larger leaf.
+        if whole || vm.tables.map_page(&self.machine, gfn.0, range.first()).is_none() {
+            self.map_and_merge(vm, object, request);
+        }
+        vm.report.populated = vm.report.populated.saturating_add(pages);
+    }
+
+    /// Maps what was populated, at its ends in leaves that reach beyond it where that can be.
+    #[inline(never)]
+    fn map_and_merge(&self, vm: &mut Vm, object: &Object, request: Request) {
+        let Request { page, gfn, range } = request;
         let mut batch = Batch::new(vm.tables.space());
-        vm.tables.map(&self.machine, &mut vm.pool, request.mapping, &mut batch);
-        let last = offset.saturating_add(pages.saturating_sub(1));
-        self.merge(vm, object, request.page, &mut batch);
-        if last != offset {
-            let last = ObjectPage { offset: last, ..request.page };
+        let mapping = Mapping { page: gfn.0, to: range.first(), pages: range.len(), access: Access::Memory };
+        vm.tables.map(&self.machine, &mut vm.pool, mapping, &mut batch);
+        let last = page.advance(range.len().saturating_sub(1));
+        self.merge(vm, object, page, &mut batch);
+        if last != page {
             self.merge(vm, object, last, &mut batch);
         }
         batch.finish(&self.machine);
-        vm.report.populated = vm.report.populated.saturating_add(pages);
+    }
+
+    /// Measures pages that the guest is to see from page `first` on.
+    #[inline(never)]
+    fn measure(&self, vm: &mut Vm, frames: &Frames, first: u64) {
+        for (gfn, index) in (first..).zip(0..frames.range().len()) {
+            self.machine.with_page(frames, index, |content| vm.measurement.page(Gfn(gfn), content));
+        }
     }
 
     /// Maps the block, and then the giant, around a page of an object as one, if all of it is present
     /// and lies in memory as the guest sees it.
+    #[inline(never)]
     fn merge(&self, vm: &mut Vm, object: &Object, page: ObjectPage, batch: &mut Batch) {
         for level in [Level::Two, Level::One] {
-            let start = M::Geometry::align_down(level, page.offset);
+            let offset = page.offset();
+            let start = ObjectPage::new(vm.index, page.object(), M::Geometry::align_down(level, offset));
             let pages = M::Geometry::span(level);
-            let (Some(to), Some(gfn)) =
-                (object.whole(&self.machine, level, page.offset), vm.gfn(page.object, start, pages))
+            let (Some(to), Some(gfn)) = (object.whole(&self.machine, level, offset), vm.gfn(start, pages))
             else {
                 return;
             };
@@ -129,27 +135,4 @@ impl<M: Machine> Hypervisor<'_, M> {
             vm.tables.map(&self.machine, &mut vm.pool, mapping, batch);
         }
     }
-}
-
-/// The guest's side, as far as it needs no look at tables.
-fn check_guest<G: Geometry>(
-    vm: &Vm,
-    object: ObjectIndex,
-    offset: u64,
-    all: PageRange<Pfn>,
-    fill: Fill,
-) -> Result<Request, CallError> {
-    let most = match fill {
-        Fill::Keep if vm.life != Life::New => return Err(CallError::Denied),
-        Fill::Keep => G::KEPT_PER_CALL,
-        Fill::Zero => G::PAGES_PER_CALL,
-    };
-    let gfn = vm.gfn(object, offset, all.len()).ok_or(CallError::Denied)?;
-    let range = PageRange::<Pfn>::new(all.first(), all.len().min(most)).ok_or(CallError::InvalidParameter)?;
-    Ok(Request {
-        page: ObjectPage { vm: vm.index, object, offset },
-        range,
-        mapping: Mapping { page: gfn.0, to: range.first(), pages: range.len(), access: Access::Memory },
-        fill,
-    })
 }

@@ -20,6 +20,7 @@ impl<M: Machine> Hypervisor<'_, M> {
     /// | after | owns, alone; wiped | absent before the start, poisoned after it |
     /// | before, ordinary VM | owns, lent | reaches it |
     /// | after, ordinary VM | owns, alone | absent |
+    #[inline(never)]
     pub(crate) fn punch(&self, handle: ObjectHandle, offset: u64, pages: u64) -> Result<u64, CallFailure> {
         self.with_object(handle, |vm, index, place| {
             let object = place.object.as_mut().ok_or(CallError::NotFound)?;
@@ -30,7 +31,7 @@ impl<M: Machine> Hypervisor<'_, M> {
             let mut done = 0_u64;
             while done < most {
                 let offset = offset.wrapping_add(done);
-                let page = ObjectPage { vm: vm.index, object: index, offset };
+                let page = ObjectPage::new(vm.index, index, offset);
                 let run = object.run(&self.machine, offset, most.wrapping_sub(done));
                 match self.take_run(vm, object, page, run, vm.hole()) {
                     Ok(taken) => done = done.saturating_add(taken),
@@ -47,6 +48,7 @@ impl<M: Machine> Hypervisor<'_, M> {
 
     /// Takes one page of a protected VM's back, by its number. The table is that of [`Self::punch`],
     /// but a page that the guest shares is not taken: the host reaches it anyway.
+    #[inline(never)]
     pub(crate) fn force_reclaim(&self, page: Pfn) -> Result<(), CallFailure> {
         let single = PageRange::<Pfn>::new(page, 1).ok_or(CallError::InvalidParameter)?;
         let claim = {
@@ -57,7 +59,7 @@ impl<M: Machine> Hypervisor<'_, M> {
             private_page(host.records().get(page))?
         };
         let mut place =
-            self.places.get(usize::from(claim.vm.0)).ok_or(CallError::Denied)?.lock(&self.machine);
+            self.places.get(usize::from(claim.vm().0)).ok_or(CallError::Denied)?.lock(&self.machine);
         let place = &mut *place;
         let vm = place.vm.as_mut().ok_or(CallError::Denied)?;
         vm.is_alive()?;
@@ -68,8 +70,8 @@ impl<M: Machine> Hypervisor<'_, M> {
         if found != claim {
             return Err(CallError::Denied.into());
         }
-        let object = object_in(&mut place.objects, found.object).ok_or(CallError::Denied)?;
-        let run = Run { content: Content::Present(page), pages: 1 };
+        let object = object_in(&mut place.objects, found.object()).ok_or(CallError::Denied)?;
+        let run = Run::new(Content::Present(page), 1);
         self.take_run(vm, object, found, run, vm.hole()).map(|_| ())
     }
 }

@@ -19,9 +19,9 @@ impl<M: Machine> Hypervisor<'_, M> {
     pub(crate) fn relinquish(&self, place: &mut VmPlace, gfn: Gfn) -> Result<bool, CallFailure> {
         let vm = place.vm.as_mut().ok_or(CallError::Denied)?;
         let (page, _) = vm.object_run(gfn).ok_or(CallError::Denied)?;
-        let object = object_in(&mut place.objects, page.object).ok_or(CallError::Denied)?;
-        let run = object.run(&self.machine, page.offset, 1);
-        let first = match run.content {
+        let object = object_in(&mut place.objects, page.object()).ok_or(CallError::Denied)?;
+        let run = object.run(&self.machine, page.offset(), 1);
+        let first = match run.content() {
             Content::Present(first) => first,
             Content::Absent => return Ok(false),
             Content::Poisoned => return Err(CallError::Denied.into()),

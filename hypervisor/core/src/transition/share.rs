@@ -48,8 +48,8 @@ impl<M: Machine> Hypervisor<'_, M> {
     pub(crate) fn convert_page(&self, place: &mut VmPlace, gfn: Gfn, sharing: Sharing) -> Option<()> {
         let vm = place.vm.as_mut()?;
         let (page, _) = vm.object_run(gfn)?;
-        let object = object_in(&mut place.objects, page.object)?;
-        let Content::Present(to) = object.get(&self.machine, page.offset) else {
+        let object = object_in(&mut place.objects, page.object())?;
+        let Content::Present(to) = object.get(&self.machine, page.offset()) else {
             return None;
         };
         let (before, after) = sharing.records(page);
@@ -86,13 +86,13 @@ impl<M: Machine> Hypervisor<'_, M> {
             let Some((page, bound)) = vm.object_run(gfn) else {
                 break;
             };
-            let Some(object) = object_in(&mut place.objects, page.object) else {
+            let Some(object) = object_in(&mut place.objects, page.object()) else {
                 break;
             };
             let most = bound.min(wanted.wrapping_sub(done));
-            let run = object.run(&self.machine, page.offset, most);
-            let Content::Present(first) = run.content else {
-                if run.content == Content::Absent && sharing == Sharing::Share {
+            let run = object.run(&self.machine, page.offset(), most);
+            let Content::Present(first) = run.content() else {
+                if run.content() == Content::Absent && sharing == Sharing::Share {
                     stopped_by = ShareError::Absent;
                 }
                 break;

@@ -3,7 +3,7 @@
 use shared_abi::addr::{PageRange, Pfn};
 use shared_abi::error::CallError;
 
-use crate::host_memory::after;
+use crate::host_memory::{HostMemory, after};
 use crate::hypervisor::{CallFailure, Hypervisor};
 use crate::machine::{Frames, Machine};
 use crate::object::{Content, Object, Run};
@@ -24,14 +24,14 @@ impl<M: Machine> Hypervisor<'_, M> {
         run: Run,
         left: Content,
     ) -> Result<u64, CallFailure> {
-        let Content::Present(first) = run.content else {
+        let Content::Present(first) = run.content() else {
             return Ok(run.pages);
         };
-        let Some((gfn, pages)) = vm.bound_run(page.object, page.offset, run.pages) else {
+        let Some((gfn, pages)) = vm.bound_run(page, run.pages) else {
             // Present pages are bound; a run without binding would be none of the guest's.
             return Err(CallError::Denied.into());
         };
-        vm.has_tables::<M::Geometry>(page.offset, gfn, pages)?;
+        vm.has_tables::<M::Geometry>(page.offset(), gfn, pages)?;
         if vm.life == Life::New && !seeded!(MeasuredSwapped) {
             vm.measurement.void();
         }
@@ -39,7 +39,7 @@ impl<M: Machine> Hypervisor<'_, M> {
         let mut batch = Batch::new(vm.tables.space());
         vm.tables.unmap(&self.machine, &mut vm.pool, gfn.0, pages, &mut batch);
         batch.finish(&self.machine);
-        object.set(&self.machine, &mut vm.pool, page.offset, pages, run.content, left);
+        object.set(&self.machine, &mut vm.pool, page.offset(), pages, run.content(), left);
         self.release_run(vm, page, first, pages);
         Ok(pages)
     }
@@ -56,16 +56,29 @@ impl<M: Machine> Hypervisor<'_, M> {
             self.machine.wipe(&Frames::new(wiped));
         }
         if vm.protected {
-            vm.report.returned = vm.report.returned.saturating_add(pages);
+            vm.report.returned = vm.report.returned.wrapping_add(pages);
         }
-        let mut host = self.host.lock(&self.machine);
-        if pages == 1 && host.convert_page(&self.machine, first, vm.record(page), Record::HOST).is_some() {
-            return;
-        }
+        self.host.with(&self.machine, |host| {
+            if pages != 1 || host.convert_page(&self.machine, first, vm.record(page), Record::HOST).is_none()
+            {
+                self.return_run(host, vm, page, range);
+            }
+        });
+    }
+
+    /// Gives pages of a VM's to the host, some of which the guest may share.
+    #[inline(never)]
+    fn return_run(
+        &self,
+        host: &mut HostMemory<'_, M::Geometry>,
+        vm: &mut Vm,
+        page: ObjectPage,
+        range: PageRange<Pfn>,
+    ) {
         let mut batch = host.batch();
         let mut done = 0_u64;
         while let Some(rest) = after(range, done) {
-            let page = ObjectPage { offset: page.offset.wrapping_add(done), ..page };
+            let page = page.advance(done);
             let mut take = |from| host.convert(&self.machine, rest, from, Record::HOST, &mut batch);
             let alone = take(vm.record(page));
             let shared = match alone {

@@ -107,5 +107,5 @@ pub(super) fn share(hypervisor: &TinyHypervisor, vm: &TestVm, offset: u64) {
 }
 
 pub(super) fn object_page(vm: u8, offset: u64) -> ObjectPage {
-    ObjectPage { vm: VmIndex(vm), object: ObjectIndex(0), offset }
+    ObjectPage::new(VmIndex(vm), ObjectIndex(0), offset)
 }
