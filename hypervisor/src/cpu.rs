@@ -55,7 +55,7 @@ impl Cpu {
         Self {
             hypervisor,
             index,
-            resident: Resident::new(),
+            resident: Resident::new(hypervisor, index),
             services: Services { trng: boot::trng(), id_register: guest::id_register },
             traps: OwnTraps::new(hypervisor.host_space()),
             host,

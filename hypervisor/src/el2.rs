@@ -168,8 +168,8 @@ impl Machine for El2 {
     }
 
     fn put_context(&self, claim: &mut VcpuClaim, context: VcpuContext) {
-        // SAFETY: the one claim to the vCPU is borrowed mutably; its page is the core's, RAM, mapped,
-        // and larger than a context (asserted in vcpu.rs).
+        // SAFETY: the core uses a `VcpuClaim` only while the vCPU runs on this CPU, and it is borrowed mutably;
+        // its page is the core's then, RAM, mapped, and larger than a context (asserted in vcpu.rs).
         unsafe { page_pointer::<VcpuContext>(claim.page()).write(context) };
     }
 

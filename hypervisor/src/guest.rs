@@ -36,12 +36,12 @@ pub(crate) fn run(
 ) -> Result<ExitRecord, CallError> {
     #[cfg(feature = "oracle")]
     let _looks = crate::oracle::after(crate::oracle::Calls::NONE);
-    let Cpu { hypervisor, index, services, resident, traps, host_system, fp, .. } = cpu;
+    let Cpu { services, resident, traps, host_system, fp, .. } = cpu;
     let mut run = |loaded: &mut _| {
         guest_entry(loaded, entry.resume)
             .map(|()| run_loaded(loaded, services, entry, traps, host_system, fp))
     };
-    resident.run(hypervisor, *index, vm, vcpu, &mut run)?
+    resident.run(vm, vcpu, &mut run)?
 }
 
 /// [`run`], of a vCPU that this CPU has claimed; the host's is what is loaded before and after it.
@@ -93,7 +93,7 @@ fn until_exit(fp: &mut HostFp, running: &mut Running<'_>) -> Exit {
         trace::enter();
         let registers = running.loaded.with_context(|context| (&raw mut *context).cast());
         // SAFETY: a context starts with the registers (asserted in switch.rs), this CPU has claimed it,
-        // and `run` has loaded the system registers. Only `VcpuContext::new`, the guest itself and
+        // and `run_loaded` has loaded the system registers. Only `VcpuContext::new`, the guest itself and
         // injected exceptions set PSTATE, to EL1 or EL0. `hypercall` takes a `Running`.
         let vector = unsafe { switch::enter(registers, (&raw mut *running).cast(), hypercall) };
         let Running { loaded, services, action } = &mut *running;

@@ -4,7 +4,7 @@
 //! is on, a ring that is half full is drained to the hypervisor's console, a line per event, as soon as
 //! its CPU holds no lock; what is left at power-off is drained then. Numbers that all CPUs share bring
 //! the events of the CPUs into one order again: what one CPU did under a lock comes before what the
-//! next holder did.
+//! next holder did, and that it has put a vCPU before that another has loaded it.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 

@@ -256,7 +256,8 @@ pub enum StopReason {
     Exception(u8),
 }
 
-/// Why a vCPU exited: the whole of what the host learns. The numbers are those of x1.
+/// Why a vCPU exited: the whole of what the host learns. It is numbered as [`ExitRecord::emit`] says it, so that
+/// nothing has to be looked up for that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u64)]
 pub enum Exit {

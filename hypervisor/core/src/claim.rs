@@ -2,8 +2,9 @@
 //!
 //! A CPU *takes* a vCPU under that lock, where it is seen that the vCPU may run. When its run is over the CPU
 //! *parks* it: whoever takes it next may have it, but the CPU that parked it may *resume* it without another
-//! look. So whoever changes what was looked at, under the lock, *revokes* all claims to the vCPU afterwards:
-//! one that is parked is free then, and one that runs is free as soon as its run is over.
+//! look. So whoever changes what was looked at *revokes* the claim under the same lock: one that is parked is
+//! free then, and one that runs is free as soon as its run is over. (A vCPU that is off is never parked, since it
+//! revoked its own claim when it turned itself off: who turns it on has nothing to revoke.)
 //!
 //! | word | meaning |
 //! | --- | --- |
@@ -65,12 +66,6 @@ impl Claim {
         if self.word.compare_exchange(running, parked, Ordering::Release, Ordering::Relaxed).is_err() {
             self.word.store(FREE, Ordering::Release);
         }
-    }
-
-    /// `cpu` does not resume what it has parked.
-    pub(crate) fn leave(&self, cpu: CpuIndex) {
-        // If it is another's by now, so much the better.
-        let _ = self.word.compare_exchange(parked(cpu), FREE, Ordering::Release, Ordering::Relaxed);
     }
 
     /// Nobody runs the vCPU but who does so already, without taking it anew. The caller holds its VM's lock.
@@ -152,14 +147,9 @@ mod tests {
         assert!(!claim.resume(THERE));
         assert!(claim.take(THERE));
         assert!(!claim.resume(HERE));
-        claim.leave(HERE);
-        assert!(claim.is_running(), "it is another's");
         claim.park(THERE);
-        claim.leave(HERE);
+        assert!(!claim.resume(HERE));
         assert!(claim.resume(THERE));
-        claim.park(THERE);
-        claim.leave(THERE);
-        assert!(!claim.resume(THERE));
     }
 
     #[test]

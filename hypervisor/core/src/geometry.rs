@@ -50,7 +50,6 @@ pub trait Geometry: core::fmt::Debug + 'static {
 
     /// Pages that an entry of `level` maps.
     #[inline]
-    #[must_use]
     fn span(level: Level) -> u64 {
         match level {
             Level::One => Self::GIANT_PAGES,
@@ -61,7 +60,6 @@ pub trait Geometry: core::fmt::Debug + 'static {
 
     /// The index of `page` in its table of `level`; below [`Self::ENTRIES`].
     #[inline]
-    #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "all but the low index bits are masked off")]
     fn index(level: Level, page: u64) -> usize {
         let shift = match level {
@@ -74,49 +72,42 @@ pub trait Geometry: core::fmt::Debug + 'static {
 
     /// Which of the concatenated root tables translates `page`: 0 or 1 within the IPA space.
     #[inline]
-    #[must_use]
     fn root_table(page: u64) -> u64 {
         page >> (3 * Self::INDEX_BITS)
     }
 
     /// The number of the block that holds `page`.
     #[inline]
-    #[must_use]
     fn block(page: u64) -> u64 {
         page >> Self::INDEX_BITS
     }
 
     /// The first page of block number `block`, a value of [`Self::block`].
     #[inline]
-    #[must_use]
     fn block_first(block: u64) -> u64 {
         block << Self::INDEX_BITS
     }
 
     /// The offset of `page` in its block.
     #[inline]
-    #[must_use]
     fn block_offset(page: u64) -> u64 {
         page & (Self::BLOCK_PAGES - 1)
     }
 
     /// `page` rounded down to a multiple of what an entry of `level` maps.
     #[inline]
-    #[must_use]
     fn align_down(level: Level, page: u64) -> u64 {
         page & !(Self::span(level) - 1)
     }
 
     /// Whether `page` is a multiple of what an entry of `level` maps.
     #[inline]
-    #[must_use]
     fn is_aligned(level: Level, page: u64) -> bool {
         Self::align_down(level, page) == page
     }
 
     /// The first multiple of what an entry of `level` maps after `page`, a page number below 2^52.
     #[inline]
-    #[must_use]
     fn next(level: Level, page: u64) -> u64 {
         Self::align_down(level, page) + Self::span(level)
     }

@@ -35,7 +35,6 @@ impl MmioGuard {
 
     /// Whether the host may emulate a device at `page`.
     #[inline]
-    #[must_use]
     pub fn allows(&mut self, page: Gfn) -> bool {
         let found = self.runs.iter().position(|run| run.contains(page));
         match found {

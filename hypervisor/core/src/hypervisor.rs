@@ -141,7 +141,6 @@ pub struct Hypervisor<'m, M: Machine> {
 
 impl<'m, M: Machine> Hypervisor<'m, M> {
     /// How much memory a machine with this RAM and these denied devices takes.
-    #[must_use]
     pub fn needs(ram: &[PageRange<Pfn>], denied_devices: &[PageRange<Pfn>]) -> Needs {
         host_memory::needs::<M::Geometry>(ram, denied_devices)
     }
@@ -171,13 +170,11 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
     }
 
     /// The machine below.
-    #[must_use]
     pub const fn machine(&self) -> &M {
         &self.machine
     }
 
     /// What VTTBR_EL2 holds while the host runs.
-    #[must_use]
     pub const fn host_space(&self) -> Space {
         self.host_space
     }
@@ -224,9 +221,10 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
         self.claims.get(place)?.get(usize::try_from(vcpu.0).ok()?)
     }
 
-    /// The claims to the vCPUs of a VM.
+    /// The claims to the vCPUs of a VM, also while their registers have been taken from them.
     pub(crate) fn claims_of(&self, vm: &Vm) -> impl Iterator<Item = &Claim> {
-        self.claims.get(usize::from(vm.index.0)).into_iter().flatten().take(vm.vcpus.len())
+        let vcpus = usize::try_from(vm.report.vcpus).unwrap_or(MAX_VCPUS);
+        self.claims.get(usize::from(vm.index.0)).into_iter().flatten().take(vcpus)
     }
 
     /// Has each vCPU of a VM be looked at again before it is entered again.
@@ -234,8 +232,8 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
         self.claims_of(vm).for_each(Claim::revoke);
     }
 
-    /// What a VM was and has cost; `None` if the handle names nothing.
-    #[must_use]
+    /// What a VM was and has cost so far; `None` if the handle names nothing.
+    #[cfg(any(test, feature = "fake"))]
     pub fn vm_report(&self, vm: VmHandle) -> Option<VmReport> {
         self.with_vm(vm, |vm, _| Ok(self.report(vm))).ok()
     }

@@ -51,18 +51,21 @@ pub enum PowerOnError {
 
 /// The vCPU that a CPU runs, or ran last and may resume ([`crate::claim`]).
 #[derive(Debug)]
-pub struct Resident<'h, 'm, M: Machine>(Option<Loaded<'h, 'm, M>>);
+pub struct Resident<'h, 'm, M: Machine> {
+    hypervisor: &'h Hypervisor<'m, M>,
+    cpu: CpuIndex,
+    /// It is parked but while [`Self::run`] lends it.
+    last: Option<Loaded<'h, 'm, M>>,
+}
 
 impl<'h, 'm, M: Machine> Resident<'h, 'm, M> {
-    /// None.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self(None)
+    /// A CPU that has run nothing yet.
+    pub const fn new(hypervisor: &'h Hypervisor<'m, M>, cpu: CpuIndex) -> Self {
+        Self { hypervisor, cpu, last: None }
     }
 
-    /// Claims a vCPU for `cpu`, whose resident this is, and does `f` with it. When this returns, the vCPU is
-    /// anybody's again: by then VTTBR_EL2 must name another space, as the VM's tables may be taken apart at
-    /// once.
+    /// Claims a vCPU for this CPU and does `f` with it. When this returns, the vCPU is anybody's again: by then
+    /// VTTBR_EL2 must name another space, as the VM's tables may be taken apart at once.
     ///
     /// # Errors
     ///
@@ -70,26 +73,17 @@ impl<'h, 'm, M: Machine> Resident<'h, 'm, M> {
     #[inline(always)]
     pub fn run<R>(
         &mut self,
-        hypervisor: &'h Hypervisor<'m, M>,
-        cpu: CpuIndex,
         vm: VmHandle,
         vcpu: VcpuIndex,
         f: impl FnOnce(&mut Loaded<'h, 'm, M>) -> R,
     ) -> Result<R, CallError> {
-        if !self.0.as_mut().is_some_and(|loaded| loaded.resume(vm, vcpu)) {
-            self.0 = None;
-            self.0 = Some(hypervisor.vcpu_load(cpu, vm, vcpu)?);
+        if !self.last.as_mut().is_some_and(|loaded| loaded.resume(vm, vcpu)) {
+            self.last = Some(self.hypervisor.vcpu_load(self.cpu, vm, vcpu)?);
         }
-        let loaded = self.0.as_mut().ok_or(CallError::NotFound)?;
+        let loaded = self.last.as_mut().ok_or(CallError::NotFound)?;
         let result = f(loaded);
         loaded.park();
         Ok(result)
-    }
-}
-
-impl<M: Machine> Default for Resident<'_, '_, M> {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -123,7 +117,6 @@ impl<'h, 'm, M: Machine> Loaded<'h, 'm, M> {
         let machine = hypervisor.machine();
         let (index, generation) = vm::vm_place(vm);
         let place = hypervisor.places.get(index).ok_or(CallError::NotFound)?;
-        let claim = hypervisor.claim(index, vcpu).ok_or(CallError::NotFound)?;
         place.with(machine, |found| {
             let inside = match &mut found.vm {
                 Some(inside) if found.generation == generation => inside,
@@ -135,6 +128,7 @@ impl<'h, 'm, M: Machine> Loaded<'h, 'm, M> {
                 Life::Dying => return Err(CallError::Busy),
             }
             let found = inside.vcpu(vcpu).ok_or(CallError::NotFound)?;
+            let claim = hypervisor.claim(index, vcpu).ok_or(CallError::NotFound)?;
             if claim.is_running() {
                 return Err(CallError::Busy);
             }
@@ -200,38 +194,32 @@ impl<M: Machine> Loaded<'_, '_, M> {
     }
 
     /// The machine below.
-    #[must_use]
     pub fn machine(&self) -> &M {
         self.hypervisor.machine()
     }
 
     /// What VTTBR_EL2 holds while the guest runs.
-    #[must_use]
     pub const fn space(&self) -> Space {
         self.space
     }
 
     /// The VM.
-    #[must_use]
     pub const fn vm(&self) -> VmHandle {
         self.vm
     }
 
     /// The vCPU, within the VM.
-    #[must_use]
     pub const fn vcpu(&self) -> VcpuIndex {
         self.vcpu
     }
 
     /// The CPU that has claimed it.
-    #[must_use]
     pub const fn cpu(&self) -> CpuIndex {
         self.cpu
     }
 
     /// Whether the VM's memory is kept from the host.
     #[inline(always)]
-    #[must_use]
     pub const fn is_protected(&self) -> bool {
         self.protected
     }
@@ -287,7 +275,6 @@ impl<M: Machine> Loaded<'_, '_, M> {
     }
 
     /// What is at `gfn` at this moment.
-    #[must_use]
     pub fn classify(&self, gfn: Gfn) -> GuestPage {
         self.place.with(self.machine(), |place| self.classify_in(place, gfn))
     }
@@ -296,7 +283,6 @@ impl<M: Machine> Loaded<'_, '_, M> {
     /// is bound none ever will be, and who changes the guard revokes the claim: so the device page that was
     /// met last needs no other look.
     #[inline(always)]
-    #[must_use]
     pub(crate) fn classify_or_device(&mut self, gfn: Gfn) -> (GuestPage, bool) {
         if self.device == Some(gfn) && !self.claim.is_revoked() {
             return (GuestPage::Unbound, true);
@@ -375,7 +361,6 @@ impl<M: Machine> Loaded<'_, '_, M> {
     }
 
     /// PSCI AFFINITY_INFO: whether a vCPU is on; `None` if there is none of that index.
-    #[must_use]
     pub fn is_on(&self, target: VcpuIndex) -> Option<bool> {
         self.with_vm(|vm| vm.vcpu(target).map(|vcpu| vcpu.on))?
     }
@@ -415,6 +400,5 @@ impl<M: Machine> Drop for Loaded<'_, '_, M> {
         if self.running {
             self.park();
         }
-        self.claim.leave(self.cpu);
     }
 }

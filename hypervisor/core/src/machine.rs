@@ -23,13 +23,11 @@ impl TableRef {
     }
 
     /// The page.
-    #[must_use]
     pub const fn page(self) -> Pfn {
         self.0
     }
 
     /// Its address, as a table descriptor or VTTBR_EL2 holds it.
-    #[must_use]
     pub const fn address(self) -> Pa {
         self.0.base()
     }
@@ -49,13 +47,13 @@ impl Frames {
     }
 
     /// The pages.
-    #[must_use]
     pub const fn range(&self) -> PageRange<Pfn> {
         self.0
     }
 }
 
-/// The right to one vCPU's registers: it exists once per vCPU, while a CPU has the vCPU loaded.
+/// The right to one vCPU's registers, used by one CPU at a time: the core lends it to the machine only while the
+/// vCPU's claim ([`crate::claim`]) says that it runs on this CPU, which a `Resident` holds for those it has parked.
 #[derive(Debug, PartialEq, Eq)]
 pub struct VcpuClaim(Pfn);
 
@@ -65,7 +63,6 @@ impl VcpuClaim {
     }
 
     /// The page that the registers live in, from its first byte on.
-    #[must_use]
     pub const fn page(&self) -> Pfn {
         self.0
     }

@@ -38,7 +38,6 @@ impl Reply {
 }
 
 /// An error as it stands in x0.
-#[must_use]
 pub fn code(error: ErrorCode) -> u64 {
     i64::from(i32::from(error)).cast_unsigned()
 }

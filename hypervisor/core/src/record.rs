@@ -22,7 +22,6 @@ pub struct ObjectPage(u64);
 impl ObjectPage {
     /// Page `offset`, which is below 2^28, of an object of a VM's.
     #[inline]
-    #[must_use]
     pub const fn new(vm: VmIndex, object: ObjectIndex, offset: u64) -> Self {
         let offset = (offset & OFFSET_MASK) << OFFSET_SHIFT;
         Self(((vm.0 as u64) << VM_SHIFT) | ((object.0 as u64) << OBJECT_SHIFT) | offset)
@@ -30,21 +29,18 @@ impl ObjectPage {
 
     /// Whose object.
     #[inline]
-    #[must_use]
     pub const fn vm(self) -> VmIndex {
         VmIndex(((self.0 >> VM_SHIFT) & 0xf) as u8)
     }
 
     /// Which.
     #[inline]
-    #[must_use]
     pub const fn object(self) -> ObjectIndex {
         ObjectIndex(((self.0 >> OBJECT_SHIFT) & 0b11) as u8)
     }
 
     /// The page within it.
     #[inline]
-    #[must_use]
     pub const fn offset(self) -> u64 {
         self.0 >> OFFSET_SHIFT
     }
@@ -127,32 +123,27 @@ impl Record {
     pub const HOST: Self = Self(KIND_HOST | HOST_REACHES);
 
     /// [`Owner::Pool`].
-    #[must_use]
     pub const fn pool(vm: VmIndex) -> Self {
         Self(KIND_POOL | ((vm.0 as u64) << VM_SHIFT))
     }
 
     /// [`Owner::Guest`].
-    #[must_use]
     pub const fn guest(page: ObjectPage) -> Self {
         Self(KIND_GUEST | page.0)
     }
 
     /// [`Owner::GuestShared`].
-    #[must_use]
     pub const fn guest_shared(page: ObjectPage) -> Self {
         Self(KIND_GUEST | HOST_REACHES | page.0)
     }
 
     /// [`Owner::HostLent`].
-    #[must_use]
     pub const fn lent(page: ObjectPage) -> Self {
         Self(KIND_LENT | HOST_REACHES | page.0)
     }
 
     /// Whether the host may reach the page.
     #[inline]
-    #[must_use]
     pub const fn host_reaches(self) -> bool {
         self.0 & HOST_REACHES != 0
     }
@@ -165,14 +156,12 @@ impl Record {
 
     /// The record of the page `pages` further on in the same run.
     #[inline]
-    #[must_use]
     pub(crate) const fn advance(self, pages: u64) -> Self {
         // Offsets are below 2^28 and a run ends with its object, so the sum stays in its field.
         Self(self.0.wrapping_add(pages.wrapping_mul(self.step())))
     }
 
     /// What the record says.
-    #[must_use]
     pub const fn owner(self) -> Owner {
         let page = ObjectPage(self.0 & (RECORD_BITS & !(KIND_MASK | HOST_REACHES)));
         match self.0 & KIND_MASK {

@@ -104,20 +104,17 @@ impl<'m, G: Geometry> Records<'m, G> {
 
     /// Whether `range` is RAM, without a hole.
     #[inline]
-    #[must_use]
     pub fn is_ram(&self, range: PageRange<Pfn>) -> bool {
         self.region(range.first().0).is_some_and(|region| range.end() <= region.pages.end())
     }
 
     /// Whether no page of `range` is RAM.
-    #[must_use]
     pub fn is_apart_from_ram(&self, range: PageRange<Pfn>) -> bool {
         !self.regions.iter().any(|region| region.pages.overlaps(range))
     }
 
     /// The record of `page`; `None` if it is no RAM.
     #[inline]
-    #[must_use]
     pub fn get(&self, page: Pfn) -> Option<Record> {
         let region = self.region(page.0)?;
         let block = self.block(region, page.0)?;
@@ -131,7 +128,6 @@ impl<'m, G: Geometry> Records<'m, G> {
 
     /// Whether `range` is RAM, and the record of its first page is `first` and the others' follow from
     /// it.
-    #[must_use]
     pub fn all(&self, range: PageRange<Pfn>, first: Record) -> bool {
         self.matching(range, first) == range.len()
     }
@@ -140,7 +136,6 @@ impl<'m, G: Geometry> Records<'m, G> {
     /// of the first page, the others' following from it. Costs a look per block where blocks are
     /// uniform.
     #[inline]
-    #[must_use]
     pub fn matching(&self, range: PageRange<Pfn>, first: Record) -> u64 {
         let start = range.first().0;
         let Some(region) = self.region(start) else {

@@ -61,7 +61,6 @@ mod on {
                 pub const ALL: &[Self] = &[$(Self::$name,)+];
 
                 /// Its name, by which it is chosen.
-                #[must_use]
                 pub const fn name(self) -> &'static str {
                     match self {
                         $(Self::$name => stringify!($name),)+
@@ -69,7 +68,6 @@ mod on {
                 }
 
                 /// The class of bugs that it belongs to, 1 to 19.
-                #[must_use]
                 pub const fn class(self) -> u8 {
                     match self {
                         $(Self::$name => $class,)+
@@ -77,7 +75,6 @@ mod on {
                 }
 
                 /// What goes wrong.
-                #[must_use]
                 pub const fn text(self) -> &'static str {
                     match self {
                         $(Self::$name => concat!($($text),+),)+
@@ -222,7 +219,6 @@ mod on {
     }
 
     /// Whether that bug is on.
-    #[must_use]
     pub fn is_on(bug: Bug) -> bool {
         let chosen = match CHOSEN.load(Ordering::Relaxed) {
             NOT_ASKED => ask(),

@@ -103,7 +103,6 @@ impl Fault {
     ///
     /// For a fault on a stage-1 walk only the page is right: FAR_EL2 is the address that was being
     /// translated, so the offset is left 0.
-    #[must_use]
     pub const fn ipa(self, hpfar: u64, far: u64) -> Option<Ipa> {
         match self.status {
             0x00..=0x0b | 0x29 | 0x2b => {}
@@ -201,7 +200,6 @@ pub struct SysRegId(pub u32);
 
 impl SysRegId {
     /// `S<op0>_<op1>_C<crn>_C<crm>_<op2>`.
-    #[must_use]
     pub const fn new(op0: u8, op1: u8, crn: u8, crm: u8, op2: u8) -> Self {
         Self(
             ((op0 as u32 & 0b11) << 14)
@@ -213,7 +211,6 @@ impl SysRegId {
     }
 
     /// Op0, Op1, CRn, CRm, Op2.
-    #[must_use]
     pub const fn fields(self) -> (u8, u8, u8, u8, u8) {
         (
             ((self.0 >> 14) & 0b11) as u8,
@@ -259,7 +256,6 @@ impl Syndrome {
     /// Decodes ESR_EL2. What becomes of it mostly depends on the class alone: it is inlined so that the rest
     /// is decoded only where it is looked at.
     #[inline(always)]
-    #[must_use]
     pub const fn decode(esr: u64) -> Self {
         match ((esr >> class::SHIFT) & 0x3f) as u8 {
             class::HVC64 => Self::Hvc { imm: immediate(esr) },
@@ -276,7 +272,6 @@ impl Syndrome {
 
 /// The immediate, if ESR_EL2 says HVC or SMC.
 #[inline]
-#[must_use]
 pub const fn immediate(esr: u64) -> u16 {
     (esr & 0xffff) as u16
 }

@@ -39,14 +39,12 @@ impl fmt::Debug for Trng {
 
 impl Trng {
     /// A source that starts from `seed`; with less than [`MIN_SEED_BYTES`] there is none.
-    #[must_use]
     pub fn new(seed: &[u8]) -> Self {
         let key = (seed.len() >= MIN_SEED_BYTES).then(|| TicketMutex::new(derive(b"cloister trng", seed)));
         Self { key }
     }
 
     /// Answers a call: x0 to x3, or `None` if `function` is none of the TRNG's.
-    #[must_use]
     pub fn call(&self, function: u32, argument: u64) -> Option<[u64; 4]> {
         let Some(key) = &self.key else {
             return is_trng(function).then_some([NOT_SUPPORTED, 0, 0, 0]);

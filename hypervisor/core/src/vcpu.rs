@@ -53,7 +53,6 @@ pub const RESET_PSTATE: u64 = pstate::DAIF | pstate::EL1H;
 pub const RESET_SCTLR_EL1: u64 = (1 << 29) | (1 << 28) | (1 << 23) | (1 << 22) | (1 << 20) | (1 << 11);
 
 /// MPIDR_EL1 as vCPU `index` reads it (for VMPIDR_EL2): Aff0 is the index, bit 31 is RES1.
-#[must_use]
 pub const fn vmpidr(index: VcpuIndex) -> u64 {
     const RES1: u64 = 1 << 31;
     RES1 | (index.0 as u64 & 0xff)
@@ -177,7 +176,6 @@ const _: () = assert!(size_of::<VcpuContext>() as u64 <= PAGE_SIZE);
 impl VcpuContext {
     /// The state in which PSCI starts a CPU (DEN0022, 6.4): x0 = `argument`, EL1 with MMU and caches
     /// off, everything masked, all else 0.
-    #[must_use]
     pub fn new(index: VcpuIndex, entry: Ipa, argument: u64) -> Self {
         let mut context = Self {
             pc: entry.0,
@@ -191,7 +189,6 @@ impl VcpuContext {
     }
 
     /// Register `index` as an instruction names it: 31 is XZR.
-    #[must_use]
     pub fn register(&self, index: u8) -> u64 {
         self.x.get(usize::from(index)).copied().unwrap_or(0)
     }
@@ -215,13 +212,11 @@ impl VcpuContext {
     }
 
     /// When the virtual timer fires, as a value of CNTVCT_EL0; `None` if it is off or masked.
-    #[must_use]
     pub const fn timer_deadline(&self) -> Option<u64> {
         timer_deadline(self.system.cntv_ctl_el0, self.system.cntv_cval_el0)
     }
 
     /// Whether the virtual timer is armed and its time has come.
-    #[must_use]
     pub const fn timer_fired(&self, cntvct: u64) -> bool {
         matches!(self.timer_deadline(), Some(deadline) if cntvct >= deadline)
     }

@@ -101,7 +101,6 @@ impl<M: Machine> Hypervisor<'_, M> {
             return;
         }
         budget.spend(vm.tables.dismantle(&self.machine, &mut vm.pool, budget.left));
-        vm.report = self.report(vm);
         while let Some(vcpu) = vm.vcpus.pop() {
             vm.pool.put(&self.machine, TableRef::new(vcpu.context));
         }
@@ -133,6 +132,6 @@ impl<M: Machine> Hypervisor<'_, M> {
         seeded!(self.machine.invalidate_all(vm.tables.space()), VmidReused => ());
         let root = PageRange::<Pfn>::new(vm.tables.root(), M::Geometry::ROOT_TABLES);
         self.return_pool_pages(&mut vm, root.ok_or(CallError::NotFound)?, budget);
-        Ok(vm.report)
+        Ok(self.report(&vm))
     }
 }

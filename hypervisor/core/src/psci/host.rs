@@ -55,7 +55,6 @@ const SMCCC_1_2: u64 = 0x1_0002;
 pub(crate) const NO_SVE_HINT: u32 = 1 << 16;
 
 /// Decides about an SMC of the host's: the immediate, and x0 to x3.
-#[must_use]
 pub fn decide(imm: u16, x: &[u64; 4]) -> HostPsci {
     let not_supported = HostPsci::Return(code(ErrorCode::NotSupported));
     let [x0, x1, x2, x3] = *x;
@@ -129,7 +128,6 @@ pub struct HostCpus {
 impl HostCpus {
     /// CPUs with these affinity fields (at most [`MAX_CPUS`], the rest is left off for good), all off
     /// but `boot`, which runs this.
-    #[must_use]
     pub fn new(mpidrs: &[u64], boot: CpuIndex) -> Self {
         let numbered = mpidrs.iter().enumerate().take(MAX_CPUS);
         let cpus = numbered.map(|(index, &mpidr)| HostCpu {
@@ -142,7 +140,6 @@ impl HostCpus {
     }
 
     /// The CPU with these affinity fields.
-    #[must_use]
     pub fn index(&self, mpidr: u64) -> Option<CpuIndex> {
         let index = self.cpus.iter().position(|cpu| cpu.mpidr == mpidr);
         index.map(CpuIndex)
@@ -198,7 +195,6 @@ impl HostCpus {
 
     /// The answer to AFFINITY_INFO. From level 1 on, the CPUs are meant that share the fields from there
     /// on.
-    #[must_use]
     pub fn affinity_info(&self, target: u64, level: u32) -> u64 {
         let mask = match level {
             0 => u64::MAX,

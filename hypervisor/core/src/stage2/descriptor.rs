@@ -49,7 +49,6 @@ pub const INVALID: u64 = 0;
 
 /// A leaf of `level` that maps to `page` and on.
 #[inline]
-#[must_use]
 pub const fn leaf(level: Level, page: Pfn, access: Access) -> u64 {
     let kind = match level {
         Level::One | Level::Two => 0,
@@ -60,14 +59,12 @@ pub const fn leaf(level: Level, page: Pfn, access: Access) -> u64 {
 
 /// A descriptor that names the next level's table.
 #[inline]
-#[must_use]
 pub const fn table(page: Pfn) -> u64 {
     page.base().0 | TABLE_OR_PAGE | VALID
 }
 
 /// A leaf of `level` turned into one of the level above or below, for the same page and access.
 #[inline]
-#[must_use]
 pub const fn at_level(leaf: u64, level: Level) -> u64 {
     match level {
         Level::One | Level::Two => leaf & !TABLE_OR_PAGE,
@@ -88,7 +85,6 @@ pub enum Kind {
 
 /// Reads a descriptor found in a table of `level`.
 #[inline]
-#[must_use]
 pub const fn kind(level: Level, descriptor: u64) -> Kind {
     let page = Pfn((descriptor & ADDRESS) >> shared_abi::addr::PAGE_SHIFT);
     if descriptor & VALID == 0 {

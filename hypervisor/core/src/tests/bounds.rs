@@ -2,14 +2,14 @@
 
 use std::vec::Vec;
 
-use shared_abi::addr::{Gfn, Pfn};
+use shared_abi::addr::{Gfn, Ipa, Pfn};
 use shared_abi::error::CallError;
 use shared_abi::host_call::{HostCall, ObjectHandle, PageState, VcpuIndex, VmHandle};
 
 use super::bench_machine::*;
 use crate::fake::Fake;
 use crate::geometry::{Geometry, Granule4K};
-use crate::hypervisor::{CallFailure, Hypervisor};
+use crate::hypervisor::{CallFailure, CpuIndex, Hypervisor};
 use crate::vm::MAX_VCPUS;
 
 fn create<G: Geometry>(
@@ -92,6 +92,30 @@ fn an_object_in_which_nothing_is_costs_a_teardown_nothing() {
     let vm = create(&hypervisor, 54, 3).unwrap();
     hypervisor.host_call(&HostCall::ObjectCreate { vm, pages: 16 }).unwrap();
     assert!(calls(vm) <= without + 1);
+}
+
+#[test]
+fn what_vcpus_have_counted_is_there_to_the_end() {
+    let hypervisor = make::<Short>(RAM, RESERVED, DENIED).unwrap();
+    let vm = create(&hypervisor, 54, 20).unwrap();
+    hypervisor.host_call(&HostCall::VcpuCreate { vm, index: VcpuIndex(0) }).unwrap();
+    hypervisor.host_call(&HostCall::VmStart { vm, entry: Ipa(0), argument: 0 }).unwrap();
+    let vcpu = hypervisor.vcpu_load(CpuIndex(0), vm, VcpuIndex(0)).unwrap();
+    vcpu.count_hypercall();
+    vcpu.count_exit();
+    vcpu.count_exit();
+    let counts = || hypervisor.vm_report(vm).map(|report| [report.hypercalls, report.exits]);
+    assert_eq!(counts(), Some([1, 2]), "at once");
+    drop(vcpu);
+    assert_eq!(counts(), Some([1, 2]));
+    let mut again = 0;
+    while let Err(failure) = hypervisor.host_call(&HostCall::VmDestroy { vm }) {
+        assert_eq!(failure.error, CallError::Again);
+        assert_eq!(counts(), Some([1, 2]), "after {again} parts of its end");
+        again += 1;
+    }
+    assert!(again > 2, "{again}");
+    assert_eq!(counts(), None);
 }
 
 #[test]

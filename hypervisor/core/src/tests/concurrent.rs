@@ -301,7 +301,7 @@ fn what_threads_are_answered_at_once_some_order_would_have_answered_too() {
 fn havoc(real: &Hypervisor<'_, Fake<Tiny>>, thread: usize, seed: u64, calls: u64) {
     // Two threads pass for each CPU; a CPU has one resident.
     let (cpu, keeps) = (thread % 2, thread < 2);
-    let mut resident = Resident::new();
+    let mut resident = Resident::new(real, CpuIndex(cpu));
     let mut vms = std::vec![VmHandle(0x100), VmHandle(0x101)];
     let mut objects = std::vec![ObjectHandle(0x100), ObjectHandle(0x110)];
     let mut dice = Dice(seed);
@@ -322,9 +322,9 @@ fn havoc(real: &Hypervisor<'_, Fake<Tiny>>, thread: usize, seed: u64, calls: u64
             8 => HostCall::VmTopUp { vm, first: page, pages: 1 },
             9 => HostCall::ObjectQuery { object, offset },
             10 | 11 => {
-                guest_havoc(real, &mut resident, cpu, vm, &mut dice);
+                guest_havoc(&mut resident, vm, &mut dice);
                 if !keeps {
-                    resident = Resident::new();
+                    resident = Resident::new(real, CpuIndex(cpu));
                 }
                 continue;
             }
@@ -341,14 +341,8 @@ fn havoc(real: &Hypervisor<'_, Fake<Tiny>>, thread: usize, seed: u64, calls: u64
     }
 }
 
-fn guest_havoc<'h, 'm>(
-    real: &'h Hypervisor<'m, Fake<Tiny>>,
-    resident: &mut Resident<'h, 'm, Fake<Tiny>>,
-    cpu: usize,
-    vm: VmHandle,
-    dice: &mut Dice,
-) {
-    let _ = resident.run(real, CpuIndex(cpu), vm, VcpuIndex(0), |vcpu| {
+fn guest_havoc(resident: &mut Resident<'_, '_, Fake<Tiny>>, vm: VmHandle, dice: &mut Dice) {
+    let _ = resident.run(vm, VcpuIndex(0), |vcpu| {
         for _ in 0..dice.below(8) {
             let gfn = Gfn(32 + dice.below(6));
             let pages = PageRange::<Gfn>::new(gfn, 1 + dice.below(6)).unwrap();

@@ -50,12 +50,13 @@ fn a_cpu_goes_on_with_what_it_ran_last_unless_something_came_between() {
     let vm = TestVm::new(&hypervisor, true, 54, 10);
     call(&hypervisor, HostCall::VcpuCreate { vm: vm.vm, index: VcpuIndex(1) }).unwrap();
     vm.start(&hypervisor);
-    let (mut here, mut there) = (Resident::new(), Resident::new());
+    let on = |cpu| Resident::new(&hypervisor, CpuIndex(cpu));
+    let (mut here, mut there) = (on(0), on(1));
     // Whether the VM's lock was taken for it.
     let mut run = |cpu: usize, index, f: &dyn Fn(&Loaded<'_, '_, Fake<Tiny>>)| {
         hypervisor.machine().take_trace();
         let resident = if cpu == 0 { &mut here } else { &mut there };
-        on_cpu(cpu, || resident.run(&hypervisor, CpuIndex(cpu), vm.vm, VcpuIndex(index), |vcpu| f(vcpu)))?;
+        on_cpu(cpu, || resident.run(vm.vm, VcpuIndex(index), |vcpu| f(vcpu)))?;
         Ok(hypervisor.machine().take_trace().iter().any(|(_, event)| matches!(event, Event::Taken(_))))
     };
     assert_eq!(run(0, 0, &|_| ()), Ok(true), "for the first time");
@@ -82,8 +83,8 @@ fn what_a_cpu_ran_last_keeps_no_vm_alive() {
     let hypervisor = tiny();
     let vm = TestVm::new(&hypervisor, true, 54, 10);
     vm.start(&hypervisor);
-    let mut resident = Resident::new();
-    let mut run = |vm| resident.run(&hypervisor, CpuIndex(0), vm, VcpuIndex(0), |_| ());
+    let mut resident = Resident::new(&hypervisor, CpuIndex(0));
+    let mut run = |vm| resident.run(vm, VcpuIndex(0), |_| ());
     assert_eq!(run(vm.vm), Ok(()));
     vm.destroy(&hypervisor).unwrap();
     assert_eq!(run(vm.vm), Err(CallError::NotFound));
