@@ -48,16 +48,6 @@ fn wipe_by_stores(range: PageRange<Pfn>) {
     wiped(range);
 }
 
-/// Notes the entries that [`El2::fill`] wrote.
-#[cold]
-#[inline(never)]
-fn note_filled(table: TableRef, first: u64, step: u64) {
-    for (index, entry) in (0..Granule4K::ENTRIES).zip(0..) {
-        let value = first.wrapping_add(step.wrapping_mul(entry));
-        trace::event(Event::Write { table: table.page(), index, value });
-    }
-}
-
 /// This CPU's maintenance instructions, noted in the trace if `TRACED`.
 struct Instructions<const TRACED: bool>;
 
@@ -138,7 +128,10 @@ impl Machine for El2 {
         // walker reaches the table, so that this CPU is alone with it until it is linked, by a release.
         unsafe { arch::fill(page_pointer(table.page()), first, step) };
         if trace::is_on() {
-            note_filled(table, first, step);
+            for (index, entry) in (0..Granule4K::ENTRIES).zip(0..) {
+                let value = first.wrapping_add(step.wrapping_mul(entry));
+                trace::event(Event::Write { table: table.page(), index, value });
+            }
         }
     }
 

@@ -47,9 +47,8 @@ impl Run {
     }
 
     /// What the first one is; of `Present`, the others follow it.
-    #[inline]
     pub(crate) const fn content(self) -> Content {
-        self.first.content()
+        self.first.content_at(0)
     }
 }
 
@@ -123,17 +122,10 @@ impl Object {
             return Content::Absent;
         };
         let chunk = Word(machine.read_entry(directory, index));
-        match chunk.as_split() {
-            Some((table, _)) => {
-                Word(machine.read_entry(table, M::Geometry::index(Level::Three, offset))).content()
-            }
-            None => match chunk.content() {
-                Content::Present(Pfn(first)) => {
-                    Content::Present(Pfn(first.wrapping_add(M::Geometry::block_offset(offset))))
-                }
-                other => other,
-            },
-        }
+        let Some((table, _)) = chunk.as_split() else {
+            return chunk.content_at(M::Geometry::block_offset(offset));
+        };
+        Word(machine.read_entry(table, M::Geometry::index(Level::Three, offset))).content_at(0)
     }
 
     /// The run that starts at `offset` and has at most `most` pages; `offset` is in the object and
@@ -186,7 +178,7 @@ impl Object {
             Level::One => as_one_word(machine, directory, M::Geometry::BLOCK_PAGES)?,
             Level::Two | Level::Three => Word(machine.read_entry(directory, index)),
         };
-        match word.content() {
+        match word.content_at(0) {
             Content::Present(first) if word.as_split().is_none() => Some(first),
             _ => None,
         }
@@ -195,7 +187,7 @@ impl Object {
     /// Sets `pages` pages from `offset` on, a run that is in the object, from `from` to `to` (what the
     /// first page is and becomes). Answers whether a chunk may be one run by now: a page alone mostly
     /// leaves its chunk in pieces.
-    #[inline(always)]
+    #[inline(never)]
     pub(crate) fn set<M: Machine>(
         &mut self,
         machine: &M,
@@ -210,7 +202,15 @@ impl Object {
             self.count(1, from, to);
             return false;
         }
-        self.set_pieces(machine, pool, offset, pages, from, to);
+        for piece in pieces::<M::Geometry>(offset, pages) {
+            let before = piece.first.wrapping_sub(offset);
+            let to = to.advance(before);
+            if self.set_piece(machine, pool, piece, from, to).is_none() {
+                // Out of tables, against the caller's check: what is left stays as it was.
+                return true;
+            }
+            self.count(piece.pages, from, to);
+        }
         true
     }
 
@@ -229,27 +229,6 @@ impl Object {
         Some(())
     }
 
-    #[inline(never)]
-    fn set_pieces<M: Machine>(
-        &mut self,
-        machine: &M,
-        pool: &mut Pool,
-        offset: u64,
-        pages: u64,
-        from: Word,
-        to: Word,
-    ) {
-        for piece in pieces::<M::Geometry>(offset, pages) {
-            let before = piece.first.wrapping_sub(offset);
-            let to = to.advance(before);
-            if self.set_piece(machine, pool, piece, from, to).is_none() {
-                // Out of tables, against the caller's check: what is left stays as it was.
-                return;
-            }
-            self.count(piece.pages, from, to);
-        }
-    }
-
     #[inline]
     fn count(&mut self, pages: u64, from: Word, to: Word) {
         // What was present was counted, and all pages are fewer than 2^28.
@@ -261,6 +240,7 @@ impl Object {
         }
     }
 
+    #[inline(never)]
     fn set_piece<M: Machine>(
         &self,
         machine: &M,

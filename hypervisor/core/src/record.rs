@@ -22,38 +22,33 @@ pub struct ObjectPage(u64);
 impl ObjectPage {
     /// Page `offset`, which is below 2^28, of an object of a VM's.
     #[inline]
-    pub const fn new(vm: VmIndex, object: ObjectIndex, offset: u64) -> Self {
+    pub(crate) const fn new(vm: VmIndex, object: ObjectIndex, offset: u64) -> Self {
         let offset = (offset & OFFSET_MASK) << OFFSET_SHIFT;
         Self(((vm.0 as u64) << VM_SHIFT) | ((object.0 as u64) << OBJECT_SHIFT) | offset)
     }
 
     /// Whose object.
-    #[inline]
-    pub const fn vm(self) -> VmIndex {
+    pub(crate) const fn vm(self) -> VmIndex {
         VmIndex(((self.0 >> VM_SHIFT) & 0xf) as u8)
     }
 
     /// Which.
-    #[inline]
-    pub const fn object(self) -> ObjectIndex {
+    pub(crate) const fn object(self) -> ObjectIndex {
         ObjectIndex(((self.0 >> OBJECT_SHIFT) & 0b11) as u8)
     }
 
     /// The page within it.
-    #[inline]
-    pub const fn offset(self) -> u64 {
+    pub(crate) const fn offset(self) -> u64 {
         self.0 >> OFFSET_SHIFT
     }
 
     /// The page `pages` further on in the object.
-    #[inline]
     pub(crate) const fn advance(self, pages: u64) -> Self {
         // Offsets are below 2^28 and a run ends with its object, so the sum stays in its field.
         Self(self.0.wrapping_add(pages << OFFSET_SHIFT))
     }
 
     /// How many pages after `first` it comes, if it is of the same object and does.
-    #[inline]
     pub(crate) fn after(self, first: Self) -> Option<u64> {
         let apart = self.0.checked_sub(first.0)?;
         (apart & ((1 << OFFSET_SHIFT) - 1) == 0).then_some(apart >> OFFSET_SHIFT)

@@ -36,7 +36,6 @@ pub(crate) struct Binding {
 impl Binding {
     /// Where the guest sees a page of an object, if it is in this binding and so are the `pages` from
     /// there on.
-    #[inline]
     fn gfn(&self, page: ObjectPage, pages: u64) -> Option<Gfn> {
         let within = page.after(self.first)?;
         let fits = within.checked_add(pages)? <= self.guest.len();
@@ -143,7 +142,6 @@ impl VmReport {
 
 impl Vm {
     /// Where the guest sees a run of object pages that lie in one binding.
-    #[inline]
     pub(crate) fn gfn(&self, page: ObjectPage, pages: u64) -> Option<Gfn> {
         self.bindings.iter().find_map(|binding| binding.gfn(page, pages))
     }

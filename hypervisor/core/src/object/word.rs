@@ -51,9 +51,10 @@ impl Word {
         }
     }
 
-    pub(super) const fn content(self) -> Content {
+    /// What is at the page `pages` further on in a uniform run.
+    pub(super) const fn content_at(self, pages: u64) -> Content {
         match self.0 & STATE_MASK {
-            PRESENT => Content::Present(self.page()),
+            PRESENT => Content::Present(Pfn(self.page().0.wrapping_add(pages))),
             POISONED => Content::Poisoned,
             _ => Content::Absent,
         }

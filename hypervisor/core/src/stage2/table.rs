@@ -178,11 +178,19 @@ impl Stage2 {
     pub(crate) fn map<M: Machine>(&self, machine: &M, pool: &mut Pool, mapping: Mapping, batch: &mut Batch) {
         let mut left = mapping;
         while left.pages != 0 {
-            let done = match self.slot_in_space(machine, left.page) {
-                Some(slot) if !fits::<M>(Level::Two, left) => map_pages(machine, slot, left, batch),
-                _ => self.map_above(machine, pool, left, batch),
+            let Some(slot) = self.slot_in_space(machine, left.page).filter(|_| !fits::<M>(Level::Two, left))
+            else {
+                left = left.skip(self.map_above(machine, pool, left, batch));
+                continue;
             };
-            left = left.skip(done);
+            let mut next = descriptor::leaf(Level::Three, left.to, left.access);
+            let entries = pages_in_table::<M>(slot, left.pages);
+            left = left.skip(entries.len() as u64);
+            for index in entries {
+                machine.write_entry(slot.table, index, next);
+                next = next.wrapping_add(PAGE_SIZE);
+            }
+            batch.added();
         }
     }
 
@@ -316,29 +324,11 @@ impl Stage2 {
 
 /// The tables that a table of `level` names, and by which entries.
 #[inline(always)]
-fn tables_in<M: Machine>(
-    machine: &M,
-    table: TableRef,
-    level: Level,
-) -> impl Iterator<Item = (usize, TableRef)> {
-    used(machine, table).filter_map(move |(index, entry)| match descriptor::kind(level, entry) {
+fn tables_in<M: Machine>(machine: &M, from: TableRef, at: Level) -> impl Iterator<Item = (usize, TableRef)> {
+    used(machine, from).filter_map(move |(index, entry)| match descriptor::kind(at, entry) {
         Kind::Table(below) => Some((index, TableRef::new(below))),
         Kind::Leaf(_) | Kind::Invalid => None,
     })
-}
-
-/// Maps what of a run the table of a slot of level 3 serves, from that slot on. Answers how many pages.
-#[inline]
-fn map_pages<M: Machine>(machine: &M, slot: Slot, run: Mapping, batch: &mut Batch) -> u64 {
-    let mut next = descriptor::leaf(Level::Three, run.to, run.access);
-    let entries = pages_in_table::<M>(slot, run.pages);
-    let done = entries.len() as u64;
-    for index in entries {
-        machine.write_entry(slot.table, index, next);
-        next = next.wrapping_add(PAGE_SIZE);
-    }
-    batch.added();
-    done
 }
 
 /// Whether a leaf of `level` fits at the start of the run.
