@@ -15,7 +15,7 @@ use host::virtio::block::{Block, BlockBackend, DiskError, SECTOR_BYTES};
 use host::virtio::console;
 use host::virtio::queue::{Areas, MAX_SIZE, Queue, QueueError};
 use host::vm::pages::{PageMap, Run};
-use shared_abi::addr::{Gfn, Ipa, PAGE_SIZE, Pa, Pfn};
+use shared_abi::addr::{Gfn, Ipa, PAGE_SIZE, Pa, PageRange, Pfn};
 
 use crate::input::Input;
 
@@ -143,7 +143,8 @@ fn page_of(guest: u64) -> u64 {
 }
 
 fn page_map() -> PageMap {
-    let mut map = PageMap::new();
+    let ram = PageRange::<Gfn>::new(GUEST.page(), PAGES).expect("some pages");
+    let mut map = PageMap::new(ram).expect("memory for a few words");
     for page in 0..PAGES {
         map.insert(Run { gfn: Gfn(GUEST.page().0 + page), pfn: Pfn(FIRST.0 + page_of(page)), pages: 1 });
     }

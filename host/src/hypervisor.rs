@@ -20,6 +20,12 @@ pub struct Refusal {
 impl Refusal {
     /// For an answer that this version of the interface does not have.
     const UNKNOWN_ANSWER: Self = Self { error: CallError::NotSupported, detail: 0 };
+
+    /// What x0, which is not 0, and x1 say.
+    #[cold]
+    fn new(code: u64, detail: u64) -> Self {
+        CallError::from_code(code).map_or(Self::UNKNOWN_ANSWER, |error| Self { error, detail })
+    }
 }
 
 /// What a bounded call did.
@@ -79,8 +85,7 @@ pub trait Hypervisor {
     fn call_emitted(&self, (function, mut x): (u32, Arguments)) -> Result<Arguments, Refusal> {
         match self.invoke(function, &mut x) {
             0 => Ok(x),
-            code => Err(CallError::from_code(code)
-                .map_or(Refusal::UNKNOWN_ANSWER, |error| Refusal { error, detail: x[0] })),
+            code => Err(Refusal::new(code, x[0])),
         }
     }
 

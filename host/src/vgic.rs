@@ -127,18 +127,25 @@ impl Vgic {
     /// Whether an interrupt waits that this vCPU would take: reason to wake it, or to kick it out of
     /// the guest.
     #[must_use]
+    #[inline(never)] // every exit comes past, hardly any asks
     pub fn has_pending(&self, vcpu: VcpuIndex) -> bool {
         self.enabled() && self.candidates(vcpu).any(|(_, interrupt)| interrupt.deliverable_on(vcpu.0))
     }
 
-    /// The list registers for the next entry of a vCPU: what is active first, as its deactivation must
-    /// find it, then the pending interrupts by priority.
-    pub fn load(&mut self, vcpu: VcpuIndex) -> [ListRegister; LIST_REGISTERS] {
-        if self.is_at_rest(vcpu) { [ListRegister::EMPTY; LIST_REGISTERS] } else { self.load_restless(vcpu) }
+    /// What the next entry of a vCPU takes along: [`Self::load`], and then [`Self::timer_line_active`].
+    #[inline(always)] // mostly constants
+    pub fn enter(&mut self, vcpu: VcpuIndex) -> ([ListRegister; LIST_REGISTERS], bool) {
+        // The timer's interrupt is level-sensitive: neither its line nor its activity leaves it at rest.
+        if self.is_at_rest(vcpu) {
+            return ([ListRegister::EMPTY; LIST_REGISTERS], false);
+        }
+        (self.load(vcpu), self.timer_line_active(vcpu))
     }
 
+    /// The list registers for the next entry of a vCPU: what is active first, as its deactivation must
+    /// find it, then the pending interrupts by priority.
     #[cold]
-    fn load_restless(&mut self, vcpu: VcpuIndex) -> [ListRegister; LIST_REGISTERS] {
+    pub fn load(&mut self, vcpu: VcpuIndex) -> [ListRegister; LIST_REGISTERS] {
         self.settle(vcpu);
         let mut chosen = [None; LIST_REGISTERS];
         for (intid, interrupt) in self.candidates(vcpu) {
@@ -165,18 +172,19 @@ impl Vgic {
 
     /// Takes back what [`Self::load`] gave: the list registers as an exit found them, and whether the
     /// virtual timer has fired.
+    #[inline]
     pub fn fold(&mut self, vcpu: VcpuIndex, registers: &[ListRegister; LIST_REGISTERS], timer_fired: bool) {
         let Some(cpu) = self.cpus.get(vcpu.0 as usize) else {
             return;
         };
         if !cpu.loaded.is_empty() {
-            self.fold_loaded(vcpu, registers);
+            self.fold_loaded(vcpu, *registers);
         }
         self.set_timer_line(vcpu, timer_fired);
     }
 
     #[cold]
-    fn fold_loaded(&mut self, vcpu: VcpuIndex, registers: &[ListRegister; LIST_REGISTERS]) {
+    fn fold_loaded(&mut self, vcpu: VcpuIndex, registers: [ListRegister; LIST_REGISTERS]) {
         let Some(cpu) = self.cpus.get_mut(vcpu.0 as usize) else {
             return;
         };

@@ -19,8 +19,8 @@ struct Guest {
     vmm: Vmm<BareMetal>,
     /// How many vCPUs it has.
     vcpus: u32,
-    /// How many of its vCPUs are entered now.
-    entered: usize,
+    /// How many CPUs are in its vCPUs now: from the first entry to an exit that none follows.
+    inside: usize,
 }
 
 /// What a CPU does next.
@@ -43,7 +43,7 @@ enum Task {
 
 /// Runs a VM on all CPUs to its end; this one, the boot CPU, enters vCPUs by `hypervisor`.
 pub(crate) fn run(vmm: Vmm<BareMetal>, vcpus: u32, hypervisor: El2) -> (Vmm<BareMetal>, End) {
-    *GUEST.lock() = Some(Guest { vmm, vcpus, entered: 0 });
+    *GUEST.lock() = Some(Guest { vmm, vcpus, inside: 0 });
     // From here on the others find something to do when they are kicked.
     for number in 1..cpus::online().min(vcpus as usize) {
         interrupts::kick(number);
@@ -51,7 +51,7 @@ pub(crate) fn run(vmm: Vmm<BareMetal>, vcpus: u32, hypervisor: El2) -> (Vmm<Bare
     let end = serve_until_end(hypervisor);
     loop {
         let mut guest = GUEST.lock();
-        if guest.as_ref().is_some_and(|guest| guest.entered == 0)
+        if guest.as_ref().is_some_and(|guest| guest.inside == 0)
             && let Some(Guest { vmm, .. }) = guest.take()
         {
             return (vmm, end);
@@ -75,91 +75,102 @@ pub(crate) fn work() -> ! {
 
 fn serve_until_end(hypervisor: El2) -> End {
     let mut last = None;
-    let mut exited = None;
     loop {
         interrupts::drain();
-        match next_task(last, exited.take()) {
-            Task::Enter { vm, vcpu, entry, timer_active, deadline } => {
-                interrupts::set_virtual_timer_active(timer_active);
-                timer::arm(deadline);
-                exited = Some(hypervisor.vcpu_run(vm, vcpu, &entry));
-                last = Some(vcpu);
-            }
-            Task::Sleep(deadline) => {
-                timer::arm(deadline);
-                cpu::wfi();
-            }
-            Task::End(end) => return end,
+        let mut task = look(last);
+        while let Task::Enter { vm, vcpu, entry, timer_active, deadline } = task {
+            interrupts::set_virtual_timer_active(timer_active);
+            timer::arm(deadline);
+            let exit = hypervisor.vcpu_run(vm, vcpu, &entry);
+            interrupts::drain();
+            task = finish(vcpu, exit);
+            last = Some(vcpu);
         }
+        match task {
+            Task::End(end) => return end,
+            Task::Sleep(deadline) => timer::arm(deadline),
+            Task::Enter { .. } => {}
+        }
+        cpu::wfi();
     }
 }
 
-/// Hands the exit of `last`, if it was just entered, to the VMM, wakes whom that concerns, and chooses
-/// what this CPU does next: all the way from an exit to the next entry, with the VM taken once.
-#[inline(always)] // into its one caller, so that exits and entries stay in registers
-fn next_task(last: Option<VcpuIndex>, exited: Option<Result<ExitRecord, Refusal>>) -> Task {
+/// Looks for something to do, when this CPU was not in a vCPU.
+#[inline(always)] // as `finish`, whose answer has the same destination
+fn look(last: Option<VcpuIndex>) -> Task {
     let mut guard = GUEST.lock();
     let Some(guest) = guard.as_mut() else {
         return Task::Sleep(None);
     };
-    let outcome = match (last, exited) {
-        (Some(vcpu), Some(exit)) => {
-            guest.entered -= 1;
-            Some(guest.vmm.handle(vcpu, exit))
-        }
-        _ => None,
-    };
     let task = guest.choose(last);
+    if matches!(task, Task::Enter { .. }) {
+        guest.inside += 1;
+    }
+    task
+}
+
+/// Hands an exit to the VMM, wakes whom it concerns, and chooses what this CPU does next: all the way to
+/// the next entry with the lock taken once.
+#[inline(always)] // into its one caller, so that exit and entry stay in registers
+fn finish(vcpu: VcpuIndex, exit: Result<ExitRecord, Refusal>) -> Task {
+    let mut guard = GUEST.lock();
+    let Some(guest) = guard.as_mut() else {
+        return Task::Sleep(None);
+    };
+    let outcome = guest.vmm.handle(vcpu, exit);
+    let task = guest.choose(Some(vcpu));
+    if !matches!(task, Task::Enter { .. }) {
+        guest.inside -= 1;
+    }
     drop(guard);
-    if let Some(outcome) = outcome {
-        for other in outcome.kick.iter() {
-            kick(cpus::home_of(other));
-        }
-        if matches!(outcome.next, Next::End(_)) {
-            kick(0);
-        }
-        if let Some(notice) = outcome.notice {
-            tell(notice);
-        }
+    for other in outcome.kick.iter() {
+        kick(cpus::home_of(other));
+    }
+    if matches!(task, Task::End(_)) {
+        kick(0);
+    }
+    if let Some(notice) = outcome.notice {
+        tell(notice);
     }
     task
 }
 
 impl Guest {
     /// Chooses among this CPU's vCPUs, beginning with the one after `last`.
-    #[inline(always)] // as `next_task`
+    #[inline(always)] // as `finish`
     fn choose(&mut self, last: Option<VcpuIndex>) -> Task {
-        let now = timer::now();
-        let mut chosen = None;
-        let mut deadline: Option<u64> = None;
-        for vcpu in turn(last, self.vcpus) {
-            let wake = match self.vmm.poll(vcpu, now) {
+        let mut turn = turn(last, self.vcpus);
+        let mut deadline = None;
+        let vcpu = loop {
+            let Some(vcpu) = turn.next() else {
+                return Task::Sleep(deadline);
+            };
+            match self.vmm.poll(vcpu, timer::now) {
+                Next::Enter => break vcpu,
+                Next::Wait { deadline: wake } => deadline = earlier(deadline, wake),
+                Next::Off => {}
                 Next::End(end) => return Task::End(end),
-                Next::Off => None,
-                Next::Wait { deadline } => deadline,
-                Next::Enter if chosen.is_none() => {
-                    chosen = Some(vcpu);
-                    None
-                }
-                Next::Enter => Some(timer::slice_end()),
-            };
-            deadline = match (deadline, wake) {
-                (Some(one), Some(other)) => Some(one.min(other)),
-                (one, other) => one.or(other),
-            };
-        }
-        let Some(vcpu) = chosen else {
-            return Task::Sleep(deadline);
+            }
         };
-        self.entered += 1;
-        let entry = self.vmm.entry(vcpu);
-        Task::Enter {
-            vm: self.vmm.vm_handle(),
-            vcpu,
-            entry,
-            timer_active: self.vmm.timer_line_active(vcpu),
-            deadline,
+        // The others say when to come back for them.
+        for other in turn {
+            match self.vmm.poll(other, timer::now) {
+                Next::Enter => deadline = earlier(deadline, Some(timer::slice_end())),
+                Next::Wait { deadline: wake } => deadline = earlier(deadline, wake),
+                Next::Off => {}
+                Next::End(end) => return Task::End(end),
+            }
         }
+        let (entry, timer_active) = self.vmm.entry(vcpu);
+        Task::Enter { vm: self.vmm.vm_handle(), vcpu, entry, timer_active, deadline }
+    }
+}
+
+/// The earlier of two deadlines; `None` is none.
+fn earlier(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
     }
 }
 

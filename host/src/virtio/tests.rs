@@ -1,7 +1,7 @@
 //! Hand-made rings against the device side: what an honest driver does, and what a hostile one tries.
 
 use proptest::prelude::*;
-use shared_abi::addr::{Gfn, Ipa, PAGE_SIZE, Pfn};
+use shared_abi::addr::{Gfn, Ipa, PAGE_SIZE, PageRange, Pfn};
 use shared_abi::vcpu::AccessSize;
 
 use super::block::{self, Block};
@@ -36,7 +36,7 @@ struct Driver {
 
 impl Driver {
     fn new() -> Self {
-        let mut pages = PageMap::new();
+        let mut pages = PageMap::new(PageRange::<Gfn>::new(DESCRIPTORS.page(), 0x100).unwrap()).unwrap();
         pages.insert(Run {
             gfn: DESCRIPTORS.page(),
             pfn: Pfn(FIRST),
@@ -219,7 +219,7 @@ fn memory_is_reached_across_pages() {
     let last = Ipa(END.0 - 1);
     let fault = driver.memory().read(last, &mut [0; 2]).unwrap_err();
     assert_eq!(fault, GuestFault::Absent(END));
-    let mut pages = PageMap::new();
+    let mut pages = PageMap::new(PageRange::<Gfn>::new(Gfn(0), 1).unwrap()).unwrap();
     pages.insert(Run { gfn: Gfn(0), pfn: Pfn(FIRST), pages: 1 });
     assert!(GuestMemory::new(&pages, &driver.machine).read(Ipa(u64::MAX), &mut [0; 2]).is_err());
 }

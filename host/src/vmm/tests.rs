@@ -57,7 +57,7 @@ impl Guest {
     fn load(&mut self, ipa: u64) -> Resume {
         let read = Exit::MmioRead { ipa: Ipa(ipa), size: AccessSize::Word };
         self.exit(CPU0, read);
-        self.vmm.entry(CPU0).resume
+        self.vmm.entry(CPU0).0.resume
     }
 
     /// The guest touches a page and shares it.
@@ -120,7 +120,7 @@ fn a_disk_request_ends_in_an_interrupt() {
     guest.request(page, page + PAGE_SIZE);
     let outcome = guest.store(BLOCK + 0x50, 0);
     assert_eq!((outcome.next, outcome.notice), (Next::Enter, None));
-    assert_eq!(guest.vmm.entry(CPU0).list_registers[0].intid(), 49);
+    assert_eq!(guest.vmm.entry(CPU0).0.list_registers[0].intid(), 49);
     let cost = guest.vmm.cost();
     assert_eq!((cost.requests, cost.copied_bytes), (1, 512));
 }
@@ -177,28 +177,28 @@ fn a_vcpu_that_waits_wakes_by_interrupt_or_deadline() {
     let wfi = Exit::Wfi { deadline: Some(100) };
     let wait = Next::Wait { deadline: Some(100) };
     assert_eq!(guest.exit(CPU0, wfi).next, wait);
-    assert_eq!(guest.vmm.poll(CPU0, 99), wait);
-    assert_eq!(guest.vmm.poll(CPU0, 100), Next::Enter);
-    assert!(guest.vmm.timer_line_active(CPU0));
+    assert_eq!(guest.vmm.poll(CPU0, || 99), wait);
+    assert_eq!(guest.vmm.poll(CPU0, || 100), Next::Enter);
+    assert!(guest.vmm.entry(CPU0).1);
 
     guest.exit(CPU0, Exit::CpuOn { vcpu: CPU1 });
     guest.store(0x800_0000, 2);
     guest.store(0x80d_0100, 0xffff_ffff);
-    assert_eq!(guest.vmm.poll(CPU1, 0), Next::Enter);
+    assert_eq!(guest.vmm.poll(CPU1, || 0), Next::Enter);
     guest.exit(CPU1, Exit::Wfi { deadline: None });
-    assert_eq!(guest.vmm.poll(CPU1, u64::MAX), Next::Wait { deadline: None });
+    assert_eq!(guest.vmm.poll(CPU1, || u64::MAX), Next::Wait { deadline: None });
     let outcome = guest.exit(CPU0, Exit::Sgi { sgi1r: 2 });
     assert_eq!(outcome.kick.iter().collect::<Vec<_>>(), [CPU1]);
-    assert_eq!(guest.vmm.poll(CPU1, 0), Next::Enter);
+    assert_eq!(guest.vmm.poll(CPU1, || 0), Next::Enter);
 }
 
 #[test]
 fn vcpus_start_and_stop() {
     let mut guest = guest(false);
-    assert_eq!(guest.vmm.poll(CPU1, 0), Next::Off);
+    assert_eq!(guest.vmm.poll(CPU1, || 0), Next::Off);
     let outcome = guest.exit(CPU0, Exit::CpuOn { vcpu: CPU1 });
     assert!(outcome.kick.contains(CPU1));
-    assert_eq!(guest.vmm.poll(CPU1, 0), Next::Enter);
+    assert_eq!(guest.vmm.poll(CPU1, || 0), Next::Enter);
     assert!(guest.exit(CPU0, Exit::CpuOn { vcpu: VcpuIndex(77) }).kick.is_empty());
     assert_eq!(guest.exit(CPU0, Exit::CpuOff).next, Next::Off);
     assert_eq!(guest.exit(CPU1, Exit::CpuOff).next, Next::End(End::AllCpusOff));
@@ -216,7 +216,7 @@ fn an_end_is_everybodys() {
         let outcome = guest.exit(CPU0, exit);
         assert_eq!(outcome.next, Next::End(end));
         assert!(outcome.kick.contains(CPU1));
-        assert_eq!(guest.vmm.poll(CPU1, 0), Next::End(end));
+        assert_eq!(guest.vmm.poll(CPU1, || 0), Next::End(end));
         assert_eq!(guest.exit(CPU1, Exit::Interrupted).next, Next::End(end));
         assert_eq!(guest.vmm.destroy().unwrap().pages_nonzero, 0);
         assert_eq!(guest.machine.free_pages(), PAGES);
