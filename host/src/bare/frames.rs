@@ -55,6 +55,7 @@ impl<'a> Frames<'a> {
 
     /// Takes `pages` contiguous frames, the first on a multiple of `alignment` pages (a power of
     /// two). `None` if there is no such run, or nothing was asked for.
+    #[inline(always)] // as `next`; into the one caller that is called again and again
     pub(crate) fn allocate(&mut self, pages: u64, alignment: u64) -> Option<PageRange<Pfn>> {
         let below = alignment - 1;
         let align = |frame: u64| Some(frame.checked_add(below)? & !below);
@@ -84,7 +85,7 @@ impl<'a> Frames<'a> {
     }
 
     /// The first frame among these that is free, or that is not; the end if there is none.
-    #[inline]
+    #[inline(always)] // which of the two is known where it is called
     fn next(&self, frames: Range<u64>, free: bool) -> u64 {
         let mut frame = frames.start;
         while frame < frames.end {
@@ -98,7 +99,7 @@ impl<'a> Frames<'a> {
         frames.end
     }
 
-    #[inline]
+    #[inline(always)] // as `next`
     fn mark(&mut self, frames: Range<u64>, free: bool) {
         let end = frames.end.min(self.end);
         let mut frame = frames.start.max(self.first);

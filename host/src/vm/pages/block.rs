@@ -44,17 +44,19 @@ impl Block {
             *self = Self::Whole(pfn);
             return;
         }
-        self.change(|pages| {
+        if let Some(pages) = self.pages() {
             for (place, pfn) in (place..place + count).zip(pfn.0..) {
                 pages.present[place / WORD] |= 1 << (place % WORD);
                 pages.pfns[place] = Pfn(pfn);
             }
-        });
+        }
     }
 
     /// Takes a page out.
     pub(super) fn remove(&mut self, place: usize) {
-        self.change(|pages| pages.present[place / WORD] &= !(1 << (place % WORD)));
+        if let Some(pages) = self.pages() {
+            pages.present[place / WORD] &= !(1 << (place % WORD));
+        }
     }
 
     /// The places around `place` at which no page is; `None` if one is at `place`.
@@ -81,15 +83,16 @@ impl Block {
         })
     }
 
-    /// Changes the block's single pages.
+    /// The pages of the block, which is made one of single pages if it is none: then there are some.
     #[inline]
-    fn change(&mut self, change: impl Fn(&mut Pages)) {
-        if let Self::Pages(pages) = self {
-            return change(pages);
+    fn pages(&mut self) -> Option<&mut Pages> {
+        if !matches!(self, Self::Pages(_)) {
+            *self = Self::Pages(self.single());
         }
-        let mut pages = self.single();
-        change(&mut pages);
-        *self = Self::Pages(pages);
+        match self {
+            Self::Pages(pages) => Some(pages),
+            Self::Absent | Self::Whole(_) => None,
+        }
     }
 
     /// The block as single pages.
