@@ -138,11 +138,9 @@ pub enum Notice {
     BrokenQueue(QueueError),
 }
 
-/// What came of an exit.
+/// What came of an exit, beside what [`Vmm::poll`] says of the vCPU from now on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// What to do with this vCPU.
-    pub next: Next,
     /// Other vCPUs that have a reason to be polled now: those that run are to exit, those that wait or
     /// are off are to be woken.
     pub kick: VcpuSet,
@@ -301,16 +299,7 @@ impl<P: Platform> Vmm<P> {
             }
             Err(refusal) => self.stop(End::Failed(refusal.into())),
         }
-        let next = match (self.end, self.vcpus.get(vcpu.0 as usize)) {
-            (Some(end), _) => Next::End(end),
-            (None, Some(state)) => match state.run {
-                Run::Ready => Next::Enter,
-                Run::Waiting { deadline } => Next::Wait { deadline },
-                Run::Off => Next::Off,
-            },
-            (None, None) => Next::Off,
-        };
-        Outcome { next, kick: self.others_to_kick(vcpu), notice: self.notice.take() }
+        Outcome { kick: self.others_to_kick(vcpu), notice: self.notice.take() }
     }
 
     /// Ends the VM, however it stands, and looks at all that comes back.
