@@ -33,7 +33,7 @@ static PHYSICAL_TIMER: AtomicU64 = AtomicU64::new(0);
 /// Affinities of the CPUs, by the host's numbers.
 static AFFINITIES: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 /// Each CPU's own part of the GIC, by the host's numbers.
-static PRIVATE: [Private; MAX_CPUS] = [const { Private::UNKNOWN }; MAX_CPUS];
+static PRIVATE: [Private; MAX_CPUS] = [const { Private::new() }; MAX_CPUS];
 
 /// What one CPU has of its own; only that CPU changes it once it runs.
 struct Private {
@@ -45,8 +45,10 @@ struct Private {
 }
 
 impl Private {
-    const UNKNOWN: Self =
-        Self { redistributor: AtomicU64::new(0), timer_may_be_active: AtomicBool::new(true) };
+    /// Of a CPU about which nothing is known.
+    const fn new() -> Self {
+        Self { redistributor: AtomicU64::new(0), timer_may_be_active: AtomicBool::new(true) }
+    }
 
     #[cold]
     fn set_virtual_timer_active(&self, active: bool) {
