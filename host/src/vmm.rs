@@ -32,6 +32,7 @@ use crate::attacks::private_page;
 use crate::bits;
 use crate::hypervisor::{Launch, Refusal};
 use crate::layout::GuestLayout;
+use crate::machine::MAX_VCPUS;
 use crate::pl011::Pl011;
 use crate::platform::{Platform, Resources};
 use crate::vgic::Vgic;
@@ -193,7 +194,8 @@ pub struct Vmm<P: Platform> {
     resources: Resources<P>,
     console: P::Console,
     vm: Vm,
-    vcpus: Vec<Vcpu>,
+    /// A layout has no more than fit.
+    vcpus: heapless::Vec<Vcpu, { MAX_VCPUS as usize }>,
     gic: Vgic,
     uart: Pl011,
     virtio: Vec<VirtioDevice<P>>,
@@ -290,10 +292,10 @@ impl<P: Platform> Vmm<P> {
     /// Handles an exit, or the hypervisor's refusal to enter.
     pub fn handle(&mut self, vcpu: VcpuIndex, exit: Result<ExitRecord, Refusal>) -> Outcome {
         match exit {
-            Ok(record) => {
+            Ok(ExitRecord { exit, list_registers, timer_fired }) => {
                 self.cost.exits += 1;
-                self.gic.fold(vcpu, &record.list_registers, record.timer_fired);
-                if let Err(error) = self.dispatch(vcpu, record.exit) {
+                self.gic.fold(vcpu, &list_registers, timer_fired);
+                if let Err(error) = self.dispatch(vcpu, exit) {
                     self.stop(End::Failed(error));
                 }
             }
