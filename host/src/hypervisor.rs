@@ -20,6 +20,12 @@ pub struct Refusal {
 impl Refusal {
     /// For an answer that this version of the interface does not have.
     const UNKNOWN_ANSWER: Self = Self { error: CallError::NotSupported, detail: 0 };
+
+    /// What x0, which is not 0, and x1 say.
+    #[cold]
+    fn new(code: u64, detail: u64) -> Self {
+        CallError::from_code(code).map_or(Self::UNKNOWN_ANSWER, |error| Self { error, detail })
+    }
 }
 
 /// What a bounded call did.
@@ -67,11 +73,19 @@ pub trait Hypervisor {
     /// The [`Refusal`] that x0 and x1 stand for.
     #[inline(always)]
     fn call(&self, call: HostCall) -> Result<Arguments, Refusal> {
-        let (function, mut x) = call.emit();
+        self.call_emitted(call.emit())
+    }
+
+    /// Makes a call that is in registers already; x1 to x17 of the answer.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::call`].
+    #[inline(always)]
+    fn call_emitted(&self, (function, mut x): (u32, Arguments)) -> Result<Arguments, Refusal> {
         match self.invoke(function, &mut x) {
             0 => Ok(x),
-            code => Err(CallError::from_code(code)
-                .map_or(Refusal::UNKNOWN_ANSWER, |error| Refusal { error, detail: x[0] })),
+            code => Err(Refusal::new(code, x[0])),
         }
     }
 
@@ -214,10 +228,10 @@ pub trait Hypervisor {
     /// # Errors
     ///
     /// Those of the call: the vCPU was not entered.
-    #[inline]
+    #[inline(always)]
     fn vcpu_run(&self, vm: VmHandle, vcpu: VcpuIndex, entry: &Entry) -> Result<ExitRecord, Refusal> {
-        let call = HostCall::VcpuRun { vm, vcpu, entry: *entry };
-        self.call(call).and_then(|x| ExitRecord::parse(&x).ok_or(Refusal::UNKNOWN_ANSWER))
+        let x = self.call_emitted(HostCall::emit_run(vm, vcpu, entry))?;
+        ExitRecord::parse(&x).ok_or(Refusal::UNKNOWN_ANSWER)
     }
 
     /// Ends a VM, a bounded number of pages at a time.

@@ -35,8 +35,8 @@ struct Cpu {
     private: [Interrupt; PRIVATE],
     /// Which of these may be pending or active, by INTID.
     restless: Restless,
-    /// The interrupts in the list registers while the vCPU runs.
-    loaded: [Option<u32>; LIST_REGISTERS],
+    /// The interrupts in the list registers while the vCPU runs, from the first register on.
+    loaded: heapless::Vec<u32, LIST_REGISTERS>,
     /// GICR_WAKER.ProcessorSleep.
     asleep: bool,
 }
@@ -61,7 +61,7 @@ impl Vgic {
         let cpu = |index| Cpu {
             private: core::array::from_fn(|intid| Interrupt::private(intid, index)),
             restless: Restless::NONE,
-            loaded: [None; LIST_REGISTERS],
+            loaded: heapless::Vec::new(),
             asleep: true,
         };
         Self {
@@ -127,16 +127,26 @@ impl Vgic {
     /// Whether an interrupt waits that this vCPU would take: reason to wake it, or to kick it out of
     /// the guest.
     #[must_use]
+    #[inline(never)] // every exit comes past, hardly any asks
     pub fn has_pending(&self, vcpu: VcpuIndex) -> bool {
         self.enabled() && self.candidates(vcpu).any(|(_, interrupt)| interrupt.deliverable_on(vcpu.0))
     }
 
+    /// What the next entry of a vCPU takes along: [`Self::load`], and then [`Self::timer_line_active`].
+    #[inline(always)] // mostly constants
+    pub fn enter(&mut self, vcpu: VcpuIndex) -> ([ListRegister; LIST_REGISTERS], bool) {
+        // The timer's interrupt is level-sensitive: neither its line nor its activity leaves it at rest.
+        if self.is_at_rest(vcpu) {
+            return ([ListRegister::EMPTY; LIST_REGISTERS], false);
+        }
+        (self.load(vcpu), self.timer_line_active(vcpu))
+    }
+
     /// The list registers for the next entry of a vCPU: what is active first, as its deactivation must
     /// find it, then the pending interrupts by priority.
+    #[cold]
     pub fn load(&mut self, vcpu: VcpuIndex) -> [ListRegister; LIST_REGISTERS] {
-        if self.settle(vcpu) {
-            return [ListRegister::EMPTY; LIST_REGISTERS];
-        }
+        self.settle(vcpu);
         let mut chosen = [None; LIST_REGISTERS];
         for (intid, interrupt) in self.candidates(vcpu) {
             let active = interrupt.active_on == Some(vcpu.0);
@@ -148,7 +158,7 @@ impl Vgic {
         let chosen = chosen.map(|rank| rank.map(|(_, _, intid)| intid));
         let enabled = self.enabled();
         if let Some(cpu) = self.cpus.get_mut(vcpu.0 as usize) {
-            cpu.loaded = chosen;
+            cpu.loaded = chosen.into_iter().flatten().collect();
         }
         chosen.map(|intid| {
             intid
@@ -162,19 +172,27 @@ impl Vgic {
 
     /// Takes back what [`Self::load`] gave: the list registers as an exit found them, and whether the
     /// virtual timer has fired.
+    #[inline]
     pub fn fold(&mut self, vcpu: VcpuIndex, registers: &[ListRegister; LIST_REGISTERS], timer_fired: bool) {
+        let Some(cpu) = self.cpus.get(vcpu.0 as usize) else {
+            return;
+        };
+        if !cpu.loaded.is_empty() {
+            self.fold_loaded(vcpu, *registers);
+        }
+        self.set_timer_line(vcpu, timer_fired);
+    }
+
+    #[cold]
+    fn fold_loaded(&mut self, vcpu: VcpuIndex, registers: [ListRegister; LIST_REGISTERS]) {
         let Some(cpu) = self.cpus.get_mut(vcpu.0 as usize) else {
             return;
         };
-        if cpu.loaded != [None; LIST_REGISTERS] {
-            let loaded = core::mem::take(&mut cpu.loaded);
-            for (intid, register) in loaded.into_iter().zip(registers) {
-                if let Some(interrupt) = intid.and_then(|intid| self.interrupt_mut(vcpu, intid)) {
-                    interrupt.fold(vcpu.0, register.state());
-                }
+        for (intid, register) in core::mem::take(&mut cpu.loaded).into_iter().zip(registers) {
+            if let Some(interrupt) = self.interrupt_mut(vcpu, intid) {
+                interrupt.fold(vcpu.0, register.state());
             }
         }
-        self.set_timer_line(vcpu, timer_fired);
     }
 
     fn set_timer_line(&mut self, vcpu: VcpuIndex, high: bool) {
@@ -199,14 +217,17 @@ impl Vgic {
         private.chain(shared.map(|(spi, interrupt)| (Spi(spi).intid(), interrupt)))
     }
 
-    /// Forgets the interrupts that came to rest; whether that is all of them.
-    fn settle(&mut self, vcpu: VcpuIndex) -> bool {
+    /// Whether no interrupt that could be a vCPU's is pending or active.
+    fn is_at_rest(&self, vcpu: VcpuIndex) -> bool {
+        self.restless.is_empty() && self.cpus.get(vcpu.0 as usize).is_none_or(|cpu| cpu.restless.is_empty())
+    }
+
+    /// Forgets the interrupts that came to rest.
+    fn settle(&mut self, vcpu: VcpuIndex) {
         self.restless.settle(&self.spis);
-        let Some(cpu) = self.cpus.get_mut(vcpu.0 as usize) else {
-            return true;
-        };
-        cpu.restless.settle(&cpu.private);
-        cpu.restless.is_empty() && self.restless.is_empty()
+        if let Some(cpu) = self.cpus.get_mut(vcpu.0 as usize) {
+            cpu.restless.settle(&cpu.private);
+        }
     }
 
     fn interrupt(&self, vcpu: VcpuIndex, intid: u32) -> Option<&Interrupt> {

@@ -114,25 +114,14 @@ impl Vm {
     ///
     /// [`VmError`]; a page that came meanwhile is none.
     pub fn populate<P: Platform>(&mut self, resources: &mut Resources<P>, gfn: Gfn) -> Result<(), VmError> {
-        if !self.ram.contains(gfn) {
-            return Err(VmError::NoMemoryThere(gfn));
-        }
-        let block = Gfn(gfn.0 - gfn.0 % BLOCK_PAGES);
-        let bounds = PageRange::<Gfn>::new(block, BLOCK_PAGES)
-            .and_then(|block| {
-                let first = block.first().max(self.ram.first());
-                let end = block.end().min(self.ram.end());
-                PageRange::<Gfn>::new(first, end.0 - first.0)
-            })
-            .ok_or(VmError::NoMemoryThere(gfn))?;
-        let Some(hole) = self.pages.absent_around(gfn, bounds) else {
-            // Another vCPU's fault brought it.
-            return Ok(());
+        let Some(hole) = self.pages.absent_around(gfn) else {
+            // If it is there, another vCPU's fault brought it.
+            return if self.ram.contains(gfn) { Ok(()) } else { Err(VmError::NoMemoryThere(gfn)) };
         };
         if hole.len() == BLOCK_PAGES
             && let Some(pfn) = resources.frames.allocate(BLOCK_PAGES, BLOCK_PAGES)
         {
-            let run = Run { gfn: block, pfn, pages: BLOCK_PAGES };
+            let run = Run { gfn: hole.first(), pfn, pages: BLOCK_PAGES };
             return self.give(resources, run, Content::Zero);
         }
         let wanted = (hole.end().0 - gfn.0).min(FAULT_PAGES);
@@ -171,6 +160,7 @@ impl Vm {
         ram: PageRange<Gfn>,
         protected: bool,
     ) -> Result<Self, VmError> {
+        let pages = PageMap::new(ram).ok_or(VmError::OutOfFrames)?;
         // The stage-2 root takes two pages, aligned to their size.
         let first = resources.frames.allocate(INITIAL_POOL_PAGES, 2).ok_or(VmError::OutOfFrames)?;
         let created = resources.hypervisor.vm_create(protected, first, INITIAL_POOL_PAGES);
@@ -186,7 +176,7 @@ impl Vm {
             object: ObjectHandle(0),
             protected,
             ram,
-            pages: PageMap::new(),
+            pages,
             pool: Vec::from([(first, INITIAL_POOL_PAGES)]),
         };
         match vm.with_pool(resources, |hypervisor| hypervisor.object_create(handle, ram.len())) {

@@ -4,9 +4,9 @@
 //! likes, goes round this loop; the lock is free while the vCPU runs and while it sleeps:
 //!
 //! ```ignore
-//! match vmm.lock().poll(vcpu, now()) {
+//! match vmm.lock().poll(vcpu, now) {
 //!     Next::Enter => {
-//!         let (entry, timer) = { let mut vmm = vmm.lock(); (vmm.entry(vcpu), vmm.timer_line_active(vcpu)) };
+//!         let (entry, timer) = vmm.lock().entry(vcpu);
 //!         set_physical_timer_interrupt_active(timer);
 //!         let exit = hypervisor.vcpu_run(vm, vcpu, &entry);
 //!         let outcome = vmm.lock().handle(vcpu, exit);
@@ -32,6 +32,7 @@ use crate::attacks::private_page;
 use crate::bits;
 use crate::hypervisor::{Launch, Refusal};
 use crate::layout::GuestLayout;
+use crate::machine::MAX_VCPUS;
 use crate::pl011::Pl011;
 use crate::platform::{Platform, Resources};
 use crate::vgic::Vgic;
@@ -138,11 +139,9 @@ pub enum Notice {
     BrokenQueue(QueueError),
 }
 
-/// What came of an exit.
+/// What came of an exit, beside what [`Vmm::poll`] says of the vCPU from now on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// What to do with this vCPU.
-    pub next: Next,
     /// Other vCPUs that have a reason to be polled now: those that run are to exit, those that wait or
     /// are off are to be woken.
     pub kick: VcpuSet,
@@ -195,7 +194,8 @@ pub struct Vmm<P: Platform> {
     resources: Resources<P>,
     console: P::Console,
     vm: Vm,
-    vcpus: Vec<Vcpu>,
+    /// A layout has no more than fit.
+    vcpus: heapless::Vec<Vcpu, { MAX_VCPUS as usize }>,
     gic: Vgic,
     uart: Pl011,
     virtio: Vec<VirtioDevice<P>>,
@@ -254,8 +254,8 @@ impl<P: Platform> Vmm<P> {
         self.cost
     }
 
-    /// What to do with a vCPU at `now`, a value of CNTVCT_EL0.
-    pub fn poll(&mut self, vcpu: VcpuIndex, now: u64) -> Next {
+    /// What to do with a vCPU now. `now` reads CNTVCT_EL0, if that matters.
+    pub fn poll(&mut self, vcpu: VcpuIndex, now: impl Fn() -> u64) -> Next {
         if let Some(end) = self.end {
             return Next::End(end);
         }
@@ -266,7 +266,7 @@ impl<P: Platform> Vmm<P> {
             Run::Off => Next::Off,
             Run::Ready => Next::Enter,
             Run::Waiting { deadline } => {
-                if deadline.is_some_and(|deadline| deadline <= now) {
+                if deadline.is_some_and(|deadline| deadline <= now()) {
                     self.gic.expire_timer(vcpu);
                 } else if !self.gic.has_pending(vcpu) {
                     return Next::Wait { deadline };
@@ -277,44 +277,31 @@ impl<P: Platform> Vmm<P> {
         }
     }
 
-    /// What to enter a vCPU with.
-    pub fn entry(&mut self, vcpu: VcpuIndex) -> Entry {
+    /// What to enter a vCPU with, and whether the physical interrupt of the virtual timer (PPI 27) is to
+    /// be active meanwhile on the CPU that enters it, as GICR_ISACTIVER0 and GICR_ICACTIVER0 set it.
+    #[inline(always)] // what goes into registers at once is not to go through memory before
+    pub fn entry(&mut self, vcpu: VcpuIndex) -> (Entry, bool) {
         let resume = self
             .vcpus
             .get_mut(vcpu.0 as usize)
             .map_or(Resume::Continue, |state| core::mem::replace(&mut state.resume, Resume::Continue));
-        Entry { resume, list_registers: self.gic.load(vcpu) }
-    }
-
-    /// Whether the physical interrupt of the virtual timer (PPI 27) is to be active on the CPU that
-    /// enters this vCPU, as GICR_ISACTIVER0 and GICR_ICACTIVER0 set it. Ask after [`Self::entry`].
-    #[must_use]
-    pub fn timer_line_active(&self, vcpu: VcpuIndex) -> bool {
-        self.gic.timer_line_active(vcpu)
+        let (list_registers, timer_active) = self.gic.enter(vcpu);
+        (Entry { resume, list_registers }, timer_active)
     }
 
     /// Handles an exit, or the hypervisor's refusal to enter.
     pub fn handle(&mut self, vcpu: VcpuIndex, exit: Result<ExitRecord, Refusal>) -> Outcome {
         match exit {
-            Ok(record) => {
+            Ok(ExitRecord { exit, list_registers, timer_fired }) => {
                 self.cost.exits += 1;
-                self.gic.fold(vcpu, &record.list_registers, record.timer_fired);
-                if let Err(error) = self.dispatch(vcpu, record.exit) {
+                self.gic.fold(vcpu, &list_registers, timer_fired);
+                if let Err(error) = self.dispatch(vcpu, exit) {
                     self.stop(End::Failed(error));
                 }
             }
             Err(refusal) => self.stop(End::Failed(refusal.into())),
         }
-        let next = match (self.end, self.vcpus.get(vcpu.0 as usize)) {
-            (Some(end), _) => Next::End(end),
-            (None, Some(state)) => match state.run {
-                Run::Ready => Next::Enter,
-                Run::Waiting { deadline } => Next::Wait { deadline },
-                Run::Off => Next::Off,
-            },
-            (None, None) => Next::Off,
-        };
-        Outcome { next, kick: self.others_to_kick(vcpu), notice: self.notice.take() }
+        Outcome { kick: self.others_to_kick(vcpu), notice: self.notice.take() }
     }
 
     /// Ends the VM, however it stands, and looks at all that comes back.
@@ -387,12 +374,10 @@ impl<P: Platform> Vmm<P> {
     /// interrupt waits for.
     fn others_to_kick(&mut self, current: VcpuIndex) -> VcpuSet {
         let mut kick = core::mem::take(&mut self.started);
-        for (index, state) in (0..).map(VcpuIndex).zip(&self.vcpus) {
-            if index == current {
-                continue;
-            }
-            if self.end.is_some() || (state.run != Run::Off && self.gic.has_pending(index)) {
-                kick.insert(index);
+        for other in (0..self.vcpus.len() as u32).map(VcpuIndex).filter(|other| *other != current) {
+            let off = self.vcpus.get(other.0 as usize).is_none_or(|state| state.run == Run::Off);
+            if self.end.is_some() || (!off && self.gic.has_pending(other)) {
+                kick.insert(other);
             }
         }
         kick

@@ -15,7 +15,7 @@ use host::memory::{Fault, GuestMemory, HostMemory};
 use host::virtio::block::{self, Block, BlockBackend, DiskError, SECTOR_BYTES};
 use host::virtio::mmio::{Event, Registers};
 use host::vm::pages::{PageMap, Run};
-use shared_abi::addr::{Gfn, Pa, Pfn};
+use shared_abi::addr::{Gfn, Pa, PageRange};
 use shared_abi::vcpu::AccessSize;
 use virtio_drivers::device::blk::VirtIOBlk;
 use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
@@ -42,21 +42,33 @@ impl HostMemory for Process {
     }
 }
 
-thread_local! {
-    /// The memory that the device may reach: what the driver has allocated for it and shared.
-    static REACHABLE: RefCell<PageMap> = const { RefCell::new(PageMap::new()) };
+/// What the device may reach: what the driver has allocated for it and shared.
+struct Reachable {
+    pages: PageMap,
+    /// The guest page that comes next.
+    next: u64,
 }
 
-/// Lets the device reach the pages of these bytes, at their own addresses.
-fn make_reachable(address: PhysAddr, bytes: usize) {
-    let pages = Pa(address).page().0..Pa(address + bytes as u64 + PAGE_SIZE as u64 - 1).page().0;
-    REACHABLE.with_borrow_mut(|map| {
-        for page in pages {
-            if map.lookup(Gfn(page)).is_none() {
-                map.insert(Run { gfn: Gfn(page), pfn: Pfn(page), pages: 1 });
-            }
-        }
+/// Pages of guest-physical addresses: 4 GiB.
+const WINDOW_PAGES: u64 = 1 << 20;
+
+thread_local! {
+    static REACHABLE: RefCell<Reachable> = RefCell::new(Reachable {
+        pages: PageMap::new(PageRange::<Gfn>::new(Gfn(0), WINDOW_PAGES).unwrap()).unwrap(),
+        next: 1,
     });
+}
+
+/// Lets the device reach these bytes, at the guest-physical address that is answered.
+fn make_reachable(address: u64, bytes: usize) -> PhysAddr {
+    let first = Pa(address).page();
+    let pages = Pa(address + bytes as u64 + PAGE_SIZE as u64 - 1).page().0 - first.0;
+    REACHABLE.with_borrow_mut(|reachable| {
+        let gfn = Gfn(reachable.next);
+        reachable.next += pages;
+        reachable.pages.insert(Run { gfn, pfn: first, pages });
+        gfn.base().0 + Pa(address).page_offset()
+    })
 }
 
 struct ProcessHal;
@@ -70,9 +82,8 @@ unsafe impl Hal for ProcessHal {
     fn dma_alloc(pages: usize, _direction: BufferDirection) -> (PhysAddr, NonNull<u8>) {
         // SAFETY: the size is not zero.
         let memory = NonNull::new(unsafe { alloc_zeroed(pages_layout(pages)) }).unwrap();
-        let address = memory.as_ptr().expose_provenance() as PhysAddr;
-        make_reachable(address, pages * PAGE_SIZE);
-        (address, memory)
+        let address = memory.as_ptr().expose_provenance() as u64;
+        (make_reachable(address, pages * PAGE_SIZE), memory)
     }
 
     unsafe fn dma_dealloc(_paddr: PhysAddr, vaddr: NonNull<u8>, pages: usize) -> i32 {
@@ -86,9 +97,8 @@ unsafe impl Hal for ProcessHal {
     }
 
     unsafe fn share(buffer: NonNull<[u8]>, _direction: BufferDirection) -> PhysAddr {
-        let address = buffer.cast::<u8>().as_ptr().expose_provenance() as PhysAddr;
-        make_reachable(address, buffer.len());
-        address
+        let address = buffer.cast::<u8>().as_ptr().expose_provenance() as u64;
+        make_reachable(address, buffer.len())
     }
 
     unsafe fn unshare(_paddr: PhysAddr, _buffer: NonNull<[u8]>, _direction: BufferDirection) {}
@@ -158,8 +168,8 @@ impl Emulated {
     fn write(&mut self, offset: u64, value: u32) {
         if let Event::Doorbell(queue) = self.registers.write(offset, AccessSize::Word, value.into()) {
             let queue = self.registers.queue(queue).unwrap();
-            let served = REACHABLE.with_borrow(|pages| {
-                let memory = GuestMemory::new(pages, &Process);
+            let served = REACHABLE.with_borrow(|reachable| {
+                let memory = GuestMemory::new(&reachable.pages, &Process);
                 self.device.serve(queue, &memory).unwrap()
             });
             if served.interrupt {

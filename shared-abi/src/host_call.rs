@@ -337,11 +337,7 @@ impl HostCall {
                 set(&[vm.0.into(), entry.0, argument]);
                 11
             }
-            Self::VcpuRun { vm, vcpu, entry } => {
-                set(&[vm.0.into(), vcpu.0.into()]);
-                entry.emit(&mut x);
-                RUN
-            }
+            Self::VcpuRun { vm, vcpu, ref entry } => return Self::emit_run(vm, vcpu, entry),
             Self::VmDestroy { vm } => {
                 set(&[vm.0.into()]);
                 13
@@ -356,6 +352,17 @@ impl HostCall {
             }
         };
         (BASE | number, x)
+    }
+
+    /// Writes a `VcpuRun` as [`Self::emit`] does: without a value of this type in between, of which the
+    /// compiler would not know at the end which call it is.
+    #[inline(always)]
+    #[must_use]
+    pub fn emit_run(vm: VmHandle, vcpu: VcpuIndex, entry: &Entry) -> (u32, Arguments) {
+        let mut x = [0; 17];
+        (x[0], x[1]) = (vm.0.into(), vcpu.0.into());
+        entry.emit(&mut x);
+        (Self::VCPU_RUN, x)
     }
 }
 

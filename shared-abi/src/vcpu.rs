@@ -360,7 +360,7 @@ impl ExitRecord {
     }
 
     /// Reads the record from x1 to x17; `None` for one that this version does not know.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn parse(x: &Arguments) -> Option<Self> {
         let [reason, a, b, c, l0, l1, l2, l3, timer, ..] = *x;

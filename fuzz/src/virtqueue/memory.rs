@@ -6,7 +6,7 @@ use host::memory::{Fault, HostMemory};
 use host::virtio::Served;
 use host::virtio::queue::{Areas, QueueError};
 use host::vm::pages::{PageMap, Run};
-use shared_abi::addr::{Gfn, PAGE_SIZE, Pa, Pfn};
+use shared_abi::addr::{Gfn, PAGE_SIZE, Pa, PageRange, Pfn};
 
 use super::{AREAS, DESCRIPTOR_BYTES, GUEST, WRITE};
 
@@ -19,7 +19,8 @@ fn page_of(guest: u64) -> u64 {
 }
 
 pub(super) fn page_map() -> PageMap {
-    let mut map = PageMap::new();
+    let ram = PageRange::<Gfn>::new(GUEST.page(), PAGES).expect("some pages");
+    let mut map = PageMap::new(ram).expect("memory for a few words");
     for page in 0..PAGES {
         map.insert(Run { gfn: Gfn(GUEST.page().0 + page), pfn: Pfn(FIRST.0 + page_of(page)), pages: 1 });
     }

@@ -55,19 +55,22 @@ impl<'a> Frames<'a> {
 
     /// Takes `pages` contiguous frames, the first on a multiple of `alignment` pages (a power of
     /// two). `None` if there is no such run, or nothing was asked for.
+    #[inline(always)] // as `next`; into the one caller that is called again and again
     pub(crate) fn allocate(&mut self, pages: u64, alignment: u64) -> Option<PageRange<Pfn>> {
-        self.lowest = self.next_free(self.lowest);
-        let mut start = self.lowest.next_multiple_of(alignment);
-        while pages != 0 && start.checked_add(pages)? <= self.end {
-            match (start..start + pages).rev().find(|frame| !self.is_free(*frame)) {
-                None => {
-                    self.mark(start..start + pages, false);
-                    return PageRange::<Pfn>::new(Pfn(start), pages);
-                }
-                Some(taken) => start = self.next_free(taken + 1).next_multiple_of(alignment),
+        let below = alignment - 1;
+        let align = |frame: u64| Some(frame.checked_add(below)? & !below);
+        self.lowest = self.next(self.lowest..self.end, true);
+        let mut start = align(self.lowest)?;
+        loop {
+            let end = start.checked_add(pages).filter(|end| *end <= self.end)?;
+            let taken = self.next(start..end, false);
+            if taken == end {
+                let range = PageRange::<Pfn>::new(Pfn(start), pages)?;
+                self.mark(start..end, false);
+                return Some(range);
             }
+            start = align(self.next(taken..self.end, true))?;
         }
-        None
     }
 
     /// Gives frames back; the caller holds them.
@@ -81,41 +84,46 @@ impl<'a> Frames<'a> {
         self.free.iter().map(|word| u64::from(word.count_ones())).sum()
     }
 
-    fn is_free(&self, frame: u64) -> bool {
-        let (word, bit) = self.place(frame);
-        self.free[word] & bit != 0
-    }
-
-    /// The first free frame from `frame` on, or the end.
-    fn next_free(&self, mut frame: u64) -> u64 {
-        while frame < self.end {
+    /// The first frame among these that is free, or that is not; the end if there is none.
+    #[inline(always)] // which of the two is known where it is called
+    fn next(&self, frames: Range<u64>, free: bool) -> u64 {
+        let mut frame = frames.start;
+        while frame < frames.end {
             let (word, bit) = self.place(frame);
-            let from_here = self.free[word] & !(bit - 1);
-            if from_here != 0 {
-                return (frame + u64::from(from_here.trailing_zeros() - bit.trailing_zeros())).min(self.end);
+            let wanted = if free { self.free[word] } else { !self.free[word] } >> bit;
+            if wanted != 0 {
+                return (frame + u64::from(wanted.trailing_zeros())).min(frames.end);
             }
-            frame += FRAMES_PER_WORD - u64::from(bit.trailing_zeros());
+            frame += FRAMES_PER_WORD - bit;
         }
-        self.end
+        frames.end
     }
 
+    #[inline(always)] // as `next`
     fn mark(&mut self, frames: Range<u64>, free: bool) {
+        let end = frames.end.min(self.end);
+        let mut frame = frames.start.max(self.first);
         if free {
-            self.lowest = self.lowest.min(frames.start.max(self.first));
+            self.lowest = self.lowest.min(frame);
         }
-        for frame in frames.start.max(self.first)..frames.end.min(self.end) {
+        while frame < end {
             let (word, bit) = self.place(frame);
+            let count = (end - frame).min(FRAMES_PER_WORD - bit);
+            let bits = u64::MAX >> (FRAMES_PER_WORD - count) << bit;
             if free {
-                self.free[word] |= bit;
+                self.free[word] |= bits;
             } else {
-                self.free[word] &= !bit;
+                self.free[word] &= !bits;
             }
+            frame += count;
         }
     }
 
+    /// The word that a frame of the map is in, and the bit there. Below the map it comes out far behind
+    /// the last word.
     fn place(&self, frame: u64) -> (usize, u64) {
-        let index = frame - self.first;
-        ((index / FRAMES_PER_WORD) as usize, 1 << (index % FRAMES_PER_WORD))
+        let index = frame.wrapping_sub(self.first);
+        ((index / FRAMES_PER_WORD) as usize, index % FRAMES_PER_WORD)
     }
 }
 
@@ -169,6 +177,22 @@ mod tests {
         assert_eq!(frames.allocate(1, 1), None);
         frames.release(all);
         assert_eq!(frames.allocate(BYTES / PAGE_SIZE, BLOCK), Some(all));
+    }
+
+    #[test]
+    fn a_run_may_cross_words_and_holes_are_skipped() {
+        let mut bitmap = Vec::new();
+        let mut frames = map(&mut bitmap);
+        for taken in [0, 63, 64, 200] {
+            frames.remove(BASE + taken * PAGE_SIZE..BASE + (taken + 1) * PAGE_SIZE);
+        }
+        let first = |range: Option<PageRange<Pfn>>| range.map(|range| range.first().0 - BASE / PAGE_SIZE);
+        assert_eq!(first(frames.allocate(62, 1)), Some(1));
+        assert_eq!(first(frames.allocate(130, 1)), Some(65));
+        assert_eq!(first(frames.allocate(8, 4)), Some(204));
+        assert_eq!(first(frames.allocate(5, 1)), Some(195));
+        assert_eq!(first(frames.allocate(1, 1)), Some(201));
+        assert_eq!(frames.available(), BYTES / PAGE_SIZE - 4 - 62 - 130 - 8 - 5 - 1);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! through its list register, and does not fire again before.
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arm_gic::gicv3::registers::{Gicd, GicrSgi};
 use arm_gic::gicv3::{GicCpuInterface, GicError, GicV3, SgiTarget, SgiTargetGroup};
@@ -32,8 +32,44 @@ static GIC: IrqLock<Option<GicV3<'static>>> = IrqLock::new(None);
 static PHYSICAL_TIMER: AtomicU64 = AtomicU64::new(0);
 /// Affinities of the CPUs, by the host's numbers.
 static AFFINITIES: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
-/// Addresses of the CPUs' redistributors, by the host's numbers.
-static REDISTRIBUTORS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+/// Each CPU's own part of the GIC, by the host's numbers.
+static PRIVATE: [Private; MAX_CPUS] = [const { Private::new() }; MAX_CPUS];
+
+/// What one CPU has of its own; only that CPU changes it once it runs.
+struct Private {
+    /// The address of its redistributor.
+    redistributor: AtomicU64,
+    /// Whether the virtual timer's interrupt may be active on it. It becomes active by what the host
+    /// does alone: if the host has not done so since it made it inactive, it still is.
+    timer_may_be_active: AtomicBool,
+}
+
+impl Private {
+    /// Of a CPU about which nothing is known.
+    const fn new() -> Self {
+        Self { redistributor: AtomicU64::new(0), timer_may_be_active: AtomicBool::new(true) }
+    }
+
+    #[cold]
+    fn set_virtual_timer_active(&self, active: bool) {
+        let address = self.redistributor.load(Ordering::Relaxed);
+        let Some(registers) =
+            NonNull::new(core::ptr::with_exposed_provenance_mut::<GicrSgi>(address as usize))
+        else {
+            return;
+        };
+        self.timer_may_be_active.store(active, Ordering::Relaxed);
+        // SAFETY: `init` stored the address of this CPU's mapped redistributor; of its registers only
+        // these two are used, which act on the bits that are written as ones and which nothing else uses.
+        let mut registers = unsafe { UniqueMmioPointer::new(registers) };
+        let mut private = field!(registers, sgi);
+        let mut bank = if active { field!(private, isactiver) } else { field!(private, icactiver) };
+        if let Some(mut register) = bank.get(0) {
+            register.write(VIRTUAL_TIMER_BIT);
+        }
+        cpu::dsb_sy();
+    }
+}
 
 /// Why the GIC can't be used.
 #[derive(Clone, Copy, Debug)]
@@ -91,7 +127,7 @@ pub(crate) unsafe fn init(platform: &Platform) -> Result<(), Error> {
         // GICv4 redistributors have two frames more (IHI 0069, 12.10): their stride is twice as big.
         let frames = if gic.gicr_typer(index)?.virtual_lpis_supported() { 2 } else { 1 };
         let address = platform.redistributors.start + (index * frames * size_of::<GicrSgi>()) as u64;
-        REDISTRIBUTORS[number].store(address, Ordering::Relaxed);
+        PRIVATE[number].redistributor.store(address, Ordering::Relaxed);
     }
     PHYSICAL_TIMER.store(platform.physical_timer.into(), Ordering::Relaxed);
     *GIC.lock() = Some(gic);
@@ -166,19 +202,29 @@ pub(crate) fn kick(number: usize) {
 }
 
 /// Takes every interrupt that is pending for this CPU.
+#[inline]
 pub(crate) fn drain() {
     while let Some(intid) = GicCpuInterface::get_and_acknowledge_interrupt(InterruptGroup::Group1) {
-        let raw = u32::from(intid);
-        let keep_active = raw == VIRTUAL_TIMER_INTID;
-        if Some(intid) == physical_timer() {
-            timer::arm(None);
-        } else if intid.is_spi() {
-            devices::acknowledge(raw);
-        }
-        GicCpuInterface::end_interrupt(intid, InterruptGroup::Group1);
-        if !keep_active {
-            write_icc_dir_el1(IccDirEl1::empty().with_intid(raw));
-        }
+        handle(intid);
+    }
+}
+
+/// Handles an interrupt that was acknowledged, and ends it.
+#[cold]
+#[inline(never)] // most exits are for another reason: they ask, and find none
+fn handle(intid: IntId) {
+    let raw = u32::from(intid);
+    let keep_active = raw == VIRTUAL_TIMER_INTID;
+    if keep_active {
+        PRIVATE[cpus::current()].timer_may_be_active.store(true, Ordering::Relaxed);
+    } else if Some(intid) == physical_timer() {
+        timer::arm(None);
+    } else if intid.is_spi() {
+        devices::acknowledge(raw);
+    }
+    GicCpuInterface::end_interrupt(intid, InterruptGroup::Group1);
+    if !keep_active {
+        write_icc_dir_el1(IccDirEl1::empty().with_intid(raw));
     }
 }
 
@@ -186,19 +232,11 @@ pub(crate) fn drain() {
 ///
 /// Active: a vCPU that is about to run has it in a list register, and it must not fire again until the
 /// guest has dealt with it. Inactive: it may fire.
+#[inline]
 pub(crate) fn set_virtual_timer_active(active: bool) {
-    let address = REDISTRIBUTORS[cpus::current()].load(Ordering::Relaxed);
-    let Some(registers) = NonNull::new(core::ptr::with_exposed_provenance_mut::<GicrSgi>(address as usize))
-    else {
-        return;
-    };
-    // SAFETY: `init` stored the address of this CPU's mapped redistributor; of its registers only
-    // these two are used, which act on the bits that are written as ones and which nothing else uses.
-    let mut registers = unsafe { UniqueMmioPointer::new(registers) };
-    let mut private = field!(registers, sgi);
-    let mut bank = if active { field!(private, isactiver) } else { field!(private, icactiver) };
-    if let Some(mut register) = bank.get(0) {
-        register.write(VIRTUAL_TIMER_BIT);
+    let this = &PRIVATE[cpus::current()];
+    // The guest deactivates it unseen, so that what was active may have to be made so again.
+    if active || this.timer_may_be_active.load(Ordering::Relaxed) {
+        this.set_virtual_timer_active(active);
     }
-    cpu::dsb_sy();
 }

@@ -1,7 +1,5 @@
 //! Which vCPU runs where: vCPU i on CPU i modulo the number of CPUs, those that share a CPU in turn.
 
-use core::sync::atomic::{AtomicU32, Ordering};
-
 use bare_rt::el1::cpu;
 use host::hypervisor::{Hypervisor, Refusal};
 use host::vmm::{End, Next, Notice, Vmm};
@@ -16,13 +14,13 @@ use super::{console, cpus, interrupts, timer};
 
 /// The VM that runs, if one does.
 static GUEST: SleepLock<Option<Guest>> = SleepLock::new(None);
-/// How many vCPUs it has.
-static VCPUS: AtomicU32 = AtomicU32::new(0);
 
 struct Guest {
     vmm: Vmm<BareMetal>,
-    /// How many of its vCPUs are entered now.
-    entered: usize,
+    /// How many vCPUs it has.
+    vcpus: u32,
+    /// How many CPUs are in its vCPUs now: from the first entry to an exit that none follows.
+    inside: usize,
 }
 
 /// What a CPU does next.
@@ -45,8 +43,7 @@ enum Task {
 
 /// Runs a VM on all CPUs to its end; this one, the boot CPU, enters vCPUs by `hypervisor`.
 pub(crate) fn run(vmm: Vmm<BareMetal>, vcpus: u32, hypervisor: El2) -> (Vmm<BareMetal>, End) {
-    *GUEST.lock() = Some(Guest { vmm, entered: 0 });
-    VCPUS.store(vcpus, Ordering::Release);
+    *GUEST.lock() = Some(Guest { vmm, vcpus, inside: 0 });
     // From here on the others find something to do when they are kicked.
     for number in 1..cpus::online().min(vcpus as usize) {
         interrupts::kick(number);
@@ -54,10 +51,9 @@ pub(crate) fn run(vmm: Vmm<BareMetal>, vcpus: u32, hypervisor: El2) -> (Vmm<Bare
     let end = serve_until_end(hypervisor);
     loop {
         let mut guest = GUEST.lock();
-        if guest.as_ref().is_some_and(|guest| guest.entered == 0)
+        if guest.as_ref().is_some_and(|guest| guest.inside == 0)
             && let Some(Guest { vmm, .. }) = guest.take()
         {
-            VCPUS.store(0, Ordering::Release);
             return (vmm, end);
         }
         drop(guest);
@@ -81,104 +77,128 @@ fn serve_until_end(hypervisor: El2) -> End {
     let mut last = None;
     loop {
         interrupts::drain();
-        match next_task(last) {
-            Task::Enter { vm, vcpu, entry, timer_active, deadline } => {
-                interrupts::set_virtual_timer_active(timer_active);
-                timer::arm(deadline);
-                let exit = hypervisor.vcpu_run(vm, vcpu, &entry);
-                interrupts::drain();
-                last = Some(vcpu);
-                finish(vcpu, exit);
-            }
-            Task::Sleep(deadline) => {
-                timer::arm(deadline);
-                cpu::wfi();
-            }
-            Task::End(end) => return end,
+        let mut task = look(last);
+        while let Task::Enter { vm, vcpu, entry, timer_active, deadline } = task {
+            interrupts::set_virtual_timer_active(timer_active);
+            timer::arm(deadline);
+            let exit = hypervisor.vcpu_run(vm, vcpu, &entry);
+            interrupts::drain();
+            task = finish(vcpu, exit);
+            last = Some(vcpu);
         }
+        match task {
+            Task::End(end) => return end,
+            Task::Sleep(deadline) => timer::arm(deadline),
+            Task::Enter { .. } => {}
+        }
+        cpu::wfi();
     }
 }
 
-/// Chooses among this CPU's vCPUs, beginning with the one after `last`.
-fn next_task(last: Option<VcpuIndex>) -> Task {
+/// Looks for something to do, when this CPU was not in a vCPU.
+#[inline(always)] // as `finish`, whose answer has the same destination
+fn look(last: Option<VcpuIndex>) -> Task {
     let mut guard = GUEST.lock();
     let Some(guest) = guard.as_mut() else {
         return Task::Sleep(None);
     };
-    let now = timer::now();
-    let mut chosen = None;
-    let mut deadline: Option<u64> = None;
-    for vcpu in turn(last) {
-        let wake = match guest.vmm.poll(vcpu, now) {
-            Next::End(end) => return Task::End(end),
-            Next::Off => None,
-            Next::Wait { deadline } => deadline,
-            Next::Enter if chosen.is_none() => {
-                chosen = Some(vcpu);
-                None
-            }
-            Next::Enter => Some(timer::slice_end()),
-        };
-        deadline = match (deadline, wake) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
-        };
+    let task = guest.choose(last);
+    if matches!(task, Task::Enter { .. }) {
+        guest.inside += 1;
     }
-    let Some(vcpu) = chosen else {
-        return Task::Sleep(deadline);
-    };
-    guest.entered += 1;
-    let entry = guest.vmm.entry(vcpu);
-    Task::Enter {
-        vm: guest.vmm.vm_handle(),
-        vcpu,
-        entry,
-        timer_active: guest.vmm.timer_line_active(vcpu),
-        deadline,
-    }
+    task
 }
 
-/// This CPU's vCPUs, `last` at the end.
-fn turn(last: Option<VcpuIndex>) -> impl Iterator<Item = VcpuIndex> {
-    let first = cpus::current() as u32;
-    let step = cpus::online() as u32;
-    let end = VCPUS.load(Ordering::Acquire);
-    let mine = end.saturating_sub(first).div_ceil(step);
-    let mut next = last.map_or(first, |last| last.0 + step);
-    (0..mine).map(move |_| {
-        if next >= end {
-            next = first;
-        }
-        let vcpu = VcpuIndex(next);
-        next += step;
-        vcpu
-    })
-}
-
-/// Hands an exit to the VMM, and wakes whom it concerns.
-fn finish(vcpu: VcpuIndex, exit: Result<ExitRecord, Refusal>) {
+/// Hands an exit to the VMM, wakes whom it concerns, and chooses what this CPU does next: all the way to
+/// the next entry with the lock taken once.
+#[inline(always)] // into its one caller, so that exit and entry stay in registers
+fn finish(vcpu: VcpuIndex, exit: Result<ExitRecord, Refusal>) -> Task {
     let mut guard = GUEST.lock();
     let Some(guest) = guard.as_mut() else {
-        return;
+        return Task::Sleep(None);
     };
-    guest.entered -= 1;
     let outcome = guest.vmm.handle(vcpu, exit);
+    let task = guest.choose(Some(vcpu));
+    if !matches!(task, Task::Enter { .. }) {
+        guest.inside -= 1;
+    }
     drop(guard);
     for other in outcome.kick.iter() {
         kick(cpus::home_of(other));
     }
-    if matches!(outcome.next, Next::End(_)) {
+    if matches!(task, Task::End(_)) {
         kick(0);
     }
-    match outcome.notice {
-        Some(Notice::Attack(attack)) => console::record(&Record::Attack {
+    if let Some(notice) = outcome.notice {
+        tell(notice);
+    }
+    task
+}
+
+impl Guest {
+    /// Chooses among this CPU's vCPUs, beginning with the one after `last`.
+    #[inline(always)] // as `finish`
+    fn choose(&mut self, last: Option<VcpuIndex>) -> Task {
+        let mut turn = turn(last, self.vcpus);
+        let mut deadline = None;
+        let vcpu = loop {
+            let Some(vcpu) = turn.next() else {
+                return Task::Sleep(deadline);
+            };
+            match self.vmm.poll(vcpu, timer::now) {
+                Next::Enter => break vcpu,
+                Next::Wait { deadline: wake } => deadline = earlier(deadline, wake),
+                Next::Off => {}
+                Next::End(end) => return Task::End(end),
+            }
+        };
+        // The others say when to come back for them.
+        for other in turn {
+            match self.vmm.poll(other, timer::now) {
+                Next::Enter => deadline = earlier(deadline, Some(timer::slice_end())),
+                Next::Wait { deadline: wake } => deadline = earlier(deadline, wake),
+                Next::Off => {}
+                Next::End(end) => return Task::End(end),
+            }
+        }
+        let (entry, timer_active) = self.vmm.entry(vcpu);
+        Task::Enter { vm: self.vmm.vm_handle(), vcpu, entry, timer_active, deadline }
+    }
+}
+
+/// The earlier of two deadlines; `None` is none.
+fn earlier(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+/// Those of so many vCPUs that are this CPU's, each once, `last` at the end.
+fn turn(last: Option<VcpuIndex>, vcpus: u32) -> impl Iterator<Item = VcpuIndex> {
+    let first = cpus::current() as u32;
+    let step = cpus::online() as u32;
+    let after = move |vcpu: u32| if vcpu + step < vcpus { vcpu + step } else { first };
+    let start = last.map_or(first, |last| after(last.0));
+    let mut next = (first < vcpus).then_some(start);
+    core::iter::from_fn(move || {
+        let vcpu = next?;
+        next = Some(after(vcpu)).filter(|vcpu| *vcpu != start);
+        Some(VcpuIndex(vcpu))
+    })
+}
+
+/// Says what happened besides.
+#[cold]
+fn tell(notice: Notice) {
+    match notice {
+        Notice::Attack(attack) => console::record(&Record::Attack {
             read_faulted: attack.read_faulted,
             write_faulted: attack.write_faulted,
         }),
-        Some(Notice::BrokenQueue(error)) => {
+        Notice::BrokenQueue(error) => {
             console::line(format_args!("a driver of the guest's broke its queue: {error}"));
         }
-        None => {}
     }
 }
 

@@ -29,9 +29,19 @@ impl<T> SleepLock<T> {
     }
 
     /// Sleeps until the value is this CPU's. Not to be called by its holder.
+    #[inline]
     pub(crate) fn lock(&self) -> SleepGuard<'_, T> {
+        if self.held.swap(true, Ordering::SeqCst) {
+            self.wait();
+        }
+        SleepGuard { lock: self }
+    }
+
+    /// Sleeps until the lock, which was not free, is this CPU's.
+    #[cold]
+    fn wait(&self) {
         let this = 1 << cpus::current();
-        while self.held.swap(true, Ordering::SeqCst) {
+        loop {
             self.waiting.fetch_or(this, Ordering::SeqCst);
             // The holder may have gone before it could see the bit.
             if !self.held.swap(true, Ordering::SeqCst) {
@@ -41,7 +51,6 @@ impl<T> SleepLock<T> {
             interrupts::drain();
         }
         self.waiting.fetch_and(!this, Ordering::SeqCst);
-        SleepGuard { lock: self }
     }
 }
 
@@ -66,16 +75,22 @@ impl<T> DerefMut for SleepGuard<'_, T> {
 }
 
 impl<T> Drop for SleepGuard<'_, T> {
+    #[inline]
     fn drop(&mut self) {
         self.lock.held.store(false, Ordering::SeqCst);
         let waiting = self.lock.waiting.load(Ordering::SeqCst);
-        if waiting == 0 {
-            return;
+        if waiting != 0 {
+            wake(waiting);
         }
-        for number in 0..cpus::present() {
-            if waiting & 1 << number != 0 {
-                interrupts::kick(number);
-            }
+    }
+}
+
+/// Kicks the CPUs that wait, one bit each.
+#[cold]
+fn wake(waiting: u64) {
+    for number in 0..cpus::present() {
+        if waiting & 1 << number != 0 {
+            interrupts::kick(number);
         }
     }
 }

@@ -23,6 +23,8 @@ pub(crate) fn arm(deadline: Option<u64>) {
             cpu::set_physical_timer_compare(deadline);
             cpu::set_physical_timer_control(timer_control::ENABLE);
         }
+        // Most entries of a vCPU find it disarmed already.
+        None if cpu::physical_timer_control() & timer_control::ENABLE == 0 => {}
         None => cpu::set_physical_timer_control(0),
     }
 }

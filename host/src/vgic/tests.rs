@@ -128,6 +128,7 @@ fn the_timer_is_linked_to_hardware() {
     gic.fold(CPU0, &[ListRegister::EMPTY; LIST_REGISTERS], true);
     assert!(gic.timer_line_active(CPU0));
     assert!(!gic.timer_line_active(CPU1));
+    assert_eq!(gic.enter(CPU1), ([ListRegister::EMPTY; LIST_REGISTERS], false));
     let mut registers = gic.load(CPU0);
     assert_eq!(registers[0], ListRegister::virtual_timer(0));
     take(&mut registers);

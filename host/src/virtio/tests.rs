@@ -5,7 +5,7 @@ mod queue;
 mod registers;
 
 use proptest::prelude::*;
-use shared_abi::addr::{Ipa, PAGE_SIZE, Pfn};
+use shared_abi::addr::{Gfn, Ipa, PAGE_SIZE, PageRange, Pfn};
 
 use super::block::Block;
 use super::console;
@@ -38,7 +38,7 @@ struct Driver {
 
 impl Driver {
     fn new() -> Self {
-        let mut pages = PageMap::new();
+        let mut pages = PageMap::new(PageRange::<Gfn>::new(DESCRIPTORS.page(), 0x100).unwrap()).unwrap();
         pages.insert(Run {
             gfn: DESCRIPTORS.page(),
             pfn: Pfn(FIRST),

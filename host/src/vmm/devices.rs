@@ -9,7 +9,7 @@ use shared_abi::vcpu::AccessSize;
 use super::{Notice, Vmm};
 use crate::attacks::private_page;
 use crate::machine::{
-    GICD_BASE, GICD_BYTES, GICR_BASE, GICR_BYTES, UART_BASE, UART_SPI, VirtioKind, VirtioSlot,
+    GICD_BASE, GICD_BYTES, GICR_BASE, GICR_BYTES, MAX_VCPUS, UART_BASE, UART_SPI, VirtioKind, VirtioSlot,
 };
 use crate::memory::GuestMemory;
 use crate::platform::Platform;
@@ -90,13 +90,16 @@ impl<P: Platform> Vmm<P> {
         Some(())
     }
 
+    #[inline(always)] // small, and what it answers is taken apart at once
     fn target(&self, ipa: Ipa) -> Option<Target> {
         if let Some(offset) = within(ipa, GICD_BASE, GICD_BYTES) {
             return Some(Target::Gic(Frame::Distributor, offset));
         }
-        let redistributors = GICR_BYTES * self.vcpus.len() as u64;
-        if let Some(offset) = within(ipa, GICR_BASE, redistributors) {
-            let vcpu = VcpuIndex(u32::try_from(offset / GICR_BYTES).ok()?);
+        if let Some(offset) = within(ipa, GICR_BASE, GICR_BYTES * u64::from(MAX_VCPUS)) {
+            let vcpu = VcpuIndex((offset / GICR_BYTES) as u32);
+            if vcpu.0 as usize >= self.vcpus.len() {
+                return None;
+            }
             /// RD_base and SGI_base share a redistributor's space.
             const FRAME_BYTES: u64 = GICR_BYTES / 2;
             let frame = if offset % GICR_BYTES < FRAME_BYTES {
@@ -160,5 +163,7 @@ impl<P: Platform> Vmm<P> {
 
 /// The offset of an address in a region, if it is in it.
 fn within(ipa: Ipa, base: Ipa, bytes: u64) -> Option<u64> {
-    ipa.0.checked_sub(base.0).filter(|offset| *offset < bytes)
+    // What is below the base comes out far above the end.
+    let offset = ipa.0.wrapping_sub(base.0);
+    (offset < bytes).then_some(offset)
 }

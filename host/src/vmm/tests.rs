@@ -48,6 +48,11 @@ impl Guest {
         )
     }
 
+    /// What to do with a vCPU before any deadline.
+    fn next(&mut self, vcpu: VcpuIndex) -> Next {
+        self.vmm.poll(vcpu, || 0)
+    }
+
     fn store(&mut self, ipa: u64, value: u64) -> Outcome {
         let outcome = self.exit(CPU0, Exit::MmioWrite { ipa: Ipa(ipa), size: AccessSize::Word, value });
         assert_eq!(self.vmm.vcpus[0].resume, Resume::MmioWritten);
@@ -57,7 +62,7 @@ impl Guest {
     fn load(&mut self, ipa: u64) -> Resume {
         let read = Exit::MmioRead { ipa: Ipa(ipa), size: AccessSize::Word };
         self.exit(CPU0, read);
-        self.vmm.entry(CPU0).resume
+        self.vmm.entry(CPU0).0.resume
     }
 
     /// The guest touches a page and shares it.
@@ -119,8 +124,8 @@ fn a_disk_request_ends_in_an_interrupt() {
     guest.start_disk(page);
     guest.request(page, page + PAGE_SIZE);
     let outcome = guest.store(BLOCK + 0x50, 0);
-    assert_eq!((outcome.next, outcome.notice), (Next::Enter, None));
-    assert_eq!(guest.vmm.entry(CPU0).list_registers[0].intid(), 49);
+    assert_eq!((guest.next(CPU0), outcome.notice), (Next::Enter, None));
+    assert_eq!(guest.vmm.entry(CPU0).0.list_registers[0].intid(), 49);
     let cost = guest.vmm.cost();
     assert_eq!((cost.requests, cost.copied_bytes), (1, 512));
 }
@@ -147,7 +152,7 @@ fn a_broken_queue_is_told_and_nothing_else_breaks() {
     guest.start_disk(page);
     guest.put(page + 0x402, &[0xff, 0xff]);
     let outcome = guest.store(BLOCK + 0x50, 0);
-    assert_eq!(outcome.next, Next::Enter);
+    assert_eq!(guest.next(CPU0), Next::Enter);
     assert!(matches!(outcome.notice, Some(Notice::BrokenQueue(QueueError::IndexJump(_)))));
     assert_eq!(guest.load(BLOCK + 0x70), Resume::MmioRead(0x4f));
 }
@@ -176,32 +181,35 @@ fn a_vcpu_that_waits_wakes_by_interrupt_or_deadline() {
     let mut guest = guest(false);
     let wfi = Exit::Wfi { deadline: Some(100) };
     let wait = Next::Wait { deadline: Some(100) };
-    assert_eq!(guest.exit(CPU0, wfi).next, wait);
-    assert_eq!(guest.vmm.poll(CPU0, 99), wait);
-    assert_eq!(guest.vmm.poll(CPU0, 100), Next::Enter);
-    assert!(guest.vmm.timer_line_active(CPU0));
+    guest.exit(CPU0, wfi);
+    assert_eq!(guest.next(CPU0), wait);
+    assert_eq!(guest.vmm.poll(CPU0, || 99), wait);
+    assert_eq!(guest.vmm.poll(CPU0, || 100), Next::Enter);
+    assert!(guest.vmm.entry(CPU0).1);
 
     guest.exit(CPU0, Exit::CpuOn { vcpu: CPU1 });
     guest.store(0x800_0000, 2);
     guest.store(0x80d_0100, 0xffff_ffff);
-    assert_eq!(guest.vmm.poll(CPU1, 0), Next::Enter);
+    assert_eq!(guest.vmm.poll(CPU1, || 0), Next::Enter);
     guest.exit(CPU1, Exit::Wfi { deadline: None });
-    assert_eq!(guest.vmm.poll(CPU1, u64::MAX), Next::Wait { deadline: None });
+    assert_eq!(guest.vmm.poll(CPU1, || u64::MAX), Next::Wait { deadline: None });
     let outcome = guest.exit(CPU0, Exit::Sgi { sgi1r: 2 });
     assert_eq!(outcome.kick.iter().collect::<Vec<_>>(), [CPU1]);
-    assert_eq!(guest.vmm.poll(CPU1, 0), Next::Enter);
+    assert_eq!(guest.vmm.poll(CPU1, || 0), Next::Enter);
 }
 
 #[test]
 fn vcpus_start_and_stop() {
     let mut guest = guest(false);
-    assert_eq!(guest.vmm.poll(CPU1, 0), Next::Off);
+    assert_eq!(guest.vmm.poll(CPU1, || 0), Next::Off);
     let outcome = guest.exit(CPU0, Exit::CpuOn { vcpu: CPU1 });
     assert!(outcome.kick.contains(CPU1));
-    assert_eq!(guest.vmm.poll(CPU1, 0), Next::Enter);
+    assert_eq!(guest.vmm.poll(CPU1, || 0), Next::Enter);
     assert!(guest.exit(CPU0, Exit::CpuOn { vcpu: VcpuIndex(77) }).kick.is_empty());
-    assert_eq!(guest.exit(CPU0, Exit::CpuOff).next, Next::Off);
-    assert_eq!(guest.exit(CPU1, Exit::CpuOff).next, Next::End(End::AllCpusOff));
+    guest.exit(CPU0, Exit::CpuOff);
+    assert_eq!(guest.next(CPU0), Next::Off);
+    guest.exit(CPU1, Exit::CpuOff);
+    assert_eq!(guest.next(CPU1), Next::End(End::AllCpusOff));
 }
 
 #[test]
@@ -214,24 +222,25 @@ fn an_end_is_everybodys() {
     ] {
         let mut guest = guest(false);
         let outcome = guest.exit(CPU0, exit);
-        assert_eq!(outcome.next, Next::End(end));
+        assert_eq!(guest.next(CPU0), Next::End(end));
         assert!(outcome.kick.contains(CPU1));
-        assert_eq!(guest.vmm.poll(CPU1, 0), Next::End(end));
-        assert_eq!(guest.exit(CPU1, Exit::Interrupted).next, Next::End(end));
+        assert_eq!(guest.vmm.poll(CPU1, || 0), Next::End(end));
+        guest.exit(CPU1, Exit::Interrupted);
+        assert_eq!(guest.next(CPU1), Next::End(end));
         assert_eq!(guest.vmm.destroy().unwrap().pages_nonzero, 0);
         assert_eq!(guest.machine.free_pages(), PAGES);
     }
     let mut guest = guest(false);
     let refusal = Refusal { error: CallError::Busy, detail: 0 };
-    let outcome = guest.vmm.handle(CPU0, Err(refusal));
-    assert_eq!(outcome.next, Next::End(End::Failed(refusal.into())));
+    guest.vmm.handle(CPU0, Err(refusal));
+    assert_eq!(guest.next(CPU0), Next::End(End::Failed(refusal.into())));
 }
 
 #[test]
 fn the_pool_is_topped_up_on_demand() {
     let mut guest = guest(false);
     let before = guest.vmm.vm().pages_donated();
-    let outcome = guest.exit(CPU0, Exit::NeedPages { pages: 40 });
-    assert_eq!(outcome.next, Next::Enter);
+    guest.exit(CPU0, Exit::NeedPages { pages: 40 });
+    assert_eq!(guest.next(CPU0), Next::Enter);
     assert_eq!(guest.vmm.vm().pages_donated(), before + 40);
 }

@@ -1,6 +1,6 @@
 //! The rings, and the memory that they are in.
 
-use shared_abi::addr::{Gfn, Ipa, PAGE_SIZE, Pfn};
+use shared_abi::addr::{Gfn, Ipa, PAGE_SIZE, PageRange, Pfn};
 
 use super::{DATA, DESCRIPTORS, DEVICE, DRIVER, Driver, END, INDIRECT, NEXT, WRITE, queue};
 use crate::memory::{GuestFault, GuestMemory};
@@ -126,7 +126,7 @@ fn memory_is_reached_across_pages() {
     let last = Ipa(END.0 - 1);
     let fault = driver.memory().read(last, &mut [0; 2]).unwrap_err();
     assert_eq!(fault, GuestFault::Absent(END));
-    let mut pages = PageMap::new();
+    let mut pages = PageMap::new(PageRange::<Gfn>::new(Gfn(0), 1).unwrap()).unwrap();
     pages.insert(Run { gfn: Gfn(0), pfn: Pfn(FIRST), pages: 1 });
     assert!(GuestMemory::new(&pages, &driver.machine).read(Ipa(u64::MAX), &mut [0; 2]).is_err());
 }

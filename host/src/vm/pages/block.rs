@@ -44,16 +44,19 @@ impl Block {
             *self = Self::Whole(pfn);
             return;
         }
-        let pages = self.pages();
-        for (place, pfn) in (place..place + count).zip(pfn.0..) {
-            pages.present[place / WORD] |= 1 << (place % WORD);
-            pages.pfns[place] = Pfn(pfn);
+        if let Some(pages) = self.pages() {
+            for (place, pfn) in (place..place + count).zip(pfn.0..) {
+                pages.present[place / WORD] |= 1 << (place % WORD);
+                pages.pfns[place] = Pfn(pfn);
+            }
         }
     }
 
     /// Takes a page out.
     pub(super) fn remove(&mut self, place: usize) {
-        self.pages().present[place / WORD] &= !(1 << (place % WORD));
+        if let Some(pages) = self.pages() {
+            pages.present[place / WORD] &= !(1 << (place % WORD));
+        }
     }
 
     /// The places around `place` at which no page is; `None` if one is at `place`.
@@ -80,18 +83,30 @@ impl Block {
         })
     }
 
+    /// The pages of the block, which is made one of single pages if it is none: then there are some.
+    #[inline]
+    fn pages(&mut self) -> Option<&mut Pages> {
+        if !matches!(self, Self::Pages(_)) {
+            *self = Self::Pages(self.single());
+        }
+        match self {
+            Self::Pages(pages) => Some(pages),
+            Self::Absent | Self::Whole(_) => None,
+        }
+    }
+
     /// The block as single pages.
-    fn pages(&mut self) -> &mut Pages {
+    #[cold]
+    fn single(&self) -> Box<Pages> {
         let (present, first) = match self {
             Self::Absent => (0, Pfn(0)),
             Self::Whole(first) => (u64::MAX, *first),
-            Self::Pages(pages) => return pages,
+            Self::Pages(pages) => return pages.clone(),
         };
-        *self = Self::Pages(Box::new(Pages {
+        Box::new(Pages {
             present: [present; PAGES / WORD],
             pfns: core::array::from_fn(|place| Pfn(first.0 + place as u64)),
-        }));
-        self.pages()
+        })
     }
 }
 
