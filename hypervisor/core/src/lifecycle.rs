@@ -66,7 +66,7 @@ impl<M: Machine> Hypervisor<'_, M> {
                 bindings: Vec::new(),
                 vcpus: Vec::new(),
                 measurement: LaunchMeasurement::new(),
-                report: VmReport::new(protected),
+                report: VmReport { protected, ..VmReport::default() },
                 last_on_cpu: [None; MAX_CPUS],
             });
             return Ok(vm::vm_handle(index, place.generation));

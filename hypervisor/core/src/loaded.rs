@@ -203,21 +203,6 @@ impl<M: Machine> Loaded<'_, '_, M> {
         self.space
     }
 
-    /// The VM.
-    pub const fn vm(&self) -> VmHandle {
-        self.vm
-    }
-
-    /// The vCPU, within the VM.
-    pub const fn vcpu(&self) -> VcpuIndex {
-        self.vcpu
-    }
-
-    /// The CPU that has claimed it.
-    pub const fn cpu(&self) -> CpuIndex {
-        self.cpu
-    }
-
     /// Whether the VM's memory is kept from the host.
     #[inline(always)]
     pub const fn is_protected(&self) -> bool {
@@ -230,27 +215,12 @@ impl<M: Machine> Loaded<'_, '_, M> {
         self.hypervisor.machine().with_context(&mut self.context, f)
     }
 
-    /// MEM_SHARE: lends private pages to the host, in place, up to the first that is not one. Answers
-    /// how many, at least one.
+    /// MEM_SHARE and MEM_UNSHARE: lends private pages to the host, in place, or takes shared ones back from it, at
+    /// once, up to the first that is not one. Answers how many, at least one.
     ///
     /// # Errors
     ///
     /// [`ShareError`]; nothing was done then.
-    pub fn share(&self, pages: PageRange<Gfn>) -> Result<u64, ShareError> {
-        self.convert(pages, Sharing::Share)
-    }
-
-    /// MEM_UNSHARE: takes shared pages back from the host, at once, up to the first that is not one.
-    /// Answers how many, at least one.
-    ///
-    /// # Errors
-    ///
-    /// [`ShareError::Denied`]; nothing was done then.
-    pub fn unshare(&self, pages: PageRange<Gfn>) -> Result<u64, ShareError> {
-        self.convert(pages, Sharing::Unshare)
-    }
-
-    /// [`Self::share`] or [`Self::unshare`].
     #[inline(always)]
     pub(crate) fn convert(&self, pages: PageRange<Gfn>, sharing: Sharing) -> Result<u64, ShareError> {
         self.place.with(self.machine(), |place| {
@@ -391,6 +361,38 @@ impl<M: Machine> Loaded<'_, '_, M> {
     #[inline(always)]
     pub fn count_exit(&self) {
         self.claim.count_exit();
+    }
+}
+
+/// What only tests and what drives the core in them ask.
+#[cfg(any(test, feature = "fake"))]
+impl<M: Machine> Loaded<'_, '_, M> {
+    /// The VM.
+    pub const fn vm(&self) -> VmHandle {
+        self.vm
+    }
+
+    /// The vCPU, within the VM.
+    pub const fn vcpu(&self) -> VcpuIndex {
+        self.vcpu
+    }
+
+    /// MEM_SHARE, as [`Self::convert`] does it.
+    ///
+    /// # Errors
+    ///
+    /// [`ShareError`]; nothing was done then.
+    pub fn share(&self, pages: PageRange<Gfn>) -> Result<u64, ShareError> {
+        self.convert(pages, Sharing::Share)
+    }
+
+    /// MEM_UNSHARE, as [`Self::convert`] does it.
+    ///
+    /// # Errors
+    ///
+    /// [`ShareError::Denied`]; nothing was done then.
+    pub fn unshare(&self, pages: PageRange<Gfn>) -> Result<u64, ShareError> {
+        self.convert(pages, Sharing::Unshare)
     }
 }
 

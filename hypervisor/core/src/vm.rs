@@ -105,7 +105,7 @@ pub(crate) struct Vm {
 }
 
 /// What a VM was and what it has cost so far.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VmReport {
     /// Whether its memory is kept from the host.
     pub protected: bool,
@@ -123,21 +123,6 @@ pub struct VmReport {
     pub hypercalls: u64,
     /// Exits to the host.
     pub exits: u64,
-}
-
-impl VmReport {
-    pub(crate) const fn new(protected: bool) -> Self {
-        Self {
-            protected,
-            vcpus: 0,
-            measurement: None,
-            populated: 0,
-            returned: 0,
-            shared: 0,
-            hypercalls: 0,
-            exits: 0,
-        }
-    }
 }
 
 impl Vm {
