@@ -58,15 +58,6 @@ pub(crate) fn tables_for<G: Geometry>(offset: u64, pages: u64) -> u64 {
     touched::<G>(Level::Two, offset, pages).min(2)
 }
 
-/// A run that teardown took.
-#[derive(Clone, Copy)]
-pub(crate) struct TakenRun {
-    /// Where it was.
-    pub(crate) offset: u64,
-    /// What it was.
-    pub(crate) run: Run,
-}
-
 /// A memory object.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
@@ -289,11 +280,11 @@ impl Object {
         Some(())
     }
 
-    /// Takes the next run of at most `most` pages out of an object of a VM that is being torn down;
-    /// `None` once nothing is present. The tables keep the stale words: only [`Self::dismantle`] reads
+    /// Takes the next run of at most `most` pages out of an object of a VM that is being torn down, and
+    /// answers where it was; `None` once nothing is present. The tables keep the stale words: only [`Self::dismantle`] reads
     /// them again.
     #[inline(always)]
-    pub(crate) fn take_next<M: Machine>(&mut self, machine: &M, most: u64) -> Option<TakenRun> {
+    pub(crate) fn take_next<M: Machine>(&mut self, machine: &M, most: u64) -> Option<(u64, Run)> {
         if self.present == 0 || self.taken >= self.pages {
             return None;
         }
@@ -301,7 +292,7 @@ impl Object {
         let run = self.run(machine, offset, most);
         self.taken = offset.wrapping_add(run.pages);
         self.count(run.pages, run.first, Word::ABSENT);
-        Some(TakenRun { offset, run })
+        Some((offset, run))
     }
 
     /// Gives the object's tables to the pool, of an object in which nothing is present, until `most`

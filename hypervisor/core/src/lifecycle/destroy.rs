@@ -68,17 +68,17 @@ impl<M: Machine> Hypervisor<'_, M> {
                 continue;
             };
             while budget.left != 0
-                && let Some(taken) = object.take_next(&self.machine, budget.left)
+                && let Some((offset, run)) = object.take_next(&self.machine, budget.left)
             {
-                let page = ObjectPage::new(vm.index, ObjectIndex(index), taken.offset);
-                match taken.run.content() {
+                let page = ObjectPage::new(vm.index, ObjectIndex(index), offset);
+                match run.content() {
                     Content::Present(first) => {
-                        self.release_run(vm, page, first, taken.run.pages);
+                        self.release_run(vm, page, first, run.pages);
                         // What an ordinary VM was lent never left the host.
                         if vm.protected {
-                            budget.returned(taken.run.pages);
+                            budget.returned(run.pages);
                         } else {
-                            budget.spend(taken.run.pages);
+                            budget.spend(run.pages);
                         }
                     }
                     Content::Absent | Content::Poisoned => budget.spend(1),
