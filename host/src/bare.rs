@@ -16,43 +16,27 @@
 pub(crate) mod frames;
 pub(crate) mod platform;
 
-#[cfg(target_os = "none")]
-mod bench;
-#[cfg(target_os = "none")]
-mod block;
-#[cfg(target_os = "none")]
-mod boot;
-#[cfg(target_os = "none")]
-mod boot_image;
-#[cfg(target_os = "none")]
-mod console;
-#[cfg(target_os = "none")]
-mod console_port;
-#[cfg(target_os = "none")]
-mod cpus;
-#[cfg(target_os = "none")]
-mod devices;
-#[cfg(target_os = "none")]
-mod dma;
-#[cfg(target_os = "none")]
-mod exceptions;
-#[cfg(target_os = "none")]
-mod guest;
-#[cfg(target_os = "none")]
-mod hypercall;
-#[cfg(target_os = "none")]
-mod interrupts;
-#[cfg(target_os = "none")]
-mod memory;
-#[cfg(target_os = "none")]
-mod pcie;
-#[cfg(target_os = "none")]
-mod power;
-#[cfg(target_os = "none")]
-mod scheduler;
-#[cfg(target_os = "none")]
-mod sleep_lock;
-#[cfg(target_os = "none")]
-mod timer;
-#[cfg(target_os = "none")]
-mod tolerant;
+cfg_if::cfg_if! {
+    if #[cfg(target_os = "none")] {
+        mod bench;
+        mod block;
+        mod boot;
+        mod boot_image;
+        mod console;
+        mod console_port;
+        mod cpus;
+        mod devices;
+        mod dma;
+        mod exceptions;
+        mod guest;
+        mod hypercall;
+        mod interrupts;
+        mod memory;
+        mod pcie;
+        mod power;
+        mod scheduler;
+        mod sleep_lock;
+        mod timer;
+        mod tolerant;
+    }
+}

@@ -21,44 +21,30 @@
     )
 )]
 
-#[cfg(target_os = "none")]
-mod arch;
-#[cfg(target_os = "none")]
-mod boot;
-#[cfg(target_os = "none")]
-mod console;
-#[cfg(target_os = "none")]
-mod cpu;
-#[cfg(target_os = "none")]
-mod el2;
-#[cfg(target_os = "none")]
-mod fp;
-#[cfg(target_os = "none")]
-mod gic;
-#[cfg(target_os = "none")]
-mod guest;
-#[cfg(target_os = "none")]
-mod host;
-#[cfg(target_os = "none")]
-mod memory;
-#[cfg(target_os = "none")]
-mod mmu;
-#[cfg(all(target_os = "none", feature = "oracle"))]
-mod oracle;
-#[cfg(target_os = "none")]
-mod power;
-#[cfg(target_os = "none")]
-mod relay;
-#[cfg(target_os = "none")]
-mod secondary;
-#[cfg(target_os = "none")]
-mod state;
-#[cfg(target_os = "none")]
-mod switch;
-#[cfg(target_os = "none")]
-mod trace;
-#[cfg(target_os = "none")]
-mod vectors;
+cfg_if::cfg_if! {
+    if #[cfg(target_os = "none")] {
+        mod arch;
+        mod boot;
+        mod console;
+        mod cpu;
+        mod el2;
+        mod fp;
+        mod gic;
+        mod guest;
+        mod host;
+        mod memory;
+        mod mmu;
+        #[cfg(feature = "oracle")]
+        mod oracle;
+        mod power;
+        mod relay;
+        mod secondary;
+        mod state;
+        mod switch;
+        mod trace;
+        mod vectors;
+    }
+}
 
 // The ownership core is made on the stack, and moved, before it is put in its place.
 #[cfg(target_os = "none")]
