@@ -138,6 +138,23 @@ impl ListRegister {
     }
 }
 
+/// Fails for list registers that no host may set: each by itself, or an interrupt that is in two of them, as what the
+/// GIC does then is UNPREDICTABLE (IHI 0069, section 12.4.5, vINTID).
+fn check_all(list_registers: &[ListRegister; LIST_REGISTERS]) -> Result<(), CallError> {
+    let mut rest = &list_registers[..];
+    while let [first, others @ ..] = rest {
+        first.check()?;
+        let taken = |other: &ListRegister| {
+            other.state() != InterruptState::Inactive && other.intid() == first.intid()
+        };
+        if first.state() != InterruptState::Inactive && others.iter().any(taken) {
+            return Err(CallError::InvalidParameter);
+        }
+        rest = others;
+    }
+    Ok(())
+}
+
 /// What becomes of the access that the last exit was about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Resume {
@@ -174,9 +191,7 @@ impl Entry {
         let list_registers = [x[4], x[5], x[6], x[7]].map(ListRegister);
         // Mostly no interrupt is under way.
         if (x[4] | x[5] | x[6] | x[7]) != 0 {
-            for register in list_registers {
-                register.check()?;
-            }
+            check_all(&list_registers)?;
         }
         Ok(Self { resume, list_registers })
     }
@@ -426,6 +441,28 @@ mod tests {
         assert!(ListRegister(timer_as_other).check().is_err());
         assert!(ListRegister::pending(1020, 0).check().is_err());
         assert!(ListRegister(1 << 45).check().is_err());
+    }
+
+    #[test]
+    fn an_interrupt_is_in_one_list_register() {
+        let parse = |registers: [ListRegister; LIST_REGISTERS]| {
+            let mut x = [0; 17];
+            for (register, value) in x[4..].iter_mut().zip(registers) {
+                *register = value.0;
+            }
+            Entry::parse(&x).map(|entry| entry.list_registers == registers)
+        };
+        let [free, one, other] =
+            [ListRegister::EMPTY, ListRegister::pending(40, 0xa0), ListRegister::pending(41, 0xa0)];
+        let active = one.with_state(InterruptState::Active);
+        let ended = one.with_state(InterruptState::Inactive);
+        assert_eq!(parse([one, other, free, free]), Ok(true));
+        assert_eq!(parse([one, free, ended, other]), Ok(true));
+        assert_eq!(parse([ended, free, free, one]), Ok(true));
+        for twice in [[one, one, free, free], [one, free, free, active], [free, other, active, one]] {
+            assert_eq!(parse(twice), Err(CallError::InvalidParameter), "{twice:?}");
+        }
+        assert_eq!(parse([free, free, free, ListRegister(1 << 45)]), Err(CallError::InvalidParameter));
     }
 
     #[test]
