@@ -139,9 +139,10 @@ impl ListRegister {
 }
 
 /// Fails for list registers that no host may set: each by itself, or an interrupt that is in two of them, as what the
-/// GIC does then is UNPREDICTABLE (IHI 0069, section 12.4.5, vINTID).
-fn check_all(list_registers: &[ListRegister; LIST_REGISTERS]) -> Result<(), CallError> {
-    let mut rest = &list_registers[..];
+/// GIC does then is UNPREDICTABLE (IHI 0069, section 12.4.5, vINTID). They come in registers and mostly stay there.
+#[inline(never)]
+fn check_all(a: ListRegister, b: ListRegister, c: ListRegister, d: ListRegister) -> Result<(), CallError> {
+    let mut rest = &[a, b, c, d][..];
     while let [first, others @ ..] = rest {
         first.check()?;
         let taken = |other: &ListRegister| {
@@ -191,7 +192,8 @@ impl Entry {
         let list_registers = [x[4], x[5], x[6], x[7]].map(ListRegister);
         // Mostly no interrupt is under way.
         if (x[4] | x[5] | x[6] | x[7]) != 0 {
-            check_all(&list_registers)?;
+            let [a, b, c, d] = list_registers;
+            check_all(a, b, c, d)?;
         }
         Ok(Self { resume, list_registers })
     }

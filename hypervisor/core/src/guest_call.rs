@@ -69,11 +69,14 @@ pub(crate) fn guest_call<M: Machine>(
             [PROTECTED_FEATURES, 0, 0, 0]
         }
         function::FEATURES => [ORDINARY_FEATURES, 0, 0, 0],
-        function::MEM_SHARE | function::MEM_UNSHARE if vcpu.is_protected() => match convert(vcpu, id) {
-            Ok(done) => [SUCCESS, done, 0, 0],
-            Err(ShareError::Absent) => return bring(vcpu),
-            Err(ShareError::Denied) => [INVALID_PARAMETER, 0, 0, 0],
-        },
+        function::MEM_SHARE | function::MEM_UNSHARE if vcpu.is_protected() => {
+            let share = id == function::MEM_SHARE;
+            match convert(vcpu, if share { Sharing::Share } else { Sharing::Unshare }) {
+                Ok(done) => [SUCCESS, done, 0, 0],
+                Err(ShareError::Absent) => return bring(vcpu),
+                Err(ShareError::Denied) => [INVALID_PARAMETER, 0, 0, 0],
+            }
+        }
         _ => return dispatch(vcpu, services, id),
     };
     answer(vcpu, reply)
@@ -178,9 +181,8 @@ fn range<M: Machine>(ipa: u64, granules: u64) -> Option<PageRange<Gfn>> {
 
 /// MEM_SHARE and MEM_UNSHARE: answers how many pages.
 #[inline(never)]
-fn convert<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, id: u32) -> Result<u64, ShareError> {
+fn convert<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, sharing: Sharing) -> Result<u64, ShareError> {
     let [_, ipa, granules, x3] = arguments(vcpu);
-    let sharing = if id == function::MEM_SHARE { Sharing::Share } else { Sharing::Unshare };
     match range::<M>(ipa, granules) {
         Some(pages) if x3 == 0 => vcpu.convert(pages, sharing),
         _ => Err(ShareError::Denied),
