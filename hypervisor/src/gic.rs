@@ -22,13 +22,13 @@ pub(crate) fn init_cpu() {
     let list_registers = (arch::read!("ich_vtr_el2") & 0x1f) + 1;
     macro_rules! free {
         ($($n:literal)*) => {
-            // SAFETY: the register is there; with the interface off nothing of a vCPU's reaches the host.
             $(if $n < list_registers {
+                // SAFETY: the register is there; with the interface off nothing of a vCPU's reaches the host.
                 unsafe { arch::write!(concat!("ich_lr", $n, "_el2"), 0) };
             })*
         };
     }
-    // SAFETY: as above.
+    // SAFETY: it takes the interface away from EL1, which has not run yet.
     unsafe { arch::write!("ich_hcr_el2", 0) };
     free!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
 }
