@@ -49,7 +49,7 @@ pub enum PowerOnError {
     AlreadyOn,
 }
 
-/// The vCPU that a CPU runs, or ran last and may resume ([`crate::claim`]).
+/// The vCPU that a CPU runs, or ran last and may resume (`claim.rs`).
 #[derive(Debug)]
 pub struct Resident<'h, 'm, M: Machine> {
     hypervisor: &'h Hypervisor<'m, M>,
@@ -377,7 +377,7 @@ impl<M: Machine> Loaded<'_, '_, M> {
         self.vcpu
     }
 
-    /// MEM_SHARE, as [`Self::convert`] does it.
+    /// MEM_SHARE, as a guest calls it.
     ///
     /// # Errors
     ///
@@ -386,7 +386,7 @@ impl<M: Machine> Loaded<'_, '_, M> {
         self.convert(pages, Sharing::Share)
     }
 
-    /// MEM_UNSHARE, as [`Self::convert`] does it.
+    /// MEM_UNSHARE, as a guest calls it.
     ///
     /// # Errors
     ///

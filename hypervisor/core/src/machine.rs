@@ -53,7 +53,7 @@ impl Frames {
 }
 
 /// The right to one vCPU's registers, used by one CPU at a time: the core lends it to the machine only while the
-/// vCPU's claim ([`crate::claim`]) says that it runs on this CPU, which a `Resident` holds for those it has parked.
+/// vCPU's claim (`claim.rs`) says that it runs on this CPU, which a `Resident` holds for those it has parked.
 #[derive(Debug, PartialEq, Eq)]
 pub struct VcpuClaim(Pfn);
 
