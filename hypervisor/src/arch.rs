@@ -134,8 +134,9 @@ macro_rules! for_each_line {
 #[inline(never)]
 pub(crate) fn clean_and_invalidate(start: u64, bytes: u64) {
     let (first, end) = (start & !(PAGE_SIZE - 1), start + bytes);
-    // SAFETY: cache maintenance by address changes no content; the caller names mapped memory.
-    unsafe { for_each_line!(first..end, 4 << line_words(), "dc civac, {line}") };
+    // SAFETY: cache maintenance by address changes no content; the caller names mapped memory, and a turn of the
+    // loop is no more than a page: with longer lines the same line is cleaned again.
+    unsafe { for_each_line!(first..end, 4 << line_words().min(MOST_WORDS), "dc civac, {line}") };
     dsb_ish();
 }
 
@@ -144,7 +145,7 @@ pub(crate) fn clean_and_invalidate(start: u64, bytes: u64) {
 ///
 /// # Safety
 ///
-/// They are whole pages of mapped RAM that nobody else uses.
+/// They are whole pages of mapped RAM on whose content nobody relies. (EL1 may reach what was shared or lent.)
 #[inline]
 pub(crate) unsafe fn wipe(start: u64, bytes: u64) -> bool {
     let words = line_words();

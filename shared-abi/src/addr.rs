@@ -149,10 +149,11 @@ macro_rules! page_range {
                 self.pages
             }
 
-            /// The range, or its first `most` pages if that is fewer; `most` is at least 1.
+            /// The range, or its first `most` pages if that is fewer; one page at least.
             #[must_use]
             pub const fn at_most(self, most: u64) -> Self {
-                if most == 0 || self.pages <= most { self } else { Self { first: self.first, pages: most } }
+                let pages = if self.pages < most { self.pages } else { most };
+                Self { first: self.first, pages: if pages == 0 { 1 } else { pages } }
             }
 
             /// Whether `page` is in the range.

@@ -1,8 +1,10 @@
 //! What the host may ask of the hypervisor: SMC64 fast calls by `hvc #0`.
 //!
-//! x0 holds the function ID, x1 and up the arguments; x0 comes back as 0 or a [`CallError`], x1 and up
-//! as the result that each call documents, and 0 where it documents none. The interface is private to
-//! the image that both sides came in: [`VERSION`] tells, nothing is kept for older ones.
+//! x0 holds the function ID, x1 and up the arguments; x0 comes back as 0 or a [`CallError`], x1 to x5 (of
+//! `VcpuRun` x1 to x9) as the result that each call documents, and 0 where it documents none. A refusal may
+//! leave them as they were, x1 apart, which is 0 unless the call says what it is then; all other registers stay.
+//! The interface is private to the image that both sides came in: [`VERSION`] tells, nothing is kept for older
+//! ones.
 //!
 //! Pages are named by their physical page number and must be the host's own, whole and unshared.
 //! Guest memory is named by a memory object's handle and an offset, never by a mapping.

@@ -218,6 +218,16 @@ impl<G: Geometry> Machine for Fake<G> {
         state.tell(Event::Write { table: table.page(), index, value });
     }
 
+    fn fill(&self, table: TableRef, first: u64, step: u64) {
+        let reached = self.state().checker.as_ref().is_some_and(|checker| checker.walks(table.page()));
+        assert!(!reached, "a table is filled at one go while walkers reach it");
+        let mut next = first;
+        for index in 0..G::ENTRIES {
+            self.write_entry(table, index, next);
+            next = next.wrapping_add(step);
+        }
+    }
+
     fn wipe(&self, pages: &Frames) {
         let mut state = self.state();
         for page in pages.range().iter() {

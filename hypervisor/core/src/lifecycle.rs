@@ -137,13 +137,13 @@ impl<M: Machine> Hypervisor<'_, M> {
     }
 
     /// Takes pages from the host, whole and unshared, for the owner that `to` says. When this returns,
-    /// no host CPU reaches a page that changed hands; what is in them is still the host's.
+    /// no host CPU reaches a page that changed hands (what is lent does not); what is in them is still the
+    /// host's. One page is mostly one record and one entry.
     ///
     /// | | host | new owner |
     /// | --- | --- | --- |
     /// | before | owns, alone | - |
     /// | after | nothing | owns, alone |
-    // One page is mostly one record and one entry.
     pub(crate) fn take_from_host(&self, range: PageRange<Pfn>, to: Record) -> Result<(), CallError> {
         self.host.with(&self.machine, |host| {
             if range.len() == 1 && host.convert_page(&self.machine, range.first(), Record::HOST, to).is_some()

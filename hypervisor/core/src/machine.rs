@@ -35,9 +35,9 @@ impl TableRef {
 
 /// Physically contiguous pages in the core's custody: nobody else reaches them while this exists.
 ///
-/// It can't be copied: who holds it decides what becomes of the pages. The pages of an ordinary VM are
-/// the exception: they stay the host's to reach, so no more than [`Machine::wipe`] and
-/// [`Machine::clean`] is ever asked for them.
+/// It can't be copied: who holds it decides what becomes of the pages. The exceptions are pages that an
+/// ordinary VM was lent, and those that a guest shares when they are taken from it: the host reaches them, so no
+/// more than [`Machine::wipe`] and [`Machine::clean`] is ever asked for them.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Frames(PageRange<Pfn>);
 
@@ -120,13 +120,7 @@ pub trait Machine: Sync {
 
     /// Writes all entries of a table that no walker reaches: `first`, and each one `step` more than the
     /// one before it.
-    fn fill(&self, table: TableRef, first: u64, step: u64) {
-        let mut next = first;
-        for index in 0..Self::Geometry::ENTRIES {
-            self.write_entry(table, index, next);
-            next = next.wrapping_add(step);
-        }
-    }
+    fn fill(&self, table: TableRef, first: u64, step: u64);
 
     /// Zeroes pages and cleans them to the point of coherency, so that an owner who reads around the
     /// caches finds zeroes too.

@@ -281,8 +281,8 @@ impl Object {
     }
 
     /// Takes the next run of at most `most` pages out of an object of a VM that is being torn down, and
-    /// answers where it was; `None` once nothing is present. The tables keep the stale words: only [`Self::dismantle`] reads
-    /// them again.
+    /// answers where it was; `None` once nothing is present. The tables keep the stale words: only
+    /// [`Self::dismantle`] reads them again.
     #[inline(always)]
     pub(crate) fn take_next<M: Machine>(&mut self, machine: &M, most: u64) -> Option<(u64, Run)> {
         if self.present == 0 || self.taken >= self.pages {

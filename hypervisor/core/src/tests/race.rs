@@ -45,6 +45,10 @@ impl Machine for Interposed {
         self.fake.write_entry(table, index, value);
     }
 
+    fn fill(&self, table: TableRef, first: u64, step: u64) {
+        Machine::fill(&self.fake, table, first, step);
+    }
+
     fn wipe(&self, pages: &Frames) {
         self.fake.wipe(pages);
     }

@@ -1,5 +1,7 @@
 //! Entries of tables: what they lead to, and what they led to.
 
+use shared_abi::addr::Pfn;
+
 use super::Checker;
 use super::memory::Past;
 use super::rule::Rule;
@@ -18,6 +20,11 @@ pub(super) struct Attached {
 }
 
 impl Checker {
+    /// Whether a page is a table that somebody's walks reach.
+    pub(in crate::fake) fn walks(&self, page: Pfn) -> bool {
+        self.attached.contains_key(&page.0)
+    }
+
     /// New tables: the VMID is theirs from now on.
     pub(super) fn space(&mut self, space: Space) -> Result<(), Rule> {
         let vmid = space.vmid.0;
