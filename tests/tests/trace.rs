@@ -59,8 +59,9 @@ const LEAST: &[(&str, usize)] = &[
     ("tlbi of a VMID", 2),
     ("wipe", 10),
     ("clean", 1),
-    ("lock taken", 200),
-    ("lock released", 200),
+    // A vCPU that is resumed takes none.
+    ("lock taken", 100),
+    ("lock released", 100),
     ("call", 100),
     ("call ends", 100),
     ("load", 50),
