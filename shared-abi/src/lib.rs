@@ -19,5 +19,6 @@ pub mod bench;
 pub mod error;
 pub mod host_call;
 pub mod kvm;
+mod list_register;
 pub mod record;
 pub mod vcpu;

@@ -1,0 +1,203 @@
+//! What the host says of a guest's interrupts: values of the GIC's list registers.
+
+use crate::error::CallError;
+
+/// How many list registers an entry carries: what the reference CPU has (ICH_VTR_EL2.ListRegs).
+pub const LIST_REGISTERS: usize = 4;
+
+/// The virtual timer's interrupt: PPI 11 (Arm BSA, "EL1 virtual timer"). The only one that may be
+/// linked to a physical interrupt.
+pub const VIRTUAL_TIMER_INTID: u32 = 27;
+
+/// A value of `ICH_LR<n>_EL2` (GIC architecture, IHI 0069, section 12.4.5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct ListRegister(pub u64);
+
+/// The state of the interrupt in a [`ListRegister`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum InterruptState {
+    /// The list register is free.
+    Inactive,
+    /// Not yet taken by the guest.
+    Pending,
+    /// Taken and not yet ended.
+    Active,
+    /// Both.
+    PendingActive,
+}
+
+impl ListRegister {
+    const PHYSICAL_INTID_SHIFT: u32 = 32;
+    const PHYSICAL_INTID_MASK: u64 = 0x1fff;
+    const PRIORITY_SHIFT: u32 = 48;
+    const GROUP_1: u64 = 1 << 60;
+    const HARDWARE: u64 = 1 << 61;
+    const STATE_SHIFT: u32 = 62;
+    /// All bits that an entry may set.
+    const VALID: u64 = 0xffff_ffff
+        | (Self::PHYSICAL_INTID_MASK << Self::PHYSICAL_INTID_SHIFT)
+        | (0xff << Self::PRIORITY_SHIFT)
+        | Self::GROUP_1
+        | Self::HARDWARE
+        | (0b11 << Self::STATE_SHIFT);
+
+    /// A free list register.
+    pub const EMPTY: Self = Self(0);
+
+    /// A pending group 1 interrupt that software alone knows.
+    #[must_use]
+    pub const fn pending(intid: u32, priority: u8) -> Self {
+        Self(
+            intid as u64
+                | ((priority as u64) << Self::PRIORITY_SHIFT)
+                | Self::GROUP_1
+                | (0b01 << Self::STATE_SHIFT),
+        )
+    }
+
+    /// The virtual timer's interrupt, pending and linked to the physical one: the guest's
+    /// deactivation deactivates both.
+    #[must_use]
+    pub const fn virtual_timer(priority: u8) -> Self {
+        Self(
+            Self::pending(VIRTUAL_TIMER_INTID, priority).0
+                | Self::HARDWARE
+                | ((VIRTUAL_TIMER_INTID as u64) << Self::PHYSICAL_INTID_SHIFT),
+        )
+    }
+
+    /// The interrupt that the guest sees.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "the field is the low 32 bits")]
+    pub const fn intid(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// Pending, active, both, or free.
+    #[must_use]
+    pub const fn state(self) -> InterruptState {
+        match self.0 >> Self::STATE_SHIFT {
+            0b00 => InterruptState::Inactive,
+            0b01 => InterruptState::Pending,
+            0b10 => InterruptState::Active,
+            _ => InterruptState::PendingActive,
+        }
+    }
+
+    /// The same interrupt in another state.
+    #[must_use]
+    pub const fn with_state(self, state: InterruptState) -> Self {
+        let bits = match state {
+            InterruptState::Inactive => 0b00,
+            InterruptState::Pending => 0b01,
+            InterruptState::Active => 0b10,
+            InterruptState::PendingActive => 0b11,
+        };
+        Self(self.0 & !(0b11 << Self::STATE_SHIFT) | (bits << Self::STATE_SHIFT))
+    }
+
+    /// Whether deactivation reaches a physical interrupt.
+    #[must_use]
+    pub const fn is_hardware(self) -> bool {
+        self.0 & Self::HARDWARE != 0
+    }
+
+    /// Fails for a register that no host may set: it may have no unknown bit, no INTID above 1019, and be
+    /// linked to a physical interrupt only for the virtual timer and its own.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::InvalidParameter`] then.
+    pub fn check(self) -> Result<(), CallError> {
+        let physical = (self.0 >> Self::PHYSICAL_INTID_SHIFT) & Self::PHYSICAL_INTID_MASK;
+        let own = physical == u64::from(VIRTUAL_TIMER_INTID) && self.intid() == VIRTUAL_TIMER_INTID;
+        let linked = if self.is_hardware() { own } else { physical == 0 };
+        let known = self.0 & !Self::VALID == 0;
+        let free = self.state() == InterruptState::Inactive;
+        if known && (free || (linked && self.intid() < 1020)) {
+            Ok(())
+        } else {
+            Err(CallError::InvalidParameter)
+        }
+    }
+}
+
+/// Fails for list registers that no host may set: each by itself, or an interrupt that is in two of them, as what the
+/// GIC does then is UNPREDICTABLE (IHI 0069, section 12.4.5, vINTID). They come in registers and mostly stay there.
+#[inline(never)]
+pub(crate) fn check_all(
+    a: ListRegister,
+    b: ListRegister,
+    c: ListRegister,
+    d: ListRegister,
+) -> Result<(), CallError> {
+    let mut rest = &[a, b, c, d][..];
+    while let [first, others @ ..] = rest {
+        first.check()?;
+        let taken = |other: &ListRegister| {
+            other.state() != InterruptState::Inactive && other.intid() == first.intid()
+        };
+        if first.state() != InterruptState::Inactive && others.iter().any(taken) {
+            return Err(CallError::InvalidParameter);
+        }
+        rest = others;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vcpu::Entry;
+
+    #[test]
+    fn only_the_virtual_timer_is_hardware_linked() {
+        assert!(ListRegister::virtual_timer(0xa0).check().is_ok());
+        assert!(ListRegister::pending(40, 0xa0).check().is_ok());
+        assert!(ListRegister::EMPTY.check().is_ok());
+        let other = ListRegister::pending(40, 0).0 | ListRegister::HARDWARE | (40 << 32);
+        assert!(ListRegister(other).check().is_err());
+        let timer_as_other = ListRegister::pending(40, 0).0 | ListRegister::HARDWARE | (27 << 32);
+        assert!(ListRegister(timer_as_other).check().is_err());
+        assert!(ListRegister::pending(1020, 0).check().is_err());
+        assert!(ListRegister(1 << 45).check().is_err());
+    }
+
+    #[test]
+    fn a_state_changes_nothing_else() {
+        let pending = ListRegister::virtual_timer(0xa0);
+        for state in [
+            InterruptState::Inactive,
+            InterruptState::Pending,
+            InterruptState::Active,
+            InterruptState::PendingActive,
+        ] {
+            let other = pending.with_state(state);
+            assert_eq!(other.state(), state);
+            assert_eq!(other.with_state(InterruptState::Pending), pending);
+        }
+    }
+
+    #[test]
+    fn an_interrupt_is_in_one_list_register() {
+        let parse = |registers: [ListRegister; LIST_REGISTERS]| {
+            let mut x = [0; 17];
+            for (register, value) in x[4..].iter_mut().zip(registers) {
+                *register = value.0;
+            }
+            Entry::parse(&x).map(|entry| entry.list_registers == registers)
+        };
+        let [free, one, other] =
+            [ListRegister::EMPTY, ListRegister::pending(40, 0xa0), ListRegister::pending(41, 0xa0)];
+        let active = one.with_state(InterruptState::Active);
+        let ended = one.with_state(InterruptState::Inactive);
+        assert_eq!(parse([one, other, free, free]), Ok(true));
+        assert_eq!(parse([one, free, ended, other]), Ok(true));
+        assert_eq!(parse([ended, free, free, one]), Ok(true));
+        for twice in [[one, one, free, free], [one, free, free, active], [free, other, active, one]] {
+            assert_eq!(parse(twice), Err(CallError::InvalidParameter), "{twice:?}");
+        }
+        assert_eq!(parse([free, free, free, ListRegister(1 << 45)]), Err(CallError::InvalidParameter));
+    }
+}
