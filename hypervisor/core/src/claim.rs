@@ -119,6 +119,8 @@ fn count(count: &AtomicU64) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     const HERE: CpuIndex = CpuIndex(0);
@@ -170,5 +172,62 @@ mod tests {
         claim.revoke();
         assert!(!claim.resume(HERE));
         assert!(claim.take(THERE));
+    }
+
+    /// What a CPU believes of the vCPU.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+    enum Belief {
+        Nothing,
+        Runs,
+        Parked,
+    }
+
+    /// All that two CPUs and a holder of the VM's lock can do, from every state that they can get to.
+    #[test]
+    fn whatever_two_cpus_do_one_runs_it_and_nobody_resumes_what_was_revoked() {
+        use Belief::{Nothing, Parked, Runs};
+        // The word, what each CPU believes, and whether it may resume what it has parked.
+        let mut seen = BTreeSet::new();
+        let mut left = std::vec![(FREE, [(Nothing, false); 2])];
+        while let Some((word, cpus)) = left.pop() {
+            if !seen.insert((word, cpus)) {
+                continue;
+            }
+            for step in 0..7 {
+                let claim = Claim::new();
+                claim.word.store(word, Ordering::Relaxed);
+                let (cpu, mut next) = (step % 2, cpus);
+                let (other, index) = (1 - cpu, CpuIndex(cpu));
+                match (step / 2, cpus[cpu].0) {
+                    (0, Nothing | Parked) => {
+                        let taken = claim.take(index);
+                        assert_eq!(taken, cpus[other].0 != Runs, "{word:#x} {cpus:?}");
+                        if taken {
+                            next[cpu] = (Runs, true);
+                            next[other].1 = false;
+                        }
+                    }
+                    (1, Parked) => {
+                        let resumed = claim.resume(index);
+                        assert_eq!(resumed, cpus[cpu].1, "{word:#x} {cpus:?}");
+                        next[cpu] = if resumed { (Runs, true) } else { (Nothing, false) };
+                    }
+                    (2, Runs) => {
+                        claim.park(index);
+                        next[cpu].0 = Parked;
+                    }
+                    (3, _) => {
+                        claim.revoke();
+                        next.iter_mut().for_each(|cpu| cpu.1 = false);
+                    }
+                    _ => continue,
+                }
+                let runs = next.iter().filter(|cpu| cpu.0 == Runs).count();
+                assert!(runs <= 1, "{next:?}");
+                assert_eq!(claim.is_running(), runs == 1, "{next:?}");
+                left.push((claim.word.load(Ordering::Relaxed), next));
+            }
+        }
+        assert!(seen.len() > 10, "{seen:?}");
     }
 }
