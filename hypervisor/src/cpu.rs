@@ -2,7 +2,7 @@
 
 use hyp_core::exit::Services;
 use hyp_core::hypervisor::{CpuIndex, Hypervisor};
-use hyp_core::loaded::Resident;
+use hyp_core::resident::Resident;
 use hyp_core::vcpu::{FpRegisters, SystemRegisters, VcpuContext};
 use shared_abi::addr::Pa;
 

@@ -64,6 +64,7 @@ mod pool;
 pub mod psci;
 pub mod record;
 pub mod records;
+pub mod resident;
 #[cfg(any(test, feature = "fake"))]
 pub mod spec;
 pub mod stage2;

@@ -26,8 +26,9 @@ use crate::fake::lockstep::action::parse;
 use crate::fake::lockstep::{Bench, Pair, with_pair};
 use crate::fake::{Fake, on_cpu};
 use crate::hypervisor::{CallFailure, CpuIndex, HostAccess, Hypervisor};
-use crate::loaded::{Loaded, Resident, ShareError};
+use crate::loaded::{Loaded, ShareError};
 use crate::oracle;
+use crate::resident::Resident;
 use crate::spec::Spec;
 use crate::spec::guest_calls::GuestCall;
 

@@ -12,7 +12,8 @@ use super::bench_machine::*;
 use crate::fake::{Event, Fake, Scope, on_cpu};
 use crate::geometry::Granule4K;
 use crate::hypervisor::{CpuIndex, Hypervisor};
-use crate::loaded::{Loaded, PowerOnError, Resident, ShareError};
+use crate::loaded::{Loaded, PowerOnError, ShareError};
+use crate::resident::Resident;
 
 fn call(hypervisor: &TinyHypervisor, call: HostCall) -> Result<u64, CallError> {
     match hypervisor.host_call(&call) {
