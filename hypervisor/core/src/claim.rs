@@ -12,6 +12,7 @@
 //! | CPU + 1 | parked by that CPU |
 //! | CPU + 1, [`RUNNING`] | runs there |
 //! | CPU + 1, [`RUNNING`], [`REVOKED`] | runs there, and can't be parked |
+//! | [`REVOKED`] without [`RUNNING`] | as good as free |
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -70,9 +71,7 @@ impl Claim {
 
     /// Nobody runs the vCPU but who does so already, without taking it anew. The caller holds its VM's lock.
     pub(crate) fn revoke(&self) {
-        let _ = self.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
-            Some(if word & RUNNING == 0 { FREE } else { word | REVOKED })
-        });
+        self.word.fetch_or(REVOKED, Ordering::AcqRel);
     }
 
     /// Whether the vCPU runs. Once claims are revoked, and while the caller holds its VM's lock, one that does
