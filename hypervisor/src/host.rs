@@ -35,13 +35,14 @@ pub(crate) fn run(cpu: &mut Cpu) -> ! {
         cpu: cpu.index.0 as u64,
         stage2: state::stage2_is_on(arch::read!("hcr_el2")),
     });
+    trace::enter();
     loop {
-        trace::enter();
         // SAFETY: the host's registers are this CPU's own; PSTATE in them is what the host had, or
         // that of a started CPU or of an injected exception. `hypercall` takes a `Cpu`.
         let vector = unsafe { switch::enter(&raw mut cpu.host, (&raw mut *cpu).cast(), hypercall) };
-        if vector == Vector::Synchronous {
-            synchronous(cpu);
+        match vector {
+            Vector::Synchronous => synchronous(cpu),
+            _ => trace::enter(),
         }
         // The host takes its interrupts itself; one that got here anyway is still pending there.
     }
@@ -53,7 +54,7 @@ pub(crate) fn run(cpu: &mut Cpu) -> ! {
 ///
 /// `cpu` points to this CPU's [`Cpu`], which nobody else uses.
 unsafe extern "C" fn hypercall(cpu: *mut ()) -> Then {
-    // SAFETY: the caller's promise: `run` has lent it to `enter`.
+    // SAFETY: the caller's promise: `run` has lent it to `enter`, or `synchronous` has it.
     let cpu = unsafe { &mut *cpu.cast::<Cpu>() };
     call(cpu, syndrome::immediate(arch::read!("esr_el2")));
     trace::enter();
@@ -66,6 +67,8 @@ fn synchronous(cpu: &mut Cpu) {
             skip(cpu);
             // SAFETY: this CPU's own. ESR_EL2 has the immediate where an HVC has it.
             unsafe { hypercall((&raw mut *cpu).cast()) };
+            // Which has told the trace.
+            return;
         }
         Syndrome::DataAbort(abort) => {
             let access =
@@ -79,6 +82,7 @@ fn synchronous(cpu: &mut Cpu) {
             inject(cpu, Exception::Undefined);
         }
     }
+    trace::enter();
 }
 
 /// A trapped instruction is over: unlike HVC it left the PC at itself (Arm ARM DDI0487, D1.3.5). The host
