@@ -8,10 +8,9 @@
 
 use std::ops::Range;
 
-use hyp_core::fake::lockstep::action::{Action, Arg, CALLS};
+use hyp_core::fake::lockstep::action::{Action, Arg, CALLS, GuestCall};
 use hyp_core::fake::lockstep::{Bench, Pair, Verdict, with_pair};
 use hyp_core::spec::HostReach;
-use hyp_core::spec::guest_calls::GuestCall;
 
 use crate::board::{DENIED, GUEST_FIRST, GUEST_PAGES, POOL_PAGES, RAM, RESERVED, Tiny};
 use crate::input::Input;

@@ -3,9 +3,8 @@
 //! pools, no locks. It shares no code with what it specifies.
 //!
 //! * here: the state, and who may reach what;
-//! * [`refusals`]: when a call of the host's is refused;
-//! * [`host_calls`]: what it does otherwise;
-//! * [`guest_calls`]: both for guests and for the vCPUs that they run on.
+//! * [`host`]: each call of the host's: why it is refused, and what it does otherwise;
+//! * [`guest`]: the same for what guests do.
 //!
 //! The model, in five sentences. Each page of RAM has one [`Owner`]. The host reaches its own pages and
 //! those that a guest shares or that it lent; a guest reaches what is present in its memory objects,
@@ -18,45 +17,30 @@
 
 #![expect(
     clippy::arithmetic_side_effects,
-    reason = "a specification in plain words: what it adds up was checked to be within a small machine, and an overflow fails the test"
+    clippy::cast_possible_truncation,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a specification in plain words: a panic in it fails the test"
 )]
 
-pub mod guest_calls;
-pub mod host_calls;
-pub mod refusals;
+pub mod guest;
+pub mod host;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::vec::Vec;
 
-use shared_abi::host_call::{ObjectHandle, PageState, VmHandle};
+use shared_abi::host_call::{ObjectHandle, VcpuIndex, VmHandle};
 
-/// Most VMs at a time.
-pub const VMS: usize = 16;
-/// Most memory objects of a VM.
-pub const OBJECTS: usize = 4;
-/// Most bindings of a VM.
-pub const BINDINGS: usize = 8;
-/// Most vCPUs of a VM.
-pub const VCPUS: usize = 16;
-
-/// What the specification has to know of a machine. Ranges are of page numbers.
+/// The machine, as far as ownership goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Layout {
-    /// RAM.
-    pub ram: Range<u64>,
-    /// The hypervisor's part of it.
-    pub reserved: Range<u64>,
-    /// Devices that the host must not reach.
-    pub denied: Range<u64>,
-    /// Pages of an IPA space, guests' and host's.
-    pub ipa_pages: u64,
-    /// Most pages of a memory object.
-    pub largest_object: u64,
-    /// Most pages that one call populates, takes, shares or unshares.
-    pub pages_per_call: u64,
-    /// Most pages that one call populates with their content kept.
-    pub kept_per_call: u64,
+pub struct Spec {
+    /// What does not change.
+    pub layout: Layout,
+    /// Who owns which page of RAM.
+    pub owners: BTreeMap<u64, Owner>,
+    /// All VMs.
+    pub vms: BTreeMap<VmHandle, Vm>,
 }
 
 /// Who owns a page of RAM.
@@ -64,17 +48,51 @@ pub struct Layout {
 pub enum Owner {
     /// The hypervisor, for good.
     Hypervisor,
-    /// The host.
+    /// The host, alone.
     Host,
-    /// The pool of a VM: the hypervisor's as long as the VM is there.
+    /// The hypervisor, as long as this VM is there: its pool.
     Pool(VmHandle),
-    /// A VM's memory. The host reaches it too if the guest shares it, or if it was only lent.
-    Memory {
-        /// Whose.
-        vm: VmHandle,
-        /// Whether the host reaches it.
-        host: bool,
-    },
+    /// This protected VM, alone.
+    Private(VmHandle),
+    /// This protected VM, which shares it with the host.
+    Shared(VmHandle),
+    /// The host, which lent it to this ordinary VM.
+    Lent(VmHandle),
+}
+
+/// A VM.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Vm {
+    /// Whether its memory is kept from the host. An ordinary VM's is lent to it.
+    pub protected: bool,
+    /// How far it is.
+    pub life: Life,
+    /// Its memory objects, and what is at each offset.
+    pub objects: BTreeMap<ObjectHandle, Vec<Slot>>,
+    /// What it sees where.
+    pub bindings: Vec<Binding>,
+    /// Its vCPUs: whether each runs, or may run (PSCI).
+    pub on: Vec<bool>,
+    /// The vCPUs that a CPU has.
+    pub loaded: BTreeSet<VcpuIndex>,
+    /// The guest pages whose content was kept, in order: what the launch measurement covers.
+    pub kept: Vec<u64>,
+    /// A page was taken back before the start, which the launch measurement tells.
+    pub void: bool,
+}
+
+/// The life of a VM, which only goes forward.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Life {
+    /// The host puts it together.
+    #[default]
+    New,
+    /// Its vCPUs may be entered.
+    Started,
+    /// No vCPU of it is entered again.
+    Stopped,
+    /// Its end has begun; only its end may go on.
+    Dying,
 }
 
 /// What is at an offset of a memory object.
@@ -88,13 +106,14 @@ pub enum Slot {
     Poisoned,
 }
 
-/// A memory object.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Object {
-    /// Whose.
-    pub vm: VmHandle,
-    /// Its pages, by offset.
-    pub slots: Vec<Slot>,
+impl Slot {
+    /// The page, if one is there.
+    const fn page(&self) -> Option<u64> {
+        match *self {
+            Self::Present(page) => Some(page),
+            Self::Absent | Self::Poisoned => None,
+        }
+    }
 }
 
 /// Where a guest sees a part of an object.
@@ -110,56 +129,23 @@ pub struct Binding {
     pub pages: u64,
 }
 
-/// A vCPU.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Vcpu {
-    /// It runs, or may run (PSCI).
-    pub on: bool,
-    /// A CPU has it.
-    pub loaded: bool,
-}
-
-/// The life of a VM, which only goes forward.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Life {
-    /// The host puts it together.
-    New,
-    /// Its vCPUs may be entered.
-    Started,
-    /// No vCPU of it is entered again.
-    Stopped,
-    /// Its end has begun; only its end may go on.
-    Dying,
-}
-
-/// A VM.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Vm {
-    /// Whether its memory is kept from the host.
-    pub protected: bool,
-    /// How far it is.
-    pub life: Life,
-    /// What it sees where.
-    pub bindings: Vec<Binding>,
-    /// Its vCPUs.
-    pub vcpus: Vec<Vcpu>,
-    /// The guest pages whose content was kept, in order: what the launch measurement covers.
-    pub kept: Vec<u64>,
-    /// A page was taken back before the start, which the launch measurement tells.
-    pub void: bool,
-}
-
-/// The machine, as far as ownership goes.
+/// What the specification has to know of a machine. Ranges are of page numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Spec {
-    /// What does not change.
-    pub layout: Layout,
-    /// Who owns which page of RAM.
-    pub owners: BTreeMap<u64, Owner>,
-    /// All VMs.
-    pub vms: BTreeMap<VmHandle, Vm>,
-    /// All memory objects.
-    pub objects: BTreeMap<ObjectHandle, Object>,
+pub struct Layout {
+    /// RAM.
+    pub ram: Range<u64>,
+    /// The hypervisor's part of it.
+    pub reserved: Range<u64>,
+    /// Devices that the host must not reach.
+    pub denied: Range<u64>,
+    /// Pages of an IPA space, guests' and host's.
+    pub ipa_pages: u64,
+    /// Most pages of a memory object.
+    pub largest_object: u64,
+    /// Most pages that one call populates, shares or unshares.
+    pub pages_per_call: u64,
+    /// Most pages that one call populates with their content kept.
+    pub kept_per_call: u64,
 }
 
 /// Whether the host may reach a page.
@@ -177,24 +163,17 @@ impl Spec {
     /// The machine as it starts: what is not the hypervisor's is the host's.
     #[must_use]
     pub fn new(layout: Layout) -> Self {
-        let owner = |page: u64| match layout.reserved.contains(&page) {
-            true => (page, Owner::Hypervisor),
-            false => (page, Owner::Host),
-        };
-        Self {
-            owners: layout.ram.clone().map(owner).collect(),
-            vms: BTreeMap::new(),
-            objects: BTreeMap::new(),
-            layout,
-        }
+        let owner = |page| if layout.reserved.contains(&page) { Owner::Hypervisor } else { Owner::Host };
+        let owners = layout.ram.clone().map(|page| (page, owner(page))).collect();
+        Self { layout, owners, vms: BTreeMap::new() }
     }
 
     /// Whether the host may reach a page.
     #[must_use]
     pub fn host_reach(&self, page: u64) -> HostReach {
         match self.owners.get(&page) {
-            Some(Owner::Host | Owner::Memory { host: true, .. }) => HostReach::Yes,
-            Some(_) => HostReach::No,
+            Some(Owner::Host | Owner::Shared(_) | Owner::Lent(_)) => HostReach::Yes,
+            Some(Owner::Hypervisor | Owner::Pool(_) | Owner::Private(_)) => HostReach::No,
             None if self.layout.denied.contains(&page) => HostReach::No,
             None if page < self.layout.ipa_pages => HostReach::Device,
             None => HostReach::No,
@@ -204,65 +183,72 @@ impl Spec {
     /// The page that a guest reaches at a page of its IPA space. It may read, write and execute it.
     #[must_use]
     pub fn guest_reach(&self, vm: VmHandle, gfn: u64) -> Option<u64> {
-        match self.slot_at(vm, gfn)? {
-            Slot::Present(page) => Some(page),
-            Slot::Absent | Slot::Poisoned => None,
-        }
+        self.slot_at(vm, gfn)?.page()
     }
 
-    /// What is at a guest page; `None` if no memory is bound there.
+    /// What holds in every state: the pages of a VM's memory are those that are present in its objects,
+    /// each in one place. As a page has one owner, no two guests reach it.
     #[must_use]
-    pub fn slot_at(&self, vm: VmHandle, gfn: u64) -> Option<Slot> {
-        let (object, offset) = self.place_of(vm, gfn)?;
-        self.slot(object, offset)
-    }
-
-    /// Which page of which object a guest sees at `gfn`.
-    pub(super) fn place_of(&self, vm: VmHandle, gfn: u64) -> Option<(ObjectHandle, u64)> {
-        let bindings = &self.vms.get(&vm)?.bindings;
-        let binding =
-            bindings.iter().find(|binding| gfn >= binding.gfn && gfn - binding.gfn < binding.pages)?;
-        Some((binding.object, binding.offset + (gfn - binding.gfn)))
-    }
-
-    /// What is at an offset of an object; `None` beyond its end.
-    #[must_use]
-    pub fn slot(&self, object: ObjectHandle, offset: u64) -> Option<Slot> {
-        let slots = &self.objects.get(&object)?.slots;
-        slots.get(usize::try_from(offset).ok()?).copied()
-    }
-
-    pub(super) fn set_slot(&mut self, object: ObjectHandle, offset: u64, to: Slot) {
-        if let Some(object) = self.objects.get_mut(&object)
-            && let Ok(offset) = usize::try_from(offset)
-            && let Some(slot) = object.slots.get_mut(offset)
-        {
-            *slot = to;
-        }
-    }
-
-    /// The state of a page of an object, as a query answers it.
-    #[must_use]
-    pub fn state(&self, object: ObjectHandle, offset: u64) -> Option<PageState> {
-        Some(match self.slot(object, offset)? {
-            Slot::Absent => PageState::Absent,
-            Slot::Poisoned => PageState::Poisoned,
-            Slot::Present(page) => match self.host_reach(page) {
-                HostReach::Yes => PageState::Shared,
-                _ => PageState::Private,
-            },
+    pub fn is_sound(&self) -> bool {
+        self.vms.iter().all(|(vm, found)| {
+            let memory = match found.protected {
+                true => [Owner::Private(*vm), Owner::Shared(*vm)],
+                false => [Owner::Lent(*vm); 2],
+            };
+            let owned = self.owners.iter().filter(|(_, owner)| memory.contains(owner));
+            let mut present: Vec<u64> = found.objects.values().flatten().filter_map(Slot::page).collect();
+            present.sort_unstable();
+            owned.map(|(page, _)| page).eq(&present)
         })
     }
 
-    /// How many pages a guest shares at the moment.
-    #[must_use]
-    pub fn shared(&self, vm: VmHandle) -> u64 {
-        let shared = Owner::Memory { vm, host: true };
-        match self.vms.get(&vm) {
-            Some(found) if found.protected => {
-                self.owners.values().filter(|owner| **owner == shared).count() as u64
-            }
-            _ => 0,
+    /// What is at a guest page; `None` if no memory is bound there.
+    fn slot_at(&self, vm: VmHandle, gfn: u64) -> Option<Slot> {
+        let vm = self.vms.get(&vm)?;
+        let holds = |binding: &&Binding| (binding.gfn..binding.gfn + binding.pages).contains(&gfn);
+        let Binding { gfn: first, object, offset, .. } = vm.bindings.iter().find(holds)?;
+        Some(vm.objects[object][(offset + gfn - first) as usize])
+    }
+
+    /// A page goes back to the host; `left` is what is then where it was in an object, if it was in one.
+    fn give_back(&mut self, page: u64, left: Slot) {
+        self.owners.insert(page, Owner::Host);
+        let objects = self.vms.values_mut().flat_map(|vm| vm.objects.values_mut());
+        for slot in objects.flatten().filter(|slot| **slot == Slot::Present(page)) {
+            *slot = left;
         }
     }
+
+    /// A VM that is there.
+    fn there(&mut self, vm: VmHandle) -> &mut Vm {
+        self.vms.get_mut(&vm).expect("it is there")
+    }
+}
+
+/// Makes an enum of reasons to refuse a call: each with x0 as it is then, and when that is.
+macro_rules! reasons {
+    ($(#[$doc:meta])* $name:ident: $x0:ty { $($reason:ident = $value:expr, $when:literal;)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name { $(#[doc = $when] $reason,)* }
+
+        impl $name {
+            /// x0 of a call that is refused for this.
+            #[must_use]
+            pub const fn x0(self) -> $x0 {
+                match self { $(Self::$reason => $value,)* }
+            }
+        }
+    };
+}
+use reasons;
+
+/// Fails for a reason, if it holds.
+fn refuse<R>(reason: R, holds: bool) -> Result<(), R> {
+    if holds { Err(reason) } else { Ok(()) }
+}
+
+/// Whether `pages` pages from `first` on, at least one, end within `size`.
+fn within(first: u64, pages: u64, size: u64) -> bool {
+    pages != 0 && first.checked_add(pages).is_some_and(|end| end <= size)
 }

@@ -13,12 +13,12 @@
 
 pub mod action;
 mod check;
-mod guest;
+pub(crate) mod guest;
 mod host;
 #[cfg(test)]
 pub(crate) mod saved;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::format;
 use std::ops::Range;
 use std::string::String;
@@ -27,7 +27,8 @@ use std::vec::Vec;
 
 use shared_abi::addr::{Gfn, PageRange, Pfn};
 use shared_abi::error::CallError;
-use shared_abi::host_call::{VcpuIndex, VmHandle};
+use shared_abi::host_call::{HostCall, VcpuIndex, VmHandle};
+use shared_abi::vcpu::{Entry, ListRegister, Resume};
 
 use crate::event::Event;
 use crate::fake::{Fake, on_cpu};
@@ -35,8 +36,8 @@ use crate::geometry::{Geometry, Level};
 use crate::hypervisor::{CpuIndex, HostAbort, HostAccess, Hypervisor, Setup};
 use crate::loaded::Loaded;
 use crate::machine::{Space, Vmid};
-use crate::spec::guest_calls::GuestRefusal;
-use crate::spec::refusals::Refusal;
+use crate::spec::guest::GuestRefusal;
+use crate::spec::host::Refusal;
 use crate::spec::{HostReach, Layout, Owner, Spec};
 use crate::trng::Trng;
 use action::{Action, Arg};
@@ -120,8 +121,6 @@ pub struct Pair<'h, 'm, G: Geometry> {
     cpus: [Option<OnCpu<'h, 'm, G>>; CPUS],
     /// What each CPU ran last, and may resume.
     parked: [Option<Loaded<'h, 'm, Fake<G>>>; CPUS],
-    /// The VMs whose memory is the host's, those that are gone too.
-    ordinary: BTreeSet<VmHandle>,
     /// Who owned each page after the last step, by page.
     owners: Vec<Option<Owner>>,
     /// Hypercalls and exits of each VM.
@@ -190,7 +189,6 @@ impl<'h, 'm, G: Geometry> Pair<'h, 'm, G> {
             spaces: BTreeMap::new(),
             cpus: [const { None }; CPUS],
             parked: [const { None }; CPUS],
-            ordinary: BTreeSet::new(),
             counts: BTreeMap::new(),
             trng: Trng::new(&[1; 32]),
             short_of: 0,
@@ -275,7 +273,7 @@ impl<'h, 'm, G: Geometry> Pair<'h, 'm, G> {
         if cpu >= CPUS || self.cpus[cpu].is_some() {
             return Ok(Verdict::Skipped);
         }
-        let expected = self.spec.load(vm, vcpu);
+        let expected = self.spec.host_call(&vcpu_run(vm, vcpu), 0);
         let parked = self.parked[cpu].take();
         let real: Result<_, CallError> = on_cpu(cpu, || {
             if let Some(mut loaded) = parked
@@ -286,11 +284,11 @@ impl<'h, 'm, G: Geometry> Pair<'h, 'm, G> {
             self.real.vcpu_load(CpuIndex(cpu), vm, vcpu)
         });
         match (real, expected) {
-            (Ok(loaded), Ok(())) => {
+            (Ok(loaded), Ok(_)) => {
                 self.cpus[cpu] = Some(OnCpu { loaded, exited: false });
                 Ok(Verdict::Done)
             }
-            (Err(error), Err(refusal)) if error == refusal.error() => Ok(Verdict::Refused(refusal)),
+            (Err(error), Err(refusal)) if error == refusal.x0() => Ok(Verdict::Refused(refusal)),
             (real, expected) => {
                 Err(Divergence(format!("load: {:?}, expected {expected:?}", real.map(|_| ()))))
             }
@@ -310,6 +308,12 @@ impl<'h, 'm, G: Geometry> Pair<'h, 'm, G> {
             }
         }
     }
+}
+
+/// The call that enters a vCPU.
+pub(crate) const fn vcpu_run(vm: VmHandle, vcpu: VcpuIndex) -> HostCall {
+    let entry = Entry { resume: Resume::Continue, list_registers: [ListRegister(0); 4] };
+    HostCall::VcpuRun { vm, vcpu, entry }
 }
 
 /// The space of a VM whose pool starts at page `root`: what VTTBR_EL2 holds for it.

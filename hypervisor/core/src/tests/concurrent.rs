@@ -22,15 +22,15 @@ use shared_abi::host_call::{Content, HostCall, ObjectHandle, VcpuIndex, VmHandle
 use super::bench_machine::Tiny;
 use super::cases;
 use super::guide::Dice;
-use crate::fake::lockstep::action::parse;
-use crate::fake::lockstep::{Bench, Pair, with_pair};
+use crate::fake::lockstep::action::{GuestCall, parse};
+use crate::fake::lockstep::guest::specified;
+use crate::fake::lockstep::{Bench, Pair, vcpu_run, with_pair};
 use crate::fake::{Fake, on_cpu};
 use crate::hypervisor::{CallFailure, CpuIndex, HostAccess, Hypervisor};
 use crate::loaded::{Loaded, ShareError};
 use crate::oracle;
 use crate::resident::Resident;
 use crate::spec::Spec;
-use crate::spec::guest_calls::GuestCall;
 
 /// What a thread does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,46 +174,37 @@ fn admits(spec: &mut Spec, done: &Done) -> bool {
         return true;
     }
     let vcpu = VcpuIndex(0);
-    let mut guest = |call: GuestCall, gfn: u64, pages: u64| {
-        let vm = done.vm.unwrap_or(VmHandle(0));
-        let call = match call {
-            GuestCall::Share(_) => GuestCall::Share([gfn << 12, pages, 0]),
-            GuestCall::Unshare(_) => GuestCall::Unshare([gfn << 12, pages, 0]),
-            _ => GuestCall::Relinquish([gfn << 12, 0, 0]),
-        };
-        spec.guest(vm, vcpu, call, done.answer.unwrap_or(0))
-    };
+    let vm = done.vm.unwrap_or(VmHandle(0));
+    let mut guest = |call: GuestCall| specified(spec, vm, vcpu, call, done.answer.unwrap_or(0));
     match done.what {
-        Do::Host(call) => match (done.answer, spec.refusal(&call)) {
-            (Ok(x1), Ok(())) => {
-                spec.commit(&call, x1);
-                true
-            }
-            (Err(error), Err(refusal)) => error == refusal.error(),
+        Do::Host(call) => match (done.answer, spec.host_call(&call, done.answer.unwrap_or(0))) {
+            (Ok(x1), Ok(expected)) => x1 == expected,
+            (Err(error), Err(refusal)) => error == refusal.x0(),
             _ => false,
         },
-        Do::Load(vm) => match (done.answer, spec.load(vm, vcpu)) {
-            (Ok(_), Ok(())) => true,
-            (Err(error), Err(refusal)) => error == refusal.error(),
+        Do::Load(vm) => match (done.answer, spec.host_call(&vcpu_run(vm, vcpu), 0)) {
+            (Ok(_), Ok(_)) => true,
+            (Err(error), Err(refusal)) => error == refusal.x0(),
             _ => false,
         },
         Do::Put => {
-            spec.put(done.vm.unwrap_or(VmHandle(0)), vcpu);
+            spec.put(vm, vcpu);
             true
         }
         Do::Share(gfn, pages) | Do::Unshare(gfn, pages) => {
-            let kind = match done.what {
-                Do::Share(..) => GuestCall::Share([0; 3]),
-                _ => GuestCall::Unshare([0; 3]),
+            let x = [gfn << 12, pages, 0];
+            let call = match done.what {
+                Do::Share(..) => GuestCall::Share(x),
+                _ => GuestCall::Unshare(x),
             };
-            match (done.answer, guest(kind, gfn, pages)) {
-                (Ok(pages), Ok(outcome)) => outcome.answer == Some((0, pages)),
+            match (done.answer, guest(call)) {
+                (Ok(pages), Ok(outcome)) => outcome.answer == Some(pages),
                 (Err(CallError::NotFound), Ok(outcome)) => outcome.answer.is_none(),
                 (Err(CallError::Denied), Err(_)) => true,
                 _ => false,
             }
         }
-        Do::Relinquish(gfn) => match (done.answer, guest(GuestCall::Relinquish([0; 3]), gfn, 1)) {
+        Do::Relinquish(gfn) => match (done.answer, guest(GuestCall::Relinquish([gfn << 12, 0, 0]))) {
             (Ok(there), Ok(outcome)) => outcome.exit.is_some() == (there == 1),
             (Err(CallError::Denied), Err(_)) => true,
             _ => false,

@@ -8,9 +8,9 @@ use std::string::{String, ToString};
 use std::vec::Vec;
 
 use crate::fake::lockstep::Verdict;
-use crate::fake::lockstep::action::{Action, CALLS};
-use crate::spec::guest_calls::{GuestCall, GuestRefusal as G};
-use crate::spec::refusals::Refusal as R;
+use crate::fake::lockstep::action::{Action, CALLS, GuestCall};
+use crate::spec::guest::GuestRefusal as G;
+use crate::spec::host::Refusal as R;
 
 /// The reasons for which each host call is refused.
 const HOST_ROWS: &[(&str, &[R])] = &[

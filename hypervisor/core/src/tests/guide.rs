@@ -6,10 +6,9 @@ use std::vec::Vec;
 use shared_abi::addr::{Gfn, Pfn};
 use shared_abi::host_call::{Content, HostCall, ObjectHandle, VcpuIndex, VmHandle};
 
-use crate::fake::lockstep::action::{Action, Arg, CALLS};
+use crate::fake::lockstep::action::{Action, Arg, CALLS, GuestCall};
 use crate::fake::lockstep::{CPUS, Pair};
 use crate::geometry::Geometry;
-use crate::spec::guest_calls::GuestCall;
 use crate::spec::{Binding, Life, Owner, Slot};
 
 /// Numbers drawn from one seed (SplitMix64).
@@ -134,9 +133,10 @@ fn host<G: Geometry>(pair: &Pair<'_, '_, G>, dice: &mut Dice) -> Action {
     {
         return build(pair, dice, vm);
     }
-    let objects: Vec<ObjectHandle> = pair.spec.objects.keys().copied().collect();
-    let object = dice.of(&objects).unwrap_or(ObjectHandle(u32::MAX));
-    let size = pair.spec.objects.get(&object).map_or(1, |found| found.slots.len() as u64);
+    let objects = pair.spec.vms.values().flat_map(|vm| &vm.objects);
+    let mut sizes: Vec<_> = objects.map(|(object, slots)| (*object, slots.len() as u64)).collect();
+    sizes.sort_unstable();
+    let (object, size) = dice.of(&sizes).unwrap_or((ObjectHandle(u32::MAX), 1));
     let offset = dice.below(size);
     match dice.below(40) {
         0..=15 => populate(pair, dice),
@@ -145,7 +145,8 @@ fn host<G: Geometry>(pair: &Pair<'_, '_, G>, dice: &mut Dice) -> Action {
             named(pair, HostCall::ObjectPunch { object, offset, pages })
         }
         21..=24 => {
-            let private: Vec<u64> = owned(pair, |owner| matches!(owner, Owner::Memory { .. }));
+            let private: Vec<u64> =
+                owned(pair, |owner| matches!(owner, Owner::Private(_) | Owner::Shared(_) | Owner::Lent(_)));
             let page = Pfn(dice.of(&private).unwrap_or(0));
             named(pair, HostCall::ForceReclaim { page })
         }
@@ -209,12 +210,12 @@ fn build<G: Geometry>(pair: &Pair<'_, '_, G>, dice: &mut Dice, vm: VmHandle) -> 
     let Some(found) = pair.spec.vms.get(&vm) else {
         return create(pair, dice);
     };
-    let objects = pair.spec.objects_of(vm);
+    let objects: Vec<ObjectHandle> = found.objects.keys().copied().collect();
     let call = match dice.below(12) {
         0..=2 if objects.len() < 2 => HostCall::ObjectCreate { vm, pages: 1 + dice.below(20) },
         3..=5 => {
             let object = dice.of(&objects).unwrap_or(ObjectHandle(0));
-            let size = pair.spec.objects.get(&object).map_or(1, |found| found.slots.len() as u64);
+            let size = found.objects.get(&object).map_or(1, |slots| slots.len() as u64);
             let offset = if dice.one_in(3) { dice.below(size) } else { 0 };
             let pages = match dice.one_in(3) {
                 true => dice.length(),
@@ -227,9 +228,7 @@ fn build<G: Geometry>(pair: &Pair<'_, '_, G>, dice: &mut Dice, vm: VmHandle) -> 
             Some(Binding { object, offset, pages, .. }) => HostCall::ObjectUnbind { object, offset, pages },
             None => HostCall::VmCounters { vm },
         },
-        7..=9 if found.vcpus.len() < 2 => {
-            HostCall::VcpuCreate { vm, index: VcpuIndex(found.vcpus.len() as u32) }
-        }
+        7..=9 if found.on.len() < 2 => HostCall::VcpuCreate { vm, index: VcpuIndex(found.on.len() as u32) },
         10 if !found.bindings.is_empty() || dice.one_in(5) => {
             HostCall::VmStart { vm, entry: Gfn(32).base(), argument: dice.below(9) }
         }
@@ -246,7 +245,8 @@ fn populate<G: Geometry>(pair: &Pair<'_, '_, G>, dice: &mut Dice) -> Action {
     let Some(binding) = found.and_then(|vm| dice.of(&vm.bindings)) else {
         return create(pair, dice);
     };
-    let is_absent = |offset: &u64| pair.spec.slot(binding.object, *offset) == Some(Slot::Absent);
+    let slots = found.and_then(|vm| vm.objects.get(&binding.object)).map_or(&[][..], |slots| slots);
+    let is_absent = |offset: &u64| slots.get(*offset as usize) == Some(&Slot::Absent);
     let end = binding.offset + binding.pages;
     let absent: Vec<u64> = (binding.offset..end).filter(is_absent).collect();
     let offset = match dice.of(&absent) {

@@ -68,7 +68,7 @@ fn whose<G: Geometry>(pair: &Pair<'_, '_, G>, action: Action) -> Option<VmHandle
         (_, Arg::Vm(index)) => Some(VmHandle(*pair.vms.get(index)?)),
         (_, Arg::Object(index)) => {
             let handle = shared_abi::host_call::ObjectHandle(*pair.objects.get(index)?);
-            Some(pair.spec.objects.get(&handle)?.vm)
+            pair.spec.vms.iter().find(|(_, vm)| vm.objects.contains_key(&handle)).map(|(vm, _)| *vm)
         }
         _ => None,
     }

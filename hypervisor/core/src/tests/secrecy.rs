@@ -16,10 +16,9 @@ use super::bench_machine::{Short, Tiny};
 use super::cases;
 use super::guide::{self, Dice};
 use super::random::bench;
-use crate::fake::lockstep::action::Action;
+use crate::fake::lockstep::action::{Action, GuestCall};
 use crate::fake::lockstep::{PUBLIC_BYTE, Pair, with_pair};
 use crate::geometry::Geometry;
-use crate::spec::guest_calls::GuestCall;
 use crate::spec::{HostReach, Owner};
 
 /// What goes wrong.
@@ -95,7 +94,7 @@ fn scrub<G: Geometry>(pair: &Pair<'_, '_, G>, action: &Action) {
 /// Guests keep their secrets in all private pages.
 fn hide<G: Geometry>(pair: &Pair<'_, '_, G>) {
     for (page, owner) in &pair.spec.owners {
-        if let Owner::Memory { host: false, .. } = owner {
+        if let Owner::Private(_) = owner {
             pair.real.machine().fill(Pfn(*page), pair.secret);
         }
     }

@@ -156,7 +156,13 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
     ),
     (PopulatedUnwiped, &["tests::transitions::populating_a_protected_vm_takes_pages_from_the_host"]),
     (KeptUncleaned, &["tests::transitions::a_page_changes_hands_only_after_its_old_owner_has_lost_it"]),
-    (LentWiped, &["tests::transitions::an_ordinary_vm_is_lent_pages_that_stay_the_hosts"]),
+    (
+        LentWiped,
+        &[
+            "tests::transitions::an_ordinary_vm_is_lent_pages_that_stay_the_hosts",
+            "tests::random::the_core_does_what_the_specification_says",
+        ],
+    ),
     (
         PoisonForgotten,
         &[

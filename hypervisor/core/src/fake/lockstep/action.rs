@@ -19,8 +19,6 @@ use std::vec::Vec;
 
 use shared_abi::host_call::{Arguments, HostCall};
 
-use crate::spec::guest_calls::GuestCall;
-
 /// The host's calls and their arguments, by function number.
 pub const CALLS: [(&str, &[&str]); 16] = [
     ("version", &[]),
@@ -50,6 +48,25 @@ pub enum Arg {
     Vm(usize),
     /// The handle of an object, likewise.
     Object(usize),
+}
+
+/// What a guest does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum GuestCall {
+    /// MEM_SHARE of x2 pages from the IPA x1 on; x3.
+    Share([u64; 3]),
+    /// MEM_UNSHARE, likewise.
+    Unshare([u64; 3]),
+    /// MEM_RELINQUISH of the page at the IPA x1; x2 and x3.
+    Relinquish([u64; 3]),
+    /// PSCI CPU_ON of the vCPU of that index.
+    CpuOn(u32),
+    /// PSCI CPU_OFF of itself.
+    CpuOff,
+    /// PSCI SYSTEM_OFF.
+    SystemOff,
+    /// A write of 0, eight bytes long, to the beginning of a page.
+    Touch(u64),
 }
 
 /// Something that is done to the machine.

@@ -40,6 +40,8 @@ impl<G: Geometry> Pair<'_, '_, G> {
                 *old = new;
             }
         }
+        let sound = changed.is_empty() || self.spec.is_sound();
+        agree!(sound, "the specification gave a page away twice, or lost one: {changed:?}");
         for (page, old, new) in changed {
             if !self.checking_content {
                 // The host leaves what it finds.
@@ -48,24 +50,23 @@ impl<G: Geometry> Pair<'_, '_, G> {
             }
             let byte = machine.uniform_byte(Pfn(page));
             match (old, new) {
-                (Some(Owner::Host), Some(Owner::Memory { .. })) => {
+                (Some(Owner::Host), Some(Owner::Private(_) | Owner::Lent(_))) => {
                     agree!(
                         byte == Some(HOST_BYTE) || byte == Some(0),
                         "page {page} came to a guest with {byte:?}"
                     );
                 }
-                (Some(Owner::Memory { vm, host }), Some(Owner::Host)) => {
-                    // What was only lent comes back as it is.
-                    let lent = host && self.ordinary.contains(&vm);
-                    agree!(
-                        byte == Some(0) || (lent && byte == Some(PUBLIC_BYTE)),
-                        "page {page} came back to the host with {byte:?}"
-                    );
+                (Some(Owner::Private(_) | Owner::Shared(_)), Some(Owner::Host)) => {
+                    agree!(byte == Some(0), "page {page} came back to the host with {byte:?}");
+                }
+                (Some(Owner::Lent(_)), Some(Owner::Host)) => {
+                    agree!(byte == Some(PUBLIC_BYTE), "lent page {page} came back with {byte:?}");
                 }
                 (Some(Owner::Pool(_)), Some(Owner::Host)) => {
                     agree!(byte == Some(0), "page {page} of a pool came back with {byte:?}");
                 }
-                (Some(Owner::Memory { vm: old, .. }), Some(Owner::Memory { vm: new, .. })) => {
+                (Some(Owner::Private(old)), Some(Owner::Shared(new)))
+                | (Some(Owner::Shared(old)), Some(Owner::Private(new))) => {
                     agree!(old == new, "page {page} went from VM to VM");
                     agree!(
                         byte == Some(self.secret) || byte == Some(PUBLIC_BYTE),
@@ -84,8 +85,8 @@ impl<G: Geometry> Pair<'_, '_, G> {
     fn fill(&self, page: u64, owner: Option<Owner>) {
         let byte = match owner {
             Some(Owner::Host) => HOST_BYTE,
-            Some(Owner::Memory { host: false, .. }) => self.secret,
-            Some(Owner::Memory { vm, .. }) if self.ordinary.contains(&vm) => PUBLIC_BYTE,
+            Some(Owner::Private(_)) => self.secret,
+            Some(Owner::Lent(_)) => PUBLIC_BYTE,
             _ => return,
         };
         self.real.machine().fill(Pfn(page), byte);

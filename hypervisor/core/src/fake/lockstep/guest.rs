@@ -1,14 +1,17 @@
 //! What a guest does, done to both: by its registers and a trap, as the hardware would bring it.
 
 use shared_abi::addr::Gfn;
+use shared_abi::host_call::{VcpuIndex, VmHandle};
 use shared_abi::kvm::function;
 use shared_abi::vcpu::{Exit, ExitRecord, ListRegister, Resume};
 
+use super::action::GuestCall;
 use super::{Divergence, Pair, Verdict, agree};
 use crate::exit::{GuestAction, Services, Trap, guest_entry, guest_exit};
 use crate::fake::on_cpu;
 use crate::geometry::Geometry;
-use crate::spec::guest_calls::{GuestCall, Outcome};
+use crate::spec::Spec;
+use crate::spec::guest::Answer;
 
 /// ESR_EL2 of `hvc #0`.
 const HVC: u64 = 0x16 << 26 | 1 << 25;
@@ -32,6 +35,25 @@ fn registers(call: GuestCall) -> Option<[u64; 4]> {
         GuestCall::CpuOff => with(CPU_OFF, [0; 3]),
         GuestCall::SystemOff => with(SYSTEM_OFF, [0; 3]),
         GuestCall::Touch(_) => None,
+    }
+}
+
+/// What the specification makes of it, on a vCPU that is loaded. `done` is how many pages the core did.
+pub(crate) fn specified(
+    spec: &mut Spec,
+    vm: VmHandle,
+    vcpu: VcpuIndex,
+    call: GuestCall,
+    done: u64,
+) -> Answer {
+    match call {
+        GuestCall::Share(x) => spec.convert(vm, x, true, done),
+        GuestCall::Unshare(x) => spec.convert(vm, x, false, done),
+        GuestCall::Relinquish(x) => spec.relinquish(vm, x),
+        GuestCall::CpuOn(target) => spec.cpu_on(vm, VcpuIndex(target)),
+        GuestCall::CpuOff => spec.cpu_off(vm, vcpu),
+        GuestCall::SystemOff => spec.system_off(vm),
+        GuestCall::Touch(gfn) => spec.touch(vm, gfn),
     }
 }
 
@@ -63,24 +85,25 @@ impl<G: Geometry> Pair<'_, '_, G> {
             self.cpus[cpu].as_mut().expect("it is loaded").exited = true;
             return Ok(Verdict::Exit);
         }
-        let expected = self.spec.guest(vm, vcpu, call, x[1]);
-        let (outcome, verdict) = match expected {
-            Ok(outcome) if outcome.answer.is_none() => (outcome, Verdict::Exit),
-            Ok(outcome) => (outcome, Verdict::Done),
+        let (answer, exit, verdict) = match specified(&mut self.spec, vm, vcpu, call, x[1]) {
+            Ok(outcome) => match outcome.answer {
+                Some(x1) => (Some((0, x1)), outcome.exit, Verdict::Done),
+                None => (None, outcome.exit, Verdict::Exit),
+            },
             Err(refusal) => {
-                let answer = Some((refusal.code(), 0));
-                (Outcome { answer, exit: None }, Verdict::GuestRefused(refusal))
+                let x0 = refusal.x0().cast_unsigned();
+                (Some((x0, 0)), None, Verdict::GuestRefused(refusal))
             }
         };
-        let expected = outcome.exit.map_or(GuestAction::Resume, GuestAction::Exit);
+        let expected = exit.map_or(GuestAction::Resume, GuestAction::Exit);
         agree!(action == expected, "{call:?}: {action:?}, expected {expected:?}");
-        if let Some((x0, x1)) = outcome.answer {
+        if let Some((x0, x1)) = answer {
             agree!(x == [x0, x1, 0, 0], "{call:?} is answered {x:x?}, expected {x0:#x}, {x1:#x}");
-        } else if let (Some(before), Some(Exit::MemoryFault { .. })) = (registers(call), outcome.exit) {
+        } else if let (Some(before), Some(Exit::MemoryFault { .. })) = (registers(call), exit) {
             agree!(x == before && pc == PC, "{call:?} is not made again: {x:x?} at {pc:#x}");
         }
         if let Some(on) = &mut self.cpus[cpu] {
-            on.exited = outcome.exit.is_some();
+            on.exited = exit.is_some();
         }
         Ok(verdict)
     }

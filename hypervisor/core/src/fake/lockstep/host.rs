@@ -4,15 +4,14 @@ use std::format;
 use std::vec::Vec;
 
 use bootimg::measure::LaunchMeasurement;
-use shared_abi::addr::{Gfn, Pfn};
+use shared_abi::addr::{Gfn, Ipa, Pfn};
 use shared_abi::error::CallError;
-use shared_abi::host_call::{Arguments, Content, HostCall, ObjectHandle, PageState, VmHandle};
+use shared_abi::host_call::{Arguments, Content, HostCall, ObjectHandle, VmHandle};
 
 use super::{Divergence, HOST_BYTE, Pair, Verdict, agree, guest_space};
 use crate::geometry::Geometry;
 use crate::hypervisor::CallFailure;
-use crate::spec::Owner;
-use crate::spec::refusals::Refusal;
+use crate::spec::host::Refusal;
 
 impl<G: Geometry> Pair<'_, '_, G> {
     pub(super) fn host_call(&mut self, function: u32, registers: &Arguments) -> Result<Verdict, Divergence> {
@@ -22,9 +21,9 @@ impl<G: Geometry> Pair<'_, '_, G> {
         if let HostCall::VcpuRun { .. } = call {
             return Ok(Verdict::Skipped);
         }
-        let expected = self.spec.refusal(&call);
-        if let (HostCall::VmDestroy { vm }, Ok(())) = (call, expected)
+        if let HostCall::VmDestroy { vm } = call
             && let Some(space) = self.spaces.get(&vm)
+            && self.spec.clone().destroy(vm, &[]).is_ok()
         {
             // Its tables are about to be taken apart: nobody walks them any more.
             self.real.machine().unwatch(*space);
@@ -34,25 +33,27 @@ impl<G: Geometry> Pair<'_, '_, G> {
             Ok(x) => self.told.extend([0].into_iter().chain(x)),
             Err(CallFailure { error, value }) => self.told.extend([error.code(), value]),
         }
-        match (real, expected) {
-            (Ok(x), Ok(())) => {
-                self.answered(&call, x)?;
-                self.spec.commit(&call, x[0]);
+        match real {
+            // What pages a pool has left is nobody's business outside, so it may be found short before
+            // anything else is.
+            Err(CallFailure { error: CallError::NoMemory, value }) if takes_tables(&call) => {
+                agree!(value > 0, "{call:?} is short of no page");
+                self.short_of = value;
+                return Ok(Verdict::NoMemory);
+            }
+            Err(CallFailure { error: CallError::Again, value }) => {
+                self.again(&call, value)?;
+                return Ok(Verdict::Again);
+            }
+            _ => {}
+        }
+        match (real, self.spec.host_call(&call, real.map_or(0, |x| x[0]))) {
+            (Ok(x), Ok(expected)) => {
+                self.answered(&call, x, expected)?;
                 self.made(&call, x[0])?;
                 Ok(Verdict::Done)
             }
-            (Err(CallFailure { error: CallError::Again, value }), Ok(())) => {
-                self.again(&call, value)?;
-                Ok(Verdict::Again)
-            }
-            // What pages a pool has left is nobody's business outside, so it may be found short before
-            // anything else is.
-            (Err(CallFailure { error: CallError::NoMemory, value }), _) if takes_tables(&call) => {
-                agree!(value > 0, "{call:?} is short of no page");
-                self.short_of = value;
-                Ok(Verdict::NoMemory)
-            }
-            (Err(failure), Err(refusal)) if self.tolerates(&call, failure.error, refusal) => {
+            (Err(failure), Err(refusal)) if tolerates(&call, failure.error, refusal) => {
                 agree!(failure.value == 0, "{call:?}: {failure:?} has a value");
                 Ok(Verdict::Refused(refusal))
             }
@@ -60,59 +61,53 @@ impl<G: Geometry> Pair<'_, '_, G> {
         }
     }
 
-    fn tolerates(&self, call: &HostCall, error: CallError, refusal: Refusal) -> bool {
-        // A VM that is being torn down loses its objects one by one.
-        let dying_object = refusal == Refusal::Dying && object_of(call).is_some();
-        error == refusal.error() || (dying_object && error == CallError::NotFound)
-    }
-
-    /// What a call has answered, before the specification changes.
-    fn answered(&self, call: &HostCall, x: [u64; 5]) -> Result<(), Divergence> {
-        match *call {
+    /// What a call has answered that is done. The specification says what x1 is, or x3 of `VmCounters`.
+    fn answered(&mut self, call: &HostCall, x: [u64; 5], expected: u64) -> Result<(), Divergence> {
+        let expected = match *call {
             HostCall::ObjectPopulate { pages, .. } | HostCall::ObjectPunch { pages, .. } => {
                 agree!(x[0] == pages, "{call:?} is done after {} pages", x[0]);
                 self.populated(call, pages)?;
+                [expected, 0, 0, 0, 0]
             }
             HostCall::ObjectQuery { object, offset } => {
-                let state = PageState::from_code(x[0]);
                 agree!(x[1] > 0, "{call:?} answers an empty run");
                 for offset in offset..offset + x[1] {
-                    let expected = self.spec.state(object, offset);
-                    agree!(
-                        expected.is_some() && state == expected,
-                        "{call:?}: offset {offset} is {state:?}, expected {expected:?}"
-                    );
+                    let state = self.spec.host_call(&HostCall::ObjectQuery { object, offset }, 0);
+                    agree!(state == Ok(x[0]), "{call:?}: offset {offset} is {:?}, expected {state:?}", x[0]);
                 }
+                [expected, x[1], 0, 0, 0]
             }
             HostCall::VmStart { vm, entry, argument } => {
-                let mut measurement = LaunchMeasurement::new();
-                let kept = self.spec.vms.get(&vm).map_or(&[][..], |vm| &vm.kept);
-                for gfn in kept {
-                    measurement.page(Gfn(*gfn), &[HOST_BYTE; 4096]);
+                if self.checking_content {
+                    self.measured(vm, entry, argument, x)?;
                 }
-                if self.spec.vms.get(&vm).is_some_and(|vm| vm.void) {
-                    measurement.void();
-                }
-                let digest = measurement.finish(entry, argument);
-                let words: Vec<u8> = x[1..].iter().flat_map(|word| word.to_le_bytes()).collect();
-                agree!(
-                    !self.checking_content || (x[0] == 0 && words == digest.0),
-                    "{call:?}: another measurement"
-                );
+                x
             }
             HostCall::VmCounters { vm } => {
                 let (hypercalls, exits) = self.counts.get(&vm).copied().unwrap_or_default();
                 // The search goes back to states, the counts do not.
                 let counted = if self.checking { [hypercalls, exits] } else { [x[0], x[1]] };
-                let expected = [counted[0], counted[1], self.spec.shared(vm), 0, 0];
-                agree!(x == expected, "{call:?}: {x:?}, expected {expected:?}");
+                [counted[0], counted[1], expected, 0, 0]
             }
-            HostCall::VmDestroy { vm } => {
-                let pages = self.leaving(vm).len() as u64;
-                agree!(x[0] == pages, "{call:?} returns {} pages, expected {pages}", x[0]);
-            }
-            _ => {}
+            _ => [expected, 0, 0, 0, 0],
+        };
+        agree!(x == expected, "{call:?}: {x:?}, expected {expected:?}");
+        Ok(())
+    }
+
+    /// What a VM's start answers: that nobody expected its measurement, and which it is.
+    fn measured(&self, vm: VmHandle, entry: Ipa, argument: u64, x: [u64; 5]) -> Result<(), Divergence> {
+        let vm = &self.spec.vms[&vm];
+        let mut measurement = LaunchMeasurement::new();
+        for gfn in &vm.kept {
+            measurement.page(Gfn(*gfn), &[HOST_BYTE; 4096]);
         }
+        if vm.void {
+            measurement.void();
+        }
+        let digest = measurement.finish(entry, argument);
+        let words: Vec<u8> = x[1..].iter().flat_map(|word| word.to_le_bytes()).collect();
+        agree!(x[0] == 0 && words == digest.0, "another measurement at {entry}");
         Ok(())
     }
 
@@ -133,53 +128,25 @@ impl<G: Geometry> Pair<'_, '_, G> {
         Ok(())
     }
 
-    /// The pages of a VM that its end gives back: its pool, and its memory unless that was only lent.
-    fn leaving(&self, vm: VmHandle) -> Vec<u64> {
-        let protected = self.spec.vms.get(&vm).is_some_and(|vm| vm.protected);
-        let owned = |owner: Owner| match owner {
-            Owner::Pool(of) => of == vm,
-            Owner::Memory { vm: of, .. } => of == vm && protected,
-            Owner::Host | Owner::Hypervisor => false,
-        };
-        let pages = self.spec.owners.iter().filter(|(_, owner)| owned(**owner));
-        pages.map(|(page, _)| *page).collect()
-    }
-
     /// A part of a call was done.
     fn again(&mut self, call: &HostCall, value: u64) -> Result<(), Divergence> {
-        match *call {
-            HostCall::ObjectPopulate { pages, .. } => {
-                agree!(
-                    value > 0 && value < pages && value <= self.spec.at_once(call),
-                    "{call:?}: again after {value}"
-                );
+        let expected = match *call {
+            HostCall::ObjectPopulate { pages, .. } | HostCall::ObjectPunch { pages, .. } => {
+                agree!(value < pages, "{call:?}: again after {value}");
                 self.populated(call, value)?;
-                self.spec.commit(call, value);
-            }
-            HostCall::ObjectPunch { pages, .. } => {
-                agree!(value > 0 && value < pages, "{call:?}: again after {value}");
-                self.spec.commit(call, value);
+                self.spec.host_call(call, value)
             }
             HostCall::VmDestroy { vm } => {
-                let before = self.leaving(vm);
-                let gone: Vec<u64> = self.pages_of(vm).filter(|page| self.is_hosts(*page)).collect();
-                let told = gone.iter().filter(|page| before.contains(page)).count() as u64;
-                agree!(value == told, "{call:?}: {value} pages of {told} returned so far");
-                self.spec.returned(vm, &gone);
+                let pages = self.spec.pages_of(vm).into_iter();
+                let back: Vec<u64> = pages.filter(|page| self.is_hosts(*page)).collect();
+                self.spec.destroy(vm, &back)
             }
-            HostCall::ObjectDestroy { .. } => {}
+            // Its tables go back to the pool first: nobody sees that.
+            HostCall::ObjectDestroy { .. } => self.spec.clone().host_call(call, 0).map(|_| value),
             _ => return Err(Divergence(format!("{call:?}: not finished"))),
-        }
-        Ok(())
-    }
-
-    fn pages_of(&self, vm: VmHandle) -> impl Iterator<Item = u64> {
-        let of_vm = move |owner: &Owner| match *owner {
-            Owner::Pool(of) | Owner::Memory { vm: of, .. } => of == vm,
-            Owner::Host | Owner::Hypervisor => false,
         };
-        let pages = self.spec.owners.iter().filter(move |(_, owner)| of_vm(owner));
-        pages.map(|(page, _)| *page)
+        agree!(expected == Ok(value), "{call:?}: again after {value}, expected {expected:?}");
+        Ok(())
     }
 
     /// Whether the core's record says that a page is the host's alone.
@@ -192,10 +159,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
     fn made(&mut self, call: &HostCall, x1: u64) -> Result<(), Divergence> {
         let handle = u32::try_from(x1).unwrap_or(u32::MAX);
         match *call {
-            HostCall::VmCreate { first, protected, .. } => {
-                if !protected {
-                    self.ordinary.insert(VmHandle(handle));
-                }
+            HostCall::VmCreate { first, .. } => {
                 agree!(!self.vms.contains(&handle), "VM handle {handle:#x} came back");
                 self.vms.push(handle);
                 let space = guest_space(VmHandle(handle), first.0);
@@ -214,6 +178,12 @@ impl<G: Geometry> Pair<'_, '_, G> {
         }
         Ok(())
     }
+}
+
+fn tolerates(call: &HostCall, error: CallError, refusal: Refusal) -> bool {
+    // A VM that is being torn down loses its objects one by one.
+    let dying_object = refusal == Refusal::Dying && object_of(call).is_some();
+    error == refusal.x0() || (dying_object && error == CallError::NotFound)
 }
 
 /// Whether a call may find the pool too short.

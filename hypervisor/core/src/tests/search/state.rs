@@ -66,14 +66,16 @@ fn spec(spec: &Spec, hasher: &mut Fingerprint) {
         match owner {
             Owner::Hypervisor | Owner::Host => continue,
             Owner::Pool(vm) => (page, 0, place(vm.0)).hash(hasher),
-            Owner::Memory { vm, host } => (page, 1 + u32::from(*host), place(vm.0)).hash(hasher),
+            Owner::Private(vm) => (page, 1, place(vm.0)).hash(hasher),
+            Owner::Shared(vm) => (page, 2, place(vm.0)).hash(hasher),
+            Owner::Lent(vm) => (page, 3, place(vm.0)).hash(hasher),
         }
     }
     // The maps are in the order of handles, whose generations are not to count.
     let mut vms: Vec<_> = spec.vms.iter().collect();
     vms.sort_unstable_by_key(|(vm, _)| place(vm.0));
     for (vm, found) in vms {
-        (place(vm.0), found.protected, found.life, &found.vcpus).hash(hasher);
+        (place(vm.0), found.protected, found.life, &found.on, &found.loaded).hash(hasher);
         let mut bindings = found.bindings.clone();
         bindings.sort_unstable();
         for binding in bindings {
@@ -81,10 +83,10 @@ fn spec(spec: &Spec, hasher: &mut Fingerprint) {
             (binding.gfn, object, binding.offset, binding.pages).hash(hasher);
         }
     }
-    let mut objects: Vec<_> = spec.objects.iter().collect();
+    let mut objects: Vec<_> = spec.vms.values().flat_map(|vm| &vm.objects).collect();
     objects.sort_unstable_by_key(|(object, _)| place(object.0));
-    for (object, found) in objects {
-        (place(object.0), &found.slots).hash(hasher);
+    for (object, slots) in objects {
+        (place(object.0), slots).hash(hasher);
     }
 }
 
