@@ -157,7 +157,7 @@ impl Spec {
                 Ok(state as u64)
             }
             HostCall::ObjectDestroy { object } => {
-                // Every object has a first page.
+                // Every object has a first page: this asks for the object alone.
                 let (_, vm) = self.part(object, 0, 1)?;
                 refuse(StillPresent, vm.objects[&object].iter().any(|slot| slot.page().is_some()))?;
                 let bound = vm.bindings.iter().any(|binding| binding.object == object);

@@ -417,13 +417,18 @@ fn full() -> Scope {
     for vcpu in 0..16 {
         prefix += &std::format!("vcpu-create vm=vm0 index={vcpu}\n");
     }
+    // Some break two rules, to see which one is told.
     let moves = "vm-create protected=1 first=124 pages=3
+        vm-create protected=1 first=125 pages=3
+        vm-create protected=1 first=48 pages=4
         object-create vm=vm0 pages=1
         object-bind object=object0 offset=8 gfn=8 pages=1
+        object-bind object=object0 offset=0 gfn=20 pages=1
         object-bind object=object1 offset=0 gfn=9 pages=1
         object-unbind object=object0 offset=7 pages=1
         object-destroy object=object3
         vcpu-create vm=vm0 index=16
+        vcpu-create vm=vm0 index=3
         vm-destroy vm=vm15
         vm-start vm=vm0 entry=0x20000 argument=7";
     Scope { ram: 128, reserved: 48, ..Scope::new("full", &prefix, moves) }
