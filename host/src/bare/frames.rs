@@ -60,6 +60,12 @@ impl<'a> Frames<'a> {
         let below = alignment - 1;
         let align = |frame: u64| Some(frame.checked_add(below)? & !below);
         self.lowest = self.next(self.lowest..self.end, true);
+        // A frame alone, which is what a guest mostly asks for, is found by that.
+        if (pages, alignment) == (1, 1) && self.lowest < self.end {
+            let (word, bit) = self.place(self.lowest);
+            self.free[word] &= !(1 << bit);
+            return PageRange::<Pfn>::new(Pfn(self.lowest), 1);
+        }
         let mut start = align(self.lowest)?;
         loop {
             let end = start.checked_add(pages).filter(|end| *end <= self.end)?;
