@@ -10,7 +10,8 @@
 mod onlooker;
 mod seeds;
 
-use hyp_core::exit::{GuestAction, Services, Trap, guest_entry, guest_exit};
+use hyp_core::exit::{GuestAction, Services, Trap, guest_entry};
+use hyp_core::fake::vectors::guest_trap;
 use hyp_core::fake::Fake;
 use hyp_core::hypervisor::CpuIndex;
 use hyp_core::loaded::{GuestPage, Loaded};
@@ -251,7 +252,7 @@ impl<'h, 'm> Guest<'h, 'm> {
         let Some(vcpu) = &mut self.vcpu else { return };
         let before = Registers::of(vcpu);
         let services = Services { trng: &self.trng, id_register: |_| 0x1100_0000_1111_1122 };
-        let action = guest_exit(vcpu, &services, Trap::Synchronous { esr, far, hpfar });
+        let action = guest_trap(vcpu, &services, Trap::Synchronous { esr, far, hpfar });
         let after = Registers::of(vcpu);
 
         let class = esr >> EC_SHIFT & 0x3f;

@@ -35,7 +35,6 @@ macro_rules! instructions {
     ($($(#[$doc:meta])* $name:ident: $instruction:literal,)*) => {
         $(
             $(#[$doc])*
-            #[inline]
             pub(crate) fn $name() {
                 // SAFETY: a barrier, a hint, or maintenance that makes a CPU look again.
                 unsafe { asm!($instruction, options(nostack, preserves_flags)) }
@@ -72,7 +71,6 @@ instructions! {
 }
 
 /// TLBI IPAS2E1IS: the stage-2 translations of one IPA page, for the VMID in VTTBR_EL2, on all CPUs.
-#[inline]
 pub(crate) fn tlbi_ipas2e1is(page: u64) {
     // SAFETY: forgetting a translation makes a CPU walk the tables again.
     unsafe { asm!("tlbi ipas2e1is, {}", in(reg) page, options(nostack, preserves_flags)) }
@@ -96,7 +94,6 @@ pub(crate) fn forget_instructions() {
 }
 
 /// The smallest data cache line of any level, as the logarithm of its words of 4 bytes.
-#[inline]
 fn line_words() -> u64 {
     (read!("ctr_el0") >> ctr::DMIN_LINE_SHIFT) & 0xf
 }
@@ -146,7 +143,6 @@ pub(crate) fn clean_and_invalidate(start: u64, bytes: u64) {
 /// # Safety
 ///
 /// They are whole pages of mapped RAM on whose content nobody relies. (EL1 may reach what was shared or lent.)
-#[inline]
 pub(crate) unsafe fn wipe(start: u64, bytes: u64) -> bool {
     let words = line_words();
     // DC ZVA zeroes a line, and may be used: DCZID_EL0.BS is as large, and DZP above it is 0 (Arm ARM

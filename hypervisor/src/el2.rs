@@ -7,13 +7,14 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use hyp_core::event::{Barrier, Event, Scope};
 use hyp_core::geometry::{Geometry, Granule4K};
-use hyp_core::machine::{Frames, Machine, Milestone, Removed, Space, TableRef, VcpuClaim};
+use hyp_core::machine::{Frames, Machine, Milestone, Removed, Space, TableRef, VcpuClaim, Vmid};
 use hyp_core::maintenance::Maintenance;
 use hyp_core::vcpu::VcpuContext;
 use hyp_core::vm::VmReport;
-use shared_abi::addr::{PAGE_SHIFT, PAGE_SIZE, PageRange, Pfn};
+use shared_abi::addr::{PAGE_SHIFT, PAGE_SIZE, Pa, PageRange, Pfn};
 use shared_abi::record::Record;
 
+use crate::aside::{self, Aside};
 use crate::{arch, console, state, trace};
 
 /// The CPU and memory that this runs on.
@@ -36,7 +37,7 @@ fn entry(table: TableRef, index: usize) -> &'static AtomicU64 {
 #[inline(always)]
 fn wiped(range: PageRange<Pfn>) {
     arch::forget_instructions();
-    trace::event(Event::Wipe(range));
+    trace::event(|| Event::Wipe(range));
 }
 
 /// [`El2::wipe`] where it takes longer, with all that comes after it: so it is nothing to the short way.
@@ -48,7 +49,7 @@ fn wipe_by_stores(range: PageRange<Pfn>) {
     wiped(range);
 }
 
-/// This CPU's maintenance instructions, noted in the trace if `TRACED`.
+/// This CPU's maintenance instructions; if `TRACED`, each is noted in the trace, should it be on.
 struct Instructions<const TRACED: bool>;
 
 impl<const TRACED: bool> Maintenance for Instructions<TRACED> {
@@ -61,7 +62,7 @@ impl<const TRACED: bool> Maintenance for Instructions<TRACED> {
             Barrier::Isb => arch::isb(),
         }
         if TRACED {
-            trace::event(Event::Barrier(barrier));
+            trace::event(|| Event::Barrier(barrier));
         }
     }
 
@@ -76,7 +77,7 @@ impl<const TRACED: bool> Maintenance for Instructions<TRACED> {
         }
         if TRACED {
             let vmid = state::vmid(arch::read!("vttbr_el2"));
-            trace::event(Event::Tlbi { vmid, scope });
+            trace::event(|| Event::Tlbi { vmid, scope });
         }
     }
 
@@ -98,21 +99,19 @@ impl<const TRACED: bool> Maintenance for Instructions<TRACED> {
     }
 }
 
-/// Executes a sequence of [`Maintenance`], traced or not: one decision for all of it.
-#[inline(always)]
-fn maintain(untraced: impl FnOnce(Instructions<false>), traced: impl FnOnce(Instructions<true>)) {
-    #[cold]
-    #[inline(never)]
-    fn aside(traced: impl FnOnce(Instructions<true>)) {
-        traced(Instructions);
+/// [`Maintenance::invalidate`] of one leaf, traced: root and VMID of the space, and the page.
+struct InvalidateLeaf;
+
+impl Aside for InvalidateLeaf {
+    unsafe extern "C" fn run(root: u64, vmid: u64, page: u64, _: u64) {
+        let space = Space { root: Pa(root), vmid: Vmid(vmid as u8) };
+        Instructions::<true>.invalidate(space, core::iter::once(page));
     }
-    if trace::is_on() { aside(traced) } else { untraced(Instructions) }
 }
 
 impl Machine for El2 {
     type Geometry = Granule4K;
 
-    #[inline]
     fn read_entry(&self, table: TableRef, index: usize) -> u64 {
         entry(table, index).load(Ordering::Relaxed)
     }
@@ -120,7 +119,7 @@ impl Machine for El2 {
     #[inline]
     fn write_entry(&self, table: TableRef, index: usize, value: u64) {
         entry(table, index).store(value, Ordering::Release);
-        trace::event(Event::Write { table: table.page(), index, value });
+        trace::event(|| Event::Write { table: table.page(), index, value });
     }
 
     fn fill(&self, table: TableRef, first: u64, step: u64) {
@@ -130,7 +129,7 @@ impl Machine for El2 {
         if trace::is_on() {
             for (index, entry) in (0..Granule4K::ENTRIES).zip(0..) {
                 let value = first.wrapping_add(step.wrapping_mul(entry));
-                trace::event(Event::Write { table: table.page(), index, value });
+                trace::event(|| Event::Write { table: table.page(), index, value });
             }
         }
     }
@@ -149,7 +148,7 @@ impl Machine for El2 {
         let range = pages.range();
         arch::clean_and_invalidate(range.first().base().0, range.len() * PAGE_SIZE);
         arch::forget_instructions();
-        trace::event(Event::Clean(range));
+        trace::event(|| Event::Clean(range));
     }
 
     fn with_page<R>(&self, pages: &Frames, index: u64, f: impl FnOnce(&[u8; 4096]) -> R) -> R {
@@ -172,21 +171,31 @@ impl Machine for El2 {
         f(unsafe { &mut *page_pointer::<VcpuContext>(claim.page()) })
     }
 
-    #[inline]
+    #[inline(always)]
     fn publish(&self) {
-        maintain(|on| on.publish(), |on| on.publish());
+        Instructions::<true>.publish();
     }
 
+    #[inline(always)]
     fn invalidate(&self, space: Space, removed: &[Removed]) {
-        maintain(|on| on.invalidate(space, removed), |on| on.invalidate(space, removed));
+        let pages = removed.iter().map(|leaf| leaf.page);
+        match removed {
+            [leaf] if trace::is_on() => {
+                let (root, vmid) = (space.root.0, u64::from(space.vmid.0));
+                // SAFETY: these are a space's.
+                unsafe { aside::call!(InvalidateLeaf, "x0" = root, "x1" = vmid, "x2" = leaf.page) }
+            }
+            [_] => Instructions::<false>.invalidate(space, pages),
+            _ => Instructions::<true>.invalidate(space, pages),
+        }
     }
 
     fn invalidate_all(&self, space: Space) {
-        maintain(|on| on.invalidate_all(space), |on| on.invalidate_all(space));
+        Instructions::<true>.invalidate_all(space);
     }
 
     fn forget_previous_vcpu(&self, space: Space) {
-        maintain(|on| on.forget_previous_vcpu(space), |on| on.forget_previous_vcpu(space));
+        Instructions::<true>.forget_previous_vcpu(space);
     }
 
     /// Reports what the tool wants to know from the hypervisor rather than from the host.
@@ -202,7 +211,7 @@ impl Machine for El2 {
     }
 
     #[inline(always)]
-    fn event(&self, event: Event) {
+    fn event(&self, event: impl FnOnce() -> Event) {
         trace::event(event);
     }
 }

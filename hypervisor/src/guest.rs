@@ -1,6 +1,8 @@
 //! Running a vCPU: from the host's `VcpuRun` to the exit that the host is told of.
 
-use hyp_core::exit::{GuestAction, Services, Trap, guest_entry, guest_exit, guest_hypercall};
+use hyp_core::exit::{
+    GuestAction, Services, Trap, guest_entry, guest_exit, guest_hypercall, quick_hypercall,
+};
 use hyp_core::loaded::Loaded;
 use hyp_core::syndrome::{self, SysRegId};
 use hyp_core::vcpu::SystemRegisters;
@@ -137,6 +139,16 @@ unsafe extern "C" fn hypercall(running: *mut ()) -> Then {
     let running = unsafe { &mut *running.cast::<Running<'_>>() };
     #[cfg(feature = "oracle")]
     let _looks = crate::oracle::after(crate::oracle::Calls::GUEST);
+    if quick_hypercall(running.loaded, syndrome::immediate(arch::read!("esr_el2"))) {
+        trace::enter();
+        return Then::Resume;
+    }
+    other_hypercall(running)
+}
+
+/// [`hypercall`] of one that takes longer: it is apart so that those that don't save no registers for it.
+#[inline(never)]
+extern "C" fn other_hypercall(running: &mut Running<'_>) -> Then {
     let imm = syndrome::immediate(arch::read!("esr_el2"));
     match guest_hypercall(running.loaded, running.services, imm) {
         GuestAction::Resume => {

@@ -56,7 +56,27 @@ pub(crate) fn run(cpu: &mut Cpu) -> ! {
 unsafe extern "C" fn hypercall(cpu: *mut ()) -> Then {
     // SAFETY: the caller's promise: `run` has lent it to `enter`, or `synchronous` has it.
     let cpu = unsafe { &mut *cpu.cast::<Cpu>() };
-    call(cpu, syndrome::immediate(arch::read!("esr_el2")));
+    let function = cpu.host.x[0];
+    match u32::try_from(function) {
+        Ok(function) if syndrome::immediate(arch::read!("esr_el2")) == 0 => match function {
+            HostCall::VCPU_RUN => run_vcpu(cpu),
+            HostCall::OBJECT_POPULATE => {
+                trace::event(|| Event::CallBegin(function));
+                populate(cpu)
+            }
+            _ if relay::is_psci(function) => relay::call(cpu),
+            _ => {
+                trace::event(|| Event::CallBegin(function));
+                ownership_call(cpu, function)
+            }
+        },
+        _ => refuse(cpu),
+    }
+}
+
+/// The host goes on.
+#[inline(always)]
+pub(crate) fn resume() -> Then {
     trace::enter();
     Then::Resume
 }
@@ -108,28 +128,10 @@ fn system_register(cpu: &mut Cpu, access: SysRegAccess) {
     skip(cpu);
 }
 
-#[inline(always)]
-fn call(cpu: &mut Cpu, imm: u16) {
-    let Ok(function) = u32::try_from(cpu.host.x[0]) else {
-        return refuse(cpu);
-    };
-    if imm != 0 {
-        return refuse(cpu);
-    }
-    if function == HostCall::VCPU_RUN {
-        return run_vcpu(cpu);
-    }
-    if relay::is_psci(function) {
-        return relay::call(cpu);
-    }
-    trace::event(Event::CallBegin(function));
-    ownership_call(cpu, function);
-}
-
-/// `VcpuRun`, which comes more often than all other calls, and is apart so that those save no registers for it.
-#[inline(always)]
-fn run_vcpu(cpu: &mut Cpu) {
-    trace::event(Event::CallBegin(HostCall::VCPU_RUN));
+/// `VcpuRun`. It is apart so that the other calls save no registers for it.
+#[inline(never)]
+fn run_vcpu(cpu: &mut Cpu) -> Then {
+    trace::event(|| Event::CallBegin(HostCall::VCPU_RUN));
     let ran =
         HostCall::parse_run(arguments(cpu)).and_then(|(vm, vcpu, entry)| guest::run(cpu, vm, vcpu, &entry));
     match ran {
@@ -139,6 +141,7 @@ fn run_vcpu(cpu: &mut Cpu) {
         }
         Err(error) => answer(cpu, error.code(), [0]),
     }
+    resume()
 }
 
 /// x1 to x17.
@@ -151,29 +154,46 @@ fn arguments(cpu: &Cpu) -> &Arguments {
 /// so that results go straight to their places.
 #[inline(always)]
 fn answer<const N: usize>(cpu: &mut Cpu, status: u64, results: [u64; N]) {
-    trace::event(Event::CallEnd(status));
+    trace::event(|| Event::CallEnd(status));
     cpu.host.x[0] = status;
     cpu.host.x[1..=N].copy_from_slice(&results);
 }
 
-fn refuse(cpu: &mut Cpu) {
+fn refuse(cpu: &mut Cpu) -> Then {
     cpu.host.x[0] = CallError::NotSupported.code();
+    resume()
+}
+
+/// `ObjectPopulate`, the short way if it can be.
+#[inline(never)]
+fn populate(cpu: &mut Cpu) -> Then {
+    if let Ok(call) = HostCall::parse_ownership(HostCall::OBJECT_POPULATE, arguments(cpu)) {
+        #[cfg(feature = "oracle")]
+        let _looks = crate::oracle::after(crate::oracle::Calls::of(&call));
+        if cpu.hypervisor.quick_host_call(&call) {
+            cpu.host.x[2..6].fill(0);
+            answer(cpu, 0, [1]);
+            return resume();
+        }
+    }
+    ownership_call(cpu, HostCall::OBJECT_POPULATE)
 }
 
 /// Answers every call but `VcpuRun`: one function, so that what is decoded is not put together first.
 #[inline(never)]
-fn ownership_call(cpu: &mut Cpu, function: u32) {
-    let call = match HostCall::parse_ownership(function, arguments(cpu)) {
-        Ok(call) => call,
-        Err(error) => return answer(cpu, error.code(), [0]),
-    };
-    #[cfg(feature = "oracle")]
-    let _looks = crate::oracle::after(crate::oracle::Calls::of(&call));
-    let (status, values) = match cpu.hypervisor.host_call(&call) {
+fn ownership_call(cpu: &mut Cpu, function: u32) -> Then {
+    let called =
+        HostCall::parse_ownership(function, arguments(cpu)).map_err(CallFailure::from).and_then(|call| {
+            #[cfg(feature = "oracle")]
+            let _looks = crate::oracle::after(crate::oracle::Calls::of(&call));
+            cpu.hypervisor.host_call(&call)
+        });
+    let (status, values) = match called {
         Ok(values) => (0, values),
         Err(CallFailure { error, value }) => (error.code(), [value, 0, 0, 0, 0]),
     };
     answer(cpu, status, values);
+    resume()
 }
 
 /// Decides about a stage-2 fault of the host's.

@@ -24,6 +24,7 @@
 cfg_if::cfg_if! {
     if #[cfg(target_os = "none")] {
         mod arch;
+        mod aside;
         mod boot;
         mod console;
         mod cpu;

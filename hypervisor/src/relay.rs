@@ -6,6 +6,7 @@ use shared_abi::record::Record;
 use smccc::arch::SMCCC_VERSION;
 
 use crate::cpu::Cpu;
+use crate::switch::Then;
 use crate::{arch, console, host, power, secondary, trace};
 
 /// Whether the function is the relay's to answer: the standard secure services' numbers for PSCI, and
@@ -18,7 +19,8 @@ pub(crate) const fn is_psci(function: u32) -> bool {
 }
 
 /// Answers the call in the host's registers. Its immediate was 0.
-pub(crate) fn call(cpu: &mut Cpu) {
+#[inline(never)]
+pub(crate) fn call(cpu: &mut Cpu) -> Then {
     let [function, a, b, c, ..] = cpu.host.x;
     cpu.host.x[0] = match decide(0, &[function, a, b, c]) {
         HostPsci::Return(value) => value,
@@ -41,4 +43,5 @@ pub(crate) fn call(cpu: &mut Cpu) {
             power::off()
         }
     };
+    host::resume()
 }

@@ -15,6 +15,7 @@ use shared_abi::addr::PAGE_SIZE;
 use spin::Once;
 use spin::mutex::TicketMutex;
 
+use crate::aside::{self, Aside};
 use crate::{arch, boot, console, cpu};
 
 /// Events that a ring holds: many times what a CPU does under one lock.
@@ -48,26 +49,24 @@ struct Ring {
 }
 
 /// Whether events are recorded.
-#[inline]
 pub(crate) fn is_on() -> bool {
     ON.load(Ordering::Relaxed)
 }
 
 /// Notes what this CPU did, if anybody wants to know.
 #[inline(always)]
-pub(crate) fn event(event: Event) {
+pub(crate) fn event(event: impl FnOnce() -> Event) {
     if is_on() {
-        let [first, second] = event.encode();
-        record(first, second);
+        let [first, second] = event().encode();
+        // SAFETY: `Record` takes any two words.
+        unsafe { aside::call!(Record, "x0" = first, "x1" = second) }
     }
 }
 
 /// Notes that EL1 runs next.
-#[inline]
+#[inline(always)]
 pub(crate) fn enter() {
-    if is_on() {
-        event(Event::Enter(arch::read!("vttbr_el2")));
-    }
+    event(|| Event::Enter(arch::read!("vttbr_el2")));
 }
 
 /// Gives each CPU a ring, and starts.
@@ -103,16 +102,19 @@ pub(crate) fn finish() {
     }
 }
 
-#[cold]
-#[inline(never)]
-fn record(first: u64, second: u64) {
-    let own = boot::cpus().iter().position(|id| *id == cpu::affinity());
-    let rings = RINGS.get().map_or(&[][..], |rings| rings);
-    if let Some(ring) = own.and_then(|own| rings.get(own)) {
-        let mut ring = ring.lock();
-        ring.push([first, second]);
-        if ring.held == 0 && ring.used >= CAPACITY / 2 {
-            ring.drain(print);
+/// Puts an event into the ring of this CPU: x0 and x1 are what [`Event::encode`] makes of it.
+struct Record;
+
+impl Aside for Record {
+    unsafe extern "C" fn run(first: u64, second: u64, _: u64, _: u64) {
+        let own = boot::cpus().iter().position(|id| *id == cpu::affinity());
+        let rings = RINGS.get().map_or(&[][..], |rings| rings);
+        if let Some(ring) = own.and_then(|own| rings.get(own)) {
+            let mut ring = ring.lock();
+            ring.push([first, second]);
+            if ring.held == 0 && ring.used >= CAPACITY / 2 {
+                ring.drain(print);
+            }
         }
     }
 }

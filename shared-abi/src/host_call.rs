@@ -215,10 +215,13 @@ pub enum HostCall {
 /// The first function ID: SMC64 fast call, owner 6 (vendor hypervisor), number 0x8000. The numbers
 /// below it are KVM's.
 const BASE: u32 = 0xc600_8000;
-/// The number of `VcpuRun`.
+/// The numbers of `ObjectPopulate` and `VcpuRun`.
+const POPULATE: u32 = 6;
 const RUN: u32 = 12;
 
 impl HostCall {
+    /// The function ID of `ObjectPopulate`.
+    pub const OBJECT_POPULATE: u32 = BASE + POPULATE;
     /// The function ID of `VcpuRun`.
     pub const VCPU_RUN: u32 = BASE + RUN;
 
@@ -263,7 +266,7 @@ impl HostCall {
             3 => Ok(Self::ObjectCreate { vm: vm()?, pages: x[1] }),
             4 => Ok(Self::ObjectBind { object: object()?, offset: x[1], gfn: Gfn(x[2]), pages: x[3] }),
             5 => Ok(Self::ObjectUnbind { object: object()?, offset: x[1], pages: x[2] }),
-            6 => Ok(Self::ObjectPopulate {
+            POPULATE => Ok(Self::ObjectPopulate {
                 object: object()?,
                 offset: x[1],
                 first: Pfn(x[2]),
@@ -317,7 +320,7 @@ impl HostCall {
             }
             Self::ObjectPopulate { object, offset, first, pages, content } => {
                 set(&[object.0.into(), offset, first.0, pages, (content == Content::Keep).into()]);
-                6
+                POPULATE
             }
             Self::ObjectPunch { object, offset, pages } => {
                 set(&[object.0.into(), offset, pages]);

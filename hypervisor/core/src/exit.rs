@@ -7,6 +7,7 @@ use shared_abi::host_call::PageState;
 use shared_abi::vcpu::{Exit, Resume, StopReason};
 
 use crate::guest_call::guest_call;
+pub use crate::guest_call::quick_hypercall;
 use crate::inject::{Abort, Exception};
 use crate::loaded::{GuestPage, Loaded};
 use crate::machine::Machine;
@@ -65,9 +66,8 @@ pub fn guest_entry<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, resume: Resume) -> 
     vcpu.with_context(|context| mmio::resume(context, resume))
 }
 
-/// Answers an HVC of the guest's, as [`guest_exit`] would. Of its registers only x0 to x18, the PC and
-/// PSTATE have to be in its context by now.
-#[inline(always)]
+/// Answers an HVC of the guest's, as [`guest_exit`] would; of its registers the same have to be in its context by
+/// now as for [`quick_hypercall`].
 pub fn guest_hypercall<M: Machine>(
     vcpu: &mut Loaded<'_, '_, M>,
     services: &Services<'_>,
@@ -98,7 +98,7 @@ pub fn guest_exit<M: Machine>(
 #[inline(always)]
 fn count<M: Machine>(vcpu: &Loaded<'_, '_, M>, action: &GuestAction) {
     if let GuestAction::Exit(_) = action {
-        vcpu.count_exit();
+        vcpu.claim.count_exit();
     }
 }
 

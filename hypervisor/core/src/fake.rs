@@ -9,6 +9,7 @@ mod memory;
 pub mod protocol;
 pub mod tlb;
 pub mod trace;
+pub mod vectors;
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -268,7 +269,7 @@ impl<G: Geometry> Machine for Fake<G> {
     }
 
     fn invalidate(&self, space: Space, removed: &[Removed]) {
-        Maintenance::invalidate(self, space, removed);
+        Maintenance::invalidate(self, space, removed.iter().map(|leaf| leaf.page));
     }
 
     fn invalidate_all(&self, space: Space) {
@@ -279,8 +280,8 @@ impl<G: Geometry> Machine for Fake<G> {
         Maintenance::forget_previous_vcpu(self, space);
     }
 
-    fn event(&self, event: Event) {
-        self.state().tell(event);
+    fn event(&self, event: impl FnOnce() -> Event) {
+        self.state().tell(event());
         if self.jostling.load(Ordering::Relaxed) {
             std::thread::yield_now();
         }

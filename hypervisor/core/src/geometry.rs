@@ -49,7 +49,6 @@ pub trait Geometry: core::fmt::Debug + 'static {
     const IPA_BITS: u32 = 3 * Self::INDEX_BITS + 1 + PAGE_SHIFT;
 
     /// Pages that an entry of `level` maps.
-    #[inline]
     fn span(level: Level) -> u64 {
         match level {
             Level::One => Self::GIANT_PAGES,
@@ -59,7 +58,6 @@ pub trait Geometry: core::fmt::Debug + 'static {
     }
 
     /// The index of `page` in its table of `level`; below [`Self::ENTRIES`].
-    #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "all but the low index bits are masked off")]
     fn index(level: Level, page: u64) -> usize {
         let shift = match level {
@@ -71,43 +69,36 @@ pub trait Geometry: core::fmt::Debug + 'static {
     }
 
     /// Which of the concatenated root tables translates `page`: 0 or 1 within the IPA space.
-    #[inline]
     fn root_table(page: u64) -> u64 {
         page >> (3 * Self::INDEX_BITS)
     }
 
     /// The number of the block that holds `page`.
-    #[inline]
     fn block(page: u64) -> u64 {
         page >> Self::INDEX_BITS
     }
 
     /// The first page of block number `block`, a value of [`Self::block`].
-    #[inline]
     fn block_first(block: u64) -> u64 {
         block << Self::INDEX_BITS
     }
 
     /// The offset of `page` in its block.
-    #[inline]
     fn block_offset(page: u64) -> u64 {
         page & (Self::BLOCK_PAGES - 1)
     }
 
     /// `page` rounded down to a multiple of what an entry of `level` maps.
-    #[inline]
     fn align_down(level: Level, page: u64) -> u64 {
         page & !(Self::span(level) - 1)
     }
 
     /// Whether `page` is a multiple of what an entry of `level` maps.
-    #[inline]
     fn is_aligned(level: Level, page: u64) -> bool {
         Self::align_down(level, page) == page
     }
 
     /// The first multiple of what an entry of `level` maps after `page`, a page number below 2^52.
-    #[inline]
     fn next(level: Level, page: u64) -> u64 {
         Self::align_down(level, page) + Self::span(level)
     }
@@ -140,7 +131,6 @@ pub(crate) struct Piece {
 }
 
 /// Cuts `range` at block boundaries.
-#[inline]
 pub(crate) fn pieces<G: Geometry>(first: u64, pages: u64) -> impl Iterator<Item = Piece> {
     // Callers pass ranges that were checked: `first + pages` is at most 2^52.
     let end = first + pages;

@@ -34,7 +34,6 @@ impl MmioGuard {
     }
 
     /// Whether the host may emulate a device at `page`.
-    #[inline]
     pub fn allows(&mut self, page: Gfn) -> bool {
         let found = self.runs.iter().position(|run| run.contains(page));
         match found {
@@ -105,7 +104,6 @@ impl MmioGuard {
 }
 
 impl Run {
-    #[inline]
     fn contains(&self, page: Gfn) -> bool {
         self.first <= page && page < self.end
     }

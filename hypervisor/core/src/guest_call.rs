@@ -48,55 +48,38 @@ const PROTECTED_FEATURES: u64 = (feature::FEATURES
 /// What an ordinary VM is offered.
 const ORDINARY_FEATURES: u64 = feature::FEATURES as u64;
 
-/// Handles a hypercall. The PC is past the instruction.
-///
-/// What is to be quick is here, on the shortest way back to the guest; all else is out of line, and looks
-/// at its arguments there.
+/// Answers what guests call most, on the shortest way: FEATURES, and MEM_SHARE and MEM_UNSHARE of one page that is
+/// as it has to be. Answers whether it did; if not, nothing was done, and
+/// [`guest_hypercall`](crate::exit::guest_hypercall) is next. Of the guest's registers only x0 to x18, the PC and
+/// PSTATE have to be in its context by now.
 #[inline(always)]
+pub fn quick_hypercall<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, imm: u16) -> bool {
+    let [x0, ..] = arguments(vcpu);
+    let reply = match function_id(x0) {
+        _ if imm != 0 => return false,
+        function::FEATURES => features(vcpu),
+        function::MEM_SHARE if convert_page::<M, true>(vcpu) => [SUCCESS, 1, 0, 0],
+        function::MEM_UNSHARE if convert_page::<M, false>(vcpu) => [SUCCESS, 1, 0, 0],
+        _ => return false,
+    };
+    vcpu.claim.count_hypercall();
+    answer(vcpu, reply);
+    true
+}
+
+/// Handles a hypercall. The PC is past the instruction.
 pub(crate) fn guest_call<M: Machine>(
     vcpu: &mut Loaded<'_, '_, M>,
     services: &Services<'_>,
     imm: u16,
 ) -> GuestAction {
-    let [x0, ..] = arguments(vcpu);
-    vcpu.count_hypercall();
-    // The upper half of x0 is to be ignored (DEN0028, section 2.5).
-    #[expect(clippy::cast_possible_truncation, reason = "the function ID is the lower half")]
-    let id = x0 as u32 & !NO_SVE_HINT;
+    let [x0, x1, x2, x3] = arguments(vcpu);
+    vcpu.claim.count_hypercall();
+    let id = function_id(x0);
     let reply = match id {
         _ if imm != 0 && !seeded!(ImmediateIgnored) => [NOT_SUPPORTED, 0, 0, 0],
-        function::FEATURES if vcpu.is_protected() || seeded!(OrdinaryOffered) => {
-            [PROTECTED_FEATURES, 0, 0, 0]
-        }
-        function::FEATURES => [ORDINARY_FEATURES, 0, 0, 0],
-        function::MEM_SHARE | function::MEM_UNSHARE if vcpu.is_protected() => {
-            let share = id == function::MEM_SHARE;
-            match convert(vcpu, if share { Sharing::Share } else { Sharing::Unshare }) {
-                Ok(done) => [SUCCESS, done, 0, 0],
-                Err(ShareError::Absent) => return bring(vcpu),
-                Err(ShareError::Denied) => [INVALID_PARAMETER, 0, 0, 0],
-            }
-        }
-        _ => return dispatch(vcpu, services, id),
-    };
-    answer(vcpu, reply)
-}
-
-/// x0 to x3.
-#[inline]
-fn arguments<M: Machine>(vcpu: &mut Loaded<'_, '_, M>) -> [u64; 4] {
-    vcpu.with_context(|context| {
-        let [x0, x1, x2, x3, ..] = context.x;
-        [x0, x1, x2, x3]
-    })
-}
-
-/// All other calls.
-#[inline(never)]
-fn dispatch<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, services: &Services<'_>, id: u32) -> GuestAction {
-    let [_, x1, x2, x3] = arguments(vcpu);
-    let reply = match id {
         function::UID => kvm::UID.map(u64::from),
+        function::FEATURES => features(vcpu),
         SMCCC_VERSION => [SMCCC_1_1, 0, 0, 0],
         function::MEMINFO..=function::MEM_RELINQUISH if vcpu.is_protected() => {
             match protected(vcpu, id, [x1, x2, x3]) {
@@ -106,13 +89,33 @@ fn dispatch<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, services: &Services<'_>, i
         }
         SMCCC_ARCH_FEATURES => [arch_features(x1), 0, 0, 0],
         _ if (PSCI_FIRST..=PSCI_LAST).contains(&(id & !SMC64)) => {
-            let psci::Reply { x0, exit } = psci::guest(vcpu, &[id.into(), x1, x2, x3]);
+            let (x0, exit) = psci::guest(vcpu, &[id.into(), x1, x2, x3]);
             let action = answer(vcpu, [x0, 0, 0, 0]);
             return exit.map_or(action, GuestAction::Exit);
         }
         _ => services.trng.call(id, x1).unwrap_or([NOT_SUPPORTED, 0, 0, 0]),
     };
     answer(vcpu, reply)
+}
+
+/// The upper half of x0 is to be ignored (DEN0028, section 2.5).
+#[expect(clippy::cast_possible_truncation, reason = "the function ID is the lower half")]
+const fn function_id(x0: u64) -> u32 {
+    x0 as u32 & !NO_SVE_HINT
+}
+
+/// What FEATURES answers.
+fn features<M: Machine>(vcpu: &Loaded<'_, '_, M>) -> [u64; 4] {
+    let protected = vcpu.is_protected() || seeded!(OrdinaryOffered);
+    [if protected { PROTECTED_FEATURES } else { ORDINARY_FEATURES }, 0, 0, 0]
+}
+
+/// x0 to x3.
+fn arguments<M: Machine>(vcpu: &mut Loaded<'_, '_, M>) -> [u64; 4] {
+    vcpu.with_context(|context| {
+        let [x0, x1, x2, x3, ..] = context.x;
+        [x0, x1, x2, x3]
+    })
 }
 
 /// Writes x0 to x3.
@@ -143,6 +146,8 @@ fn protected<M: Machine>(
     arguments: [u64; 3],
 ) -> Result<[u64; 4], GuestAction> {
     let status = match (id, arguments) {
+        (function::MEM_SHARE, arguments) => return convert(vcpu, arguments, Sharing::Share),
+        (function::MEM_UNSHARE, arguments) => return convert(vcpu, arguments, Sharing::Unshare),
         (function::MEM_RELINQUISH, [ipa, 0, 0]) => match page(ipa) {
             Some(gfn) => return relinquish(vcpu, gfn),
             None => INVALID_PARAMETER,
@@ -179,23 +184,31 @@ fn range<M: Machine>(ipa: u64, granules: u64) -> Option<PageRange<Gfn>> {
     (range.end().0 <= M::Geometry::IPA_PAGES).then_some(range)
 }
 
-/// MEM_SHARE and MEM_UNSHARE: answers how many pages.
-#[inline(never)]
-fn convert<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, sharing: Sharing) -> Result<u64, ShareError> {
-    let [_, ipa, granules, x3] = arguments(vcpu);
-    match range::<M>(ipa, granules) {
-        Some(pages) if x3 == 0 => vcpu.convert(pages, sharing),
-        _ => Err(ShareError::Denied),
+/// MEM_SHARE (`SHARE`) or MEM_UNSHARE of one page; answers whether it was done.
+#[inline(always)]
+fn convert_page<M: Machine, const SHARE: bool>(vcpu: &mut Loaded<'_, '_, M>) -> bool {
+    match arguments(vcpu) {
+        [_, ipa, 0 | 1, 0] => page(ipa).is_some_and(|gfn| vcpu.convert_page::<SHARE>(gfn)),
+        _ => false,
     }
 }
 
-/// A share that begins at a page which is not there yet does not fail: the host brings it, the call runs
-/// again.
-#[cold]
-#[inline(never)]
-fn bring<M: Machine>(vcpu: &mut Loaded<'_, '_, M>) -> GuestAction {
-    let [_, ipa, ..] = arguments(vcpu);
-    replay(vcpu, Exit::MemoryFault { gfn: Ipa(ipa).page() })
+/// MEM_SHARE and MEM_UNSHARE: answers how many pages. A share that begins at a page which is not there yet
+/// does not fail: the host brings it, the call runs again.
+fn convert<M: Machine>(
+    vcpu: &mut Loaded<'_, '_, M>,
+    [ipa, granules, x3]: [u64; 3],
+    sharing: Sharing,
+) -> Result<[u64; 4], GuestAction> {
+    let converted = match range::<M>(ipa, granules) {
+        Some(pages) if x3 == 0 => vcpu.convert(pages, sharing),
+        _ => Err(ShareError::Denied),
+    };
+    match converted {
+        Ok(done) => Ok([SUCCESS, done, 0, 0]),
+        Err(ShareError::Absent) => Err(replay(vcpu, Exit::MemoryFault { gfn: Ipa(ipa).page() })),
+        Err(ShareError::Denied) => Ok([INVALID_PARAMETER, 0, 0, 0]),
+    }
 }
 
 /// MEM_RELINQUISH. The host is told of the page, which it may use for something else.
@@ -225,7 +238,7 @@ fn guard_map<M: Machine>(vcpu: &Loaded<'_, '_, M>, ipa: u64) -> u64 {
     let Some(gfn) = page(ipa) else {
         return INVALID_PARAMETER;
     };
-    if vcpu.classify(gfn) != GuestPage::Unbound && !seeded!(GuardOverMemory) {
+    if vcpu.classify_and_ask(gfn).0 != GuestPage::Unbound && !seeded!(GuardOverMemory) {
         return INVALID_PARAMETER;
     }
     match vcpu.with_guard(|guard| guard.map(gfn)) {

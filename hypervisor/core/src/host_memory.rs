@@ -110,7 +110,6 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
     }
 
     /// The records.
-    #[inline]
     pub(crate) const fn records(&self) -> &Records<'m, G> {
         &self.records
     }
@@ -121,7 +120,6 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
     }
 
     /// [`Self::convert`] of one range, after which no TLB remembers what the host lost.
-    #[inline]
     pub(crate) fn assign<M: Machine<Geometry = G>>(
         &mut self,
         machine: &M,
@@ -165,7 +163,6 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
     /// Changes the records of a range of RAM up to the first page that is not as `from` says: `from` and
     /// `to` are the records of its first page, the others' following from them. The host's tables
     /// follow. Answers how many pages.
-    #[inline]
     pub(crate) fn convert<M: Machine<Geometry = G>>(
         &mut self,
         machine: &M,
@@ -274,7 +271,6 @@ fn convert_all<G: Geometry>(records: &mut Records<'_, G>, range: PageRange<Pfn>,
 }
 
 /// What is behind the first `pages` pages of a range, if anything is.
-#[inline]
 pub(crate) fn after(range: PageRange<Pfn>, pages: u64) -> Option<PageRange<Pfn>> {
     let rest = range.len().checked_sub(pages)?;
     PageRange::<Pfn>::new(Pfn(range.first().0.wrapping_add(pages)), rest)

@@ -2,11 +2,10 @@
 
 use shared_abi::addr::{Ipa, PageRange, Pfn};
 use shared_abi::error::CallError;
-use shared_abi::host_call::{HostCall, ObjectHandle, VcpuIndex, VmHandle};
+use shared_abi::host_call::{ObjectHandle, VcpuIndex, VmHandle};
 use shared_abi::record::Digest;
 
 use crate::claim::Claim;
-use crate::dispatch;
 use crate::event::Event;
 use crate::host_memory::{self, HostMemory};
 use crate::loaded::Loaded;
@@ -157,11 +156,11 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
         }
         let (cpus, expected) = (setup.cpus, setup.expected);
         let host = HostMemory::new(&machine, setup)?;
-        machine.event(Event::Space(host.space()));
+        machine.event(|| Event::Space(host.space()));
         Ok(Self {
             host_space: host.space(),
-            host: Lock::new(LockId::Host, host),
-            places: core::array::from_fn(|index| Lock::new(LockId::Place(index), VmPlace::default())),
+            host: Lock::new(LockId::HOST, host),
+            places: core::array::from_fn(|index| Lock::new(LockId::place(index), VmPlace::default())),
             claims: [const { [const { Claim::new() }; MAX_VCPUS] }; MAX_VMS],
             machine,
             expected,
@@ -177,18 +176,6 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
     /// What VTTBR_EL2 holds while the host runs.
     pub const fn host_space(&self) -> Space {
         self.host_space
-    }
-
-    /// Serves every host call but `VcpuRun`, which is [`Self::vcpu_load`] and then the caller's.
-    ///
-    /// The results are x1 to x5.
-    ///
-    /// # Errors
-    ///
-    /// As the calls of [`HostCall`] document.
-    #[inline(always)]
-    pub fn host_call(&self, call: &HostCall) -> Result<[u64; 5], CallFailure> {
-        dispatch::host_call(self, call)
     }
 
     /// Decides about a stage-2 fault of the host's at `ipa`: the record is read again under the lock,

@@ -54,7 +54,7 @@ impl<M: Machine> Hypervisor<'_, M> {
             pool.add(&self.machine, Frames::new(rest));
             // VMID 0 is the host's. A place's VMID left all TLBs when its last VM was torn down.
             let tables = Stage2::new(&Frames::new(root), Vmid(index.0.saturating_add(1)));
-            self.machine.event(Event::Space(tables.space()));
+            self.machine.event(|| Event::Space(tables.space()));
             place.generation = vm::next_generation(place.generation);
             place.guard = MmioGuard::default();
             place.vm = Some(Vm {
@@ -138,7 +138,7 @@ impl<M: Machine> Hypervisor<'_, M> {
 
     /// Takes pages from the host, whole and unshared, for the owner that `to` says. When this returns,
     /// no host CPU reaches a page that changed hands (what is lent does not); what is in them is still the
-    /// host's. One page is mostly one record and one entry.
+    /// host's.
     ///
     /// | | host | new owner |
     /// | --- | --- | --- |
@@ -146,10 +146,6 @@ impl<M: Machine> Hypervisor<'_, M> {
     /// | after | nothing | owns, alone |
     pub(crate) fn take_from_host(&self, range: PageRange<Pfn>, to: Record) -> Result<(), CallError> {
         self.host.with(&self.machine, |host| {
-            if range.len() == 1 && host.convert_page(&self.machine, range.first(), Record::HOST, to).is_some()
-            {
-                return Ok(());
-            }
             if !host.records().is_ram(range) {
                 return Err(CallError::InvalidParameter);
             }

@@ -11,6 +11,7 @@ use crate::hypervisor::{CallFailure, CpuIndex, Hypervisor};
 use crate::lock::Lock;
 use crate::machine::{Machine, Space, VcpuClaim};
 use crate::object::Content;
+use crate::psci::ErrorCode;
 use crate::record::Record;
 use crate::transition::share::Sharing;
 use crate::vcpu::VcpuContext;
@@ -38,24 +39,13 @@ pub enum ShareError {
     Denied,
 }
 
-/// Why a vCPU could not be started by another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum PowerOnError {
-    /// The VM has no such vCPU.
-    #[error("no such vCPU")]
-    NoSuchVcpu,
-    /// It is running, or about to.
-    #[error("already on")]
-    AlreadyOn,
-}
-
 /// A vCPU that this CPU, and no other, may enter. Dropping it gives the vCPU back.
 #[derive(Debug)]
 pub struct Loaded<'h, 'm, M: Machine> {
     hypervisor: &'h Hypervisor<'m, M>,
     /// Where its VM is.
     place: &'h Lock<VmPlace>,
-    claim: &'h Claim,
+    pub(crate) claim: &'h Claim,
     context: VcpuClaim,
     space: Space,
     protected: bool,
@@ -110,7 +100,7 @@ impl<'h, 'm, M: Machine> Loaded<'h, 'm, M> {
             if inside.runs_on(cpu, vcpu) && !seeded!(PreviousVcpu) {
                 machine.forget_previous_vcpu(space);
             }
-            machine.event(Event::Load(space.vmid, vcpu));
+            machine.event(|| Event::Load(space.vmid, vcpu));
             let protected = inside.protected;
             Ok(Self {
                 hypervisor,
@@ -134,7 +124,7 @@ impl<'h, 'm, M: Machine> Loaded<'h, 'm, M> {
     pub(crate) fn resume(&mut self, vm: VmHandle, vcpu: VcpuIndex) -> bool {
         self.running = self.vm == vm && self.vcpu == vcpu && self.claim.resume(self.cpu);
         if self.running {
-            self.machine().event(Event::Load(self.space.vmid, self.vcpu));
+            self.machine().event(|| Event::Load(self.space.vmid, self.vcpu));
         }
         self.running
     }
@@ -143,14 +133,13 @@ impl<'h, 'm, M: Machine> Loaded<'h, 'm, M> {
     #[inline(always)]
     pub(crate) fn park(&mut self) {
         self.running = false;
-        self.machine().event(Event::Put(self.space.vmid, self.vcpu));
+        self.machine().event(|| Event::Put(self.space.vmid, self.vcpu));
         self.claim.park(self.cpu);
     }
 }
 
 impl<M: Machine> Loaded<'_, '_, M> {
     /// Works on the VM, under its lock. It is there: a VM is not torn down while a vCPU is loaded.
-    #[inline]
     fn with_vm<R>(&self, f: impl FnOnce(&mut Vm) -> R) -> Option<R> {
         self.place.with(self.machine(), |place| place.vm.as_mut().map(f))
     }
@@ -183,16 +172,14 @@ impl<M: Machine> Loaded<'_, '_, M> {
     /// # Errors
     ///
     /// [`ShareError`]; nothing was done then.
-    #[inline(always)]
     pub(crate) fn convert(&self, pages: PageRange<Gfn>, sharing: Sharing) -> Result<u64, ShareError> {
-        self.place.with(self.machine(), |place| {
-            if pages.len() == 1
-                && let Some(()) = self.hypervisor.convert_page(place, pages.first(), sharing)
-            {
-                return Ok(1);
-            }
-            self.hypervisor.convert(place, pages, sharing)
-        })
+        self.place.with(self.machine(), |place| self.hypervisor.convert(place, pages, sharing))
+    }
+
+    /// MEM_SHARE (`SHARE`) or MEM_UNSHARE of one page, where nothing is in the way. Answers whether it was done.
+    #[inline(always)]
+    pub(crate) fn convert_page<const SHARE: bool>(&self, gfn: Gfn) -> bool {
+        self.place.with(self.machine(), |place| self.hypervisor.convert_page::<SHARE>(place, gfn)).is_some()
     }
 
     /// MEM_RELINQUISH: gives a private page back to the host. Answers whether there was one.
@@ -204,11 +191,6 @@ impl<M: Machine> Loaded<'_, '_, M> {
     pub fn relinquish(&self, gfn: Gfn) -> Result<bool, CallFailure> {
         let mut place = self.place.lock(self.machine());
         self.hypervisor.relinquish(&mut place, gfn)
-    }
-
-    /// What is at `gfn` at this moment.
-    pub fn classify(&self, gfn: Gfn) -> GuestPage {
-        self.place.with(self.machine(), |place| self.classify_in(place, gfn))
     }
 
     /// What is at `gfn` at this moment, and whether the VM's MMIO guard allows a device there. Where no memory
@@ -226,15 +208,15 @@ impl<M: Machine> Loaded<'_, '_, M> {
         (page, allowed)
     }
 
+    /// What is at `gfn` at this moment, and whether a device may be.
     #[inline(never)]
-    fn classify_and_ask(&self, gfn: Gfn) -> (GuestPage, bool) {
+    pub(crate) fn classify_and_ask(&self, gfn: Gfn) -> (GuestPage, bool) {
         self.place.with(self.machine(), |place| {
             let page = self.classify_in(place, gfn);
             (page, page == GuestPage::Unbound && place.guard.allows(gfn))
         })
     }
 
-    #[inline]
     fn classify_in(&self, place: &mut VmPlace, gfn: Gfn) -> GuestPage {
         let found = place.vm.as_ref().and_then(|vm| vm.object_run(gfn));
         let Some((page, _)) = found else {
@@ -268,18 +250,18 @@ impl<M: Machine> Loaded<'_, '_, M> {
     ///
     /// # Errors
     ///
-    /// [`PowerOnError`]; nothing was done then.
-    pub fn power_on(&self, target: VcpuIndex, entry: Ipa, context_id: u64) -> Result<(), PowerOnError> {
+    /// INVALID_PARAMETERS if the VM has no such vCPU, ALREADY_ON; nothing was done then.
+    pub fn power_on(&self, target: VcpuIndex, entry: Ipa, context_id: u64) -> Result<(), ErrorCode> {
         self.with_vm(|vm| {
-            let vcpu = vm.vcpu(target).ok_or(PowerOnError::NoSuchVcpu)?;
+            let vcpu = vm.vcpu(target).ok_or(ErrorCode::InvalidParameters)?;
             if vcpu.on && !seeded!(CpuOnAgain) {
-                return Err(PowerOnError::AlreadyOn);
+                return Err(ErrorCode::AlreadyOn);
             }
             vcpu.on = true;
             vcpu.start = (!seeded!(StartForgotten)).then_some(Start { entry, argument: context_id });
             Ok(())
         })
-        .unwrap_or(Err(PowerOnError::NoSuchVcpu))
+        .unwrap_or(Err(ErrorCode::InvalidParameters))
     }
 
     /// PSCI CPU_OFF: this vCPU is not entered again until another starts it.
@@ -312,18 +294,6 @@ impl<M: Machine> Loaded<'_, '_, M> {
     pub(crate) fn is_stopped(&self) -> bool {
         self.with_vm(|vm| vm.life != Life::Started).unwrap_or(true)
     }
-
-    /// Counts a hypercall that the hypervisor answered.
-    #[inline(always)]
-    pub fn count_hypercall(&self) {
-        self.claim.count_hypercall();
-    }
-
-    /// Counts an exit to the host.
-    #[inline(always)]
-    pub fn count_exit(&self) {
-        self.claim.count_exit();
-    }
 }
 
 /// What only tests and what drives the core in them ask.
@@ -337,6 +307,11 @@ impl<M: Machine> Loaded<'_, '_, M> {
     /// The vCPU, within the VM.
     pub const fn vcpu(&self) -> VcpuIndex {
         self.vcpu
+    }
+
+    /// What is at `gfn` at this moment.
+    pub fn classify(&self, gfn: Gfn) -> GuestPage {
+        self.classify_and_ask(gfn).0
     }
 
     /// MEM_SHARE, as a guest calls it.

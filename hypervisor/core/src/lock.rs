@@ -12,23 +12,23 @@ use crate::event::Event;
 use crate::machine::Machine;
 use crate::vm::MAX_VMS;
 
-/// Which lock. They are taken in the order of this enum, and no CPU holds two places at once
-/// (`docs/locking.md`).
+/// Which lock: a VM's place, by its index, or the host's memory. They are taken in this order, and no CPU holds
+/// two places at once (`docs/locking.md`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum LockId {
-    /// A VM's place, by its index.
-    Place(usize),
-    /// The host's memory.
-    Host,
-}
+pub struct LockId(usize);
 
 impl LockId {
-    /// The lock as a number: a place's, or one beyond all of them.
+    /// The host's memory.
+    pub const HOST: Self = Self(MAX_VMS);
+
+    /// The place of that index, below [`MAX_VMS`].
+    pub const fn place(index: usize) -> Self {
+        Self(index)
+    }
+
+    /// The lock as a number.
     pub(crate) const fn code(self) -> u64 {
-        match self {
-            Self::Place(index) => index as u64,
-            Self::Host => MAX_VMS as u64,
-        }
+        self.0 as u64
     }
 }
 
@@ -64,8 +64,14 @@ impl<T> Lock<T> {
     /// Waits for its turn. The caller holds no lock of this rank or a later one.
     #[inline(never)]
     pub(crate) fn lock<'a, M: Machine>(&'a self, machine: &'a M) -> Guard<'a, T, M> {
+        self.hold(machine)
+    }
+
+    /// As [`Self::lock`]: for what is to be quick.
+    #[inline(always)]
+    pub(crate) fn hold<'a, M: Machine>(&'a self, machine: &'a M) -> Guard<'a, T, M> {
         let value = self.wait();
-        machine.event(Event::Taken(self.id));
+        machine.event(|| Event::Taken(self.id));
         Guard { value, machine, id: self.id }
     }
 
@@ -73,9 +79,9 @@ impl<T> Lock<T> {
     #[inline(always)]
     pub(crate) fn with<M: Machine, R>(&self, machine: &M, f: impl FnOnce(&mut T) -> R) -> R {
         let mut value = self.wait();
-        machine.event(Event::Taken(self.id));
+        machine.event(|| Event::Taken(self.id));
         let result = f(&mut value);
-        machine.event(Event::Released(self.id));
+        machine.event(|| Event::Released(self.id));
         result
     }
 }
@@ -91,14 +97,12 @@ pub(crate) struct Guard<'a, T, M: Machine> {
 impl<T, M: Machine> Deref for Guard<'_, T, M> {
     type Target = T;
 
-    #[inline]
     fn deref(&self) -> &T {
         &self.value
     }
 }
 
 impl<T, M: Machine> DerefMut for Guard<'_, T, M> {
-    #[inline]
     fn deref_mut(&mut self) -> &mut T {
         &mut self.value
     }
@@ -106,8 +110,8 @@ impl<T, M: Machine> DerefMut for Guard<'_, T, M> {
 
 impl<T, M: Machine> Drop for Guard<'_, T, M> {
     /// Tells while the lock is still held: who takes it next tells so later.
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
-        self.machine.event(Event::Released(self.id));
+        self.machine.event(|| Event::Released(self.id));
     }
 }

@@ -160,14 +160,12 @@ pub trait Machine: Sync {
 
     /// A VM has started, or is gone: `report` was made under its lock, which is not held any more. A
     /// machine that tells nobody ignores it.
-    #[inline]
     fn report(&self, milestone: Milestone, report: &VmReport) {
         let _ = (milestone, report);
     }
 
-    /// Notes what happened in the core; a machine that records nothing ignores it.
-    #[inline]
-    fn event(&self, event: Event) {
+    /// Notes what happened in the core, which is put together only for a machine that wants to know.
+    fn event(&self, event: impl FnOnce() -> Event) {
         let _ = event;
     }
 }

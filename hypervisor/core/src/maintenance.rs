@@ -4,7 +4,7 @@
 //! It is here, and not beside the instructions, so that the tests run the same order as the hardware.
 
 use crate::event::{Barrier, Scope};
-use crate::machine::{Removed, Space};
+use crate::machine::Space;
 
 /// The instructions of maintenance, and the sequences made of them.
 pub trait Maintenance {
@@ -18,20 +18,19 @@ pub trait Maintenance {
     fn in_space(&self, space: Space, f: impl FnOnce());
 
     /// [`Machine::publish`](crate::machine::Machine::publish).
-    #[inline]
     fn publish(&self) {
         self.barrier(Barrier::DsbIshst);
         self.barrier(Barrier::Isb);
     }
 
-    /// [`Machine::invalidate`](crate::machine::Machine::invalidate).
-    #[inline]
-    fn invalidate(&self, space: Space, removed: &[Removed]) {
+    /// [`Machine::invalidate`](crate::machine::Machine::invalidate), of the leaves that begin at these pages.
+    #[inline(always)]
+    fn invalidate(&self, space: Space, first_pages: impl Iterator<Item = u64>) {
         seeded!(self.barrier(Barrier::DsbIshst), TlbiTooEarly => ());
         let tagged = seeded!(space, WrongVmid => Space { vmid: crate::machine::Vmid(0), ..space });
         self.in_space(tagged, || {
-            for leaf in removed.iter().skip(usize::from(seeded!(LeafForgotten))) {
-                self.forget(Scope::Ipa(leaf.page));
+            for page in first_pages.skip(usize::from(seeded!(LeafForgotten))) {
+                self.forget(Scope::Ipa(page));
             }
             self.barrier(Barrier::DsbIsh);
             // What combines both stages is tagged with the virtual address alone.
@@ -42,7 +41,6 @@ pub trait Maintenance {
     }
 
     /// [`Machine::invalidate_all`](crate::machine::Machine::invalidate_all).
-    #[inline]
     fn invalidate_all(&self, space: Space) {
         self.barrier(Barrier::DsbIshst);
         self.in_space(space, || {
@@ -53,7 +51,6 @@ pub trait Maintenance {
     }
 
     /// [`Machine::forget_previous_vcpu`](crate::machine::Machine::forget_previous_vcpu).
-    #[inline]
     fn forget_previous_vcpu(&self, space: Space) {
         self.in_space(space, || {
             self.forget(Scope::CombinedHere);

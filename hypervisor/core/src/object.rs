@@ -58,6 +58,14 @@ pub(crate) fn tables_for<G: Geometry>(offset: u64, pages: u64) -> u64 {
     touched::<G>(Level::Two, offset, pages).min(2)
 }
 
+/// An absent page of an object, in a chunk that is split and stays so when the page is present: the entries for
+/// the chunk and the page, and how many pages of the chunk are not absent then.
+pub(crate) struct Vacancy {
+    chunk: (TableRef, usize),
+    page: (TableRef, usize),
+    count: u64,
+}
+
 /// A memory object.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
@@ -93,13 +101,11 @@ impl Object {
     }
 
     /// Whether `pages` pages from `offset` on are pages of the object; at least one.
-    #[inline]
     pub(crate) fn has(&self, offset: u64, pages: u64) -> bool {
         (pages != 0 || seeded!(EmptyRange)) && offset.checked_add(pages).is_some_and(|end| end <= self.pages)
     }
 
     /// The directory that has the word of the chunk which holds `offset`, and where in it that is.
-    #[inline]
     fn chunk<M: Machine>(&self, offset: u64) -> Option<(TableRef, usize)> {
         let directory = M::Geometry::block(M::Geometry::block(offset));
         let table = *self.directories.get(usize::try_from(directory).ok()?)?;
@@ -121,7 +127,6 @@ impl Object {
 
     /// The run that starts at `offset` and has at most `most` pages; `offset` is in the object and
     /// `most` at least 1. The run ends with its chunk, so that the look is bounded.
-    #[inline]
     pub(crate) fn run<M: Machine>(&self, machine: &M, offset: u64, most: u64) -> Run {
         let chunk = self
             .chunk::<M>(offset)
@@ -145,16 +150,7 @@ impl Object {
     }
 
     /// Whether all of `pages` pages from `offset` on, which are in the object, are absent.
-    #[inline(always)]
     pub(crate) fn is_empty<M: Machine>(&self, machine: &M, offset: u64, pages: u64) -> bool {
-        match pages {
-            1 => self.get(machine, offset) == Content::Absent,
-            _ => self.pieces_are_empty(machine, offset, pages),
-        }
-    }
-
-    #[inline(never)]
-    fn pieces_are_empty<M: Machine>(&self, machine: &M, offset: u64, pages: u64) -> bool {
         pieces::<M::Geometry>(offset, pages).all(|piece| {
             let run = self.run(machine, piece.first, piece.pages);
             run.content() == Content::Absent && run.pages == piece.pages
@@ -176,8 +172,7 @@ impl Object {
     }
 
     /// Sets `pages` pages from `offset` on, a run that is in the object, from `from` to `to` (what the
-    /// first page is and becomes). Answers whether a chunk may be one run by now: a page alone mostly
-    /// leaves its chunk in pieces.
+    /// first page is and becomes).
     #[inline(never)]
     pub(crate) fn set<M: Machine>(
         &mut self,
@@ -187,37 +182,36 @@ impl Object {
         pages: u64,
         from: Content,
         to: Content,
-    ) -> bool {
+    ) {
         let (from, to) = (Word::new(from), Word::new(to));
-        if pages == 1 && self.set_page(machine, offset, from, to).is_some() {
-            self.count(1, from, to);
-            return false;
-        }
         for piece in pieces::<M::Geometry>(offset, pages) {
             let before = piece.first.wrapping_sub(offset);
-            let to = to.advance(before);
-            if self.set_piece(machine, pool, piece, from, to).is_none() {
-                // Out of tables, against the caller's check: what is left stays as it was.
-                return true;
+            // Out of tables, against the caller's check, what is left stays as it was.
+            if self.set_piece(machine, pool, piece, from, to.advance(before)).is_none() {
+                return;
             }
             self.count(piece.pages, from, to);
         }
-        true
     }
 
-    /// Sets one page where its chunk is split and stays so; `None` if it is not like that, and nothing
-    /// was done.
-    #[inline]
-    fn set_page<M: Machine>(&self, machine: &M, offset: u64, from: Word, to: Word) -> Option<()> {
-        let (directory, chunk_index) = self.chunk::<M>(offset)?;
-        let (table, count) = Word(machine.read_entry(directory, chunk_index)).as_split()?;
-        let count = count.wrapping_add(to.counts()).wrapping_sub(from.counts());
-        if count == 0 || count == M::Geometry::BLOCK_PAGES {
-            return None;
-        }
-        machine.write_entry(table, M::Geometry::index(Level::Three, offset), to.0);
-        machine.write_entry(directory, chunk_index, Word::split(table, count).0);
-        Some(())
+    /// The vacancy at `offset`, if one is there.
+    #[inline(always)]
+    pub(crate) fn vacancy<M: Machine>(&self, machine: &M, offset: u64) -> Option<Vacancy> {
+        let chunk = self.chunk::<M>(offset).filter(|_| self.has(offset, 1))?;
+        let (table, count) = Word(machine.read_entry(chunk.0, chunk.1)).as_split()?;
+        let page = (table, M::Geometry::index(Level::Three, offset));
+        let count = count.wrapping_add(1);
+        let absent = Word(machine.read_entry(page.0, page.1)) == Word::ABSENT;
+        (absent && count != M::Geometry::BLOCK_PAGES).then_some(Vacancy { chunk, page, count })
+    }
+
+    /// Puts a page into a vacancy of this object's, which is none from then on.
+    #[inline(always)]
+    pub(crate) fn occupy<M: Machine>(&mut self, machine: &M, vacancy: Vacancy, page: Pfn) {
+        let Vacancy { chunk, page: (table, index), count } = vacancy;
+        machine.write_entry(table, index, Word::new(Content::Present(page)).0);
+        machine.write_entry(chunk.0, chunk.1, Word::split(table, count).0);
+        self.present = self.present.wrapping_add(1);
     }
 
     #[inline]

@@ -22,7 +22,6 @@ const LINK: u64 = 1;
 
 impl Pool {
     /// How many more pages it would take to have `needed`; `None` if there are enough.
-    #[inline]
     pub(crate) const fn short_of(&self, needed: u64) -> Option<u64> {
         match needed.saturating_sub(self.free) {
             0 => None,

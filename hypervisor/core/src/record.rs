@@ -15,43 +15,51 @@ pub struct VmIndex(pub u8);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ObjectIndex(pub u8);
 
-/// One page of a memory object: whose, which object, and the page within it, in the bits of a [`Record`].
+/// One page of a memory object: whose, which object, and the page within it. It is a [`Record`] without its lowest
+/// bits, so that a record which is made of it says in them what it is, whatever this holds.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ObjectPage(u64);
 
 impl ObjectPage {
+    /// From one page of an object to the next.
+    const NEXT: u64 = 1 << (OFFSET_SHIFT - VM_SHIFT);
+
     /// Page `offset`, which is below 2^28, of an object of a VM's.
-    #[inline]
     pub(crate) const fn new(vm: VmIndex, object: ObjectIndex, offset: u64) -> Self {
         let offset = (offset & OFFSET_MASK) << OFFSET_SHIFT;
-        Self(((vm.0 as u64) << VM_SHIFT) | ((object.0 as u64) << OBJECT_SHIFT) | offset)
+        Self((((vm.0 as u64) << VM_SHIFT) | ((object.0 as u64) << OBJECT_SHIFT) | offset) >> VM_SHIFT)
     }
 
     /// Whose object.
     pub(crate) const fn vm(self) -> VmIndex {
-        VmIndex(((self.0 >> VM_SHIFT) & 0xf) as u8)
+        VmIndex((self.0 & 0xf) as u8)
     }
 
     /// Which.
     pub(crate) const fn object(self) -> ObjectIndex {
-        ObjectIndex(((self.0 >> OBJECT_SHIFT) & 0b11) as u8)
+        ObjectIndex(((self.record() >> OBJECT_SHIFT) & 0b11) as u8)
     }
 
     /// The page within it.
     pub(crate) const fn offset(self) -> u64 {
-        self.0 >> OFFSET_SHIFT
+        self.record() >> OFFSET_SHIFT
     }
 
     /// The page `pages` further on in the object.
     pub(crate) const fn advance(self, pages: u64) -> Self {
         // Offsets are below 2^28 and a run ends with its object, so the sum stays in its field.
-        Self(self.0.wrapping_add(pages << OFFSET_SHIFT))
+        Self(self.0.wrapping_add(pages.wrapping_mul(Self::NEXT)))
     }
 
     /// How many pages after `first` it comes, if it is of the same object and does.
     pub(crate) fn after(self, first: Self) -> Option<u64> {
         let apart = self.0.checked_sub(first.0)?;
-        (apart & ((1 << OFFSET_SHIFT) - 1) == 0).then_some(apart >> OFFSET_SHIFT)
+        (apart & (Self::NEXT - 1) == 0).then_some(apart / Self::NEXT)
+    }
+
+    /// Its bits of a record.
+    const fn record(self) -> u64 {
+        self.0 << VM_SHIFT
     }
 }
 
@@ -124,33 +132,30 @@ impl Record {
 
     /// [`Owner::Guest`].
     pub const fn guest(page: ObjectPage) -> Self {
-        Self(KIND_GUEST | page.0)
+        Self(KIND_GUEST | page.record())
     }
 
     /// [`Owner::GuestShared`].
     pub const fn guest_shared(page: ObjectPage) -> Self {
-        Self(KIND_GUEST | HOST_REACHES | page.0)
+        Self(KIND_GUEST | HOST_REACHES | page.record())
     }
 
     /// [`Owner::HostLent`].
     pub const fn lent(page: ObjectPage) -> Self {
-        Self(KIND_LENT | HOST_REACHES | page.0)
+        Self(KIND_LENT | HOST_REACHES | page.record())
     }
 
     /// Whether the host may reach the page.
-    #[inline]
     pub const fn host_reaches(self) -> bool {
         self.0 & HOST_REACHES != 0
     }
 
     /// How the records of a run of pages follow each other: only object offsets move.
-    #[inline]
     pub(crate) const fn step(self) -> u64 {
         (self.0 & OF_OBJECT) << (OFFSET_SHIFT - OBJECT_BIT)
     }
 
     /// The record of the page `pages` further on in the same run.
-    #[inline]
     pub(crate) const fn advance(self, pages: u64) -> Self {
         // Offsets are below 2^28 and a run ends with its object, so the sum stays in its field.
         Self(self.0.wrapping_add(pages.wrapping_mul(self.step())))
@@ -158,7 +163,7 @@ impl Record {
 
     /// What the record says.
     pub const fn owner(self) -> Owner {
-        let page = ObjectPage(self.0 & (RECORD_BITS & !(KIND_MASK | HOST_REACHES)));
+        let page = ObjectPage((self.0 & RECORD_BITS) >> VM_SHIFT);
         match self.0 & KIND_MASK {
             KIND_HOST => Owner::Host,
             KIND_LENT => Owner::HostLent(page),

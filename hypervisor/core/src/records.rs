@@ -97,13 +97,11 @@ impl<'m, G: Geometry> Records<'m, G> {
     }
 
     /// The region that holds `page`.
-    #[inline]
     fn region(&self, page: u64) -> Option<&Region> {
         self.regions.iter().find(|region| region.pages.contains(Pfn(page)))
     }
 
     /// Whether `range` is RAM, without a hole.
-    #[inline]
     pub fn is_ram(&self, range: PageRange<Pfn>) -> bool {
         self.region(range.first().0).is_some_and(|region| range.end() <= region.pages.end())
     }
@@ -135,7 +133,6 @@ impl<'m, G: Geometry> Records<'m, G> {
     /// How many pages from the start of `range` on are RAM of one piece and have `first` as the record
     /// of the first page, the others' following from it. Costs a look per block where blocks are
     /// uniform.
-    #[inline]
     pub fn matching(&self, range: PageRange<Pfn>, first: Record) -> u64 {
         let start = range.first().0;
         let Some(region) = self.region(start) else {
@@ -155,7 +152,6 @@ impl<'m, G: Geometry> Records<'m, G> {
     }
 
     /// [`Self::matching`] for the pages of one block.
-    #[inline]
     fn matching_in_block(&self, region: &Region, piece: Piece, wanted: Record) -> u64 {
         let Some(block) = self.block(region, piece.first) else {
             return 0;
@@ -181,31 +177,25 @@ impl<'m, G: Geometry> Records<'m, G> {
     #[inline(always)]
     pub(crate) fn convert_page(&mut self, page: Pfn, from: Record, to: Record) -> Option<()> {
         let region = self.region(page.0)?;
-        let block_word = block_word::<G>(region, page.0);
-        let page_word = page_word(region, page.0);
+        let (block_word, page_word) = (block_word::<G>(region, page.0), page_word(region, page.0));
+        // Of a block that is not split this is an old word, and nothing comes of it.
+        if *self.words.get(page_word)? != from.0 {
+            return None;
+        }
         let block = BlockWord(*self.words.get(block_word)?);
-        let base = block.base();
-        let expected = base.advance(G::block_offset(page.0));
-        let deviating = block
-            .deviating()
-            .wrapping_add(u64::from(to != expected))
-            .wrapping_sub(u64::from(from != expected));
-        let merges = deviating == 0 && to.host_reaches();
-        if !block.is_split() || merges || deviating == G::BLOCK_PAGES {
+        let expected = block.base().advance(G::block_offset(page.0));
+        let after = block.recount(from != expected, to != expected);
+        let merges = after.deviating() == 0 && to.host_reaches();
+        if !block.is_split() || merges || after.deviating() == G::BLOCK_PAGES {
             return None;
         }
-        let word = self.words.get_mut(page_word)?;
-        if *word != from.0 {
-            return None;
-        }
-        *word = to.0;
-        *self.words.get_mut(block_word)? = BlockWord::split(base, deviating).0;
+        *self.words.get_mut(page_word)? = to.0;
+        *self.words.get_mut(block_word)? = after.0;
         Some(())
     }
 
     /// Changes the records of the pages of `range` that are in its first block, up to the first that is
     /// not as `from` says: `from` and `to` are the first page's, the others' follow from them.
-    #[inline]
     pub(crate) fn convert(&mut self, range: PageRange<Pfn>, from: Record, to: Record) -> Option<Converted> {
         let first = range.first().0;
         let region = *self.region(first)?;
@@ -234,7 +224,6 @@ impl<'m, G: Geometry> Records<'m, G> {
     }
 
     /// [`Self::convert`] for a split block; answers how many pages, and the block's new word.
-    #[inline]
     fn convert_pages(
         &mut self,
         region: &Region,
@@ -295,18 +284,15 @@ impl<'m, G: Geometry> Records<'m, G> {
         Some(BlockWord::split(first, u64::try_from(deviating).ok()?))
     }
 
-    #[inline]
     fn block(&self, region: &Region, page: u64) -> Option<BlockWord> {
         self.words.get(block_word::<G>(region, page)).copied().map(BlockWord)
     }
 
-    #[inline]
     fn page_words(&self, region: &Region, piece: Piece) -> Option<&[u64]> {
         let (start, end) = page_word_range(region, piece)?;
         self.words.get(start..end)
     }
 
-    #[inline]
     fn page_words_mut(&mut self, region: &Region, piece: Piece) -> Option<&mut [u64]> {
         let (start, end) = page_word_range(region, piece)?;
         self.words.get_mut(start..end)
@@ -320,7 +306,6 @@ pub(crate) fn whole_block<G: Geometry>(page: u64) -> Piece {
 
 /// Which word is the record of the block that holds `page`, a page of a block of the region. (An index
 /// that is not the region's would be refused by the slice of all words.)
-#[inline]
 #[expect(clippy::cast_possible_truncation, reason = "the index of a word in memory")]
 fn block_word<G: Geometry>(region: &Region, page: u64) -> usize {
     region.to_block.wrapping_add(G::block(page)) as usize
@@ -333,7 +318,6 @@ const fn page_word(region: &Region, page: u64) -> usize {
     region.to_page.wrapping_add(page) as usize
 }
 
-#[inline]
 fn page_word_range(region: &Region, piece: Piece) -> Option<(usize, usize)> {
     let start = page_word(region, piece.first);
     let pages = usize::try_from(piece.pages).ok()?;

@@ -271,7 +271,6 @@ impl Syndrome {
 }
 
 /// The immediate, if ESR_EL2 says HVC or SMC.
-#[inline]
 pub const fn immediate(esr: u64) -> u16 {
     (esr & 0xffff) as u16
 }

@@ -78,10 +78,10 @@ const fn is_trng(function: u32) -> bool {
 
 /// `bits` of entropy in x3 (lowest), x2 and x1 (highest), each of `width` bits; what is more is 0.
 fn random(key: &TicketMutex<[u8; KEY_BYTES]>, bits: u64, width: u32) -> [u64; 4] {
-    let width = u64::from(width);
-    if bits == 0 || bits > width.saturating_mul(3) {
+    let Some(mut left) = u32::try_from(bits).ok().filter(|bits| (1..=width.saturating_mul(3)).contains(bits))
+    else {
         return [INVALID_PARAMETERS, 0, 0, 0];
-    }
+    };
     let answer = {
         let mut key = key.lock();
         let answer = derive(b"answer", &*key);
@@ -92,14 +92,10 @@ fn random(key: &TicketMutex<[u8; KEY_BYTES]>, bits: u64, width: u32) -> [u64; 4]
     for (word, bytes) in words.iter_mut().zip(answer.as_chunks().0) {
         *word = u64::from_le_bytes(*bytes);
     }
-    let mut left = bits;
     for word in &mut words {
         let here = left.min(width);
-        let unused = u64::from(u64::BITS).saturating_sub(here);
-        *word = u32::try_from(unused)
-            .ok()
-            .and_then(|unused| u64::MAX.checked_shr(unused))
-            .map_or(0, |mask| *word & mask);
+        // All bits of the word but the lowest `here` go; they may be all.
+        *word &= u64::MAX.checked_shr(u64::BITS.saturating_sub(here)).unwrap_or(0);
         left = left.saturating_sub(here);
     }
     let [low, middle, high] = words;

@@ -36,6 +36,7 @@ pub(crate) struct Binding {
 impl Binding {
     /// Where the guest sees a page of an object, if it is in this binding and so are the `pages` from
     /// there on.
+    #[inline(always)]
     fn gfn(&self, page: ObjectPage, pages: u64) -> Option<Gfn> {
         let within = page.after(self.first)?;
         let fits = within.checked_add(pages)? <= self.guest.len();
@@ -127,8 +128,14 @@ pub struct VmReport {
 
 impl Vm {
     /// Where the guest sees a run of object pages that lie in one binding.
+    #[inline(always)]
     pub(crate) fn gfn(&self, page: ObjectPage, pages: u64) -> Option<Gfn> {
-        self.bindings.iter().find_map(|binding| binding.gfn(page, pages))
+        for binding in &self.bindings {
+            if let Some(gfn) = binding.gfn(page, pages) {
+                return Some(gfn);
+            }
+        }
+        None
     }
 
     /// Where the guest sees a page of an object, and how many of the `most` pages from there on follow in
@@ -157,7 +164,6 @@ impl Vm {
     }
 
     /// The record of a page of this VM's that only its owner reaches, or that an ordinary VM was lent.
-    #[inline]
     pub(crate) const fn record(&self, page: ObjectPage) -> Record {
         if self.protected { Record::guest(page) } else { Record::lent(page) }
     }
@@ -233,7 +239,6 @@ pub(crate) struct VmPlace {
 }
 
 /// The object of that index.
-#[inline]
 pub(crate) fn object_in(places: &mut [ObjectPlace; MAX_OBJECTS], index: ObjectIndex) -> Option<&mut Object> {
     places.get_mut(usize::from(index.0))?.object.as_mut()
 }

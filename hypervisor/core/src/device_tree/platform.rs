@@ -49,8 +49,6 @@ pub struct Platform {
     pub cpus: Vec<u64, MAX_CPUS>,
     /// The second PL011, the hypervisor's.
     pub hypervisor_console: Option<Region>,
-    /// The SMMUv3.
-    pub smmu: Option<Region>,
     /// How PSCI is called.
     pub psci: Conduit,
     /// Device pages that the host must never reach, ascending and apart.
@@ -72,7 +70,6 @@ impl Platform {
             ram: ram(tree)?,
             cpus: cpus(tree)?,
             hypervisor_console: first_region(tree, hypervisor_console(tree))?,
-            smmu: first_region(tree, find(tree, "arm,smmu-v3"))?,
             psci: psci(tree)?,
             denied: denied(tree)?,
             seed: seed(tree),

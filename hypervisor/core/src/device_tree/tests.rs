@@ -28,7 +28,6 @@ fn the_platform_is_what_qemu_says() {
     assert_eq!(platform.ram, [range(0x40000, 0x20000)]);
     assert_eq!(platform.cpus, [0, 1, 2, 3]);
     assert_eq!(platform.hypervisor_console, Some(region(0x904_0000, 0x1000)));
-    assert_eq!(platform.smmu, Some(region(0x905_0000, 0x2_0000)));
     assert_eq!(platform.psci, Conduit::Smc);
     assert_eq!(platform.seed.len(), 40);
     assert_eq!(

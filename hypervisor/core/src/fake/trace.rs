@@ -49,8 +49,8 @@ fn event_of([first, second]: [u64; 2]) -> Option<Event> {
     let vmid = Vmid(byte(1));
     let range = || PageRange::<Pfn>::new(Pfn(second), first >> 8);
     let lock = || match usize::try_from(second).ok()? {
-        index if index < MAX_VMS => Some(LockId::Place(index)),
-        MAX_VMS => Some(LockId::Host),
+        index if index < MAX_VMS => Some(LockId::place(index)),
+        MAX_VMS => Some(LockId::HOST),
         _ => None,
     };
     let vcpu = || u32::try_from(second).ok().map(VcpuIndex);
@@ -190,7 +190,7 @@ mod tests {
             Event::Enter(0x0010_0000_4000_0000),
             Event::Dropped(1),
         ];
-        for lock in [LockId::Place(0), LockId::Place(15), LockId::Host] {
+        for lock in [LockId::place(0), LockId::place(15), LockId::HOST] {
             events.extend([Event::Taken(lock), Event::Released(lock)]);
         }
         for barrier in [Barrier::DsbIshst, Barrier::DsbIsh, Barrier::DsbNsh, Barrier::Isb] {

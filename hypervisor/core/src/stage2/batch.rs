@@ -27,13 +27,11 @@ impl Batch {
     }
 
     /// A valid entry of `level` that translated from `page` on was made invalid.
-    #[inline]
     pub(crate) fn removed(&mut self, page: u64, level: Level) {
         self.many |= self.removed.push(Removed { page, level }).is_err();
     }
 
     /// An invalid entry was made valid.
-    #[inline]
     pub(crate) const fn added(&mut self) {
         self.added = true;
     }

@@ -48,7 +48,6 @@ impl Access {
 pub const INVALID: u64 = 0;
 
 /// A leaf of `level` that maps to `page` and on.
-#[inline]
 pub const fn leaf(level: Level, page: Pfn, access: Access) -> u64 {
     let kind = match level {
         Level::One | Level::Two => 0,
@@ -58,13 +57,11 @@ pub const fn leaf(level: Level, page: Pfn, access: Access) -> u64 {
 }
 
 /// A descriptor that names the next level's table.
-#[inline]
 pub const fn table(page: Pfn) -> u64 {
     page.base().0 | TABLE_OR_PAGE | VALID
 }
 
 /// A leaf of `level` turned into one of the level above or below, for the same page and access.
-#[inline]
 pub const fn at_level(leaf: u64, level: Level) -> u64 {
     match level {
         Level::One | Level::Two => leaf & !TABLE_OR_PAGE,
@@ -84,7 +81,6 @@ pub enum Kind {
 }
 
 /// Reads a descriptor found in a table of `level`.
-#[inline]
 pub const fn kind(level: Level, descriptor: u64) -> Kind {
     let page = Pfn((descriptor & ADDRESS) >> shared_abi::addr::PAGE_SHIFT);
     if descriptor & VALID == 0 {

@@ -50,7 +50,7 @@ impl Slot {
         descriptor::kind(self.level, self.read(machine))
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn write<M: Machine>(self, machine: &M, value: u64) {
         machine.write_entry(self.table, self.index, value);
     }
@@ -111,7 +111,6 @@ impl Stage2 {
         self.root.page()
     }
 
-    #[inline]
     fn root_slot<M: Machine>(&self, page: u64) -> Slot {
         let table = self.root.page().0.wrapping_add(M::Geometry::root_table(page));
         Slot {
@@ -122,7 +121,7 @@ impl Stage2 {
     }
 
     /// The level-3 entry for `page`, if there is a table for it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn page_slot<M: Machine>(&self, machine: &M, page: u64) -> Option<Slot> {
         // The page is a claim of the host's: beyond the IPA space there is no table to look into.
         if page >= M::Geometry::IPA_PAGES && !seeded!(FarPage) {
@@ -132,8 +131,8 @@ impl Stage2 {
     }
 
     /// [`Self::page_slot`] for a page of the IPA space.
-    #[inline]
-    fn slot_in_space<M: Machine>(&self, machine: &M, page: u64) -> Option<Slot> {
+    #[inline(always)]
+    pub(crate) fn slot_in_space<M: Machine>(&self, machine: &M, page: u64) -> Option<Slot> {
         let giant = self.root_slot::<M>(page);
         let Kind::Table(blocks) = giant.kind(machine) else {
             return None;
@@ -146,7 +145,6 @@ impl Stage2 {
     }
 
     /// The entry for `page` in the lowest table that the walk gets to, and what it is.
-    #[inline]
     fn walk<M: Machine>(&self, machine: &M, page: u64) -> (Slot, Kind) {
         let mut slot = self.root_slot::<M>(page);
         loop {
@@ -160,16 +158,6 @@ impl Stage2 {
     /// Whether `page` is translated.
     pub(crate) fn is_mapped<M: Machine>(&self, machine: &M, page: u64) -> bool {
         matches!(self.walk(machine, page), (_, Kind::Leaf(_)))
-    }
-
-    /// Maps a page where there is a table for it, and makes that known; `None` where there is none, and
-    /// nothing was done.
-    #[inline]
-    pub(crate) fn map_page<M: Machine>(&self, machine: &M, page: u64, to: Pfn) -> Option<()> {
-        let slot = self.slot_in_space(machine, page)?;
-        slot.write(machine, descriptor::leaf(Level::Three, to, Access::Memory));
-        machine.publish();
-        Some(())
     }
 
     /// Maps a run in the largest leaves that fit it. What of it is mapped already is mapped to the same
@@ -228,7 +216,6 @@ impl Stage2 {
     }
 
     /// Takes every translation of the run away; leaves that reach beyond it are split.
-    #[inline]
     pub(crate) fn unmap<M: Machine>(
         &self,
         machine: &M,
@@ -332,7 +319,6 @@ fn tables_in<M: Machine>(machine: &M, from: TableRef, at: Level) -> impl Iterato
 }
 
 /// Whether a leaf of `level` fits at the start of the run.
-#[inline]
 fn fits<M: Machine>(level: Level, run: Mapping) -> bool {
     run.pages >= M::Geometry::span(level)
         && M::Geometry::is_aligned(level, run.page)
@@ -340,7 +326,6 @@ fn fits<M: Machine>(level: Level, run: Mapping) -> bool {
 }
 
 /// The entries, from a slot of level 3 on, of `pages` pages or as many as the table serves.
-#[inline]
 fn pages_in_table<M: Machine>(slot: Slot, pages: u64) -> core::ops::Range<usize> {
     let end = usize::try_from(pages).unwrap_or(usize::MAX);
     slot.index..slot.index.saturating_add(end).min(M::Geometry::ENTRIES)

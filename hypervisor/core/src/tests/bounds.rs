@@ -101,9 +101,9 @@ fn what_vcpus_have_counted_is_there_to_the_end() {
     hypervisor.host_call(&HostCall::VcpuCreate { vm, index: VcpuIndex(0) }).unwrap();
     hypervisor.host_call(&HostCall::VmStart { vm, entry: Ipa(0), argument: 0 }).unwrap();
     let vcpu = hypervisor.vcpu_load(CpuIndex(0), vm, VcpuIndex(0)).unwrap();
-    vcpu.count_hypercall();
-    vcpu.count_exit();
-    vcpu.count_exit();
+    vcpu.claim.count_hypercall();
+    vcpu.claim.count_exit();
+    vcpu.claim.count_exit();
     let counts = || hypervisor.vm_report(vm).map(|report| [report.hypercalls, report.exits]);
     assert_eq!(counts(), Some([1, 2]), "at once");
     drop(vcpu);

@@ -12,6 +12,7 @@ use shared_abi::vcpu::{Exit, Resume};
 use super::bench_machine::{GUEST_FIRST, TestVm, Tiny, TinyHypervisor, tiny};
 use crate::exit::{GuestAction, Services, Trap, guest_entry, guest_exit};
 use crate::fake::Fake;
+use crate::fake::vectors::guest_trap;
 use crate::hypervisor::CpuIndex;
 use crate::loaded::Loaded;
 use crate::trng::Trng;
@@ -60,7 +61,7 @@ impl Guest {
     /// A trap with an IPA, seen at the virtual address of the same number.
     fn abort(&self, vcpu: &mut Vcpu<'_>, esr: u64, ipa: u64) -> GuestAction {
         let trap = Trap::Synchronous { esr, far: ipa, hpfar: (ipa >> 12) << 4 };
-        guest_exit(vcpu, &self.services(), trap)
+        guest_trap(vcpu, &self.services(), trap)
     }
 
     /// A hypercall that is answered; x0 to x3. Sentinels in x4 and up are checked.

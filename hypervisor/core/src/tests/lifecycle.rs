@@ -12,7 +12,8 @@ use super::bench_machine::*;
 use crate::fake::{Event, Fake, Scope, on_cpu};
 use crate::geometry::Granule4K;
 use crate::hypervisor::{CpuIndex, Hypervisor};
-use crate::loaded::{Loaded, PowerOnError, ShareError};
+use crate::loaded::{Loaded, ShareError};
+use crate::psci::ErrorCode;
 use crate::resident::Resident;
 
 fn call(hypervisor: &TinyHypervisor, call: HostCall) -> Result<u64, CallError> {
@@ -109,10 +110,10 @@ fn a_vcpu_is_started_by_exactly_one_of_those_who_try() {
     assert_eq!(first.is_on(VcpuIndex(0)), Some(true));
     assert_eq!(first.is_on(VcpuIndex(1)), Some(false));
     assert_eq!(first.is_on(VcpuIndex(2)), None);
-    assert_eq!(on(2), Err(PowerOnError::NoSuchVcpu));
-    assert_eq!(on(0), Err(PowerOnError::AlreadyOn));
+    assert_eq!(on(2), Err(ErrorCode::InvalidParameters));
+    assert_eq!(on(0), Err(ErrorCode::AlreadyOn));
     assert_eq!(on(1), Ok(()));
-    assert_eq!(on(1), Err(PowerOnError::AlreadyOn));
+    assert_eq!(on(1), Err(ErrorCode::AlreadyOn));
     let mut started = second().unwrap();
     started.with_context(|_| ());
     // It turns itself off, and may be started again before its CPU has let go of it.

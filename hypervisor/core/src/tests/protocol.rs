@@ -146,7 +146,7 @@ const CONTROLS: &[Control] = &[
         stream.splice(at..=at, instead);
         // What comes next would break another rule first.
         let end = find(stream, at, is(ISB));
-        stream.insert(end + 1, (cpu, Event::Released(LockId::Host)));
+        stream.insert(end + 1, (cpu, Event::Released(LockId::HOST)));
     }),
     (Rule::RightVmid, |stream| {
         let at = ipa(stream);
@@ -239,31 +239,31 @@ const CONTROLS: &[Control] = &[
         stream.insert(at, (1, Event::Enter(1 << 48 | root)));
     }),
     (Rule::LockOrder, |stream| {
-        let at = find(stream, 0, is(Event::Taken(LockId::Host)));
-        stream.insert(at + 1, (0, Event::Taken(LockId::Place(3))));
+        let at = find(stream, 0, is(Event::Taken(LockId::HOST)));
+        stream.insert(at + 1, (0, Event::Taken(LockId::place(3))));
     }),
     (Rule::LockOrder, |stream| {
-        let at = find(stream, 0, is(Event::Taken(LockId::Place(0))));
-        stream.insert(at + 1, (0, Event::Taken(LockId::Place(1))));
+        let at = find(stream, 0, is(Event::Taken(LockId::place(0))));
+        stream.insert(at + 1, (0, Event::Taken(LockId::place(1))));
     }),
     (Rule::LockOrder, |stream| {
         // Two CPUs have it.
-        let at = find(stream, 0, is(Event::Taken(LockId::Host)));
-        stream.insert(at + 1, (1, Event::Taken(LockId::Host)));
+        let at = find(stream, 0, is(Event::Taken(LockId::HOST)));
+        stream.insert(at + 1, (1, Event::Taken(LockId::HOST)));
     }),
     (Rule::LockHeld, |stream| {
-        let at = find(stream, 0, is(Event::Taken(LockId::Host)));
+        let at = find(stream, 0, is(Event::Taken(LockId::HOST)));
         let root = host_root(stream);
         stream.insert(at + 1, (0, Event::Enter(root)));
     }),
     (Rule::LockHeld, |stream| {
-        let at = find(stream, 0, is(Event::Taken(LockId::Host)));
+        let at = find(stream, 0, is(Event::Taken(LockId::HOST)));
         stream.insert(at + 1, (0, Event::CallEnd(0)));
     }),
     (Rule::UnderLock, |stream| {
         let at = share(stream);
         let before = &stream[..at];
-        let taken = before.iter().rposition(|(_, event)| *event == Event::Taken(LockId::Host));
+        let taken = before.iter().rposition(|(_, event)| *event == Event::Taken(LockId::HOST));
         stream.remove(taken.unwrap());
     }),
     (Rule::OneCpu, |stream| {

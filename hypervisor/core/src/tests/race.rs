@@ -85,7 +85,8 @@ impl Machine for Interposed {
         self.fake.forget_previous_vcpu(space);
     }
 
-    fn event(&self, event: Event) {
+    fn event(&self, event: impl FnOnce() -> Event) {
+        let event = event();
         let due = self
             .hook
             .lock()
@@ -140,11 +141,11 @@ fn a_page_that_changes_hands_in_between_is_not_taken_from_its_new_owner() {
 
     // The look is over but for giving the lock back: another CPU's punch is in front of this one at
     // the VM's lock, and is done when this one gets there.
-    hypervisor.machine().when(Event::Released(LockId::Host), move || {
+    hypervisor.machine().when(Event::Released(LockId::HOST), move || {
         static HAS_THE_VM: AtomicBool = AtomicBool::new(false);
         let machine = HYPERVISOR.get().unwrap().machine();
         thread::spawn(move || {
-            machine.when(Event::Taken(LockId::Place(0)), || {
+            machine.when(Event::Taken(LockId::place(0)), || {
                 HAS_THE_VM.store(true, Ordering::Release);
             });
             call(HostCall::ObjectPunch { object: old, offset: 1, pages: 1 });
@@ -153,7 +154,7 @@ fn a_page_that_changes_hands_in_between_is_not_taken_from_its_new_owner() {
             thread::yield_now();
         }
         // A third CPU gives the page to the other VM.
-        machine.when(Event::Taken(LockId::Place(0)), move || {
+        machine.when(Event::Taken(LockId::place(0)), move || {
             call(populate(new, 3));
         });
     });

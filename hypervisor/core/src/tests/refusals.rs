@@ -50,30 +50,31 @@ fn no_page_has_two_roles() {
     vm.start(&hypervisor);
     vm.load(&hypervisor).unwrap().share(guest_pages(GUEST_FIRST + 1, 1)).unwrap();
     let populate = |first, pages| {
+        let (object, content) = (other.object, Content::Zero);
         refused(
             &hypervisor,
-            HostCall::ObjectPopulate {
-                object: other.object,
-                offset: 0,
-                first: Pfn(first),
-                pages,
-                content: Content::Zero,
-            },
+            HostCall::ObjectPopulate { object, offset: 0, first: Pfn(first), pages, content },
         )
     };
-    assert_eq!(populate(80, 1), CallError::Denied, "another guest's, private");
-    assert_eq!(populate(81, 1), CallError::Denied, "another guest's, shared");
-    assert_eq!(populate(79, 2), CallError::Denied, "the last page is bad");
-    assert_eq!(populate(81, 2), CallError::Denied, "the first page is bad");
-    assert_eq!(populate(56, 1), CallError::Denied, "another VM's pool");
-    assert_eq!(populate(66, 1), CallError::Denied, "its own pool");
-    assert_eq!(populate(12, 1), CallError::Denied, "the hypervisor's");
-    assert_eq!(populate(0, 1), CallError::InvalidParameter, "no RAM");
-    assert_eq!(populate(118, 2), CallError::InvalidParameter, "half of it no RAM");
-    assert_eq!(populate(1 << 40, 1), CallError::InvalidParameter);
-    assert_eq!(populate(u64::MAX, 1), CallError::InvalidParameter);
-    assert_eq!(populate(82, 0), CallError::InvalidParameter);
-    assert_eq!(populate(82, OBJECT_PAGES + 1), CallError::InvalidParameter);
+    let refuses = || {
+        assert_eq!(populate(80, 1), CallError::Denied, "another guest's, private");
+        assert_eq!(populate(81, 1), CallError::Denied, "another guest's, shared");
+        assert_eq!(populate(79, 2), CallError::Denied, "the last page is bad");
+        assert_eq!(populate(81, 2), CallError::Denied, "the first page is bad");
+        assert_eq!(populate(56, 1), CallError::Denied, "another VM's pool");
+        assert_eq!(populate(66, 1), CallError::Denied, "its own pool");
+        assert_eq!(populate(12, 1), CallError::Denied, "the hypervisor's");
+        assert_eq!(populate(0, 1), CallError::InvalidParameter, "no RAM");
+        assert_eq!(populate(118, 2), CallError::InvalidParameter, "half of it no RAM");
+        assert_eq!(populate(1 << 40, 1), CallError::InvalidParameter);
+        assert_eq!(populate(u64::MAX, 1), CallError::InvalidParameter);
+        assert_eq!(populate(82, 0), CallError::InvalidParameter);
+        assert_eq!(populate(82, OBJECT_PAGES + 1), CallError::InvalidParameter);
+    };
+    refuses();
+    // Beside a page that is there, the short way would do.
+    other.populate(&hypervisor, 2, 90, 1).unwrap();
+    refuses();
 }
 
 #[test]

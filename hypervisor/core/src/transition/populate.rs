@@ -85,11 +85,8 @@ impl<M: Machine> Hypervisor<'_, M> {
             self.measure(vm, &frames, gfn.0);
         }
         let (before, after) = (Content::Absent, Content::Present(range.first()));
-        let whole = object.set(&self.machine, &mut vm.pool, page.offset(), pages, before, after);
-        // A page alone is mostly one entry, and no part of a larger leaf.
-        if whole || vm.tables.map_page(&self.machine, gfn.0, range.first()).is_none() {
-            self.map_and_merge(vm, object, request);
-        }
+        object.set(&self.machine, &mut vm.pool, page.offset(), pages, before, after);
+        self.map_and_merge(vm, object, request);
         vm.report.populated = vm.report.populated.saturating_add(pages);
     }
 

@@ -22,7 +22,7 @@ pub(crate) enum Sharing {
 impl Sharing {
     /// The record that a page of a guest's has to have, and the one that it gets.
     #[inline]
-    const fn records(self, page: ObjectPage) -> (Record, Record) {
+    pub(super) const fn records(self, page: ObjectPage) -> (Record, Record) {
         let (private, shared) = (Record::guest(page), Record::guest_shared(page));
         match self {
             Self::Share => (private, shared),
@@ -32,7 +32,7 @@ impl Sharing {
 
     /// How many pages are shared when `pages` more were converted.
     #[inline]
-    fn count(self, shared: u64, pages: u64) -> u64 {
+    pub(super) fn count(self, shared: u64, pages: u64) -> u64 {
         match self {
             Self::Share => shared.wrapping_add(pages),
             Self::Unshare if seeded!(SharedUncounted) => shared,
@@ -42,22 +42,6 @@ impl Sharing {
 }
 
 impl<M: Machine> Hypervisor<'_, M> {
-    /// [`Self::convert`] of one page where that is its record and one entry of the host's, no more: what
-    /// guests do most. `None` where it is more, or is refused; nothing was done then.
-    #[inline]
-    pub(crate) fn convert_page(&self, place: &mut VmPlace, gfn: Gfn, sharing: Sharing) -> Option<()> {
-        let vm = place.vm.as_mut()?;
-        let (page, _) = vm.object_run(gfn)?;
-        let object = object_in(&mut place.objects, page.object())?;
-        let Content::Present(to) = object.get(&self.machine, page.offset()) else {
-            return None;
-        };
-        let (before, after) = sharing.records(page);
-        self.host.with(&self.machine, |host| host.convert_page(&self.machine, to, before, after))?;
-        vm.report.shared = sharing.count(vm.report.shared, 1);
-        Some(())
-    }
-
     /// Lets the host reach pages of a protected guest's, or takes them back: the host's next touch
     /// faults then, whatever it still does with them.
     ///

@@ -9,12 +9,14 @@ use super::action::GuestCall;
 use super::{Divergence, Pair, Verdict, agree};
 use crate::exit::{GuestAction, Services, Trap, guest_entry, guest_exit};
 use crate::fake::on_cpu;
+use crate::fake::vectors::guest_trap;
 use crate::geometry::Geometry;
 use crate::spec::Spec;
 use crate::spec::guest::Answer;
 
-/// ESR_EL2 of `hvc #0`.
+/// ESR_EL2 of `hvc #0`, which has a short way of its own, and of `smc #0`, which has not.
 const HVC: u64 = 0x16 << 26 | 1 << 25;
+const SMC: u64 = 0x17 << 26 | 1 << 25;
 /// ESR_EL2 of a store of x5, 8 bytes, that has no translation at level 3.
 const STORE: u64 = 0x24 << 26 | 1 << 25 | 1 << 24 | 3 << 22 | 5 << 16 | 1 << 15 | 1 << 6 | 0b0111;
 /// PSCI functions (DEN0022, section 5.1).
@@ -118,13 +120,14 @@ impl<G: Geometry> Pair<'_, '_, G> {
         let loaded = &mut on.loaded;
         let (esr, ipa) = match call {
             GuestCall::Touch(gfn) => (STORE, Gfn(gfn).base().0),
-            _ => (HVC, 0),
+            // Both ways have to come to what the specification says.
+            _ => (if cpu == 0 { HVC } else { SMC }, 0),
         };
         loaded.with_context(|context| {
             if let Some(x) = registers(call) {
                 context.x[..4].copy_from_slice(&x);
-                // An HVC returns behind itself.
-                context.pc = PC + 4;
+                // An HVC returns behind itself, an SMC is stepped over.
+                context.pc = if esr == HVC { PC + 4 } else { PC };
             }
             // All that the call is not about is the guest's own.
             let secret = u64::from_ne_bytes([secret; 8]);
@@ -136,7 +139,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
         });
         let trap = Trap::Synchronous { esr, far: ipa, hpfar: (ipa >> 12) << 4 };
         on_cpu(cpu, || {
-            let action = guest_exit(loaded, &services, trap);
+            let action = guest_trap(loaded, &services, trap);
             if let GuestAction::Exit(Exit::MmioWrite { .. }) = action {
                 // The host has done what the device would.
                 let _ = guest_entry(loaded, Resume::MmioWritten);

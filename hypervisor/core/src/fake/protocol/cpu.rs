@@ -37,13 +37,8 @@ impl CpuState {
 
     /// Takes a lock: of a later rank than all that it holds.
     pub(super) fn take(&mut self, lock: LockId) -> Result<(), Rule> {
-        const fn rank(lock: LockId) -> u32 {
-            match lock {
-                LockId::Place(_) => 1,
-                LockId::Host => 2,
-            }
-        }
-        if self.held.iter().any(|held| rank(*held) >= rank(lock)) {
+        let is_late = |held: &LockId| lock != LockId::HOST || *held == LockId::HOST;
+        if self.held.iter().any(is_late) {
             return Err(Rule::LockOrder);
         }
         self.held.push(lock);

@@ -148,7 +148,7 @@ impl SpaceState {
             leaves: BTreeMap::new(),
             removals: Vec::new(),
             unpublished: None,
-            quiet: lock != LockId::Host,
+            quiet: lock != LockId::HOST,
             reusable: true,
             over: false,
             changed: false,
@@ -205,7 +205,7 @@ impl SpaceState {
         }
         if self.forgetting == Some(cpu) {
             self.forgetting = None;
-            if self.loaded.is_empty() && self.lock != LockId::Host {
+            if self.loaded.is_empty() && self.lock != LockId::HOST {
                 self.quiet = true;
                 self.over |= !self.changed;
                 self.reusable = self.leaves.is_empty() && self.tables == ROOT_TABLES;

@@ -32,8 +32,8 @@ impl Checker {
             return Err(Rule::VmidReuse);
         }
         let lock = match usize::from(vmid).checked_sub(1) {
-            None => LockId::Host,
-            Some(place) => LockId::Place(place),
+            None => LockId::HOST,
+            Some(place) => LockId::place(place),
         };
         self.attached.retain(|_, attached| attached.vmid != vmid);
         let root = space.root.page().0;
