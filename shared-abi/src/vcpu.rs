@@ -315,6 +315,13 @@ mod tests {
 
     #[test]
     fn a_resume_action_has_no_stray_value() {
+        let resumes = [Resume::Continue, Resume::MmioRead(9), Resume::MmioWritten, Resume::Abort];
+        for (number, resume) in (0..).zip(resumes) {
+            let mut x = [0; 17];
+            Entry { resume, list_registers: [ListRegister::EMPTY; LIST_REGISTERS] }.emit(&mut x);
+            assert_eq!(x[2], number);
+            assert_eq!(Entry::parse(&x).map(|entry| entry.resume), Ok(resume));
+        }
         let mut x = [0; 17];
         x[3] = 1;
         assert!(Entry::parse(&x).is_err());
@@ -330,5 +337,9 @@ mod tests {
         assert_eq!(AccessSize::Byte.mask(), 0xff);
         assert_eq!(AccessSize::Double.mask(), u64::MAX);
         assert_eq!(AccessSize::from_bytes(3), None);
+        for (log2, bytes) in [(0, 1), (1, 2), (2, 4), (3, 8), (4, 8)] {
+            let size = AccessSize::from_log2(log2);
+            assert_eq!((size.bytes(), AccessSize::from_bytes(bytes)), (bytes, Some(size)));
+        }
     }
 }
