@@ -122,11 +122,7 @@ fn cpu_on<M: Machine>(vcpu: &Loaded<'_, '_, M>, mpidr: Mpidr, entry: Ipa, contex
 
 fn affinity_info<M: Machine>(vcpu: &Loaded<'_, '_, M>, mpidr: Mpidr, level: u32) -> Reply {
     // Above level 0 the caller's own cluster is meant, the only one there is, and it is on.
-    let masked = match level {
-        0 => mpidr,
-        _ => Mpidr { aff0: 0, ..mpidr },
-    };
-    let on = target(masked).and_then(|target| if level == 0 { vcpu.is_on(target) } else { Some(true) });
+    let on = target(mpidr).and_then(|target| if level == 0 { vcpu.is_on(target) } else { Some(true) });
     match on {
         Some(true) => Reply::value(u32::from(AffinityInfo::On).into()),
         Some(false) => Reply::value(u32::from(AffinityInfo::Off).into()),
