@@ -248,6 +248,12 @@ mod tests {
     }
 
     #[test]
+    fn registers_are_not_to_be_printed() {
+        let context = VcpuContext { x: [0x5afe; 31], ..VcpuContext::default() };
+        assert_eq!(std::format!("{context:?}"), "VcpuContext { .. }");
+    }
+
+    #[test]
     fn register_31_is_the_zero_register() {
         let mut context = VcpuContext::default();
         context.set_register(31, 5);
