@@ -69,6 +69,7 @@ fn what_cannot_be_emulated_is_an_abort_in_the_guest() {
         (STORE_WORD, 0x5ffd), // reaches into the next page
         (FETCH, 0x5000),
         (0x9200_0087, 0x5000), // a stage-1 walk
+        (0x9200_01c7, 0x5000), // that of a cache maintenance instruction
         (0x9303_000f, 0x5000), // permission
         (0x9303_0000, 0x5000), // address size
         (0x9303_0010, 0x5000), // external
