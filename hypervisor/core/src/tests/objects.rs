@@ -70,3 +70,19 @@ fn a_query_answers_as_far_as_the_state_goes() {
     assert_eq!(vm.query(&hypervisor, 2), (PageState::Shared, 1));
     assert_eq!(vm.query(&hypervisor, 3), (PageState::Private, 1));
 }
+
+#[test]
+fn a_page_of_an_object_is_bound_once() {
+    let hypervisor = tiny();
+    let vm = TestVm::new(&hypervisor, true, 54, 14);
+    let object = vm.object;
+    call(&hypervisor, HostCall::ObjectUnbind { object, offset: 0, pages: OBJECT_PAGES }).unwrap();
+    let bind =
+        |offset, pages, gfn| call(&hypervisor, HostCall::ObjectBind { object, offset, gfn: Gfn(gfn), pages });
+    assert_eq!(bind(4, 4, 32), Ok(0));
+    for (offset, pages) in [(4, 4), (3, 2), (0, 5), (7, 1), (7, 4), (5, 2), (0, OBJECT_PAGES)] {
+        assert_eq!(bind(offset, pages, 64), Err(CallError::Denied), "{pages} pages from {offset} on");
+    }
+    // What lies right before and right behind it is free.
+    assert_eq!((bind(0, 4, 64), bind(8, 2, 72)), (Ok(0), Ok(0)));
+}
