@@ -204,6 +204,61 @@ fn odd_cells_are_refused() {
     }
 }
 
+/// The tree with `bytes` more at `at`, in a part whose length is in the header at `length`. What comes behind
+/// the structure are the strings.
+fn longer(at: usize, bytes: &[u8], length: usize) -> Vec<u8> {
+    let mut blob = VIRT.to_vec();
+    let moves = [Some(4), Some(length), (length == STRUCTURE_BYTES).then_some(STRINGS)];
+    for field in moves.into_iter().flatten() {
+        let value = u32::try_from(word(field) + bytes.len()).unwrap();
+        blob[field..field + 4].copy_from_slice(&value.to_be_bytes());
+    }
+    blob.splice(at..at, bytes.iter().copied());
+    blob
+}
+
+/// Fields of the header.
+const STRUCTURE: usize = 8;
+const STRINGS: usize = 12;
+const STRINGS_BYTES: usize = 32;
+const STRUCTURE_BYTES: usize = 36;
+
+fn word(at: usize) -> usize {
+    u32::from_be_bytes(VIRT[at..at + 4].try_into().unwrap()) as usize
+}
+
+fn refusal(blob: &[u8]) -> Option<DeviceTreeError> {
+    filter(blob, &NO_EDITS, &mut vec![0; 16 << 10]).err()
+}
+
+#[test]
+fn nodes_that_are_edited_are_there_once() {
+    for twin in [b"chosen\0\0", b"aliases\0"] {
+        assert_eq!(refusal(&patched(b"timer\0\0\0", twin)), Some(DeviceTreeError::Malformed));
+    }
+}
+
+#[test]
+fn strings_that_nothing_refers_to_are_strings_too() {
+    for (string, refused) in [
+        (&b"x\0"[..], None),
+        (b"x", Some(DeviceTreeError::Malformed)),
+        (b"\xff\0", Some(DeviceTreeError::Malformed)),
+    ] {
+        assert_eq!(refusal(&longer(VIRT.len(), string, STRINGS_BYTES)), refused, "{string:?}");
+    }
+}
+
+#[test]
+fn nodes_nest_so_deep_and_no_deeper() {
+    // Before the end of the root, and that of the structure.
+    let at = word(STRUCTURE) + word(STRUCTURE_BYTES) - 8;
+    let nested = |depth| [b"\0\0\0\x01a\0\0\0".repeat(depth), b"\0\0\0\x02".repeat(depth)].concat();
+    for (depth, refused) in [(16, None), (17, Some(DeviceTreeError::TooMany("nested nodes")))] {
+        assert_eq!(refusal(&longer(at, &nested(depth), STRUCTURE_BYTES)), refused, "{depth} levels");
+    }
+}
+
 /// Where a property name is in the strings block.
 fn nameoff(name: &str) -> u32 {
     let word = |at: usize| u32::from_be_bytes(VIRT[at..at + 4].try_into().unwrap());
