@@ -259,6 +259,20 @@ fn nodes_nest_so_deep_and_no_deeper() {
     }
 }
 
+#[test]
+fn what_is_withheld_is_so_below_an_interrupt_controller_too() {
+    let property = [3, 15, nameoff("compatible")].map(u32::to_be_bytes).concat();
+    let ends = b"\0\0\0\x02\0\0\0\x02";
+    let nodes = [b"\0\0\0\x01a\0\0\0\0\0\0\x01its\0", &property[..], b"arm,gic-v3-its\0\0", ends].concat();
+    let blob = longer(word(STRUCTURE) + word(STRUCTURE_BYTES) - 8, &nodes, STRUCTURE_BYTES);
+    assert!(Fdt::new(&blob).unwrap().find_node("/a/its").is_some());
+    let mut out = vec![0; 16 << 10];
+    let length = filter(&blob, &NO_EDITS, &mut out).unwrap();
+    let host = Fdt::new(&out[..length]).unwrap();
+    assert!(host.find_node("/a").is_some());
+    assert!(host.find_node("/a/its").is_none());
+}
+
 /// Where a property name is in the strings block.
 fn nameoff(name: &str) -> u32 {
     let word = |at: usize| u32::from_be_bytes(VIRT[at..at + 4].try_into().unwrap());
