@@ -69,3 +69,16 @@ impl fmt::Display for Operation {
         f.pad(self.name())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use std::format;
+
+    use super::Operation;
+
+    #[test]
+    fn a_name_fills_its_column() {
+        assert_eq!(format!("{:8}|", Operation::Empty), "empty   |");
+    }
+}

@@ -427,10 +427,21 @@ mod tests {
     }
 
     #[test]
+    fn states_of_a_page_have_numbers() {
+        let states = [PageState::Absent, PageState::Private, PageState::Shared, PageState::Poisoned];
+        assert_eq!([0, 1, 2, 3].map(PageState::from_code), states.map(Some));
+        assert_eq!(states.map(|state| state as u64), [0, 1, 2, 3]);
+        assert_eq!(PageState::from_code(4), None);
+    }
+
+    #[test]
     fn values_of_no_type_are_refused() {
         let (function, mut x) = HostCall::VmCreate { protected: true, first: Pfn(7), pages: 9 }.emit();
         x[0] = 2;
         assert_eq!(HostCall::parse(function, &x), Err(CallError::InvalidParameter));
+        x[0] = 0;
+        let ordinary = HostCall::VmCreate { protected: false, first: Pfn(7), pages: 9 };
+        assert_eq!(HostCall::parse(function, &x), Ok(ordinary));
         let (function, mut x) = HostCall::VmDestroy { vm: VmHandle(1) }.emit();
         x[0] |= 1 << 32;
         assert_eq!(HostCall::parse(function, &x), Err(CallError::InvalidParameter));

@@ -69,3 +69,27 @@ pub mod trng {
     /// Up to 192 bits of entropy.
     pub const RND64: u32 = 0xc400_0053;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{feature, function};
+
+    #[test]
+    fn a_feature_is_the_bit_of_its_functions_number() {
+        let all = [
+            (function::FEATURES, feature::FEATURES),
+            (function::MEMINFO, feature::MEMINFO),
+            (function::MEM_SHARE, feature::MEM_SHARE),
+            (function::MEM_UNSHARE, feature::MEM_UNSHARE),
+            (function::MMIO_GUARD_INFO, feature::MMIO_GUARD_INFO),
+            (function::MMIO_GUARD_ENROLL, feature::MMIO_GUARD_ENROLL),
+            (function::MMIO_GUARD_MAP, feature::MMIO_GUARD_MAP),
+            (function::MMIO_GUARD_UNMAP, feature::MMIO_GUARD_UNMAP),
+            (function::MEM_RELINQUISH, feature::MEM_RELINQUISH),
+        ];
+        for (function, feature) in all {
+            assert_eq!(feature.trailing_zeros(), function & 0xffff, "{function:#x}");
+            assert_eq!(feature.count_ones(), 1);
+        }
+    }
+}

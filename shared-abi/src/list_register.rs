@@ -165,6 +165,12 @@ mod tests {
     }
 
     #[test]
+    fn fields_are_where_the_gic_has_them() {
+        assert_eq!(ListRegister::pending(40, 0xa0).0, 0x50a0_0000_0000_0028);
+        assert_eq!(ListRegister::virtual_timer(0xa0).0, 0x70a0_001b_0000_001b);
+    }
+
+    #[test]
     fn a_state_changes_nothing_else() {
         let pending = ListRegister::virtual_timer(0xa0);
         for state in [
@@ -195,9 +201,17 @@ mod tests {
         assert_eq!(parse([one, other, free, free]), Ok(true));
         assert_eq!(parse([one, free, ended, other]), Ok(true));
         assert_eq!(parse([ended, free, free, one]), Ok(true));
-        for twice in [[one, one, free, free], [one, free, free, active], [free, other, active, one]] {
-            assert_eq!(parse(twice), Err(CallError::InvalidParameter), "{twice:?}");
+        for place in 0..LIST_REGISTERS {
+            let mut registers = [free; LIST_REGISTERS];
+            registers[place] = ListRegister(1 << 45);
+            assert_eq!(parse(registers), Err(CallError::InvalidParameter), "{registers:?}");
+            for second in (0..LIST_REGISTERS).filter(|second| *second != place) {
+                for again in [one, active] {
+                    let mut registers = [free; LIST_REGISTERS];
+                    (registers[place], registers[second]) = (one, again);
+                    assert_eq!(parse(registers), Err(CallError::InvalidParameter), "{registers:?}");
+                }
+            }
         }
-        assert_eq!(parse([free, free, free, ListRegister(1 << 45)]), Err(CallError::InvalidParameter));
     }
 }

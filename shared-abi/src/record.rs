@@ -72,7 +72,7 @@ impl Word for Digest {
     }
     fn read(word: &str) -> Option<Self> {
         let mut digest = [0; 32];
-        if word.len() != 64 || !word.is_ascii() {
+        if word.len() != 64 {
             return None;
         }
         for (index, byte) in digest.iter_mut().enumerate() {
@@ -93,7 +93,7 @@ impl Word for Uid {
     }
     fn read(word: &str) -> Option<Self> {
         let mut uid = [0; 4];
-        if word.len() != 32 || !word.is_ascii() {
+        if word.len() != 32 {
             return None;
         }
         for (index, part) in uid.iter_mut().enumerate() {
@@ -403,6 +403,19 @@ mod tests {
         assert_eq!(Record::parse("@cloister unknown a=1"), None);
         assert_eq!(Record::parse("@cloister host el=1"), None);
         assert_eq!(Record::parse("@cloister host el=x cpus=1"), None);
+    }
+
+    #[test]
+    fn a_digest_has_its_length() {
+        assert_eq!(Digest::read(&"5a".repeat(32)), Some(Digest([0x5a; 32])));
+        assert_eq!(std::format!("{:?}", Digest([0x5a; 32])), "5a".repeat(32));
+        for other in ["5a".repeat(31), "5a".repeat(33), "\u{e9}".repeat(32), "5\u{e9}a".repeat(16)] {
+            assert_eq!(Digest::read(&other), None, "{other}");
+        }
+        assert_eq!(Uid::read(&"5a".repeat(16)), Some(Uid([0x5a5a_5a5a; 4])));
+        for other in ["5a".repeat(15), "5a".repeat(17), "\u{e9}".repeat(16), "5\u{e9}a".repeat(8)] {
+            assert_eq!(Uid::read(&other), None, "{other}");
+        }
     }
 
     #[test]

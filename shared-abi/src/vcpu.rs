@@ -136,26 +136,43 @@ pub enum StopReason {
     Exception(u8),
 }
 
+/// The reasons for an exit, as they are numbered in x1.
+mod reason {
+    pub(super) const INTERRUPTED: u64 = 0;
+    pub(super) const WFI: u64 = 1;
+    pub(super) const MMIO_READ: u64 = 2;
+    pub(super) const MMIO_WRITE: u64 = 3;
+    pub(super) const MEMORY_FAULT: u64 = 4;
+    pub(super) const NEED_PAGES: u64 = 5;
+    pub(super) const SGI: u64 = 6;
+    pub(super) const CPU_ON: u64 = 7;
+    pub(super) const CPU_OFF: u64 = 8;
+    pub(super) const SYSTEM_OFF: u64 = 9;
+    pub(super) const SYSTEM_RESET: u64 = 10;
+    pub(super) const STOPPED: u64 = 11;
+    pub(super) const RELINQUISHED: u64 = 12;
+}
+
 /// Why a vCPU exited: the whole of what the host learns. It is numbered as [`ExitRecord::emit`] says it, so that
 /// nothing has to be looked up for that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u64)]
 pub enum Exit {
     /// A physical interrupt is the host's to take.
-    Interrupted = 0,
+    Interrupted = reason::INTERRUPTED,
     /// The guest waits for an interrupt; the virtual timer will fire when CNTVCT_EL0 reaches the
     /// deadline, if it is armed.
     Wfi {
         /// A value of CNTVCT_EL0.
         deadline: Option<u64>,
-    } = 1,
+    } = reason::WFI,
     /// The guest read a device: resume with [`Resume::MmioRead`] or [`Resume::Abort`].
     MmioRead {
         /// Where.
         ipa: Ipa,
         /// How many bytes.
         size: AccessSize,
-    } = 2,
+    } = reason::MMIO_READ,
     /// The guest wrote a device: resume with [`Resume::MmioWritten`] or [`Resume::Abort`].
     MmioWrite {
         /// Where.
@@ -164,40 +181,40 @@ pub enum Exit {
         size: AccessSize,
         /// What; no bits above the size.
         value: u64,
-    } = 3,
+    } = reason::MMIO_WRITE,
     /// The guest needs a page of a bound object that is absent: populate it and enter again.
     MemoryFault {
         /// Which page.
         gfn: Gfn,
-    } = 4,
+    } = reason::MEMORY_FAULT,
     /// The VM's pool ran out: top it up by so many pages and enter again.
     NeedPages {
         /// How many.
         pages: u64,
-    } = 5,
+    } = reason::NEED_PAGES,
     /// The guest sent software-generated interrupts: the value that it wrote to ICC_SGI1R_EL1.
     Sgi {
         /// The register.
         sgi1r: u64,
-    } = 6,
+    } = reason::SGI,
     /// The guest started another of its vCPUs (PSCI CPU_ON): it can be entered now.
     CpuOn {
         /// Which.
         vcpu: VcpuIndex,
-    } = 7,
+    } = reason::CPU_ON,
     /// This vCPU is off (PSCI CPU_OFF) until another starts it.
-    CpuOff = 8,
+    CpuOff = reason::CPU_OFF,
     /// The guest wants power off (PSCI SYSTEM_OFF). No vCPU of it runs again.
-    SystemOff = 9,
+    SystemOff = reason::SYSTEM_OFF,
     /// The guest wants a reset (PSCI SYSTEM_RESET). No vCPU of it runs again.
-    SystemReset = 10,
+    SystemReset = reason::SYSTEM_RESET,
     /// The hypervisor stopped the VM. No vCPU of it runs again.
-    Stopped(StopReason) = 11,
+    Stopped(StopReason) = reason::STOPPED,
     /// The guest gave a page back: it is wiped and the host's again, and absent for the guest.
     Relinquished {
         /// Which page.
         gfn: Gfn,
-    } = 12,
+    } = reason::RELINQUISHED,
 }
 
 /// What the host is told when a vCPU exits.
@@ -217,48 +234,48 @@ impl ExitRecord {
     #[must_use]
     pub fn emit(&self) -> Arguments {
         let fields = match self.exit {
-            Exit::Interrupted => [0, 0, 0, 0],
-            Exit::Wfi { deadline: None } => [1, 0, 0, 0],
-            Exit::Wfi { deadline: Some(deadline) } => [1, 1, deadline, 0],
-            Exit::MmioRead { ipa, size } => [2, ipa.0, size.bytes(), 0],
-            Exit::MmioWrite { ipa, size, value } => [3, ipa.0, size.bytes(), value],
-            Exit::MemoryFault { gfn } => [4, gfn.0, 0, 0],
-            Exit::NeedPages { pages } => [5, pages, 0, 0],
-            Exit::Sgi { sgi1r } => [6, sgi1r, 0, 0],
-            Exit::CpuOn { vcpu } => [7, vcpu.0.into(), 0, 0],
-            Exit::CpuOff => [8, 0, 0, 0],
-            Exit::SystemOff => [9, 0, 0, 0],
-            Exit::SystemReset => [10, 0, 0, 0],
-            Exit::Stopped(StopReason::Poisoned(gfn)) => [11, 0, gfn.0, 0],
-            Exit::Stopped(StopReason::Exception(class)) => [11, 1, class.into(), 0],
-            Exit::Relinquished { gfn } => [12, gfn.0, 0, 0],
+            Exit::Interrupted => [reason::INTERRUPTED, 0, 0, 0],
+            Exit::Wfi { deadline: None } => [reason::WFI, 0, 0, 0],
+            Exit::Wfi { deadline: Some(deadline) } => [reason::WFI, 1, deadline, 0],
+            Exit::MmioRead { ipa, size } => [reason::MMIO_READ, ipa.0, size.bytes(), 0],
+            Exit::MmioWrite { ipa, size, value } => [reason::MMIO_WRITE, ipa.0, size.bytes(), value],
+            Exit::MemoryFault { gfn } => [reason::MEMORY_FAULT, gfn.0, 0, 0],
+            Exit::NeedPages { pages } => [reason::NEED_PAGES, pages, 0, 0],
+            Exit::Sgi { sgi1r } => [reason::SGI, sgi1r, 0, 0],
+            Exit::CpuOn { vcpu } => [reason::CPU_ON, vcpu.0.into(), 0, 0],
+            Exit::CpuOff => [reason::CPU_OFF, 0, 0, 0],
+            Exit::SystemOff => [reason::SYSTEM_OFF, 0, 0, 0],
+            Exit::SystemReset => [reason::SYSTEM_RESET, 0, 0, 0],
+            Exit::Stopped(StopReason::Poisoned(gfn)) => [reason::STOPPED, 0, gfn.0, 0],
+            Exit::Stopped(StopReason::Exception(class)) => [reason::STOPPED, 1, class.into(), 0],
+            Exit::Relinquished { gfn } => [reason::RELINQUISHED, gfn.0, 0, 0],
         };
         let [l0, l1, l2, l3] = self.list_registers;
         let timer = u64::from(self.timer_fired);
-        let [reason, a, b, c] = fields;
-        [reason, a, b, c, l0.0, l1.0, l2.0, l3.0, timer, 0, 0, 0, 0, 0, 0, 0, 0]
+        let [number, a, b, c] = fields;
+        [number, a, b, c, l0.0, l1.0, l2.0, l3.0, timer, 0, 0, 0, 0, 0, 0, 0, 0]
     }
 
     /// Reads the record from x1 to x17; `None` for one that this version does not know.
     #[inline(always)]
     #[must_use]
     pub fn parse(x: &Arguments) -> Option<Self> {
-        let [reason, a, b, c, l0, l1, l2, l3, timer, ..] = *x;
-        let exit = match reason {
-            0 => Exit::Interrupted,
-            1 => Exit::Wfi { deadline: (a == 1).then_some(b) },
-            2 => Exit::MmioRead { ipa: Ipa(a), size: AccessSize::from_bytes(b)? },
-            3 => Exit::MmioWrite { ipa: Ipa(a), size: AccessSize::from_bytes(b)?, value: c },
-            4 => Exit::MemoryFault { gfn: Gfn(a) },
-            5 => Exit::NeedPages { pages: a },
-            6 => Exit::Sgi { sgi1r: a },
-            7 => Exit::CpuOn { vcpu: VcpuIndex(u32::try_from(a).ok()?) },
-            8 => Exit::CpuOff,
-            9 => Exit::SystemOff,
-            10 => Exit::SystemReset,
-            11 if a == 0 => Exit::Stopped(StopReason::Poisoned(Gfn(b))),
-            11 => Exit::Stopped(StopReason::Exception(u8::try_from(b).ok()?)),
-            12 => Exit::Relinquished { gfn: Gfn(a) },
+        let [number, a, b, c, l0, l1, l2, l3, timer, ..] = *x;
+        let exit = match number {
+            reason::INTERRUPTED => Exit::Interrupted,
+            reason::WFI => Exit::Wfi { deadline: (a == 1).then_some(b) },
+            reason::MMIO_READ => Exit::MmioRead { ipa: Ipa(a), size: AccessSize::from_bytes(b)? },
+            reason::MMIO_WRITE => Exit::MmioWrite { ipa: Ipa(a), size: AccessSize::from_bytes(b)?, value: c },
+            reason::MEMORY_FAULT => Exit::MemoryFault { gfn: Gfn(a) },
+            reason::NEED_PAGES => Exit::NeedPages { pages: a },
+            reason::SGI => Exit::Sgi { sgi1r: a },
+            reason::CPU_ON => Exit::CpuOn { vcpu: VcpuIndex(u32::try_from(a).ok()?) },
+            reason::CPU_OFF => Exit::CpuOff,
+            reason::SYSTEM_OFF => Exit::SystemOff,
+            reason::SYSTEM_RESET => Exit::SystemReset,
+            reason::STOPPED if a == 0 => Exit::Stopped(StopReason::Poisoned(Gfn(b))),
+            reason::STOPPED => Exit::Stopped(StopReason::Exception(u8::try_from(b).ok()?)),
+            reason::RELINQUISHED => Exit::Relinquished { gfn: Gfn(a) },
             _ => return None,
         };
         Some(Self { exit, list_registers: [l0, l1, l2, l3].map(ListRegister), timer_fired: timer == 1 })
@@ -272,31 +289,39 @@ mod tests {
     #[test]
     fn every_exit_round_trips() {
         let exits = [
-            Exit::Interrupted,
-            Exit::Wfi { deadline: None },
-            Exit::Wfi { deadline: Some(u64::MAX) },
-            Exit::MmioRead { ipa: Ipa(0x900_0018), size: AccessSize::Half },
-            Exit::MmioWrite { ipa: Ipa(0x900_0000), size: AccessSize::Byte, value: 0x41 },
-            Exit::MemoryFault { gfn: Gfn(0x40000) },
-            Exit::NeedPages { pages: 2 },
-            Exit::Sgi { sgi1r: 1 << 40 },
-            Exit::CpuOn { vcpu: VcpuIndex(3) },
-            Exit::CpuOff,
-            Exit::SystemOff,
-            Exit::SystemReset,
-            Exit::Stopped(StopReason::Poisoned(Gfn(0x40001))),
-            Exit::Stopped(StopReason::Exception(0x32)),
-            Exit::Relinquished { gfn: Gfn(0x40002) },
+            (0, Exit::Interrupted),
+            (1, Exit::Wfi { deadline: None }),
+            (1, Exit::Wfi { deadline: Some(u64::MAX) }),
+            (2, Exit::MmioRead { ipa: Ipa(0x900_0018), size: AccessSize::Half }),
+            (3, Exit::MmioWrite { ipa: Ipa(0x900_0000), size: AccessSize::Byte, value: 0x41 }),
+            (4, Exit::MemoryFault { gfn: Gfn(0x40000) }),
+            (5, Exit::NeedPages { pages: 2 }),
+            (6, Exit::Sgi { sgi1r: 1 << 40 }),
+            (7, Exit::CpuOn { vcpu: VcpuIndex(3) }),
+            (8, Exit::CpuOff),
+            (9, Exit::SystemOff),
+            (10, Exit::SystemReset),
+            (11, Exit::Stopped(StopReason::Poisoned(Gfn(0x40001)))),
+            (11, Exit::Stopped(StopReason::Exception(0x32))),
+            (12, Exit::Relinquished { gfn: Gfn(0x40002) }),
         ];
-        for exit in exits {
+        for (number, exit) in exits {
             let record =
                 ExitRecord { exit, list_registers: [1, 2, 3, 4].map(ListRegister), timer_fired: true };
+            assert_eq!(record.emit()[0], number, "{exit:?} is numbered as docs/abi.md has it");
             assert_eq!(ExitRecord::parse(&record.emit()), Some(record));
         }
     }
 
     #[test]
     fn a_resume_action_has_no_stray_value() {
+        let resumes = [Resume::Continue, Resume::MmioRead(9), Resume::MmioWritten, Resume::Abort];
+        for (number, resume) in (0..).zip(resumes) {
+            let mut x = [0; 17];
+            Entry { resume, list_registers: [ListRegister::EMPTY; LIST_REGISTERS] }.emit(&mut x);
+            assert_eq!(x[2], number);
+            assert_eq!(Entry::parse(&x).map(|entry| entry.resume), Ok(resume));
+        }
         let mut x = [0; 17];
         x[3] = 1;
         assert!(Entry::parse(&x).is_err());
@@ -312,5 +337,9 @@ mod tests {
         assert_eq!(AccessSize::Byte.mask(), 0xff);
         assert_eq!(AccessSize::Double.mask(), u64::MAX);
         assert_eq!(AccessSize::from_bytes(3), None);
+        for (log2, bytes) in [(0, 1), (1, 2), (2, 4), (3, 8), (4, 8)] {
+            let size = AccessSize::from_log2(log2);
+            assert_eq!((size.bytes(), AccessSize::from_bytes(bytes)), (bytes, Some(size)));
+        }
     }
 }

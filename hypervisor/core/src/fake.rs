@@ -206,10 +206,12 @@ impl<G: Geometry> Machine for Fake<G> {
             "a table is read that nobody made: {:?}",
             table.page()
         );
+        assert!(index < G::ENTRIES, "an entry is read that the table does not have: {index}");
         self.state().entry(table.page().0, index)
     }
 
     fn write_entry(&self, table: TableRef, index: usize, value: u64) {
+        assert!(index < G::ENTRIES, "an entry is written that the table does not have: {index}");
         let mut state = self.state();
         let bytes = state.page(table.page().0);
         let (entries, _) = bytes.as_chunks_mut::<8>();

@@ -83,7 +83,7 @@ fn call<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, function: Function) -> Result<
         }
         // Above level 0 the caller's own cluster is meant, the only one there is, and it is on.
         Function::AffinityInfo { mpidr, .. } => {
-            target(Mpidr { aff0: 0, ..mpidr })?;
+            target(mpidr)?;
             (u32::from(AffinityInfo::On).into(), None)
         }
         Function::SystemOff => end(vcpu, Exit::SystemOff),

@@ -287,6 +287,7 @@ mod tests {
     #[test]
     fn raw_values_decode() {
         let fault = |status| Fault { status, stage1_walk: false, far_not_valid: false };
+        let system = |register, read, rt| Syndrome::SysReg(SysRegAccess { register, read, rt });
         let table = [
             (0x5a00_0000, Syndrome::Hvc { imm: 0 }),
             (0x5a00_4242, Syndrome::Hvc { imm: 0x4242 }),
@@ -338,20 +339,12 @@ mod tests {
                     access: None,
                 }),
             ),
-            // msr icc_sgi1r_el1, x2: S3_0_C12_C11_5.
-            (
-                0x623a_3056,
-                Syndrome::SysReg(SysRegAccess {
-                    register: SysRegId::new(3, 0, 12, 11, 5),
-                    read: false,
-                    rt: 2,
-                }),
-            ),
-            // mrs x5, id_aa64pfr0_el1: S3_0_C0_C4_0.
-            (
-                0x6230_00a9,
-                Syndrome::SysReg(SysRegAccess { register: SysRegId::new(3, 0, 0, 4, 0), read: true, rt: 5 }),
-            ),
+            // msr icc_sgi1r_el1, x2
+            (0x623a_3056, system(SysRegId::new(3, 0, 12, 11, 5), false, 2)),
+            // dc civac, x0
+            (0x6212_dc1c, system(SysRegId::new(1, 3, 7, 14, 1), false, 0)),
+            // mrs x5, id_aa64pfr0_el1
+            (0x6230_00a9, system(SysRegId::new(3, 0, 0, 4, 0), true, 5)),
         ];
         for (esr, expected) in table {
             assert_eq!(Syndrome::decode(esr), expected, "ESR {esr:#x}");

@@ -11,6 +11,7 @@ mod lifecycle;
 mod locks;
 mod maintenance;
 mod merging;
+mod objects;
 mod oracle;
 mod protocol;
 mod race;

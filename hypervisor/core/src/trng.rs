@@ -122,6 +122,11 @@ mod tests {
     }
 
     #[test]
+    fn its_key_is_not_to_be_printed() {
+        assert_eq!(std::format!("{:?}", seeded()), "Trng { seeded: true, .. }");
+    }
+
+    #[test]
     fn version_features_and_uuid() {
         let trng = seeded();
         assert_eq!(trng.call(trng::VERSION, 0), Some([0x1_0000, 0, 0, 0]));

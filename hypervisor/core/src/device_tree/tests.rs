@@ -189,18 +189,135 @@ fn odd_cells_are_refused() {
     // #address-cells of the root, whose value follows that of #size-cells: both are <2>.
     let root = Fdt::new(VIRT).unwrap().root();
     assert!(root.property("#address-cells").is_some());
-    let prop = |value: u32| {
-        let mut bytes = 3_u32.to_be_bytes().to_vec();
-        bytes.extend(4_u32.to_be_bytes());
-        let name = nameoff("#address-cells");
-        bytes.extend(name.to_be_bytes());
-        bytes.extend(value.to_be_bytes());
-        bytes
-    };
-    for cells in [0, 3, u32::MAX] {
-        let result = Platform::parse(&patched(&prop(2), &prop(cells)));
-        assert_eq!(result.err(), Some(DeviceTreeError::Malformed), "{cells} cells");
+    let cells = |name, value: u32| [3, 4, nameoff(name), value].map(u32::to_be_bytes).concat();
+    let both = |address, size| [cells("#size-cells", size), cells("#address-cells", address)].concat();
+    for odd in [0, 3, u32::MAX] {
+        // Four cells are what a region of this tree has.
+        for (address, size) in [(odd, 2), (2, odd), (odd, odd), (odd, 1), (1, odd)] {
+            let result = Platform::parse(&patched(&both(2, 2), &both(address, size)));
+            assert_eq!(result.err(), Some(DeviceTreeError::Malformed), "{address} and {size}");
+        }
     }
+}
+
+/// The tree with `bytes` more at `at`, in a part whose length is in the header at `length`. What comes behind
+/// the structure are the strings.
+fn longer(at: usize, bytes: &[u8], length: usize) -> Vec<u8> {
+    let mut blob = VIRT.to_vec();
+    let moves = [Some(4), Some(length), (length == STRUCTURE_BYTES).then_some(STRINGS)];
+    for field in moves.into_iter().flatten() {
+        let value = u32::try_from(word(field) + bytes.len()).unwrap();
+        blob[field..field + 4].copy_from_slice(&value.to_be_bytes());
+    }
+    blob.splice(at..at, bytes.iter().copied());
+    blob
+}
+
+/// Fields of the header.
+const STRUCTURE: usize = 8;
+const STRINGS: usize = 12;
+const STRINGS_BYTES: usize = 32;
+const STRUCTURE_BYTES: usize = 36;
+
+fn word(at: usize) -> usize {
+    u32::from_be_bytes(VIRT[at..at + 4].try_into().unwrap()) as usize
+}
+
+fn refusal(blob: &[u8]) -> Option<DeviceTreeError> {
+    filter(blob, &NO_EDITS, &mut vec![0; 16 << 10]).err()
+}
+
+#[test]
+fn nodes_that_are_edited_are_there_once() {
+    for twin in [b"chosen\0\0", b"aliases\0"] {
+        assert_eq!(refusal(&patched(b"timer\0\0\0", twin)), Some(DeviceTreeError::Malformed));
+    }
+}
+
+#[test]
+fn strings_that_nothing_refers_to_are_strings_too() {
+    for (string, refused) in [
+        (&b"x\0"[..], None),
+        (b"x", Some(DeviceTreeError::Malformed)),
+        (b"\xff\0", Some(DeviceTreeError::Malformed)),
+    ] {
+        assert_eq!(refusal(&longer(VIRT.len(), string, STRINGS_BYTES)), refused, "{string:?}");
+    }
+}
+
+#[test]
+fn nodes_nest_so_deep_and_no_deeper() {
+    // Before the end of the root, and that of the structure.
+    let at = word(STRUCTURE) + word(STRUCTURE_BYTES) - 8;
+    let nested = |depth| [b"\0\0\0\x01a\0\0\0".repeat(depth), b"\0\0\0\x02".repeat(depth)].concat();
+    for (depth, refused) in [(16, None), (17, Some(DeviceTreeError::TooMany("nested nodes")))] {
+        assert_eq!(refusal(&longer(at, &nested(depth), STRUCTURE_BYTES)), refused, "{depth} levels");
+    }
+}
+
+/// A property, whose name is one that the tree has.
+fn property(name: &str, value: &[u8]) -> Vec<u8> {
+    let mut bytes = [3, value.len() as u32, nameoff(name)].map(u32::to_be_bytes).concat();
+    bytes.extend(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+/// The tree with one more node below its root; a name of three letters or seven.
+fn with_node(name: &[u8], parts: &[&[u8]]) -> Vec<u8> {
+    let at = word(STRUCTURE) + word(STRUCTURE_BYTES) - 8;
+    longer(at, &node(name, parts), STRUCTURE_BYTES)
+}
+
+fn node(name: &[u8], parts: &[&[u8]]) -> Vec<u8> {
+    [b"\0\0\0\x01", name, b"\0", &parts.concat(), b"\0\0\0\x02"].concat()
+}
+
+#[test]
+fn what_is_withheld_is_so_below_an_interrupt_controller_too() {
+    let reg = property("reg", &[0, 0x0808_0000, 0, 0x2_0000].map(u32::to_be_bytes).concat());
+    let cells = property("#size-cells", &2_u32.to_be_bytes());
+    let its = node(b"its", &[&property("compatible", b"arm,gic-v3-its\0"), &reg]);
+    let blob = with_node(b"gic", &[&cells, &property("ranges", b""), &its]);
+    assert!(Fdt::new(&blob).unwrap().find_node("/gic/its").is_some());
+    assert!(Platform::parse(&blob).unwrap().denied.contains(&range(0x8080, 0x20)));
+    let mut out = vec![0; 16 << 10];
+    let length = filter(&blob, &NO_EDITS, &mut out).unwrap();
+    let host = Fdt::new(&out[..length]).unwrap();
+    assert!(host.find_node("/gic").is_some());
+    assert!(host.find_node("/gic/its").is_none());
+    let elsewhere = with_node(b"gic", &[&cells, &its]);
+    assert_eq!(Platform::parse(&elsewhere).err(), Some(DeviceTreeError::Malformed));
+}
+
+#[test]
+fn ranges_of_ram_that_touch_are_one() {
+    for (first, pages, ram) in [
+        (0x6_0000, 0x100, &[range(0x4_0000, 0x2_0100)][..]),
+        (0x3_ff00, 0x100, &[range(0x3_ff00, 0x2_0100)]),
+        (0x5_ff00, 0x200, &[range(0x4_0000, 0x2_0100)]),
+        (0x6_0001, 0x100, &[range(0x4_0000, 0x2_0000), range(0x6_0001, 0x100)]),
+        (0x3_fe00, 0x100, &[range(0x3_fe00, 0x100), range(0x4_0000, 0x2_0000)]),
+    ] {
+        let reg = property("reg", &[0, first << 12, 0, pages << 12].map(u32::to_be_bytes).concat());
+        let blob = with_node(b"memory2", &[&property("device_type", b"memory\0"), &reg]);
+        assert_eq!(Platform::parse(&blob).unwrap().ram, ram, "{first:#x}");
+    }
+}
+
+#[test]
+fn a_cpu_may_have_an_address_of_two_cells() {
+    let reg = property("reg", &1_u32.to_be_bytes());
+    let at = VIRT.windows(reg.len()).position(|window| window == reg).unwrap();
+    let mut blob = longer(at + reg.len(), &9_u32.to_be_bytes(), STRUCTURE_BYTES);
+    blob[at + 7] = 8;
+    assert_eq!(Platform::parse(&blob).unwrap().cpus, [0, 0x1_0000_0009, 2, 3]);
+}
+
+#[test]
+fn firmware_is_called_as_it_says() {
+    let blob = patched(b"smc\0", b"hvc\0");
+    assert_eq!(Platform::parse(&blob).unwrap().psci, Conduit::Hvc);
 }
 
 /// Where a property name is in the strings block.

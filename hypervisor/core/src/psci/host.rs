@@ -307,6 +307,8 @@ mod tests {
         assert_eq!(cpus.affinity_info(0x100, 0), 1);
         assert_eq!(cpus.claim(0x100, Ipa(0x6000), 1), Ok(CpuIndex(2)));
         cpus.release(CpuIndex(2));
+        cpus.leave(CpuIndex(0));
+        assert_eq!(cpus.affinity_info(0, 0), 1);
         cpus.stay(CpuIndex(0));
         assert_eq!(cpus.affinity_info(0, 0), 0);
         assert_eq!(cpus.arrive(CpuIndex(2)), None);
@@ -315,11 +317,14 @@ mod tests {
 
     #[test]
     fn affinity_info_looks_at_levels() {
-        let cpus = HostCpus::new(&[0, 1, 0x100], CpuIndex(0));
+        let cpus = HostCpus::new(&[0, 1, 0x100, 0x1_0000, 1 << 32], CpuIndex(0));
         assert_eq!(cpus.affinity_info(1, 0), 1);
         assert_eq!(cpus.affinity_info(1, 1), 0, "CPU 0 of the cluster is on");
         assert_eq!(cpus.affinity_info(0x100, 1), 1);
         assert_eq!(cpus.affinity_info(0x100, 2), 0);
+        assert_eq!(cpus.affinity_info(0x1_0000, 2), 1);
+        assert_eq!(cpus.affinity_info(0x1_0000, 3), 0);
+        assert_eq!(cpus.affinity_info(1 << 32, 3), 1);
         assert_eq!(cpus.affinity_info(0x200, 0), u64::MAX - 1);
     }
 

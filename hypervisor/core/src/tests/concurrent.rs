@@ -8,6 +8,9 @@
 //! What is documented as done page by page is no single point in time, and is not mixed with calls that
 //! could tell: the end of a VM, and a range that is no single run.
 
+mod order;
+mod power;
+
 use std::format;
 use std::string::String;
 use std::sync::Barrier;
@@ -18,6 +21,8 @@ use std::{println, thread};
 use shared_abi::addr::{Gfn, PageRange, Pfn};
 use shared_abi::error::CallError;
 use shared_abi::host_call::{Content, HostCall, ObjectHandle, VcpuIndex, VmHandle};
+
+use order::{Answered, explain};
 
 use super::bench_machine::Tiny;
 use super::cases;
@@ -167,6 +172,16 @@ fn run(real: &Hypervisor<'_, Fake<Tiny>>, cpu: usize, calls: &[Do], clock: &Atom
     done
 }
 
+impl Answered<Spec> for Done {
+    fn when(&self) -> (u64, u64) {
+        (self.began, self.ended)
+    }
+
+    fn admits(&self, spec: &mut Spec) -> bool {
+        admits(spec, self)
+    }
+}
+
 /// Does a call to the specification; whether it would have been answered so.
 fn admits(spec: &mut Spec, done: &Done) -> bool {
     // A pool is too short, or not, whatever the specification says.
@@ -212,36 +227,6 @@ fn admits(spec: &mut Spec, done: &Done) -> bool {
     }
 }
 
-/// Whether some order of all calls explains the answers, and leads to a state that `is_there`.
-fn explain(
-    spec: &Spec,
-    threads: &[Vec<Done>],
-    at: &mut Vec<usize>,
-    is_there: &mut dyn FnMut(&Spec) -> bool,
-) -> bool {
-    let next = |at: &[usize], thread: usize| threads[thread].get(at[thread]).copied();
-    if (0..threads.len()).all(|thread| next(at, thread).is_none()) {
-        return is_there(spec);
-    }
-    for thread in 0..threads.len() {
-        let Some(first) = next(at, thread) else {
-            continue;
-        };
-        let late =
-            (0..threads.len()).filter_map(|other| next(at, other)).any(|other| other.ended < first.began);
-        let mut after = spec.clone();
-        if late || !admits(&mut after, &first) {
-            continue;
-        }
-        at[thread] += 1;
-        if explain(&after, threads, at, is_there) {
-            return true;
-        }
-        at[thread] -= 1;
-    }
-    false
-}
-
 /// One round: two threads of the host's, two guests.
 fn round(seed: u64) {
     with_pair(&BENCH, |pair: &mut Pair<'_, '_, Tiny>| {
@@ -275,8 +260,7 @@ fn round(seed: u64) {
             pair.spec.clone_from(after);
             pair.agree().is_ok()
         };
-        let mut at = std::vec![0; threads.len()];
-        let explained = explain(&before, &threads, &mut at, &mut is_there);
+        let explained = explain(&before, &threads, &mut is_there);
         assert!(explained, "seed {seed}: no order explains\n{}", told());
         oracle::check(real).unwrap_or_else(|found| panic!("seed {seed}: {found}\n{}", told()));
     });

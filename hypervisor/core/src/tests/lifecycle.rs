@@ -171,7 +171,7 @@ fn the_start_measures_what_was_kept_in_order() {
     assert_eq!(bytes, expected.0);
     let report = hypervisor.vm_report(vm.vm).unwrap();
     assert_eq!(report.measurement, Some(expected));
-    assert_eq!((report.vcpus, report.populated), (1, 4));
+    assert_eq!((report.protected, report.vcpus, report.populated), (true, 1, 4));
 }
 
 /// A machine on metal's tables with a VM of 16 MiB, whose launch measurement is to be `expected`.

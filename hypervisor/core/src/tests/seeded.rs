@@ -198,13 +198,23 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
         &[
             "tests::guest::calls::a_vcpu_is_started_once",
             "tests::lifecycle::a_vcpu_is_started_by_exactly_one_of_those_who_try",
+            "tests::concurrent::power::a_vcpu_that_a_cpu_kept_runs_as_if_it_was_looked_at_each_time",
         ],
     ),
     (
         GuardForgotten,
-        &["tests::guest::devices::a_page_whose_name_another_vcpu_took_back_is_no_device_any_more"],
+        &[
+            "tests::guest::devices::a_page_whose_name_another_vcpu_took_back_is_no_device_any_more",
+            "tests::concurrent::power::a_vcpu_that_a_cpu_kept_runs_as_if_it_was_looked_at_each_time",
+        ],
     ),
-    (StopForgotten, &["tests::lifecycle::a_cpu_goes_on_with_what_it_ran_last_unless_something_came_between"]),
+    (
+        StopForgotten,
+        &[
+            "tests::lifecycle::a_cpu_goes_on_with_what_it_ran_last_unless_something_came_between",
+            "tests::concurrent::power::a_vcpu_that_a_cpu_kept_runs_as_if_it_was_looked_at_each_time",
+        ],
+    ),
     (ClaimedTwice, &["psci::host::tests::a_cpu_goes_on_and_off"]),
     (SharedUncounted, &["tests::guest::memory::a_range_is_shared_and_taken_back_in_one_call"]),
     (

@@ -6,6 +6,7 @@ use shared_abi::kvm::function;
 use shared_abi::vcpu::AccessSize;
 
 use super::*;
+use crate::guard::{GuardFull, MAX_RUNS, MmioGuard};
 
 /// `ldrb w3, [..]` and `str w3, [..]`: translation faults with a syndrome.
 const LOAD_BYTE: u64 = 0x9303_0007;
@@ -69,6 +70,7 @@ fn what_cannot_be_emulated_is_an_abort_in_the_guest() {
         (STORE_WORD, 0x5ffd), // reaches into the next page
         (FETCH, 0x5000),
         (0x9200_0087, 0x5000), // a stage-1 walk
+        (0x9200_01c7, 0x5000), // that of a cache maintenance instruction
         (0x9303_000f, 0x5000), // permission
         (0x9303_0000, 0x5000), // address size
         (0x9303_0010, 0x5000), // external
@@ -198,4 +200,17 @@ fn an_ordinary_vm_has_no_guard() {
         assert_eq!(guest.call(&mut vcpu, call), [u64::MAX, 0, 0, 0]);
     }
     assert_eq!(guest.abort(&mut vcpu, LOAD_BYTE, 0x6000), read(0x6000));
+}
+
+#[test]
+fn a_full_guard_takes_what_touches_a_run_of_it() {
+    let mut guard = MmioGuard::default();
+    let last = 4 * MAX_RUNS as u64;
+    for page in (4..=last).step_by(4) {
+        assert_eq!(guard.map(Gfn(page)), Ok(()));
+    }
+    for page in [1, 2, last + 2, last + 3] {
+        assert_eq!(guard.map(Gfn(page)), Err(GuardFull), "{page}");
+    }
+    assert_eq!((guard.map(Gfn(3)), guard.map(Gfn(last + 1))), (Ok(()), Ok(())));
 }
