@@ -53,14 +53,12 @@ impl Claim {
     }
 
     /// Claims the vCPU for the CPU that parked it, unless somebody took it or revoked that meanwhile.
-    #[inline(always)]
     pub(crate) fn resume(&self, cpu: CpuIndex) -> bool {
         let parked = parked(cpu);
         self.word.compare_exchange(parked, parked | RUNNING, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
     /// The vCPU has run on `cpu`.
-    #[inline(always)]
     pub(crate) fn park(&self, cpu: CpuIndex) {
         let parked = parked(cpu);
         let running = parked | RUNNING;
@@ -81,19 +79,16 @@ impl Claim {
     }
 
     /// Whether what was looked at when the vCPU was taken may have changed. The vCPU runs on this CPU.
-    #[inline(always)]
     pub(crate) fn is_revoked(&self) -> bool {
         self.word.load(Ordering::Acquire) & REVOKED != 0
     }
 
     /// Counts a hypercall that the hypervisor answered. The vCPU runs on this CPU.
-    #[inline(always)]
     pub(crate) fn count_hypercall(&self) {
         count(&self.hypercalls);
     }
 
     /// Counts an exit to the host. The vCPU runs on this CPU.
-    #[inline(always)]
     pub(crate) fn count_exit(&self) {
         count(&self.exits);
     }
@@ -111,7 +106,6 @@ impl Claim {
     }
 }
 
-#[inline(always)]
 fn count(count: &AtomicU64) {
     count.store(count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
 }

@@ -9,7 +9,7 @@ use crate::machine::Machine;
 impl<M: Machine> Hypervisor<'_, M> {
     /// Serves every host call but `VcpuRun`, which is [`Self::vcpu_load`] and then the caller's.
     ///
-    /// The results are x1 to x5. Inlined, with what serves the calls out of line, it is a part of decoding them.
+    /// The results are x1 to x5. Inlined, it is a part of decoding them.
     ///
     /// # Errors
     ///

@@ -61,7 +61,6 @@ pub struct Services<'a> {
 ///
 /// [`CallError::InvalidParameter`] for an answer to an access that is not pending; nothing was done,
 /// and the vCPU is not to be entered.
-#[inline(always)]
 pub fn guest_entry<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, resume: Resume) -> Result<(), CallError> {
     vcpu.with_context(|context| mmio::resume(context, resume))
 }
@@ -95,7 +94,6 @@ pub fn guest_exit<M: Machine>(
 }
 
 /// Counts exits to the host.
-#[inline(always)]
 fn count<M: Machine>(vcpu: &Loaded<'_, '_, M>, action: &GuestAction) {
     if let GuestAction::Exit(_) = action {
         vcpu.claim.count_exit();

@@ -106,7 +106,6 @@ pub trait Geometry: core::fmt::Debug + 'static {
 
 /// How many units of what an entry of `level` maps `pages` pages from `first` on touch; at least one
 /// page, and below 2^52.
-#[inline(always)]
 pub(crate) fn touched<G: Geometry>(level: Level, first: u64, pages: u64) -> u64 {
     let shift = G::span(level).trailing_zeros();
     let last = first.wrapping_add(pages).wrapping_sub(1);

@@ -119,7 +119,6 @@ fn arguments<M: Machine>(vcpu: &mut Loaded<'_, '_, M>) -> [u64; 4] {
 }
 
 /// Writes x0 to x3.
-#[inline(always)]
 fn answer<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, reply: [u64; 4]) -> GuestAction {
     vcpu.with_context(|context| {
         let [x0, x1, x2, x3, ..] = &mut context.x;
@@ -185,7 +184,6 @@ fn range<M: Machine>(ipa: u64, granules: u64) -> Option<PageRange<Gfn>> {
 }
 
 /// MEM_SHARE (`SHARE`) or MEM_UNSHARE of one page; answers whether it was done.
-#[inline(always)]
 fn convert_page<M: Machine, const SHARE: bool>(vcpu: &mut Loaded<'_, '_, M>) -> bool {
     match arguments(vcpu) {
         [_, ipa, 0 | 1, 0] => page(ipa).is_some_and(|gfn| vcpu.convert_page::<SHARE>(gfn)),

@@ -34,7 +34,6 @@ fn pool_range(first: Pfn, pages: u64, least: u64) -> Result<PageRange<Pfn>, Call
 
 impl<M: Machine> Hypervisor<'_, M> {
     /// Makes a VM whose pool is `pages` pages from `first` on, the first two of them its stage-2 root.
-    #[inline(never)]
     pub(crate) fn vm_create(&self, protected: bool, first: Pfn, pages: u64) -> Result<VmHandle, CallFailure> {
         let root_tables = M::Geometry::ROOT_TABLES;
         let range = pool_range(first, pages, root_tables.saturating_add(1))?;
@@ -75,7 +74,6 @@ impl<M: Machine> Hypervisor<'_, M> {
     }
 
     /// Adds pages to a VM's pool.
-    #[inline(never)]
     pub(crate) fn vm_top_up(&self, handle: VmHandle, first: Pfn, pages: u64) -> Result<(), CallFailure> {
         let range = pool_range(first, pages, 1)?;
         self.with_vm(handle, |vm, _| {
@@ -89,7 +87,6 @@ impl<M: Machine> Hypervisor<'_, M> {
     }
 
     /// Makes the next vCPU.
-    #[inline(never)]
     pub(crate) fn vcpu_create(&self, handle: VmHandle, index: VcpuIndex) -> Result<(), CallFailure> {
         self.with_vm(handle, |vm, _| {
             vm.is_new()?;
@@ -115,7 +112,6 @@ impl<M: Machine> Hypervisor<'_, M> {
 
     /// Ends the measurement and lets vCPU 0 run. Answers whether the measurement is the manifest's,
     /// and the measurement.
-    #[inline(never)]
     pub(crate) fn vm_start(
         &self,
         handle: VmHandle,

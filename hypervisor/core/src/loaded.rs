@@ -120,7 +120,6 @@ impl<'h, 'm, M: Machine> Loaded<'h, 'm, M> {
 
     /// Goes on with a vCPU that this CPU has parked, if it is the one that is named and nothing has come
     /// between.
-    #[inline(always)]
     pub(crate) fn resume(&mut self, vm: VmHandle, vcpu: VcpuIndex) -> bool {
         self.running = self.vm == vm && self.vcpu == vcpu && self.claim.resume(self.cpu);
         if self.running {

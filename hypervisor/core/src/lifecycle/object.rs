@@ -18,7 +18,6 @@ const MAX_TABLES_PER_CALL: u64 = 512;
 
 impl<M: Machine> Hypervisor<'_, M> {
     /// Makes an object of `pages` pages.
-    #[inline(never)]
     pub(crate) fn object_create(&self, handle: VmHandle, pages: u64) -> Result<ObjectHandle, CallFailure> {
         let tables = Object::tables_needed::<M::Geometry>(pages).ok_or(CallError::InvalidParameter)?;
         self.with_vm(handle, |vm, objects| {
@@ -40,7 +39,6 @@ impl<M: Machine> Hypervisor<'_, M> {
     }
 
     /// Lets the guest see a range of an object at `gfn`, once it is populated.
-    #[inline(never)]
     pub(crate) fn object_bind(
         &self,
         handle: ObjectHandle,
@@ -70,7 +68,6 @@ impl<M: Machine> Hypervisor<'_, M> {
     }
 
     /// Undoes a bind of that very range, in which nothing is present.
-    #[inline(never)]
     pub(crate) fn object_unbind(
         &self,
         handle: ObjectHandle,
@@ -98,7 +95,6 @@ impl<M: Machine> Hypervisor<'_, M> {
     }
 
     /// The state of the page at `offset`, and how many from there on have it.
-    #[inline(never)]
     pub(crate) fn object_query(
         &self,
         handle: ObjectHandle,
@@ -138,7 +134,6 @@ impl<M: Machine> Hypervisor<'_, M> {
     }
 
     /// Ends an object in which nothing is present and which is not bound.
-    #[inline(never)]
     pub(crate) fn object_destroy(&self, handle: ObjectHandle) -> Result<(), CallFailure> {
         self.with_object(handle, |vm, index, place| {
             let object = place.object.as_mut().ok_or(CallError::NotFound)?;
