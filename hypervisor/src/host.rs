@@ -186,7 +186,7 @@ fn ownership_call(cpu: &mut Cpu, function: u32) -> Then {
         HostCall::parse_ownership(function, arguments(cpu)).map_err(CallFailure::from).and_then(|call| {
             #[cfg(feature = "oracle")]
             let _looks = crate::oracle::after(crate::oracle::Calls::of(&call));
-            cpu.hypervisor.host_call(&call)
+            cpu.hypervisor.full_host_call(&call)
         });
     let (status, values) = match called {
         Ok(values) => (0, values),
