@@ -319,7 +319,8 @@ impl<M: Machine> Loaded<'_, '_, M> {
     ///
     /// [`ShareError`]; nothing was done then.
     pub fn share(&self, pages: PageRange<Gfn>) -> Result<u64, ShareError> {
-        self.convert(pages, Sharing::Share)
+        let short = pages.len() == 1 && self.convert_page::<true>(pages.first());
+        if short { Ok(1) } else { self.convert(pages, Sharing::Share) }
     }
 
     /// MEM_UNSHARE, as a guest calls it.
@@ -328,7 +329,8 @@ impl<M: Machine> Loaded<'_, '_, M> {
     ///
     /// [`ShareError::Denied`]; nothing was done then.
     pub fn unshare(&self, pages: PageRange<Gfn>) -> Result<u64, ShareError> {
-        self.convert(pages, Sharing::Unshare)
+        let short = pages.len() == 1 && self.convert_page::<false>(pages.first());
+        if short { Ok(1) } else { self.convert(pages, Sharing::Unshare) }
     }
 }
 

@@ -39,7 +39,9 @@ impl<'h, 'm, M: Machine> Resident<'h, 'm, M> {
         if !self.last.as_mut().is_some_and(|loaded| loaded.resume(vm, vcpu)) {
             self.last = Some(self.hypervisor.vcpu_load(self.cpu, vm, vcpu)?);
         }
-        let loaded = self.last.as_mut().ok_or(CallError::NotFound)?;
+        let Some(loaded) = &mut self.last else {
+            return Err(CallError::NotFound);
+        };
         let result = f(loaded);
         loaded.park();
         Ok(result)

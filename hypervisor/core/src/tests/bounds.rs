@@ -4,12 +4,12 @@ use std::vec::Vec;
 
 use shared_abi::addr::{Gfn, Ipa, Pfn};
 use shared_abi::error::CallError;
-use shared_abi::host_call::{HostCall, ObjectHandle, PageState, VcpuIndex, VmHandle};
+use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState, VcpuIndex, VmHandle};
 
 use super::bench_machine::*;
 use crate::fake::Fake;
 use crate::geometry::{Geometry, Granule4K};
-use crate::hypervisor::{CallFailure, CpuIndex, Hypervisor};
+use crate::hypervisor::{CallFailure, CpuIndex, HostAbort, HostAccess, Hypervisor};
 use crate::vm::MAX_VCPUS;
 
 fn create<G: Geometry>(
@@ -68,7 +68,7 @@ fn what_was_lent_goes_back_a_bounded_part_at_a_time_too() {
             offset,
             first: Pfn(72 + offset),
             pages: 4,
-            content: shared_abi::host_call::Content::Zero,
+            content: Content::Zero,
         });
     }
     let mut again = 0;
@@ -165,4 +165,26 @@ fn a_punch_that_runs_out_of_tables_says_how_far_it_came() {
     let states: Vec<_> = [1, 2, 3, 4].map(|offset| vm.query(&hypervisor, offset).0).into();
     let (here, gone) = (PageState::Private, PageState::Absent);
     assert_eq!(states, [here, gone, gone, here]);
+}
+
+#[test]
+fn what_is_dying_gets_no_page_where_the_short_way_would_do() {
+    let hypervisor = make::<Short>(RAM, RESERVED, DENIED).unwrap();
+    let call = |call| hypervisor.host_call(&call).map(|x| x[0]).map_err(|failure| failure.error);
+    let vm = create(&hypervisor, 54, 14).unwrap();
+    let object = call(HostCall::ObjectCreate { vm, pages: 16 }).unwrap();
+    let object = ObjectHandle(object.try_into().unwrap());
+    call(HostCall::ObjectBind { object, offset: 0, gfn: Gfn(GUEST_FIRST), pages: 16 }).unwrap();
+    call(HostCall::VcpuCreate { vm, index: VcpuIndex(0) }).unwrap();
+    let populate = |offset, first| {
+        let (first, content) = (Pfn(first), Content::Zero);
+        call(HostCall::ObjectPopulate { object, offset, first, pages: 1, content })
+    };
+    for (offset, page) in [(0, 80), (1, 81), (4, 84), (5, 85), (8, 88), (9, 89)] {
+        populate(offset, page).unwrap();
+    }
+    assert_eq!(call(HostCall::VmDestroy { vm }), Err(CallError::Again));
+    assert_eq!(populate(2, 90), Err(CallError::Busy));
+    while call(HostCall::VmDestroy { vm }) == Err(CallError::Again) {}
+    assert_eq!(hypervisor.host_abort(Ipa(90 << 12), HostAccess::Read), HostAbort::Retry, "the host's");
 }

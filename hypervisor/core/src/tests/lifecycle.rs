@@ -159,6 +159,8 @@ fn the_start_measures_what_was_kept_in_order() {
     vm.populate_with(&hypervisor, 4, 70, 2, Content::Keep).unwrap();
     vm.populate_with(&hypervisor, 0, 72, 1, Content::Keep).unwrap();
     vm.populate(&hypervisor, 8, 80, 1).unwrap();
+    // The short way counts as well.
+    vm.populate(&hypervisor, 9, 81, 1).unwrap();
     let mut expected = LaunchMeasurement::new();
     for (offset, byte) in [(4, 1), (5, 2), (0, 3)] {
         expected.page(Gfn(GUEST_FIRST + offset), &[byte; 4096]);
@@ -171,7 +173,7 @@ fn the_start_measures_what_was_kept_in_order() {
     assert_eq!(bytes, expected.0);
     let report = hypervisor.vm_report(vm.vm).unwrap();
     assert_eq!(report.measurement, Some(expected));
-    assert_eq!((report.protected, report.vcpus, report.populated), (true, 1, 4));
+    assert_eq!((report.protected, report.vcpus, report.populated), (true, 1, 5));
 }
 
 /// A machine on metal's tables with a VM of 16 MiB, whose launch measurement is to be `expected`.

@@ -1,8 +1,8 @@
 //! Memory objects as the host handles them: when they end, what that leaves, what a query answers.
 
-use shared_abi::addr::Gfn;
+use shared_abi::addr::{Gfn, Pfn};
 use shared_abi::error::CallError;
-use shared_abi::host_call::{HostCall, ObjectHandle, PageState};
+use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState};
 
 use super::bench_machine::*;
 use crate::vm::MAX_OBJECTS;
@@ -85,4 +85,21 @@ fn a_page_of_an_object_is_bound_once() {
     }
     // What lies right before and right behind it is free.
     assert_eq!((bind(0, 4, 64), bind(8, 2, 72)), (Ok(0), Ok(0)));
+}
+
+#[test]
+fn an_old_handle_names_nothing_where_the_short_way_would_do() {
+    let hypervisor = tiny();
+    let vm = TestVm::new(&hypervisor, true, 54, 14);
+    let populate = |object, offset, first| {
+        let (first, content) = (Pfn(first), Content::Zero);
+        call(&hypervisor, HostCall::ObjectPopulate { object, offset, first, pages: 1, content })
+    };
+    let old = object(&hypervisor, &vm);
+    call(&hypervisor, HostCall::ObjectDestroy { object: old }).unwrap();
+    let new = object(&hypervisor, &vm);
+    bind(&hypervisor, new, 64).unwrap();
+    assert_eq!(populate(new, 0, 81), Ok(1));
+    assert_eq!(populate(old, 1, 82), Err(CallError::NotFound));
+    assert_eq!(populate(new, 1, 82), Ok(1), "beside the first");
 }

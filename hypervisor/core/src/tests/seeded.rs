@@ -118,10 +118,17 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
         StaleObject,
         &[
             "tests::refusals::handles_and_indices_have_bounds",
+            "tests::objects::an_old_handle_names_nothing_where_the_short_way_would_do",
             "tests::random::the_core_does_what_the_specification_says",
         ],
     ),
-    (DyingVm, &["tests::lifecycle::long_calls_stop_at_a_bound_and_go_on_where_they_stopped"]),
+    (
+        DyingVm,
+        &[
+            "tests::lifecycle::long_calls_stop_at_a_bound_and_go_on_where_they_stopped",
+            "tests::bounds::what_is_dying_gets_no_page_where_the_short_way_would_do",
+        ],
+    ),
     (TornWhileLoaded, &["tests::lifecycle::a_vcpu_is_entered_by_one_cpu_and_only_while_its_vm_runs"]),
     (
         NoBreak,

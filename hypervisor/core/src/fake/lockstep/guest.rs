@@ -101,6 +101,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
         agree!(action == expected, "{call:?}: {action:?}, expected {expected:?}");
         if let Some((x0, x1)) = answer {
             agree!(x == [x0, x1, 0, 0], "{call:?} is answered {x:x?}, expected {x0:#x}, {x1:#x}");
+            agree!(pc == PC + 4, "{call:?} is answered, and the guest goes on at {pc:#x}");
         } else if let (Some(before), Some(Exit::MemoryFault { .. })) = (registers(call), exit) {
             agree!(x == before && pc == PC, "{call:?} is not made again: {x:x?} at {pc:#x}");
         }

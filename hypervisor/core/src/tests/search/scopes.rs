@@ -241,6 +241,7 @@ const BUILD: (&str, &str) = (
      object-destroy object=object1
      object-query object=object0 offset=1
      object-query object=object100 offset=0
+     object-populate object=object100 offset=1 first=48 pages=1 keep=0
      vcpu-create vm=vm0 index=0
      vm-start vm=vm0 entry=0x20000 argument=7",
 );
@@ -248,8 +249,8 @@ const BUILD: (&str, &str) = (
 /// A VM's end, a block's worth of work at a time: everything else meets a dying VM.
 const DYING: (&str, &str) = (
     "vm-create protected=1 first=32 pages=10
-     object-create vm=vm0 pages=6
-     object-bind object=object0 offset=0 gfn=32 pages=6
+     object-create vm=vm0 pages=7
+     object-bind object=object0 offset=0 gfn=32 pages=7
      vcpu-create vm=vm0 index=0
      object-populate object=object0 offset=0 first=44 pages=4 keep=0
      object-populate object=object0 offset=4 first=48 pages=2 keep=0
@@ -263,9 +264,10 @@ const DYING: (&str, &str) = (
      vm-top-up vm=vm0 first=56 pages=1
      object-create vm=vm0 pages=1
      object-bind object=object0 offset=0 gfn=50 pages=1
-     object-unbind object=object0 offset=0 pages=6
+     object-unbind object=object0 offset=0 pages=7
      object-populate object=object0 offset=0 first=56 pages=6 keep=0
      object-populate object=object0 offset=5 first=57 pages=1 keep=0
+     object-populate object=object0 offset=6 first=58 pages=1 keep=0
      object-punch object=object0 offset=0 pages=6
      object-punch object=object0 offset=1 pages=1
      object-query object=object0 offset=0
