@@ -11,8 +11,8 @@ mod onlooker;
 mod seeds;
 
 use hyp_core::exit::{GuestAction, Services, Trap, guest_entry};
-use hyp_core::fake::vectors::guest_trap;
 use hyp_core::fake::Fake;
+use hyp_core::fake::vectors::guest_trap;
 use hyp_core::hypervisor::CpuIndex;
 use hyp_core::loaded::{GuestPage, Loaded};
 use hyp_core::trng::Trng;

@@ -4,6 +4,7 @@ mod cases;
 mod scene;
 
 use std::collections::BTreeSet;
+use std::format;
 use std::vec;
 use std::vec::Vec;
 
@@ -16,7 +17,7 @@ use crate::hypervisor::{HostAccess, Hypervisor};
 use crate::machine::Machine;
 use crate::oracle::changes::Calls;
 use crate::oracle::{Difference, Oracle, Party, Rule, check, words_needed};
-use crate::record::VmIndex;
+use crate::record::{ObjectIndex, ObjectPage, Record, VmIndex};
 use cases::CASES;
 use scene::{HOST, LENT, OFFSET, OTHER, PRIVATE, Scene, share};
 
@@ -134,4 +135,12 @@ fn a_long_teardown_is_as_it_should_be_after_each_part() {
     }
     agrees(Calls::DESTROY);
     assert!(parts > 1, "the VM was too small for this test");
+}
+
+/// A failed test prints records.
+#[test]
+fn a_record_prints_as_whose_page_it_is() {
+    let page = ObjectPage::new(VmIndex(3), ObjectIndex(1), 0x21);
+    let printed = format!("{:?} {:?}", Record::HOST, Record::guest(page));
+    assert_eq!(printed, "Host Guest(VmIndex(3) ObjectIndex(1) page 0x21)");
 }
