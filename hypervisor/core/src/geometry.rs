@@ -11,8 +11,6 @@
     reason = "shifts are by at most 2 * 9 + 10 bits and page numbers are below 2^52, stated per item"
 )]
 
-use shared_abi::addr::PAGE_SHIFT;
-
 /// A level of the stage-2 walk. The walk starts at level 1, with two concatenated tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Level {
@@ -45,8 +43,6 @@ pub trait Geometry: core::fmt::Debug + 'static {
     const PAGES_PER_CALL: u64 = 512;
     /// The most pages that one call populates with their content kept: each is hashed.
     const KEPT_PER_CALL: u64 = 64;
-    /// Bits of an IPA.
-    const IPA_BITS: u32 = 3 * Self::INDEX_BITS + 1 + PAGE_SHIFT;
 
     /// Pages that an entry of `level` maps.
     fn span(level: Level) -> u64 {
