@@ -155,7 +155,7 @@ impl Checker {
                 Ok(())
             }
             Event::Tlbi { vmid, scope } => self.invalidate(cpu, vmid, scope),
-            Event::Wipe(pages) => self.wipe(pages),
+            Event::Wipe(pages) => self.wipe(cpu, pages),
             Event::Clean(pages) => self.clean(pages),
             Event::Taken(lock) => self.take(cpu, lock),
             Event::Released(lock) => self.release(cpu, lock),

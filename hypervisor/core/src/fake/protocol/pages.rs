@@ -5,11 +5,18 @@ use shared_abi::addr::{PageRange, Pfn};
 use super::memory::Past;
 use super::rule::Rule;
 use super::{Checker, HOST};
+use crate::lock::LockId;
 
 impl Checker {
-    pub(super) fn wipe(&mut self, pages: PageRange<Pfn>) -> Result<(), Rule> {
+    /// Whether a CPU other than `but` is at the host's tables. It may have taken a block away to split it, in which
+    /// there is a page that the host lent: for a moment that looks as if it had changed hands.
+    pub(super) fn host_changes(&self, but: Option<usize>) -> bool {
+        self.cpus.iter().any(|(cpu, state)| Some(*cpu) != but && state.holds(LockId::HOST))
+    }
+
+    pub(super) fn wipe(&mut self, cpu: usize, pages: PageRange<Pfn>) -> Result<(), Rule> {
         let (first, end) = (pages.first().0, pages.end().0);
-        if self.remembered(first, end, None) {
+        if !self.host_changes(Some(cpu)) && self.remembered(first, end, None) {
             return Err(Rule::GoneBeforeReuse);
         }
         for (table, at) in self.attached.extract_if(first..end, |_, _| true) {

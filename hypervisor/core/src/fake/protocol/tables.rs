@@ -2,10 +2,10 @@
 
 use shared_abi::addr::Pfn;
 
-use super::Checker;
 use super::memory::Past;
 use super::rule::Rule;
 use super::space::{ROOT_TABLES, Removal, Run, SpaceState, Unpublished};
+use super::{Checker, HOST};
 use crate::fake::walker::{self, Meaning};
 use crate::lock::LockId;
 use crate::machine::Space;
@@ -136,14 +136,15 @@ impl Checker {
     /// A run of pages is mapped from now on.
     fn map(&mut self, vmid: u8, run: Run) -> Result<(), Rule> {
         let (first, end) = (run.to, run.to + run.pages);
-        if self.remembered(first, end, Some(vmid)) {
+        let host_changes = vmid != HOST && self.host_changes(None);
+        if !host_changes && self.remembered(first, end, Some(vmid)) {
             return Err(Rule::GoneBeforeReuse);
         }
         if !self.memory.tables_in(first, end).is_empty() {
             return Err(Rule::HandOver);
         }
         for (_, _, past) in self.memory.past.values(first, end) {
-            if matches!(past, Past::LeftBy(by) if by != vmid) {
+            if matches!(past, Past::LeftBy(by) if by != vmid && !(by == HOST && host_changes)) {
                 return Err(Rule::HandOver);
             }
         }
