@@ -156,7 +156,7 @@ impl Checker {
             }
             Event::Tlbi { vmid, scope } => self.invalidate(cpu, vmid, scope),
             Event::Wipe(pages) => self.wipe(cpu, pages),
-            Event::Clean(pages) => self.clean(pages),
+            Event::Clean(pages) => self.clean(cpu, pages),
             Event::Taken(lock) => self.take(cpu, lock),
             Event::Released(lock) => self.release(cpu, lock),
             Event::CallBegin(_) | Event::CallEnd(_) => self.holds_nothing(cpu),

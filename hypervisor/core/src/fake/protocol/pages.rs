@@ -33,9 +33,9 @@ impl Checker {
         Ok(())
     }
 
-    pub(super) fn clean(&mut self, pages: PageRange<Pfn>) -> Result<(), Rule> {
+    pub(super) fn clean(&mut self, cpu: usize, pages: PageRange<Pfn>) -> Result<(), Rule> {
         let (first, end) = (pages.first().0, pages.end().0);
-        if self.remembered(first, end, None) {
+        if !self.host_changes(Some(cpu)) && self.remembered(first, end, None) {
             return Err(Rule::GoneBeforeReuse);
         }
         // Cleaning makes what the host wrote visible. What a guest left is not gone by it, unless the
