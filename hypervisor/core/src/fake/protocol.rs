@@ -175,9 +175,9 @@ impl Checker {
     }
 
     /// Whether a space, other than one, may still translate to these pages by what is gone.
-    fn remembered(&self, first: u64, end: u64, but: Option<u8>) -> bool {
+    fn remembered(&self, first: u64, end: u64, but: &[u8]) -> bool {
         let mut spaces = self.spaces.iter();
-        spaces.any(|(vmid, space)| Some(*vmid) != but && space.remembers(first, end))
+        spaces.any(|(vmid, space)| !but.contains(vmid) && space.remembers(first, end))
     }
 
     /// What the checker knows, for a message.

@@ -8,6 +8,7 @@ use shared_abi::host_call::{HostCall, VcpuIndex};
 
 use super::bench_machine::*;
 use crate::event::{Barrier, Event, Scope};
+use crate::fake::on_cpu;
 use crate::fake::protocol::{Checker, Rule};
 use crate::geometry::Geometry;
 use crate::hypervisor::CpuIndex;
@@ -300,6 +301,31 @@ fn a_life_keeps_the_rules_and_shows_every_kind_of_duty() {
         .map(|scope| std::format!("{scope:?}"))
         .collect();
     assert_eq!(scopes.len(), 5, "every scope of a TLBI");
+}
+
+/// A page is lent on one CPU while another takes a part of the host's block around it, which is split for that: at
+/// no moment has the page changed hands.
+#[test]
+fn a_lent_page_may_be_in_a_block_that_another_cpu_splits() {
+    let hypervisor = tiny();
+    let vm = TestVm::new(&hypervisor, false, 54, 10);
+    let before = hypervisor.machine().take_trace();
+    on_cpu(1, || vm.populate(&hypervisor, 0, 80, 1)).unwrap();
+    let lends = hypervisor.machine().take_trace();
+    TestVm::new(&hypervisor, true, 82, 10);
+    let splits = hypervisor.machine().take_trace();
+    assert!(splits.iter().any(|(_, event)| matches!(event, Event::Tlbi { scope: Scope::Ipa(80), .. })));
+
+    // From the wipe on, or from behind it, at every moment at which the other CPU is at the host's tables.
+    let wipe = find(&lends, 0, |event| matches!(event, Event::Wipe(_)));
+    let (before_it, at_it) = splits.split_at(find(&splits, 0, is(Event::Taken(LockId::HOST))));
+    for (first, then) in [lends.split_at(wipe), lends.split_at(wipe + 1)] {
+        for cut in 0..=find(&at_it.to_vec(), 0, is(Event::Released(LockId::HOST))) {
+            let (so_far, rest) = at_it.split_at(cut);
+            let stream = [&before, before_it, first, so_far, then, rest].concat();
+            assert_eq!(check(&stream), None, "after {cut} events of the other's");
+        }
+    }
 }
 
 #[test]

@@ -16,7 +16,8 @@ impl Checker {
 
     pub(super) fn wipe(&mut self, cpu: usize, pages: PageRange<Pfn>) -> Result<(), Rule> {
         let (first, end) = (pages.first().0, pages.end().0);
-        if !self.host_changes(Some(cpu)) && self.remembered(first, end, None) {
+        let but = if self.host_changes(Some(cpu)) { &[HOST][..] } else { &[] };
+        if self.remembered(first, end, but) {
             return Err(Rule::GoneBeforeReuse);
         }
         for (table, at) in self.attached.extract_if(first..end, |_, _| true) {
@@ -35,7 +36,8 @@ impl Checker {
 
     pub(super) fn clean(&mut self, cpu: usize, pages: PageRange<Pfn>) -> Result<(), Rule> {
         let (first, end) = (pages.first().0, pages.end().0);
-        if !self.host_changes(Some(cpu)) && self.remembered(first, end, None) {
+        let but = if self.host_changes(Some(cpu)) { &[HOST][..] } else { &[] };
+        if self.remembered(first, end, but) {
             return Err(Rule::GoneBeforeReuse);
         }
         // Cleaning makes what the host wrote visible. What a guest left is not gone by it, unless the

@@ -49,13 +49,13 @@ impl Checker {
     pub(super) fn write(&mut self, cpu: usize, table: u64, index: usize, value: u64) -> Result<(), Rule> {
         if !self.memory.is_table(table) {
             let reached = |space: &SpaceState| !space.over && space.maps(table, table + 1);
-            if self.remembered(table, table + 1, None) {
+            if self.remembered(table, table + 1, &[]) {
                 return Err(Rule::GoneBeforeReuse);
             }
             if !self.memory.is_wiped(table) || self.spaces.values().any(reached) {
                 return Err(Rule::TablePage);
             }
-        } else if self.remembered(table, table + 1, None) {
+        } else if self.remembered(table, table + 1, &[]) {
             // A table that was taken out is walked until it has left the TLBs.
             return Err(Rule::GoneBeforeReuse);
         }
@@ -137,7 +137,8 @@ impl Checker {
     fn map(&mut self, vmid: u8, run: Run) -> Result<(), Rule> {
         let (first, end) = (run.to, run.to + run.pages);
         let host_changes = vmid != HOST && self.host_changes(None);
-        if !host_changes && self.remembered(first, end, Some(vmid)) {
+        let but = if host_changes { &[vmid, HOST][..] } else { &[vmid] };
+        if self.remembered(first, end, but) {
             return Err(Rule::GoneBeforeReuse);
         }
         if !self.memory.tables_in(first, end).is_empty() {
