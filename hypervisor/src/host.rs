@@ -87,7 +87,7 @@ fn synchronous(cpu: &mut Cpu) {
             skip(cpu);
             // SAFETY: this CPU's own. ESR_EL2 has the immediate where an HVC has it.
             unsafe { hypercall((&raw mut *cpu).cast()) };
-            // Which has told the trace.
+            // That has told the trace that EL1 runs.
             return;
         }
         Syndrome::DataAbort(abort) => {
@@ -171,6 +171,7 @@ fn populate(cpu: &mut Cpu) -> Then {
         #[cfg(feature = "oracle")]
         let _looks = crate::oracle::after(crate::oracle::Calls::of(&call));
         if cpu.hypervisor.quick_host_call(&call) {
+            // What a call has no result for is 0: apart from x1, as a constant would be copied from memory.
             cpu.host.x[2..6].fill(0);
             answer(cpu, 0, [1]);
             return resume();

@@ -9,7 +9,8 @@
 //!   hands.
 //! * `el2`: the machine as the core sees it. `mmu`, `memory`: EL2's own map and memory.
 //! * `oracle`: only with that feature, a look at everything after each call.
-//! * `console`, `trace`, `power`: reporting, and the end. `arch`: one instruction a function.
+//! * `console`, `trace`, `power`: reporting, and the end. `arch`: one instruction a function. `aside`: a
+//!   call that preserves all registers.
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![cfg_attr(
