@@ -10,9 +10,9 @@
 mod onlooker;
 mod seeds;
 
-use hyp_core::exit::{GuestAction, Services, Trap, guest_entry};
+use hyp_core::syndrome::SyndromeRegisters;
+use hyp_core::exit::{GuestAction, Services, Trap, guest_entry, guest_exit};
 use hyp_core::fake::Fake;
-use hyp_core::fake::vectors::guest_trap;
 use hyp_core::hypervisor::CpuIndex;
 use hyp_core::loaded::{GuestPage, Loaded};
 use hyp_core::trng::Trng;
@@ -229,11 +229,11 @@ impl<'h, 'm> Guest<'h, 'm> {
                 next = next.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
                 next
             };
-            context.x = [0; 31].map(|_: u64| more());
-            context.x[..PUBLIC_REGISTERS].fill(0);
-            context.x[..x.len()].copy_from_slice(x);
-            context.pc = 0x4020_0000 + (secret & 0xffc);
-            context.system = SystemRegisters {
+            context.registers.x = [0; 31].map(|_: u64| more());
+            context.registers.x[..PUBLIC_REGISTERS].fill(0);
+            context.registers.x[..x.len()].copy_from_slice(x);
+            context.registers.pc = 0x4020_0000 + (secret & 0xffc);
+            context.registers.system = SystemRegisters {
                 tpidr_el0: more(),
                 tpidr_el1: more(),
                 sp_el0: more(),
@@ -241,9 +241,9 @@ impl<'h, 'm> Guest<'h, 'm> {
                 ttbr0_el1: more(),
                 vbar_el1: more() & !0x7ff,
                 // The host learns when the timer fires.
-                cntv_ctl_el0: context.system.cntv_ctl_el0,
-                cntv_cval_el0: context.system.cntv_cval_el0,
-                ..context.system
+                cntv_ctl_el0: context.registers.system.cntv_ctl_el0,
+                cntv_cval_el0: context.registers.system.cntv_cval_el0,
+                ..context.registers.system
             };
         });
     }
@@ -252,17 +252,17 @@ impl<'h, 'm> Guest<'h, 'm> {
         let Some(vcpu) = &mut self.vcpu else { return };
         let before = Registers::of(vcpu);
         let services = Services { trng: &self.trng, id_register: |_| 0x1100_0000_1111_1122 };
-        let action = guest_trap(vcpu, &services, Trap::Synchronous { esr, far, hpfar });
+        let action = guest_exit(vcpu, &services, Trap::Synchronous(SyndromeRegisters { esr, far, hpfar }));
         let after = Registers::of(vcpu);
 
         let class = esr >> EC_SHIFT & 0x3f;
         if class == EC_HVC || class == EC_SMC {
             check_hypercall(&before, &after, class, action);
-            let function = u32::try_from(before.x[0] & 0xffff_ffff).expect("32 bits") & !SVE_HINT;
-            let answered = action == GuestAction::Resume && after.x[0] == 0 && esr & 0xffff == 0;
+            let function = u32::try_from(before.registers.x[0] & 0xffff_ffff).expect("32 bits") & !SVE_HINT;
+            let answered = action == GuestAction::Resume && after.registers.x[0] == 0 && esr & 0xffff == 0;
             if answered && self.protected && [MEM_SHARE, MEM_UNSHARE].contains(&function) {
-                let (gfn, pages) = (before.x[1] >> 12, after.x[1]);
-                assert!(pages >= 1 && pages <= before.x[2].max(1));
+                let (gfn, pages) = (before.registers.x[1] >> 12, after.registers.x[1]);
+                assert!(pages >= 1 && pages <= before.registers.x[2].max(1));
                 board.guest_shared(self.vm, gfn, pages, function == MEM_SHARE);
             }
         }
@@ -297,21 +297,21 @@ impl<'h, 'm> Guest<'h, 'm> {
                 assert_eq!(vcpu.classify(ipa.page()), GuestPage::Unbound);
                 assert!(vcpu.with_guard(|guard| guard.allows(ipa.page())));
                 // Nothing is done yet.
-                assert_eq!(after.x, before.x);
-                assert_eq!((after.pc, after.pstate), (before.pc, before.pstate));
-                assert_eq!(after.system, before.system);
+                assert_eq!(after.registers.x, before.registers.x);
+                assert_eq!((after.registers.pc, after.registers.pstate), (before.registers.pc, before.registers.pstate));
+                assert_eq!(after.registers.system, before.registers.system);
                 if let Exit::MmioWrite { value, .. } = exit {
                     assert_eq!(value & !size.mask(), 0);
-                    let public = before.x[..PUBLIC_REGISTERS].contains(&value) || value == 0;
+                    let public = before.registers.x[..PUBLIC_REGISTERS].contains(&value) || value == 0;
                     secret = (!public).then_some("store");
                 }
             }
             Exit::MemoryFault { gfn } => {
                 assert_eq!(vcpu.classify(gfn), GuestPage::Bound(PageState::Absent));
-                assert_eq!((after.x, after.pc), (before.x, after.pc));
+                assert_eq!((after.registers.x, after.registers.pc), (before.registers.x, after.registers.pc));
             }
             Exit::Sgi { sgi1r } => {
-                let public = before.x[..PUBLIC_REGISTERS].contains(&sgi1r) || sgi1r == 0;
+                let public = before.registers.x[..PUBLIC_REGISTERS].contains(&sgi1r) || sgi1r == 0;
                 secret = (!public).then_some("SGI");
             }
             Exit::CpuOn { vcpu: index } => assert_eq!(vcpu.is_on(index), Some(true)),
@@ -340,16 +340,16 @@ impl<'h, 'm> Guest<'h, 'm> {
         match (answer, resume) {
             (Err(_), _) => assert_eq!(before, after, "a refused answer did something"),
             (Ok(()), Resume::Continue) => {
-                assert_eq!((before.x, before.pc), (after.x, after.pc));
+                assert_eq!((before.registers.x, before.registers.pc), (after.registers.x, after.registers.pc));
             }
             (Ok(()), Resume::MmioRead(_)) => {
-                let changed = before.x.iter().zip(&after.x).filter(|(old, new)| old != new);
+                let changed = before.registers.x.iter().zip(&after.registers.x).filter(|(old, new)| old != new);
                 assert!(changed.count() <= 1);
-                assert_eq!(after.pc, before.pc.wrapping_add(4));
+                assert_eq!(after.registers.pc, before.registers.pc.wrapping_add(4));
             }
             (Ok(()), Resume::MmioWritten) => {
-                assert_eq!(after.x, before.x);
-                assert_eq!(after.pc, before.pc.wrapping_add(4));
+                assert_eq!(after.registers.x, before.registers.x);
+                assert_eq!(after.registers.pc, before.registers.pc.wrapping_add(4));
             }
             (Ok(()), Resume::Abort) => check_injected(&before, &after),
         }

@@ -3,19 +3,19 @@
 use hyp_core::exit::Services;
 use hyp_core::hypervisor::{CpuIndex, Hypervisor};
 use hyp_core::resident::Resident;
-use hyp_core::vcpu::{FpRegisters, SystemRegisters, VcpuContext};
-use shared_abi::addr::Pa;
+use hyp_core::vcpu::{FpRegisters, Registers, VcpuContext};
+use shared_abi::addr::{Ipa, Pa};
 
 use crate::el2::El2;
 use crate::state::OwnTraps;
-use crate::switch::Registers;
 use crate::{arch, boot, fp, gic, guest, state};
 
 /// One physical CPU and the host that runs on it.
 #[derive(Debug)]
 #[repr(C)] // The general registers come first, where LDP and STP reach them.
 pub(crate) struct Cpu {
-    /// The host's general registers, PC and PSTATE while EL2 runs.
+    /// The host's registers: the general ones, PC and PSTATE while EL2 runs, the system registers while a guest
+    /// runs.
     pub(crate) host: Registers,
     /// What it serves.
     pub(crate) hypervisor: &'static Hypervisor<'static, El2>,
@@ -27,8 +27,6 @@ pub(crate) struct Cpu {
     pub(crate) traps: OwnTraps,
     /// The vCPU that it runs, or ran last.
     pub(crate) resident: Resident<'static, 'static, El2>,
-    /// The host's system registers while a guest runs.
-    pub(crate) host_system: SystemRegisters,
     /// Whose FP registers are in the CPU.
     pub(crate) fp: HostFp,
 }
@@ -49,17 +47,14 @@ impl Cpu {
         entry: Pa,
         argument: u64,
     ) -> Self {
-        let mut host =
-            Registers { pc: entry.0, pstate: hyp_core::vcpu::RESET_PSTATE, ..Registers::default() };
-        host.x[0] = argument;
         Self {
             hypervisor,
             index,
             resident: Resident::new(hypervisor, index),
             services: Services { trng: boot::trng(), id_register: guest::id_register },
             traps: OwnTraps::new(hypervisor.host_space()),
-            host,
-            host_system: SystemRegisters::default(),
+            // The host's stage 2 maps what it maps to the same address.
+            host: Registers::reset(Ipa(entry.0), argument),
             // Whatever the registers held before this CPU was started is not the host's to read: its
             // first touch loads zeroes.
             fp: HostFp { registers: FpRegisters::default(), saved: true },

@@ -1,11 +1,10 @@
 //! Running a vCPU: from the host's `VcpuRun` to the exit that the host is told of.
 
-use hyp_core::exit::{
-    GuestAction, Services, Trap, guest_entry, guest_exit, guest_hypercall, quick_hypercall,
-};
+use hyp_core::exit::{GuestAction, Services, Trap, guest_entry, guest_exit};
+use hyp_core::guest_call::guest_call;
 use hyp_core::loaded::Loaded;
 use hyp_core::syndrome::{self, SysRegId};
-use hyp_core::vcpu::SystemRegisters;
+use hyp_core::vcpu::Registers;
 use shared_abi::error::CallError;
 use shared_abi::host_call::{VcpuIndex, VmHandle};
 use shared_abi::vcpu::{Entry, Exit, ExitRecord};
@@ -36,12 +35,10 @@ pub(crate) fn run(
     vcpu: VcpuIndex,
     entry: &Entry,
 ) -> Result<ExitRecord, CallError> {
-    #[cfg(feature = "oracle")]
-    let _looks = crate::oracle::after(crate::oracle::Calls::NONE);
-    let Cpu { services, resident, traps, host_system, fp, .. } = cpu;
+    let Cpu { services, resident, traps, host, fp, .. } = cpu;
     let mut run = |loaded: &mut _| {
         guest_entry(loaded, entry.resume)
-            .map(|()| run_loaded(loaded, services, entry, traps, host_system, fp))
+            .map(|()| run_loaded(loaded, services, entry, traps, host, fp))
     };
     resident.run(vm, vcpu, &mut run)?
 }
@@ -53,15 +50,15 @@ fn run_loaded(
     services: &Services<'static>,
     entry: &Entry,
     traps: &OwnTraps,
-    host_system: &mut SystemRegisters,
+    host: &mut Registers,
     fp: &mut HostFp,
 ) -> ExitRecord {
-    state::save_system(host_system);
+    state::save_system(&mut host.system);
     let space = loaded.space();
     loaded.with_context(|context| {
         // SAFETY: this CPU has claimed the vCPU, and these are its registers and its VM's stage 2.
         unsafe {
-            state::load_system(&context.system);
+            state::load_system(&context.registers.system);
             gic::load(&context.gic, entry.list_registers);
             state::select_guest(traps, space, context.vmpidr);
         }
@@ -81,7 +78,7 @@ fn run_loaded(
     });
     // SAFETY: the host's own, which runs next.
     unsafe {
-        state::load_system(host_system);
+        state::load_system(&host.system);
         state::select_host(traps, fp.traps());
     }
     record
@@ -93,25 +90,20 @@ fn run_loaded(
 fn until_exit(fp: &mut HostFp, running: &mut Running<'_>) -> Exit {
     loop {
         trace::enter();
-        let registers = running.loaded.with_context(|context| (&raw mut *context).cast());
-        // SAFETY: a context starts with the registers (asserted in switch.rs), this CPU has claimed it,
+        let registers = running.loaded.with_context(|context| &raw mut context.registers);
+        // SAFETY: they are the registers of a vCPU that this CPU has claimed,
         // and `run_loaded` has loaded the system registers. Only `VcpuContext::new`, the guest itself and
         // injected exceptions set PSTATE, to EL1 or EL0. `hypercall` takes a `Running`.
         let vector = unsafe { switch::enter(registers, (&raw mut *running).cast(), hypercall) };
         let Running { loaded, services, action } = &mut *running;
         // Whatever may make the guest take an exception works on stored registers.
-        loaded.with_context(|context| state::save_system(&mut context.system));
+        loaded.with_context(|context| state::save_system(&mut context.registers.system));
         #[cfg(feature = "oracle")]
         let _looks = crate::oracle::after(crate::oracle::Calls::GUEST);
         let action = match vector {
             Vector::Hypercall => *action,
             Vector::Synchronous => {
-                let trap = Trap::Synchronous {
-                    esr: arch::read!("esr_el2"),
-                    far: arch::read!("far_el2"),
-                    hpfar: arch::read!("hpfar_el2"),
-                };
-                guest_exit(loaded, services, trap)
+                guest_exit(loaded, services, Trap::Synchronous(state::syndrome()))
             }
             Vector::Interrupt => guest_exit(loaded, services, Trap::Interrupt),
             Vector::SError => guest_exit(loaded, services, Trap::SystemError),
@@ -123,7 +115,7 @@ fn until_exit(fp: &mut HostFp, running: &mut Running<'_>) -> Exit {
             }
             GuestAction::Resume => loaded.with_context(|context| {
                 // SAFETY: the vCPU's own, as stored above and perhaps changed by an exception.
-                unsafe { state::load_system(&context.system) }
+                unsafe { state::load_system(&context.registers.system) }
             }),
         }
     }
@@ -139,18 +131,8 @@ unsafe extern "C" fn hypercall(running: *mut ()) -> Then {
     let running = unsafe { &mut *running.cast::<Running<'_>>() };
     #[cfg(feature = "oracle")]
     let _looks = crate::oracle::after(crate::oracle::Calls::GUEST);
-    if quick_hypercall(running.loaded, syndrome::immediate(arch::read!("esr_el2"))) {
-        trace::enter();
-        return Then::Resume;
-    }
-    other_hypercall(running)
-}
-
-/// [`hypercall`] of one that takes longer: it is apart so that those that don't save no registers for it.
-#[inline(never)]
-extern "C" fn other_hypercall(running: &mut Running<'_>) -> Then {
     let imm = syndrome::immediate(arch::read!("esr_el2"));
-    match guest_hypercall(running.loaded, running.services, imm) {
+    match guest_call(running.loaded, running.services, imm) {
         GuestAction::Resume => {
             trace::enter();
             Then::Resume

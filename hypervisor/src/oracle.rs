@@ -5,6 +5,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use hyp_core::hypervisor::{Hypervisor, Needs};
 use hyp_core::oracle::Oracle;
+use hyp_core::vcpu::Registers;
+use shared_abi::host_call::HostCall;
 use shared_abi::record::Record;
 use spin::Once;
 use spin::mutex::TicketMutex;
@@ -56,6 +58,13 @@ pub(crate) fn after(calls: Calls) -> Watched {
         count.fetch_add(1, Ordering::SeqCst);
     }
     Watched(calls)
+}
+
+/// [`after`], of the call that the host makes by these registers.
+pub(crate) fn host_call(registers: &Registers) -> Watched {
+    let [x0, arguments @ .., _, _, _, _, _, _, _, _, _, _, _, _, _] = &registers.x;
+    let call = u32::try_from(*x0).ok().and_then(|function| HostCall::parse(function, arguments).ok());
+    after(call.map_or(Calls::NONE, |call| Calls::of(&call)))
 }
 
 impl Drop for Watched {

@@ -5,6 +5,7 @@ use core::mem::offset_of;
 
 use hyp_core::machine::{Space, Vmid};
 use hyp_core::stage2::VTCR;
+use hyp_core::syndrome::SyndromeRegisters;
 use hyp_core::vcpu::{RESET_SCTLR_EL1, SystemRegisters};
 
 use crate::{arch, gic};
@@ -193,6 +194,15 @@ fn no_extensions() {
             arch::write!("s3_4_c3_c1_4", 0); // HDFGRTR_EL2
             arch::write!("s3_4_c3_c1_5", 0); // HDFGWTR_EL2
         }
+    }
+}
+
+/// Why EL1 came to EL2.
+pub(crate) fn syndrome() -> SyndromeRegisters {
+    SyndromeRegisters {
+        esr: arch::read!("esr_el2"),
+        far: arch::read!("far_el2"),
+        hpfar: arch::read!("hpfar_el2"),
     }
 }
 

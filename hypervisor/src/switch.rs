@@ -12,25 +12,7 @@ use core::arch::naked_asm;
 use core::mem::offset_of;
 
 use hyp_core::syndrome::class;
-use hyp_core::vcpu::VcpuContext;
-
-/// General registers, PC and PSTATE: what a [`VcpuContext`] starts with.
-#[derive(Debug, Default)]
-#[repr(C)]
-pub(crate) struct Registers {
-    /// x0 to x30.
-    pub(crate) x: [u64; 31],
-    /// ELR_EL2.
-    pub(crate) pc: u64,
-    /// SPSR_EL2.
-    pub(crate) pstate: u64,
-}
-
-const _: () = {
-    assert!(offset_of!(VcpuContext, x) == offset_of!(Registers, x));
-    assert!(offset_of!(VcpuContext, pc) == offset_of!(Registers, pc));
-    assert!(offset_of!(VcpuContext, pstate) == offset_of!(Registers, pstate));
-};
+use hyp_core::vcpu::Registers;
 
 /// What brought the CPU back: the vector that it took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,8 +128,7 @@ macro_rules! store_preserved_and_return {
 ///
 /// # Safety
 ///
-/// `registers` points to a [`Registers`] (or a [`VcpuContext`], which starts with one) that nobody else
-/// uses, `handler` apart; PSTATE in it is one of EL1 or EL0; the system registers are those of that host
+/// `registers` points to [`Registers`] that nobody else uses, `handler` apart; PSTATE in it is one of EL1 or EL0; the system registers are those of that host
 /// or guest, also whenever `handler` returns; `owner` is what `handler` takes.
 #[unsafe(naked)]
 pub(crate) unsafe extern "C" fn enter(registers: *mut Registers, owner: *mut (), handler: Handler) -> Vector {

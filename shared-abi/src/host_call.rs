@@ -215,27 +215,10 @@ pub enum HostCall {
 /// The first function ID: SMC64 fast call, owner 6 (vendor hypervisor), number 0x8000. The numbers
 /// below it are KVM's.
 const BASE: u32 = 0xc600_8000;
-/// The numbers of `ObjectPopulate` and `VcpuRun`.
-const POPULATE: u32 = 6;
+/// The number of `VcpuRun`.
 const RUN: u32 = 12;
 
 impl HostCall {
-    /// The function ID of `ObjectPopulate`.
-    pub const OBJECT_POPULATE: u32 = BASE + POPULATE;
-    /// The function ID of `VcpuRun`.
-    pub const VCPU_RUN: u32 = BASE + RUN;
-
-    /// Reads the arguments of `VcpuRun`, which is to be quick, as [`Self::parse`] does.
-    ///
-    /// # Errors
-    ///
-    /// [`CallError::InvalidParameter`] for an argument that is no value of its type.
-    #[inline(always)]
-    pub fn parse_run(x: &Arguments) -> Result<(VmHandle, VcpuIndex, Entry), CallError> {
-        let vm = VmHandle(handle(x[0])?);
-        Ok((vm, VcpuIndex(handle(x[1])?), Entry::parse(x)?))
-    }
-
     /// Reads a call from the function ID in w0 and x1 to x17.
     ///
     /// # Errors
@@ -243,20 +226,6 @@ impl HostCall {
     /// [`CallError::NotSupported`] for an unknown function, [`CallError::InvalidParameter`] for an
     /// argument that is no value of its type.
     pub fn parse(function: u32, x: &Arguments) -> Result<Self, CallError> {
-        if function == Self::VCPU_RUN {
-            let (vm, vcpu, entry) = Self::parse_run(x)?;
-            return Ok(Self::VcpuRun { vm, vcpu, entry });
-        }
-        Self::parse_ownership(function, x)
-    }
-
-    /// Reads a call other than `VcpuRun`, as [`Self::parse`] does.
-    ///
-    /// # Errors
-    ///
-    /// As of [`Self::parse`], and [`CallError::NotSupported`] for `VcpuRun`.
-    #[inline(always)]
-    pub fn parse_ownership(function: u32, x: &Arguments) -> Result<Self, CallError> {
         let vm = || handle(x[0]).map(VmHandle);
         let object = || handle(x[0]).map(ObjectHandle);
         match function.checked_sub(BASE).ok_or(CallError::NotSupported)? {
@@ -266,7 +235,7 @@ impl HostCall {
             3 => Ok(Self::ObjectCreate { vm: vm()?, pages: x[1] }),
             4 => Ok(Self::ObjectBind { object: object()?, offset: x[1], gfn: Gfn(x[2]), pages: x[3] }),
             5 => Ok(Self::ObjectUnbind { object: object()?, offset: x[1], pages: x[2] }),
-            POPULATE => Ok(Self::ObjectPopulate {
+            6 => Ok(Self::ObjectPopulate {
                 object: object()?,
                 offset: x[1],
                 first: Pfn(x[2]),
@@ -278,6 +247,11 @@ impl HostCall {
             9 => Ok(Self::ObjectDestroy { object: object()? }),
             10 => Ok(Self::VcpuCreate { vm: vm()?, index: VcpuIndex(handle(x[1])?) }),
             11 => Ok(Self::VmStart { vm: vm()?, entry: Ipa(x[1]), argument: x[2] }),
+            RUN => Ok(Self::VcpuRun {
+                vm: vm()?,
+                vcpu: VcpuIndex(handle(x[1])?),
+                entry: Entry::parse(x)?,
+            }),
             13 => Ok(Self::VmDestroy { vm: vm()? }),
             14 => Ok(Self::ForceReclaim { page: Pfn(x[0]) }),
             15 => Ok(Self::VmCounters { vm: vm()? }),
@@ -320,7 +294,7 @@ impl HostCall {
             }
             Self::ObjectPopulate { object, offset, first, pages, content } => {
                 set(&[object.0.into(), offset, first.0, pages, (content == Content::Keep).into()]);
-                POPULATE
+                6
             }
             Self::ObjectPunch { object, offset, pages } => {
                 set(&[object.0.into(), offset, pages]);
@@ -367,7 +341,7 @@ impl HostCall {
         let mut x = [0; 17];
         (x[0], x[1]) = (vm.0.into(), vcpu.0.into());
         entry.emit(&mut x);
-        (Self::VCPU_RUN, x)
+        (BASE | RUN, x)
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! * [`addr`]: physical and guest-physical addresses and page numbers, as types that do not mix.
 //! * [`host_call`]: what the host may ask of the hypervisor, parsed from and emitted to registers.
+//! * [`guest_call`]: what a guest may ask of the hypervisor, likewise.
 //! * [`vcpu`]: what the host may say when it enters a vCPU and what it is told when it exits.
 //! * [`kvm`]: the public KVM/pKVM vendor-hypervisor interface that guests speak.
 //! * [`error`]: the error codes of both.
@@ -17,6 +18,7 @@
 pub mod addr;
 pub mod bench;
 pub mod error;
+pub mod guest_call;
 pub mod host_call;
 pub mod kvm;
 mod list_register;

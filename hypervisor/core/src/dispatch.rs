@@ -1,7 +1,7 @@
 //! Host calls, one line each.
 
 use shared_abi::error::CallError;
-use shared_abi::host_call::{Content, HostCall, VERSION};
+use shared_abi::host_call::{HostCall, VERSION};
 
 use crate::hypervisor::{CallFailure, Hypervisor};
 use crate::machine::Machine;
@@ -15,16 +15,6 @@ impl<M: Machine> Hypervisor<'_, M> {
     ///
     /// As the calls of [`HostCall`] document.
     pub fn host_call(&self, call: &HostCall) -> Result<[u64; 5], CallFailure> {
-        if self.quick_host_call(call) { Ok([1, 0, 0, 0, 0]) } else { self.full_host_call(call) }
-    }
-
-    /// [`Self::host_call`] but for the short way. Inlined, it is a part of decoding the call.
-    ///
-    /// # Errors
-    ///
-    /// As of [`Self::host_call`].
-    #[inline(always)]
-    pub fn full_host_call(&self, call: &HostCall) -> Result<[u64; 5], CallFailure> {
         match *call {
             HostCall::Version => Ok([VERSION, 0, 0, 0, 0]),
             HostCall::VmCreate { protected, first, pages } => {
@@ -58,19 +48,6 @@ impl<M: Machine> Hypervisor<'_, M> {
             HostCall::VmCounters { vm } => self
                 .with_vm(vm, |vm, _| Ok(self.report(vm)))
                 .map(|report| [report.hypercalls, report.exits, report.shared, 0, 0]),
-        }
-    }
-
-    /// The short way of [`Self::host_call`], for what hosts call most: `ObjectPopulate` of one page, wiped, that is
-    /// as it has to be. Answers whether it did, then x1 = 1; if not, nothing was done, and [`Self::full_host_call`]
-    /// is next.
-    #[inline(always)]
-    pub fn quick_host_call(&self, call: &HostCall) -> bool {
-        match *call {
-            HostCall::ObjectPopulate { object, offset, first, pages: 1, content: Content::Zero } => {
-                self.populate_page(object, offset, first).is_some()
-            }
-            _ => false,
         }
     }
 }

@@ -7,15 +7,16 @@ use shared_abi::host_call::PageState;
 use shared_abi::vcpu::{Exit, Resume, StopReason};
 
 use crate::guest_call::guest_call;
-pub use crate::guest_call::quick_hypercall;
 use crate::inject::{Abort, Exception};
 use crate::loaded::{GuestPage, Loaded};
 use crate::machine::Machine;
 use crate::mmio;
-use crate::syndrome::{DataAbort, Fault, Syndrome, SysRegAccess, SysRegId, class};
-use crate::sysreg::{self, Outcome};
+use crate::syndrome::{
+    DataAbort, Fault, Syndrome, SyndromeRegisters, SysRegAccess, SysRegId, class,
+};
+use crate::sysreg;
 use crate::trng::Trng;
-use crate::vcpu::pstate;
+use crate::vcpu::{VcpuContext, pstate};
 
 /// Why the CPU came from the guest to EL2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,14 +24,7 @@ pub enum Trap {
     /// A physical interrupt, which is the host's to take.
     Interrupt,
     /// A synchronous exception.
-    Synchronous {
-        /// ESR_EL2.
-        esr: u64,
-        /// FAR_EL2.
-        far: u64,
-        /// HPFAR_EL2.
-        hpfar: u64,
-    },
+    Synchronous(SyndromeRegisters),
     /// An SError interrupt.
     SystemError,
 }
@@ -65,18 +59,6 @@ pub fn guest_entry<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, resume: Resume) -> 
     vcpu.with_context(|context| mmio::resume(context, resume))
 }
 
-/// Answers an HVC of the guest's, as [`guest_exit`] would; of its registers the same have to be in its context by
-/// now as for [`quick_hypercall`].
-pub fn guest_hypercall<M: Machine>(
-    vcpu: &mut Loaded<'_, '_, M>,
-    services: &Services<'_>,
-    imm: u16,
-) -> GuestAction {
-    let action = guest_call(vcpu, services, imm);
-    count(vcpu, &action);
-    action
-}
-
 /// Handles a trap of the guest's, whose registers are in its context by now.
 #[inline(always)]
 pub fn guest_exit<M: Machine>(
@@ -84,34 +66,23 @@ pub fn guest_exit<M: Machine>(
     services: &Services<'_>,
     trap: Trap,
 ) -> GuestAction {
-    let action = match trap {
-        Trap::Interrupt => GuestAction::Exit(Exit::Interrupted),
-        Trap::Synchronous { esr, far, hpfar } => synchronous(vcpu, services, [esr, far, hpfar]),
+    match trap {
+        Trap::Interrupt => vcpu.exit(Exit::Interrupted),
+        Trap::Synchronous(syndrome) => synchronous(vcpu, services, syndrome),
         Trap::SystemError => stop(vcpu, StopReason::Exception(class::SERROR)),
-    };
-    count(vcpu, &action);
-    action
-}
-
-/// Counts exits to the host.
-fn count<M: Machine>(vcpu: &Loaded<'_, '_, M>, action: &GuestAction) {
-    if let GuestAction::Exit(_) = action {
-        vcpu.claim.count_exit();
     }
 }
 
-/// Everything but hypercalls, which are answered before the guest has left the CPU.
-#[inline(always)]
 fn synchronous<M: Machine>(
     vcpu: &mut Loaded<'_, '_, M>,
     services: &Services<'_>,
-    [esr, far, hpfar]: [u64; 3],
+    syndrome: SyndromeRegisters,
 ) -> GuestAction {
     // AArch32 is hidden from guests but can't be trapped at EL0.
-    if vcpu.with_context(|context| context.pstate & pstate::AARCH32 != 0) {
+    if vcpu.with_context(|context| context.registers.pstate & pstate::AARCH32 != 0) {
         return stop(vcpu, StopReason::Exception(class::ILLEGAL_STATE));
     }
-    match Syndrome::decode(esr) {
+    match Syndrome::decode(syndrome.esr) {
         Syndrome::Hvc { imm } => guest_call(vcpu, services, imm),
         Syndrome::Smc { imm } => {
             // Unlike HVC, a trapped SMC leaves the PC at itself.
@@ -119,15 +90,16 @@ fn synchronous<M: Machine>(
             guest_call(vcpu, services, imm)
         }
         Syndrome::SysReg(access) => system_register(vcpu, services, access),
-        Syndrome::DataAbort(data) => abort(vcpu, data.fault, Some(data), [esr, far, hpfar]),
-        Syndrome::InstructionAbort(fault) => abort(vcpu, fault, None, [esr, far, hpfar]),
+        Syndrome::DataAbort(data) => abort(vcpu, data.fault, Some(data), syndrome),
+        Syndrome::InstructionAbort(fault) => abort(vcpu, fault, None, syndrome),
         Syndrome::Wfx { event: true } => {
             skip(vcpu);
-            GuestAction::Exit(Exit::Interrupted)
+            vcpu.exit(Exit::Interrupted)
         }
         Syndrome::Wfx { event: false } => {
             skip(vcpu);
-            GuestAction::Exit(wait_for_interrupt(vcpu))
+            let exit = wait_for_interrupt(vcpu);
+            vcpu.exit(exit)
         }
         Syndrome::FpTrap => GuestAction::EnableFp,
         Syndrome::Unknown(class) if seeded!(TrapIsFatal) => stop(vcpu, StopReason::Exception(class)),
@@ -143,15 +115,15 @@ pub(crate) fn wait_for_interrupt<M: Machine>(vcpu: &mut Loaded<'_, '_, M>) -> Ex
 /// Ends the VM's run.
 fn stop<M: Machine>(vcpu: &Loaded<'_, '_, M>, reason: StopReason) -> GuestAction {
     vcpu.stop();
-    GuestAction::Exit(Exit::Stopped(reason))
+    vcpu.exit(Exit::Stopped(reason))
 }
 
 fn skip<M: Machine>(vcpu: &mut Loaded<'_, '_, M>) {
-    vcpu.with_context(|context| context.skip_instruction());
+    vcpu.with_context(|context| context.registers.skip_instruction());
 }
 
 fn inject<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, exception: Exception) -> GuestAction {
-    vcpu.with_context(|context| exception.inject(context));
+    vcpu.with_context(|context| exception.inject(&mut context.registers));
     GuestAction::Resume
 }
 
@@ -160,23 +132,16 @@ fn system_register<M: Machine>(
     services: &Services<'_>,
     access: SysRegAccess,
 ) -> GuestAction {
-    vcpu.with_context(|context| {
-        let value = context.register(access.rt);
-        match sysreg::access(access, value, services.id_register) {
-            Outcome::Read(value) => context.set_register(access.rt, value),
-            Outcome::Ignored => {}
-            Outcome::Undefined => {
-                Exception::Undefined.inject(context);
-                return GuestAction::Resume;
-            }
-            Outcome::Sgi(sgi1r) => {
-                context.skip_instruction();
-                return GuestAction::Exit(Exit::Sgi { sgi1r });
-            }
+    let emulate = |context: &mut VcpuContext| {
+        sysreg::emulate(access, &mut context.registers, services.id_register)
+    };
+    match vcpu.with_context(emulate) {
+        None => GuestAction::Resume,
+        Some(sgi1r) => {
+            skip(vcpu);
+            vcpu.exit(Exit::Sgi { sgi1r })
         }
-        context.skip_instruction();
-        GuestAction::Resume
-    })
+    }
 }
 
 /// What becomes of an access that stage 2 has nothing for: `data` says more of it, unless it was an
@@ -187,14 +152,15 @@ fn abort<M: Machine>(
     vcpu: &mut Loaded<'_, '_, M>,
     fault: Fault,
     data: Option<DataAbort>,
-    [esr, far, hpfar]: [u64; 3],
+    syndrome: SyndromeRegisters,
 ) -> GuestAction {
+    let SyndromeRegisters { esr, far, hpfar } = syndrome;
     if let Some(ipa) = fault.translation_ipa(hpfar, far) {
         let gfn = ipa.page();
         let data = match vcpu.classify_or_device(gfn) {
             (GuestPage::Bound(PageState::Private | PageState::Shared), _) => return GuestAction::Resume,
             (GuestPage::Bound(PageState::Absent), _) => {
-                return GuestAction::Exit(Exit::MemoryFault { gfn });
+                return vcpu.exit(Exit::MemoryFault { gfn });
             }
             (GuestPage::Bound(PageState::Poisoned), _) => return stop(vcpu, StopReason::Poisoned(gfn)),
             (GuestPage::Unbound, true) if !fault.stage1_walk => data,
@@ -212,7 +178,7 @@ fn abort<M: Machine>(
                     || seeded!(AcrossPages) =>
             {
                 let exit = vcpu.with_context(|context| mmio::begin(context, esr, access, ipa, far));
-                return GuestAction::Exit(exit);
+                return vcpu.exit(exit);
             }
             Some(_) | None => {}
         }

@@ -9,7 +9,6 @@ mod memory;
 pub mod protocol;
 pub mod tlb;
 pub mod trace;
-pub mod vectors;
 
 use std::cell::Cell;
 use std::collections::HashMap;

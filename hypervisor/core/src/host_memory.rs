@@ -11,12 +11,12 @@ use shared_abi::addr::{PageRange, Pfn};
 
 use crate::geometry::{Geometry, Level, Piece};
 use crate::hypervisor::{HostAbort, HostAccess, MAX_DENIED, Needs, Setup, SetupError};
-use crate::machine::{Frames, Machine, Removed, Space, Vmid};
+use crate::machine::{Frames, Machine, Space, Vmid};
 use crate::pool::Pool;
 use crate::record::Record;
 use crate::records::{Converted, Records, records_needed, whole_block};
 use crate::stage2::batch::Batch;
-use crate::stage2::descriptor::{Access, INVALID, leaf};
+use crate::stage2::descriptor::Access;
 use crate::stage2::table::{Mapping, Stage2, tables_for};
 
 /// The host's VMID.
@@ -130,34 +130,6 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
         let mut batch = self.batch();
         self.convert(machine, range, from, to, &mut batch);
         batch.finish(machine);
-    }
-
-    /// [`Self::convert`] of one page where that is one record and one entry, no more; `None` if it is
-    /// not, and nothing was done.
-    #[inline(always)]
-    pub(crate) fn convert_page<M: Machine<Geometry = G>>(
-        &mut self,
-        machine: &M,
-        page: Pfn,
-        from: Record,
-        to: Record,
-    ) -> Option<()> {
-        let slot = self.tables.page_slot(machine, page.0)?;
-        self.records.convert_page(page, from, to)?;
-        match (from.host_reaches(), to.host_reaches()) {
-            (false, true) => {
-                slot.write(machine, leaf(Level::Three, page, Access::Memory));
-                machine.publish();
-            }
-            (true, false) if seeded!(HostKeepsMapping) => {}
-            (true, false) => {
-                slot.write(machine, INVALID);
-                let (page, level) = (page.0, Level::Three);
-                machine.invalidate(self.tables.space(), &[Removed { page, level }]);
-            }
-            (true, true) | (false, false) => {}
-        }
-        Some(())
     }
 
     /// Changes the records of a range of RAM up to the first page that is not as `from` says: `from` and

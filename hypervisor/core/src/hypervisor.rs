@@ -1,5 +1,7 @@
 //! The way in: one [`Hypervisor`] for the machine, shared by all CPUs.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use shared_abi::addr::{Ipa, PageRange, Pfn};
 use shared_abi::error::CallError;
 use shared_abi::host_call::{ObjectHandle, VcpuIndex, VmHandle};
@@ -136,6 +138,8 @@ pub struct Hypervisor<'m, M: Machine> {
     pub(crate) expected: Option<Digest>,
     host_space: Space,
     cpus: usize,
+    /// Aborts that were injected into the host.
+    host_aborts: AtomicU64,
 }
 
 impl<'m, M: Machine> Hypervisor<'m, M> {
@@ -165,6 +169,7 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
             machine,
             expected,
             cpus,
+            host_aborts: AtomicU64::new(0),
         })
     }
 
@@ -182,6 +187,16 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
     /// and device ranges are mapped here, on their first touch.
     pub fn host_abort(&self, ipa: Ipa, access: HostAccess) -> HostAbort {
         self.host.lock(&self.machine).abort(&self.machine, ipa.page().0, access)
+    }
+
+    /// Counts an abort that is injected into the host.
+    pub(crate) fn count_host_abort(&self) {
+        self.host_aborts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many accesses of the host's were refused.
+    pub fn host_aborts(&self) -> u64 {
+        self.host_aborts.load(Ordering::Relaxed)
     }
 
     /// Claims a vCPU for `cpu`, to be entered there.

@@ -4,7 +4,7 @@
 //! `AArch64.TakeException` of the Arm ARM (DDI0487, J1.1.2).
 
 use crate::syndrome::{class, encode};
-use crate::vcpu::{SystemRegisters, VcpuContext, pstate};
+use crate::vcpu::{Registers, pstate};
 
 /// An exception to be taken at EL1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,10 +27,11 @@ pub struct Abort {
 }
 
 impl Exception {
-    /// Takes the exception: from PC, PSTATE and EL1's registers before it to those after it.
-    pub const fn take(self, pc: &mut u64, pstate: &mut u64, system: &mut SystemRegisters) {
-        let from = *pstate;
+    /// Makes the host or a vCPU take the exception.
+    pub const fn inject(self, registers: &mut Registers) {
+        let from = registers.pstate;
         let from_el0 = from & pstate::AARCH32 != 0 || from & pstate::MODE_MASK == pstate::EL0;
+        let system = &mut registers.system;
         system.esr_el1 = match self {
             Self::ExternalAbort(abort) => abort.esr(from_el0),
             Self::Undefined => encode(class::UNKNOWN, 0),
@@ -38,15 +39,10 @@ impl Exception {
         if let Self::ExternalAbort(Abort { far: Some(far), .. }) = self {
             system.far_el1 = far;
         }
-        system.elr_el1 = *pc;
+        system.elr_el1 = registers.pc;
         system.spsr_el1 = from;
-        *pc = system.vbar_el1.wrapping_add(vector_offset(from));
-        *pstate = entry_pstate(from, system.sctlr_el1);
-    }
-
-    /// Makes a vCPU take the exception.
-    pub(crate) const fn inject(self, context: &mut VcpuContext) {
-        self.take(&mut context.pc, &mut context.pstate, &mut context.system);
+        registers.pc = system.vbar_el1.wrapping_add(vector_offset(from));
+        registers.pstate = entry_pstate(from, system.sctlr_el1);
     }
 }
 
@@ -110,13 +106,13 @@ mod tests {
     const SPAN: u64 = 1 << 23;
 
     /// A CPU that takes `exception` at EL1.
-    fn taken(exception: Exception, pstate: u64, vbar_el1: u64, sctlr_el1: u64) -> VcpuContext {
-        let mut context = VcpuContext { pc: 0x4020_1230, pstate, ..VcpuContext::default() };
-        context.system.vbar_el1 = vbar_el1;
-        context.system.sctlr_el1 = sctlr_el1;
-        context.system.far_el1 = 1;
-        exception.inject(&mut context);
-        context
+    fn taken(exception: Exception, pstate: u64, vbar_el1: u64, sctlr_el1: u64) -> Registers {
+        let mut registers = Registers { pc: 0x4020_1230, pstate, ..Registers::default() };
+        registers.system.vbar_el1 = vbar_el1;
+        registers.system.sctlr_el1 = sctlr_el1;
+        registers.system.far_el1 = 1;
+        exception.inject(&mut registers);
+        registers
     }
 
     const VBAR: u64 = 0x4030_0800;

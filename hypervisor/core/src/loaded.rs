@@ -3,9 +3,11 @@
 use shared_abi::addr::{Gfn, Ipa, PageRange};
 use shared_abi::error::CallError;
 use shared_abi::host_call::{PageState, VcpuIndex, VmHandle};
+use shared_abi::vcpu::Exit;
 
 use crate::claim::Claim;
 use crate::event::Event;
+use crate::exit::GuestAction;
 use crate::guard::MmioGuard;
 use crate::hypervisor::{CallFailure, CpuIndex, Hypervisor};
 use crate::lock::Lock;
@@ -165,6 +167,12 @@ impl<M: Machine> Loaded<'_, '_, M> {
         self.hypervisor.machine().with_context(&mut self.context, f)
     }
 
+    /// Goes to the host, and counts that.
+    pub(crate) fn exit(&self, exit: Exit) -> GuestAction {
+        self.claim.count_exit();
+        GuestAction::Exit(exit)
+    }
+
     /// MEM_SHARE and MEM_UNSHARE: lends private pages to the host, in place, or takes shared ones back from it, at
     /// once, up to the first that is not one. Answers how many, at least one.
     ///
@@ -173,12 +181,6 @@ impl<M: Machine> Loaded<'_, '_, M> {
     /// [`ShareError`]; nothing was done then.
     pub(crate) fn convert(&self, pages: PageRange<Gfn>, sharing: Sharing) -> Result<u64, ShareError> {
         self.place.with(self.machine(), |place| self.hypervisor.convert(place, pages, sharing))
-    }
-
-    /// MEM_SHARE (`SHARE`) or MEM_UNSHARE of one page, where nothing is in the way. Answers whether it was done.
-    #[inline(always)]
-    pub(crate) fn convert_page<const SHARE: bool>(&self, gfn: Gfn) -> bool {
-        self.place.with(self.machine(), |place| self.hypervisor.convert_page::<SHARE>(place, gfn)).is_some()
     }
 
     /// MEM_RELINQUISH: gives a private page back to the host. Answers whether there was one.
@@ -319,8 +321,7 @@ impl<M: Machine> Loaded<'_, '_, M> {
     ///
     /// [`ShareError`]; nothing was done then.
     pub fn share(&self, pages: PageRange<Gfn>) -> Result<u64, ShareError> {
-        let short = pages.len() == 1 && self.convert_page::<true>(pages.first());
-        if short { Ok(1) } else { self.convert(pages, Sharing::Share) }
+        self.convert(pages, Sharing::Share)
     }
 
     /// MEM_UNSHARE, as a guest calls it.
@@ -329,8 +330,7 @@ impl<M: Machine> Loaded<'_, '_, M> {
     ///
     /// [`ShareError::Denied`]; nothing was done then.
     pub fn unshare(&self, pages: PageRange<Gfn>) -> Result<u64, ShareError> {
-        let short = pages.len() == 1 && self.convert_page::<false>(pages.first());
-        if short { Ok(1) } else { self.convert(pages, Sharing::Unshare) }
+        self.convert(pages, Sharing::Unshare)
     }
 }
 

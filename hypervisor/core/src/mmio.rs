@@ -29,7 +29,7 @@ pub(crate) fn begin(context: &mut VcpuContext, esr: u64, access: Access, ipa: Ip
     context.pending = PendingAccess { esr, far };
     let size = access.size;
     if DataAbort::decode(esr).write {
-        let value = context.register(access.register) & seeded!(size.mask(), WholeRegister => u64::MAX);
+        let value = context.registers.get(access.register) & seeded!(size.mask(), WholeRegister => u64::MAX);
         Exit::MmioWrite { ipa, size, value }
     } else {
         Exit::MmioRead { ipa, size }
@@ -50,12 +50,13 @@ pub fn resume(context: &mut VcpuContext, resume: Resume) -> Result<(), CallError
     match (access, resume) {
         (_, Resume::Continue) => {}
         (Some(access), Resume::MmioRead(value)) if !write => {
-            context.set_register(access.register, extend(access, value));
-            context.skip_instruction();
+            context.registers.set(access.register, extend(access, value));
+            context.registers.skip_instruction();
         }
-        (Some(_), Resume::MmioWritten) if write => context.skip_instruction(),
+        (Some(_), Resume::MmioWritten) if write => context.registers.skip_instruction(),
         (Some(_), Resume::Abort) => {
-            Exception::ExternalAbort(Abort { fetch: false, write, far: Some(far) }).inject(context);
+            Exception::ExternalAbort(Abort { fetch: false, write, far: Some(far) })
+                .inject(&mut context.registers);
         }
         _ => return Err(CallError::InvalidParameter),
     }
@@ -78,6 +79,7 @@ fn extend(access: Access, value: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vcpu::Registers;
 
     /// ESR_EL2 of an access to x5, from its table in DDI0487, D19.2.42.
     fn access(size: AccessSize, sign_extend: bool, wide: bool, write: bool) -> u64 {
@@ -92,9 +94,10 @@ mod tests {
     }
 
     fn context() -> VcpuContext {
-        let mut context = VcpuContext { pc: 0x1000, pstate: 0x3c5, ..VcpuContext::default() };
-        context.x[5] = 0x1122_3344_5566_7788;
-        context.system.vbar_el1 = 0x8000;
+        let registers = Registers { pc: 0x1000, pstate: 0x3c5, ..Registers::default() };
+        let mut context = VcpuContext { registers, ..VcpuContext::default() };
+        context.registers.x[5] = 0x1122_3344_5566_7788;
+        context.registers.system.vbar_el1 = 0x8000;
         context
     }
 
@@ -111,7 +114,7 @@ mod tests {
             let exit = begin(&mut context, access(size, false, false, true), ipa, 0);
             assert_eq!(exit, Exit::MmioWrite { ipa, size, value });
             assert_eq!(resume(&mut context, Resume::MmioWritten), Ok(()));
-            assert_eq!(context.pc, 0x1004);
+            assert_eq!(context.registers.pc, 0x1004);
         }
     }
 
@@ -134,8 +137,8 @@ mod tests {
             let ipa = Ipa(0x900_0000);
             begin(&mut context, access(size, sign, wide, false), ipa, 0);
             assert_eq!(resume(&mut context, Resume::MmioRead(given)), Ok(()));
-            assert_eq!(context.x[5], expected, "{size:?} {sign} {wide} {given:#x}");
-            assert_eq!(context.pc, 0x1004);
+            assert_eq!(context.registers.x[5], expected, "{size:?} {sign} {wide} {given:#x}");
+            assert_eq!(context.registers.pc, 0x1004);
         }
     }
 
@@ -166,10 +169,10 @@ mod tests {
         begin(&mut context, word, Ipa(0x900_0000), 0);
         assert_eq!(resume(&mut context, Resume::MmioRead(1)), Ok(()));
         assert!(resume(&mut context, Resume::MmioRead(2)).is_err());
-        assert_eq!(context.x[5], 1);
+        assert_eq!(context.registers.x[5], 1);
         begin(&mut context, word, Ipa(0x900_0000), 0);
         assert_eq!(resume(&mut context, Resume::Continue), Ok(()));
-        assert_eq!(context.pc, 0x1004, "the instruction runs again");
+        assert_eq!(context.registers.pc, 0x1004, "the instruction runs again");
         assert!(resume(&mut context, Resume::MmioRead(2)).is_err());
     }
 
@@ -179,9 +182,9 @@ mod tests {
         let word = access(AccessSize::Word, false, false, true);
         begin(&mut context, word, Ipa(0x900_0000), 0xffff_0000);
         assert_eq!(resume(&mut context, Resume::Abort), Ok(()));
-        assert_eq!(context.pc, 0x8200);
-        assert_eq!(context.system.elr_el1, 0x1000);
-        assert_eq!(context.system.far_el1, 0xffff_0000);
-        assert_eq!(context.system.esr_el1, 0x9600_0050);
+        assert_eq!(context.registers.pc, 0x8200);
+        assert_eq!(context.registers.system.elr_el1, 0x1000);
+        assert_eq!(context.registers.system.far_el1, 0xffff_0000);
+        assert_eq!(context.registers.system.esr_el1, 0x9600_0050);
     }
 }

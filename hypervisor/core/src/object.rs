@@ -58,14 +58,6 @@ pub(crate) fn tables_for<G: Geometry>(offset: u64, pages: u64) -> u64 {
     touched::<G>(Level::Two, offset, pages).min(2)
 }
 
-/// An absent page of an object, in a chunk that is split and stays so when the page is present: the entries for
-/// the chunk and the page, and how many pages of the chunk are not absent then.
-pub(crate) struct Vacancy {
-    chunk: (TableRef, usize),
-    page: (TableRef, usize),
-    count: u64,
-}
-
 /// A memory object.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
@@ -192,26 +184,6 @@ impl Object {
             }
             self.count(piece.pages, from, to);
         }
-    }
-
-    /// The vacancy at `offset`, if one is there.
-    #[inline(always)]
-    pub(crate) fn vacancy<M: Machine>(&self, machine: &M, offset: u64) -> Option<Vacancy> {
-        let chunk = self.chunk::<M>(offset).filter(|_| self.has(offset, 1))?;
-        let (table, count) = Word(machine.read_entry(chunk.0, chunk.1)).as_split()?;
-        let page = (table, M::Geometry::index(Level::Three, offset));
-        let count = count.wrapping_add(1);
-        let absent = Word(machine.read_entry(page.0, page.1)) == Word::ABSENT;
-        (absent && count != M::Geometry::BLOCK_PAGES).then_some(Vacancy { chunk, page, count })
-    }
-
-    /// Puts a page into a vacancy of this object's, which is none from then on.
-    #[inline(always)]
-    pub(crate) fn occupy<M: Machine>(&mut self, machine: &M, vacancy: Vacancy, page: Pfn) {
-        let Vacancy { chunk, page: (table, index), count } = vacancy;
-        machine.write_entry(table, index, Word::new(Content::Present(page)).0);
-        machine.write_entry(chunk.0, chunk.1, Word::split(table, count).0);
-        self.present = self.present.wrapping_add(1);
     }
 
     #[inline]

@@ -172,28 +172,6 @@ impl<'m, G: Geometry> Records<'m, G> {
         same
     }
 
-    /// Changes the record of a page that is as `from` says, in a block that is split and stays so. `None`
-    /// if it is not like that; nothing was done then.
-    #[inline(always)]
-    pub(crate) fn convert_page(&mut self, page: Pfn, from: Record, to: Record) -> Option<()> {
-        let region = self.region(page.0)?;
-        let (block_word, page_word) = (block_word::<G>(region, page.0), page_word(region, page.0));
-        // Of a block that is not split this is an old word, and nothing comes of it.
-        if *self.words.get(page_word)? != from.0 {
-            return None;
-        }
-        let block = BlockWord(*self.words.get(block_word)?);
-        let expected = block.base().advance(G::block_offset(page.0));
-        let after = block.recount(from != expected, to != expected);
-        let merges = after.deviating() == 0 && to.host_reaches();
-        if !block.is_split() || merges || after.deviating() == G::BLOCK_PAGES {
-            return None;
-        }
-        *self.words.get_mut(page_word)? = to.0;
-        *self.words.get_mut(block_word)? = after.0;
-        Some(())
-    }
-
     /// Changes the records of the pages of `range` that are in its first block, up to the first that is
     /// not as `from` says: `from` and `to` are the first page's, the others' follow from them.
     pub(crate) fn convert(&mut self, range: PageRange<Pfn>, from: Record, to: Record) -> Option<Converted> {

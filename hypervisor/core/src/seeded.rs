@@ -87,8 +87,6 @@ mod on {
     bugs! {
         /// A pool may begin at an odd page: its root tables are misaligned.
         OddRoot: 1,
-        /// A guest's share of an unaligned address is rounded down.
-        UnalignedShare: 1,
         /// An object is published though the pool ran out of tables for it.
         HalfObject: 2,
         /// A vCPU that is off stays claimed by the CPU that failed to load it.
@@ -101,8 +99,6 @@ mod on {
         MeasuredSwapped: 3,
         /// A range of no pages passes for one.
         EmptyRange: 4,
-        /// The upper half of a guest's page count is cut off.
-        TruncatedCount: 4,
         /// A donation looks at its first page only.
         FirstPageChecked: 5,
         /// Whatever the host reaches may be donated: lent and shared pages as well.
@@ -155,8 +151,6 @@ mod on {
         LentWiped: 10,
         /// A guest may meet zeroes where the host took a page by force.
         PoisonForgotten: 10,
-        /// Tables are read for a page that is beyond all memory.
-        FarPage: 11,
         /// A binding may end one page beyond the guest's address space.
         BoundBeyond: 11,
         /// An MMIO access may reach into the next page.
@@ -169,14 +163,10 @@ mod on {
         AnswerUnmasked: 12,
         /// The host may answer one MMIO access twice.
         AnsweredTwice: 12,
-        /// The immediate of a guest's HVC is ignored.
-        ImmediateIgnored: 13,
         /// The upper half of a function number of the host's is ignored.
         HighBits: 13,
         /// SVE shows in an ID register.
         HiddenFeature: 13,
-        /// An ordinary VM is told of calls that it does not have.
-        OrdinaryOffered: 13,
         /// The host's lock is taken before a VM's.
         LockOrder: 14,
         /// Two guests' CPU_ON of one vCPU both succeed.

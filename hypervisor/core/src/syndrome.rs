@@ -40,6 +40,17 @@ pub mod class {
 /// ESR_ELx.IL: the instruction was 32 bits long.
 pub(crate) const LONG_INSTRUCTION: u64 = 1 << 25;
 
+/// The syndrome registers of a synchronous exception that came to EL2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SyndromeRegisters {
+    /// ESR_EL2.
+    pub esr: u64,
+    /// FAR_EL2.
+    pub far: u64,
+    /// HPFAR_EL2.
+    pub hpfar: u64,
+}
+
 /// Why the CPU came to EL2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Syndrome {

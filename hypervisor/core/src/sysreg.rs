@@ -4,11 +4,13 @@
 //! each register a list of the fields that stay, and how far. A field that is not listed reads 0, so a
 //! feature of a CPU that nobody here has heard of is hidden.
 
+use crate::inject::Exception;
 use crate::syndrome::{SysRegAccess, SysRegId};
+use crate::vcpu::Registers;
 
 /// What becomes of an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+enum Outcome {
     /// The read gives this value; the instruction is over.
     Read(u64),
     /// The write is lost; the instruction is over.
@@ -20,9 +22,31 @@ pub enum Outcome {
     Sgi(u64),
 }
 
+/// Emulates a trapped access of the host or of a vCPU: its result, and where it goes on, are in `registers`.
+///
+/// Returns the value that the instruction writes to ICC_SGI1R_EL1, if it is that one. Then nothing is done, and
+/// the PC is still at the instruction.
+pub fn emulate(
+    access: SysRegAccess,
+    registers: &mut Registers,
+    id_register: impl FnOnce(SysRegId) -> u64,
+) -> Option<u64> {
+    match decide(access, registers.get(access.rt), id_register) {
+        Outcome::Read(value) => registers.set(access.rt, value),
+        Outcome::Ignored => {}
+        Outcome::Undefined => {
+            Exception::Undefined.inject(registers);
+            return None;
+        }
+        Outcome::Sgi(value) => return Some(value),
+    }
+    registers.skip_instruction();
+    None
+}
+
 /// Decides about a trapped access. `value` is what a write would write; `id_register` reads a register of
 /// the ID space of this CPU.
-pub fn access(access: SysRegAccess, value: u64, id_register: impl FnOnce(SysRegId) -> u64) -> Outcome {
+fn decide(access: SysRegAccess, value: u64, id_register: impl FnOnce(SysRegId) -> u64) -> Outcome {
     let id = access.register;
     if is_id_register(id) {
         return if access.read { Outcome::Read(visible(id, id_register)) } else { Outcome::Undefined };
@@ -124,12 +148,12 @@ mod tests {
 
     fn read(register: SysRegId, real: u64) -> Outcome {
         let mrs = SysRegAccess { register, read: true, rt: 0 };
-        access(mrs, 0, |_| real)
+        decide(mrs, 0, |_| real)
     }
 
     fn write(register: SysRegId, value: u64) -> Outcome {
         let msr = SysRegAccess { register, read: false, rt: 0 };
-        access(msr, value, |_| unreachable!())
+        decide(msr, value, |_| unreachable!())
     }
 
     const fn id(crm: u8, op2: u8) -> SysRegId {

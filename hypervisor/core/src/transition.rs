@@ -1,7 +1,6 @@
 //! Ownership transitions of guest memory. Each checks all parties under their locks and then commits
 //! to all of them; its documentation has the table of what it needs and what it makes.
 
-mod page;
 pub(crate) mod populate;
 pub(crate) mod punch;
 pub(crate) mod relinquish;

@@ -135,21 +135,97 @@ pub struct GicRegisters {
     pub ap1r0: u64,
 }
 
-/// All registers of a vCPU.
+/// The registers of one world at EL1 on one CPU: of the host, or of a vCPU.
+///
+/// The general registers come first: the world switch reaches them by LDP and STP.
 #[derive(Default, PartialEq, Eq)]
 #[cfg_attr(any(test, feature = "fake"), derive(Clone))]
 #[repr(C)]
-pub struct VcpuContext {
+pub struct Registers {
     /// x0 to x30.
     pub x: [u64; 31],
     /// The program counter: ELR_EL2 at entry and exit.
     pub pc: u64,
     /// PSTATE: SPSR_EL2 at entry and exit.
     pub pstate: u64,
-    /// VMPIDR_EL2.
-    pub vmpidr: u64,
     /// The system registers.
     pub system: SystemRegisters,
+}
+
+impl Registers {
+    /// The state in which PSCI starts a CPU (DEN0022, section 6.4): EL1h at `entry`, x0 = `argument`, MMU and
+    /// caches off, all exceptions masked, all else 0.
+    pub fn reset(entry: Ipa, argument: u64) -> Self {
+        let mut registers = Self {
+            pc: entry.0,
+            pstate: RESET_PSTATE,
+            system: SystemRegisters { sctlr_el1: RESET_SCTLR_EL1, ..SystemRegisters::default() },
+            ..Self::default()
+        };
+        registers.set(0, argument);
+        registers
+    }
+
+    /// Reads a general register as an instruction names it: 31 is XZR.
+    pub fn get(&self, index: u8) -> u64 {
+        self.x.get(usize::from(index)).copied().unwrap_or(0)
+    }
+
+    /// Writes a general register as an instruction names it: a write to 31, XZR, is lost.
+    pub fn set(&mut self, index: u8, value: u64) {
+        if let Some(register) = self.x.get_mut(usize::from(index)) {
+            *register = value;
+        }
+    }
+
+    /// x0 to x3.
+    pub const fn x0_to_x3(&self) -> [u64; 4] {
+        let [x0, x1, x2, x3, ..] = self.x;
+        [x0, x1, x2, x3]
+    }
+
+    /// Writes x0 to x3.
+    pub const fn set_x0_to_x3(&mut self, values: [u64; 4]) {
+        let [x0, x1, x2, x3, ..] = &mut self.x;
+        [*x0, *x1, *x2, *x3] = values;
+    }
+
+    /// Steps over the A64 instruction at the PC, as if it had been executed.
+    ///
+    /// A trapped instruction other than HVC leaves the PC at itself (Arm ARM DDI0487, D1.3.5). At the top of
+    /// the address space the PC wraps.
+    pub const fn skip_instruction(&mut self) {
+        self.pc = self.pc.wrapping_add(INSTRUCTION_BYTES);
+        self.pstate &= !(pstate::SS | pstate::BTYPE);
+    }
+
+    /// Makes the instruction before the PC run again: for an HVC, after which the PC is already past.
+    pub const fn rewind_instruction(&mut self) {
+        self.pc = self.pc.wrapping_sub(INSTRUCTION_BYTES);
+    }
+}
+
+/// Prints nothing of the content, which is a guest's secret.
+impl fmt::Debug for Registers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registers").finish_non_exhaustive()
+    }
+}
+
+// Assembly relies on these; all fit the immediate of LDP and STP.
+const _: () = assert!(core::mem::offset_of!(Registers, x) == 0);
+const _: () = assert!(core::mem::offset_of!(Registers, pc) == 31 * 8);
+const _: () = assert!(core::mem::offset_of!(Registers, pstate) == 32 * 8);
+
+/// All registers of a vCPU.
+#[derive(Default, PartialEq, Eq)]
+#[cfg_attr(any(test, feature = "fake"), derive(Clone))]
+#[repr(C)]
+pub struct VcpuContext {
+    /// The registers of EL1.
+    pub registers: Registers,
+    /// VMPIDR_EL2.
+    pub vmpidr: u64,
     /// The virtual GIC CPU interface.
     pub gic: GicRegisters,
     /// The FP/SIMD registers, stale while [`Self::fp_live`] is set.
@@ -160,54 +236,20 @@ pub struct VcpuContext {
     pub pending: PendingAccess,
 }
 
-// Assembly relies on these; both fit the immediate of LDP and STP.
-const _: () = assert!(core::mem::offset_of!(VcpuContext, x) == 0);
-const _: () = assert!(core::mem::offset_of!(VcpuContext, pc) == 31 * 8);
-const _: () = assert!(core::mem::offset_of!(VcpuContext, pstate) == 32 * 8);
+// The world switch takes a pointer to a context for one to its registers.
+const _: () = assert!(core::mem::offset_of!(VcpuContext, registers) == 0);
 const _: () = assert!(core::mem::offset_of!(VcpuContext, fp).is_multiple_of(16));
 const _: () = assert!(size_of::<VcpuContext>() as u64 <= PAGE_SIZE);
 
 impl VcpuContext {
-    /// The state in which PSCI starts a CPU (DEN0022, 6.4): x0 = `argument`, EL1 with MMU and caches
-    /// off, everything masked, all else 0.
+    /// The state in which PSCI starts vCPU `index`, all registers of the context included.
     pub fn new(index: VcpuIndex, entry: Ipa, argument: u64) -> Self {
-        let mut context = Self {
-            pc: entry.0,
-            pstate: RESET_PSTATE,
-            vmpidr: vmpidr(index),
-            system: SystemRegisters { sctlr_el1: RESET_SCTLR_EL1, ..SystemRegisters::default() },
-            ..Self::default()
-        };
-        context.set_register(0, argument);
-        context
-    }
-
-    /// Register `index` as an instruction names it: 31 is XZR.
-    pub fn register(&self, index: u8) -> u64 {
-        self.x.get(usize::from(index)).copied().unwrap_or(0)
-    }
-
-    /// Writes register `index` as an instruction names it: a write to 31, XZR, is lost.
-    pub fn set_register(&mut self, index: u8, value: u64) {
-        if let Some(register) = self.x.get_mut(usize::from(index)) {
-            *register = value;
-        }
-    }
-
-    /// Steps over the A64 instruction at the PC, as if it had been executed.
-    pub const fn skip_instruction(&mut self) {
-        self.pc = self.pc.wrapping_add(INSTRUCTION_BYTES);
-        self.pstate &= !(pstate::SS | pstate::BTYPE);
-    }
-
-    /// Makes the instruction before the PC run again: for an HVC, after which the PC is already past.
-    pub const fn rewind_instruction(&mut self) {
-        self.pc = self.pc.wrapping_sub(INSTRUCTION_BYTES);
+        Self { registers: Registers::reset(entry, argument), vmpidr: vmpidr(index), ..Self::default() }
     }
 
     /// When the virtual timer fires, as a value of CNTVCT_EL0; `None` if it is off or masked.
     pub const fn timer_deadline(&self) -> Option<u64> {
-        timer_deadline(self.system.cntv_ctl_el0, self.system.cntv_cval_el0)
+        timer_deadline(self.registers.system.cntv_ctl_el0, self.registers.system.cntv_cval_el0)
     }
 
     /// Whether the virtual timer is armed and its time has come.
@@ -240,27 +282,30 @@ mod tests {
     #[test]
     fn a_new_context_is_in_the_reset_state() {
         let context = VcpuContext::new(VcpuIndex(3), Ipa(0x4020_0000), 0x4400_0000);
-        let mut expected =
-            VcpuContext { pc: 0x4020_0000, pstate: 0x3c5, vmpidr: 0x8000_0003, ..VcpuContext::default() };
-        expected.x[0] = 0x4400_0000;
-        expected.system.sctlr_el1 = 0x30d0_0800;
+        let mut expected = VcpuContext { vmpidr: 0x8000_0003, ..VcpuContext::default() };
+        expected.registers.pc = 0x4020_0000;
+        expected.registers.pstate = 0x3c5;
+        expected.registers.x[0] = 0x4400_0000;
+        expected.registers.system.sctlr_el1 = 0x30d0_0800;
         assert!(context == expected);
     }
 
     #[test]
     fn registers_are_not_to_be_printed() {
-        let context = VcpuContext { x: [0x5afe; 31], ..VcpuContext::default() };
+        let registers = Registers { x: [0x5afe; 31], ..Registers::default() };
+        assert_eq!(std::format!("{registers:?}"), "Registers { .. }");
+        let context = VcpuContext { registers, ..VcpuContext::default() };
         assert_eq!(std::format!("{context:?}"), "VcpuContext { .. }");
     }
 
     #[test]
     fn register_31_is_the_zero_register() {
-        let mut context = VcpuContext::default();
-        context.set_register(31, 5);
-        assert!(context == VcpuContext::default());
-        assert_eq!(context.register(31), 0);
-        context.set_register(30, 6);
-        assert_eq!(context.register(30), 6);
+        let mut registers = Registers::default();
+        registers.set(31, 5);
+        assert!(registers == Registers::default());
+        assert_eq!(registers.get(31), 0);
+        registers.set(30, 6);
+        assert_eq!(registers.get(30), 6);
     }
 
     #[test]
@@ -269,8 +314,8 @@ mod tests {
             assert_eq!(timer_deadline(ctl, 100), armed.then_some(100), "CTL {ctl}");
         }
         let mut context = VcpuContext::default();
-        context.system.cntv_ctl_el0 = 1;
-        context.system.cntv_cval_el0 = 100;
+        context.registers.system.cntv_ctl_el0 = 1;
+        context.registers.system.cntv_cval_el0 = 100;
         assert!(!context.timer_fired(99));
         assert!(context.timer_fired(100));
     }
@@ -279,10 +324,10 @@ mod tests {
     fn the_program_counter_wraps_like_the_hardware() {
         // An instruction that was executed leaves neither SS nor BTYPE; all other flags stay.
         let pstate = 0xffff_ffc5;
-        let mut context = VcpuContext { pc: u64::MAX - 3, pstate, ..VcpuContext::default() };
-        context.skip_instruction();
-        assert_eq!((context.pc, context.pstate), (0, pstate & !0x0020_0c00));
-        context.rewind_instruction();
-        assert_eq!(context.pc, u64::MAX - 3);
+        let mut registers = Registers { pc: u64::MAX - 3, pstate, ..Registers::default() };
+        registers.skip_instruction();
+        assert_eq!((registers.pc, registers.pstate), (0, pstate & !0x0020_0c00));
+        registers.rewind_instruction();
+        assert_eq!(registers.pc, u64::MAX - 3);
     }
 }

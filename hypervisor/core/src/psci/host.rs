@@ -1,7 +1,7 @@
 //! The host's SMCs. None is passed on but the PSCI calls that the relay makes itself, so that no CPU
 //! ever runs host code without stage 2.
 //!
-//! [`decide`] says what a call comes to. To start a CPU, the caller claims it in [`HostCpus`], makes the
+//! [`decide`] serves a call, or says what the binary has to do. To start a CPU, the caller claims it in [`HostCpus`], makes the
 //! firmware start it at the hypervisor's own entry, and there [`HostCpus::arrive`] tells where the host
 //! wanted it.
 
@@ -10,20 +10,18 @@ use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use arm_psci::{AffinityInfo, ErrorCode, Function};
 use heapless::Vec;
 use shared_abi::addr::Ipa;
+use shared_abi::guest_call::{NO_SVE_HINT, SMCCC_VERSION};
 
-use super::{MIGRATION_NOT_REQUIRED, VERSION, code, decode, features};
+use super::{MIGRATION_NOT_REQUIRED, SUCCESS, VERSION, code, decode, features};
 use crate::hypervisor::{CpuIndex, MAX_CPUS};
 
-/// What an SMC of the host's comes to.
+/// What the binary does for a PSCI call of the host's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HostPsci {
-    /// x0 = this; x1 to x3 = 0.
-    Return(u64),
+pub enum PowerRequest {
     /// Wait for an interrupt, then x0 = 0.
     Suspend,
-    /// Start a CPU: [`HostCpus::claim`] it if the host may execute at `entry`, else
-    /// [`ErrorCode::InvalidAddress`]. A wrong answer is the host's own loss: the CPU gets there under
-    /// stage 2.
+    /// Start a CPU by [`HostCpus::claim`]: x0 = its result. A bad entry point is the host's own loss: the CPU gets
+    /// there under the host's stage 2, so it can fetch only what the host may.
     CpuOn {
         /// MPIDR_EL1's affinity fields.
         target: u64,
@@ -45,54 +43,53 @@ pub enum HostPsci {
     SystemOff,
 }
 
-/// SMCCC_VERSION.
-const SMCCC_VERSION: u32 = 0x8000_0000;
 /// SMCCC_ARCH_FEATURES.
 const SMCCC_ARCH_FEATURES: u32 = 0x8000_0001;
 /// SMCCC 1.2: host calls take and return x0 to x17.
 const SMCCC_1_2: u64 = 0x1_0002;
-/// Function ID bit 16: the caller has no live SVE state (SMCCC 1.3). A hint, no part of the number.
-pub(crate) const NO_SVE_HINT: u32 = 1 << 16;
 
-/// Decides about an SMC of the host's: the immediate, and x0 to x3.
-pub fn decide(imm: u16, x: &[u64; 4]) -> HostPsci {
-    let not_supported = HostPsci::Return(code(ErrorCode::NotSupported));
-    let [x0, x1, x2, x3] = *x;
-    let (Ok(function), 0) = (u32::try_from(seeded!(x0, HighBits => x0 & 0xffff_ffff)), imm) else {
-        return not_supported;
-    };
+/// Whether PSCI serves a function of the host's: the standard secure services' numbers for PSCI, and the two
+/// functions that PSCI_FEATURES leads to.
+pub(crate) const fn serves(function: u32) -> bool {
+    /// Owner 4, 32-bit or 64-bit, numbers 0 to 0x1f, whatever the hint in bit 16 says.
+    const OWNER_AND_NUMBER: u32 = 0xbffe_ffe0;
+    const STANDARD_SECURE: u32 = 0x8400_0000;
+    function == SMCCC_VERSION || function == SMCCC_ARCH_FEATURES
+        || function & OWNER_AND_NUMBER == STANDARD_SECURE
+}
+
+/// Decides about a PSCI call of the host's: its function ID and x1 to x3.
+///
+/// # Errors
+///
+/// x0 of a call that is complete.
+pub(crate) fn decide(function: u32, [x1, x2, x3]: [u64; 3]) -> Result<PowerRequest, u64> {
     let function = function & !NO_SVE_HINT;
     match function {
-        SMCCC_VERSION => return HostPsci::Return(SMCCC_1_2),
-        SMCCC_ARCH_FEATURES if x1 & 0xffff_ffff == u64::from(SMCCC_VERSION) => {
-            return HostPsci::Return(0);
-        }
+        SMCCC_VERSION => return Err(SMCCC_1_2),
+        SMCCC_ARCH_FEATURES if x1 & 0xffff_ffff == u64::from(SMCCC_VERSION) => return Err(SUCCESS),
         _ => {}
     }
-    let call = match decode(&[function.into(), x1, x2, x3]) {
-        Ok(call) => call,
-        Err(error) => return HostPsci::Return(code(error)),
-    };
-    match call {
-        Function::Version => HostPsci::Return(u32::from(VERSION).into()),
-        Function::Features { psci_func_id } => HostPsci::Return(features(psci_func_id).unwrap_or_else(code)),
-        Function::MigrateInfoType => HostPsci::Return(MIGRATION_NOT_REQUIRED),
-        Function::CpuSuspend { .. } => HostPsci::Suspend,
+    Ok(match decode(&[function.into(), x1, x2, x3]).map_err(code)? {
+        Function::Version => return Err(u32::from(VERSION).into()),
+        Function::Features { psci_func_id } => return Err(features(psci_func_id).unwrap_or_else(code)),
+        Function::MigrateInfoType => return Err(MIGRATION_NOT_REQUIRED),
+        Function::CpuSuspend { .. } => PowerRequest::Suspend,
         Function::CpuOn { entry, .. } if !is_instruction(entry.entry_point_address()) => {
-            HostPsci::Return(code(ErrorCode::InvalidAddress))
+            return Err(code(ErrorCode::InvalidAddress));
         }
-        Function::CpuOn { target_cpu, entry } => HostPsci::CpuOn {
+        Function::CpuOn { target_cpu, entry } => PowerRequest::CpuOn {
             target: target_cpu.into(),
             entry: Ipa(entry.entry_point_address()),
             context_id: entry.context_id(),
         },
-        Function::CpuOff => HostPsci::CpuOff,
+        Function::CpuOff => PowerRequest::CpuOff,
         Function::AffinityInfo { mpidr, lowest_affinity_level } => {
-            HostPsci::AffinityInfo { target: mpidr.into(), level: lowest_affinity_level }
+            PowerRequest::AffinityInfo { target: mpidr.into(), level: lowest_affinity_level }
         }
-        Function::SystemOff | Function::SystemReset => HostPsci::SystemOff,
-        _ => not_supported,
-    }
+        Function::SystemOff | Function::SystemReset => PowerRequest::SystemOff,
+        _ => return Err(code(ErrorCode::NotSupported)),
+    })
 }
 
 /// Whether an A64 instruction may be at `address`.
@@ -233,39 +230,39 @@ mod tests {
 
     use super::*;
 
-    const NOT_SUPPORTED: HostPsci = HostPsci::Return(u64::MAX);
+    const NOT_SUPPORTED: Result<PowerRequest, u64> = Err(u64::MAX);
 
     #[test]
     fn calls_are_decided() {
         let table = [
-            ([0x8400_0000, 0, 0, 0], HostPsci::Return(0x1_0001)),
-            ([0x8000_0000, 0, 0, 0], HostPsci::Return(0x1_0002)),
-            ([0x8000_0001, 0x8000_0000, 0, 0], HostPsci::Return(0)),
+            ([0x8400_0000_u64, 0, 0, 0], Err(0x1_0001)),
+            ([0x8000_0000, 0, 0, 0], Err(0x1_0002)),
+            ([0x8000_0001, 0x8000_0000, 0, 0], Err(0)),
             ([0x8000_0001, 0x8000_8000, 0, 0], NOT_SUPPORTED),
-            ([0x8400_0006, 0, 0, 0], HostPsci::Return(2)),
-            ([0x8400_000a, 0x8000_0000, 0, 0], HostPsci::Return(0)),
-            ([0x8400_000a, 0xc400_0003, 0, 0], HostPsci::Return(0)),
+            ([0x8400_0006, 0, 0, 0], Err(2)),
+            ([0x8400_000a, 0x8000_0000, 0, 0], Err(0)),
+            ([0x8400_000a, 0xc400_0003, 0, 0], Err(0)),
             ([0x8400_000a, 0xc400_000e, 0, 0], NOT_SUPPORTED),
             ([0x8400_000a, 0x1234, 0, 0], NOT_SUPPORTED),
-            ([0xc400_0001, 0, 0, 0], HostPsci::Suspend),
-            ([0x8400_0002, 0, 0, 0], HostPsci::CpuOff),
+            ([0xc400_0001, 0, 0, 0], Ok(PowerRequest::Suspend)),
+            ([0x8400_0002, 0, 0, 0], Ok(PowerRequest::CpuOff)),
             (
                 [0xc400_0003, 0x1_0000_0102, 0x4020_0000, 7],
-                HostPsci::CpuOn { target: 0x1_0000_0102, entry: Ipa(0x4020_0000), context_id: 7 },
+                Ok(PowerRequest::CpuOn { target: 0x1_0000_0102, entry: Ipa(0x4020_0000), context_id: 7 }),
             ),
             // A 32-bit call has 32-bit arguments.
             (
                 [0x8400_0003, 1, 0xf_4020_0000, 0xf_0000_0007],
-                HostPsci::CpuOn { target: 1, entry: Ipa(0x4020_0000), context_id: 7 },
+                Ok(PowerRequest::CpuOn { target: 1, entry: Ipa(0x4020_0000), context_id: 7 }),
             ),
-            ([0xc400_0003, 1 << 31, 0, 0], HostPsci::Return(u64::MAX - 1)),
-            ([0xc400_0003, 1, 0x4020_0002, 0], HostPsci::Return(u64::MAX - 8)),
-            ([0xc400_0004, 1, 0, 0], HostPsci::AffinityInfo { target: 1, level: 0 }),
-            ([0xc400_0004, 1, 4, 0], HostPsci::Return(u64::MAX - 1)),
-            ([0x8400_0008, 0, 0, 0], HostPsci::SystemOff),
-            ([0x8400_0009, 0, 0, 0], HostPsci::SystemOff),
+            ([0xc400_0003, 1 << 31, 0, 0], Err(u64::MAX - 1)),
+            ([0xc400_0003, 1, 0x4020_0002, 0], Err(u64::MAX - 8)),
+            ([0xc400_0004, 1, 0, 0], Ok(PowerRequest::AffinityInfo { target: 1, level: 0 })),
+            ([0xc400_0004, 1, 4, 0], Err(u64::MAX - 1)),
+            ([0x8400_0008, 0, 0, 0], Ok(PowerRequest::SystemOff)),
+            ([0x8400_0009, 0, 0, 0], Ok(PowerRequest::SystemOff)),
             // The hint is no part of the number.
-            ([0x8401_0008, 0, 0, 0], HostPsci::SystemOff),
+            ([0x8401_0008, 0, 0, 0], Ok(PowerRequest::SystemOff)),
             // SYSTEM_RESET2, SYSTEM_SUSPEND, MEM_PROTECT, TRNG, FF-A, SiP, unknown: never passed on.
             ([0xc400_0012, 0, 0, 0], NOT_SUPPORTED),
             ([0xc400_000e, 0, 0, 0], NOT_SUPPORTED),
@@ -274,20 +271,21 @@ mod tests {
             ([0x8400_0063, 0, 0, 0], NOT_SUPPORTED),
             ([0xc200_0001, 0, 0, 0], NOT_SUPPORTED),
             ([0, 0, 0, 0], NOT_SUPPORTED),
-            ([u64::MAX, 0, 0, 0], NOT_SUPPORTED),
+            ([0xffff_ffff, 0, 0, 0], NOT_SUPPORTED),
         ];
-        for (x, expected) in table {
-            assert_eq!(decide(0, &x), expected, "{x:#x?}");
+        for ([function, x1, x2, x3], expected) in table {
+            let function = u32::try_from(function).unwrap();
+            assert_eq!(decide(function, [x1, x2, x3]), expected, "{function:#x} {x1:#x}");
         }
     }
 
     #[test]
-    fn immediates_and_upper_bits_are_refused() {
-        for imm in [1, 0x8000, 0xffff] {
-            assert_eq!(decide(imm, &[0x8400_0008, 0, 0, 0]), NOT_SUPPORTED);
+    fn psci_serves_its_own_numbers_and_smccc() {
+        for function in [0x8400_0000, 0xc400_0003, 0x8401_0008, 0x8400_001f, 0x8000_0000, 0x8000_0001] {
+            assert!(serves(function), "{function:#x}");
         }
-        for high in [1 << 32, 1 << 63] {
-            assert_eq!(decide(0, &[0x8400_0008 | high, 0, 0, 0]), NOT_SUPPORTED);
+        for function in [0x8400_0020, 0x8400_0050, 0xc600_8000, 0x8600_0000, 0x8000_0002, 0x0400_0000, 0] {
+            assert!(!serves(function), "{function:#x}");
         }
     }
 

@@ -33,12 +33,6 @@ impl BlockWord {
         Self(SPLIT | (deviating << DEVIATING_SHIFT) | base.0)
     }
 
-    /// The word of a split block after a page that deviated from the base, or not, does so from now on, or not.
-    pub(super) const fn recount(self, before: bool, after: bool) -> Self {
-        let count = self.0.wrapping_add((after as u64) << DEVIATING_SHIFT);
-        Self(count.wrapping_sub((before as u64) << DEVIATING_SHIFT))
-    }
-
     /// The record of the block's first page, if all its pages follow from that.
     pub(super) const fn uniform(self) -> Option<Record> {
         if self.deviating() == 0 { Some(self.base()) } else { None }

@@ -120,19 +120,9 @@ impl Stage2 {
         }
     }
 
-    /// The level-3 entry for `page`, if there is a table for it.
+    /// The level-3 entry for `page`, a page of the IPA space, if there is a table for it.
     #[inline(always)]
-    pub(crate) fn page_slot<M: Machine>(&self, machine: &M, page: u64) -> Option<Slot> {
-        // The page is a claim of the host's: beyond the IPA space there is no table to look into.
-        if page >= M::Geometry::IPA_PAGES && !seeded!(FarPage) {
-            return None;
-        }
-        self.slot_in_space(machine, page)
-    }
-
-    /// [`Self::page_slot`] for a page of the IPA space.
-    #[inline(always)]
-    pub(crate) fn slot_in_space<M: Machine>(&self, machine: &M, page: u64) -> Option<Slot> {
+    fn page_slot<M: Machine>(&self, machine: &M, page: u64) -> Option<Slot> {
         let giant = self.root_slot::<M>(page);
         let Kind::Table(blocks) = giant.kind(machine) else {
             return None;
@@ -166,7 +156,7 @@ impl Stage2 {
     pub(crate) fn map<M: Machine>(&self, machine: &M, pool: &mut Pool, mapping: Mapping, batch: &mut Batch) {
         let mut left = mapping;
         while left.pages != 0 {
-            let Some(slot) = self.slot_in_space(machine, left.page).filter(|_| !fits::<M>(Level::Two, left))
+            let Some(slot) = self.page_slot(machine, left.page).filter(|_| !fits::<M>(Level::Two, left))
             else {
                 left = left.skip(self.map_above(machine, pool, left, batch));
                 continue;

@@ -171,6 +171,6 @@ fn what_the_words_of_a_whole_block_once_said_counts_for_nothing() {
     ] {
         assert_eq!(records.convert(pages, from, to).map(|done| done.piece.pages), Some(pages.len()));
     }
-    assert_eq!(records.convert_page(Pfn(10), Record::HOST, Record::pool(VmIndex(3))), None);
+    assert!(records.convert(range(10, 1), Record::HOST, Record::pool(VmIndex(3))).is_none());
     assert_eq!(records.get(Pfn(10)), Some(guest(2)));
 }

@@ -5,6 +5,7 @@ mod devices;
 mod exits;
 mod memory;
 
+use crate::syndrome::SyndromeRegisters;
 use shared_abi::addr::Gfn;
 use shared_abi::host_call::{HostCall, VcpuIndex};
 use shared_abi::vcpu::{Exit, Resume};
@@ -12,7 +13,6 @@ use shared_abi::vcpu::{Exit, Resume};
 use super::bench_machine::{GUEST_FIRST, TestVm, Tiny, TinyHypervisor, tiny};
 use crate::exit::{GuestAction, Services, Trap, guest_entry, guest_exit};
 use crate::fake::Fake;
-use crate::fake::vectors::guest_trap;
 use crate::hypervisor::CpuIndex;
 use crate::loaded::Loaded;
 use crate::trng::Trng;
@@ -60,8 +60,8 @@ impl Guest {
 
     /// A trap with an IPA, seen at the virtual address of the same number.
     fn abort(&self, vcpu: &mut Vcpu<'_>, esr: u64, ipa: u64) -> GuestAction {
-        let trap = Trap::Synchronous { esr, far: ipa, hpfar: (ipa >> 12) << 4 };
-        guest_trap(vcpu, &self.services(), trap)
+        let trap = Trap::Synchronous(SyndromeRegisters { esr, far: ipa, hpfar: (ipa >> 12) << 4 });
+        guest_exit(vcpu, &self.services(), trap)
     }
 
     /// A hypercall that is answered; x0 to x3. Sentinels in x4 and up are checked.
@@ -73,20 +73,20 @@ impl Guest {
 
     fn call_raw(&self, vcpu: &mut Vcpu<'_>, esr: u64, x: [u64; 4]) -> GuestAction {
         let before = vcpu.with_context(|context| {
-            context.x = [0x5afe; 31];
-            context.x[..4].copy_from_slice(&x);
+            context.registers.x = [0x5afe; 31];
+            context.registers.x[..4].copy_from_slice(&x);
             context.clone()
         });
         let action = self.trap(vcpu, esr);
         vcpu.with_context(|context| {
-            assert_eq!(context.x[4..], before.x[4..], "x4 and up are preserved");
+            assert_eq!(context.registers.x[4..], before.registers.x[4..], "x4 and up are preserved");
         });
         action
     }
 }
 
 fn result(vcpu: &mut Vcpu<'_>) -> [u64; 4] {
-    vcpu.with_context(|context| [0, 1, 2, 3].map(|index| context.x[index]))
+    vcpu.with_context(|context| [0, 1, 2, 3].map(|index| context.registers.x[index]))
 }
 
 fn snapshot(vcpu: &mut Vcpu<'_>) -> VcpuContext {

@@ -16,7 +16,6 @@ use Bug::*;
 /// The tests that notice each bug, those that say most about it first. Other tests may fail as well.
 const NOTICED_BY: &[(Bug, &[&str])] = &[
     (OddRoot, &["tests::refusals::a_pool_is_the_hosts_own_ram_and_its_root_aligned"]),
-    (UnalignedShare, &["tests::guest::calls::what_cannot_be_shared"]),
     (HalfObject, &["tests::refusals::an_object_that_the_pool_has_no_tables_for_is_not_made"]),
     (ClaimLeaked, &["tests::lifecycle::a_vcpu_is_started_by_exactly_one_of_those_who_try"]),
     (StartForgotten, &["tests::guest::calls::a_vcpu_is_started_once"]),
@@ -28,12 +27,10 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
             "tests::random::the_core_does_what_the_specification_says",
         ],
     ),
-    (FarPage, &["tests::refusals::no_page_has_two_roles"]),
     (
         EmptyRange,
         &["tests::refusals::a_range_has_a_page", "tests::random::the_core_does_what_the_specification_says"],
     ),
-    (TruncatedCount, &["tests::guest::memory::a_range_that_leaves_the_guests_space_does_nothing"]),
     (
         FirstPageChecked,
         &[
@@ -189,10 +186,8 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
     (WholeRegister, &["tests::guest::devices::a_write_shows_its_value_and_nothing_more"]),
     (AnswerUnmasked, &["tests::guest::devices::a_read_is_finished_by_the_host"]),
     (AnsweredTwice, &["mmio::tests::an_access_is_finished_once"]),
-    (ImmediateIgnored, &["tests::guest::calls::constants_by_both_conduits"]),
     (HighBits, &["psci::host::tests::immediates_and_upper_bits_are_refused"]),
     (HiddenFeature, &["sysreg::tests::a_cpu_with_everything_shows_what_is_on_the_list"]),
-    (OrdinaryOffered, &["tests::guest::calls::an_ordinary_vm_is_offered_no_protection"]),
     (
         LockOrder,
         &[

@@ -58,12 +58,7 @@ impl<M: Machine> Hypervisor<'_, M> {
         if vm.protected {
             vm.report.returned = vm.report.returned.wrapping_add(pages);
         }
-        self.host.with(&self.machine, |host| {
-            if pages != 1 || host.convert_page(&self.machine, first, vm.record(page), Record::HOST).is_none()
-            {
-                self.return_run(host, vm, page, range);
-            }
-        });
+        self.host.with(&self.machine, |host| self.return_run(host, vm, page, range));
     }
 
     /// Gives pages of a VM's to the host, some of which the guest may share.

@@ -1,5 +1,6 @@
 //! What a guest does, done to both: by its registers and a trap, as the hardware would bring it.
 
+use crate::syndrome::SyndromeRegisters;
 use shared_abi::addr::Gfn;
 use shared_abi::host_call::{VcpuIndex, VmHandle};
 use shared_abi::kvm::function;
@@ -9,7 +10,6 @@ use super::action::GuestCall;
 use super::{Divergence, Pair, Verdict, agree};
 use crate::exit::{GuestAction, Services, Trap, guest_entry, guest_exit};
 use crate::fake::on_cpu;
-use crate::fake::vectors::guest_trap;
 use crate::geometry::Geometry;
 use crate::spec::Spec;
 use crate::spec::guest::Answer;
@@ -126,27 +126,27 @@ impl<G: Geometry> Pair<'_, '_, G> {
         };
         loaded.with_context(|context| {
             if let Some(x) = registers(call) {
-                context.x[..4].copy_from_slice(&x);
+                context.registers.x[..4].copy_from_slice(&x);
                 // An HVC returns behind itself, an SMC is stepped over.
-                context.pc = if esr == HVC { PC + 4 } else { PC };
+                context.registers.pc = if esr == HVC { PC + 4 } else { PC };
             }
             // All that the call is not about is the guest's own.
             let secret = u64::from_ne_bytes([secret; 8]);
-            context.x[4] = secret;
-            context.x[5] = 0;
-            context.x[6..].fill(secret);
-            context.system.sp_el0 = secret;
-            context.system.elr_el1 = secret;
+            context.registers.x[4] = secret;
+            context.registers.x[5] = 0;
+            context.registers.x[6..].fill(secret);
+            context.registers.system.sp_el0 = secret;
+            context.registers.system.elr_el1 = secret;
         });
-        let trap = Trap::Synchronous { esr, far: ipa, hpfar: (ipa >> 12) << 4 };
+        let trap = Trap::Synchronous(SyndromeRegisters { esr, far: ipa, hpfar: (ipa >> 12) << 4 });
         on_cpu(cpu, || {
-            let action = guest_trap(loaded, &services, trap);
+            let action = guest_exit(loaded, &services, trap);
             if let GuestAction::Exit(Exit::MmioWrite { .. }) = action {
                 // The host has done what the device would.
                 let _ = guest_entry(loaded, Resume::MmioWritten);
             }
-            let x = loaded.with_context(|context| [0, 1, 2, 3].map(|index| context.x[index]));
-            (action, x, loaded.with_context(|context| context.pc))
+            let x = loaded.with_context(|context| [0, 1, 2, 3].map(|index| context.registers.x[index]));
+            (action, x, loaded.with_context(|context| context.registers.pc))
         })
     }
 

@@ -28,13 +28,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
             // Its tables are about to be taken apart: nobody walks them any more.
             self.real.machine().unwatch(*space);
         }
-        // One page may be populated by two ways, and both are held to the specification.
-        let real = match call {
-            HostCall::ObjectPopulate { first, .. } if !first.0.is_multiple_of(2) => {
-                self.real.full_host_call(&call)
-            }
-            _ => self.real.host_call(&call),
-        };
+        let real = self.real.host_call(&call);
         match real {
             Ok(x) => self.told.extend([0].into_iter().chain(x)),
             Err(CallFailure { error, value }) => self.told.extend([error.code(), value]),

@@ -159,7 +159,7 @@ fn runs(cpu: u32, dice: &mut Dice) -> Vec<Run> {
 
 fn step(loaded: &mut Loaded<'_, '_, Fake<Tiny>>, what: Do) -> Answer {
     match what {
-        Do::Enter => return Ok(loaded.with_context(|context| context.x[0])),
+        Do::Enter => return Ok(loaded.with_context(|context| context.registers.x[0])),
         Do::Leave => {}
         Do::On(target, x0) => {
             return loaded.power_on(VcpuIndex(target), Ipa(0x2_0000), x0).map(|()| 0).map_err(|_| None);

@@ -49,14 +49,14 @@ fn constants_by_both_conduits() {
     ];
     for ([function, argument], expected) in table {
         for (high, esr) in [(0, HVC), (1 << 16, HVC), (0xdead << 32, HVC), (0, SMC)] {
-            let pc = snapshot(&mut vcpu).pc;
+            let pc = snapshot(&mut vcpu).registers.pc;
             let call = [function | high, argument, 0, 0];
             let action = guest.call_raw(&mut vcpu, esr, call);
             assert_eq!(action, GuestAction::Resume);
             assert_eq!(result(&mut vcpu), expected, "{call:#x?}");
             // A trapped SMC has yet to be stepped over.
             let step = if esr == SMC { 4 } else { 0 };
-            assert_eq!(snapshot(&mut vcpu).pc, pc + step);
+            assert_eq!(snapshot(&mut vcpu).registers.pc, pc + step);
         }
         for esr in [HVC | 1, SMC | 0xffff] {
             guest.call_raw(&mut vcpu, esr, [function, argument, 0, 0]);
@@ -136,18 +136,18 @@ fn a_share_of_an_absent_page_waits_for_it() {
         let mut vcpu = guest.load(0);
         // The PC is past an HVC, and at an SMC.
         let instruction = 0x1000;
-        vcpu.with_context(|context| context.pc = instruction + 4 - step);
+        vcpu.with_context(|context| context.registers.pc = instruction + 4 - step);
         let action = guest.call_raw(&mut vcpu, esr, call);
         assert_eq!(action, GuestAction::Exit(Exit::MemoryFault { gfn }));
         assert_eq!(result(&mut vcpu), call, "the call is as it was");
-        assert_eq!(snapshot(&mut vcpu).pc, instruction);
+        assert_eq!(snapshot(&mut vcpu).registers.pc, instruction);
         drop(vcpu);
         guest.vm.populate(&guest.hypervisor, offset, 80 + offset, 1).unwrap();
         let mut vcpu = guest.load(0);
-        vcpu.with_context(|context| context.pc = instruction + 4 - step);
+        vcpu.with_context(|context| context.registers.pc = instruction + 4 - step);
         assert_eq!(guest.call_raw(&mut vcpu, esr, call), GuestAction::Resume);
         assert_eq!(result(&mut vcpu), ONE);
-        assert_eq!(snapshot(&mut vcpu).pc, instruction + 4);
+        assert_eq!(snapshot(&mut vcpu).registers.pc, instruction + 4);
     }
     let mut vcpu = guest.load(0);
     let unshare = [MEM_UNSHARE.into(), ipa(10), 0, 0];
@@ -200,8 +200,8 @@ fn a_vcpu_is_started_once() {
 
     let mut second = guest.load(1);
     let context = snapshot(&mut second);
-    assert_eq!(context.pc, ipa(1));
-    assert_eq!((context.x[0], context.vmpidr), (7, 0x8000_0001));
+    assert_eq!(context.registers.pc, ipa(1));
+    assert_eq!((context.registers.x[0], context.vmpidr), (7, 0x8000_0001));
     let off = guest.call_raw(&mut second, HVC, [0x8400_0002, 0, 0, 0]);
     assert_eq!(off, GuestAction::Exit(Exit::CpuOff));
     drop(second);
@@ -214,8 +214,8 @@ fn suspend_waits_and_returns() {
     let guest = Guest::new(true);
     let mut vcpu = guest.load(0);
     vcpu.with_context(|context| {
-        context.system.cntv_ctl_el0 = 1;
-        context.system.cntv_cval_el0 = 99;
+        context.registers.system.cntv_ctl_el0 = 1;
+        context.registers.system.cntv_cval_el0 = 99;
     });
     let action = guest.call_raw(&mut vcpu, HVC, [0xc400_0001, 0, 0x1234, 5]);
     let wfi = Exit::Wfi { deadline: Some(99) };

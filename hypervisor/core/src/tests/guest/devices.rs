@@ -18,7 +18,7 @@ const FETCH: u64 = 0x8200_0007;
 /// Whether the guest has just taken an external abort.
 fn aborted(vcpu: &mut Vcpu<'_>) -> bool {
     let context = snapshot(vcpu);
-    context.system.esr_el1 & 0x3f == 0x10 && context.pc == context.system.vbar_el1 + 0x200
+    context.registers.system.esr_el1 & 0x3f == 0x10 && context.registers.pc == context.registers.system.vbar_el1 + 0x200
 }
 
 fn read(ipa: u64) -> GuestAction {
@@ -29,11 +29,11 @@ fn read(ipa: u64) -> GuestAction {
 fn a_read_is_finished_by_the_host() {
     let guest = Guest::new(true);
     let mut vcpu = guest.load(0);
-    let pc = snapshot(&mut vcpu).pc;
+    let pc = snapshot(&mut vcpu).registers.pc;
     assert_eq!(guest.abort(&mut vcpu, LOAD_BYTE, 0x5018), read(0x5018));
     assert_eq!(guest_entry(&mut vcpu, Resume::MmioRead(0xabcd)), Ok(()));
     let after = snapshot(&mut vcpu);
-    assert_eq!((after.x[3], after.pc), (0xcd, pc + 4));
+    assert_eq!((after.registers.x[3], after.registers.pc), (0xcd, pc + 4));
 }
 
 #[test]
@@ -45,21 +45,21 @@ fn a_pending_access_outlives_the_load() {
     let mut vcpu = guest.load(0);
     assert_eq!(guest_entry(&mut vcpu, Resume::MmioWritten), Err(CallError::InvalidParameter));
     assert_eq!(guest_entry(&mut vcpu, Resume::MmioRead(7)), Ok(()));
-    assert_eq!(snapshot(&mut vcpu).x[3], 7);
+    assert_eq!(snapshot(&mut vcpu).registers.x[3], 7);
 }
 
 #[test]
 fn a_write_shows_its_value_and_nothing_more() {
     let guest = Guest::new(true);
     let mut vcpu = guest.load(0);
-    vcpu.with_context(|context| context.x[3] = 0x1122_3344_5566_7788);
+    vcpu.with_context(|context| context.registers.x[3] = 0x1122_3344_5566_7788);
     assert_eq!(
         guest.abort(&mut vcpu, STORE_WORD, 0x5000),
         GuestAction::Exit(Exit::MmioWrite { ipa: Ipa(0x5000), size: AccessSize::Word, value: 0x5566_7788 })
     );
     assert_eq!(guest_entry(&mut vcpu, Resume::Abort), Ok(()));
     assert!(aborted(&mut vcpu));
-    assert_eq!(snapshot(&mut vcpu).system.far_el1, 0x5000);
+    assert_eq!(snapshot(&mut vcpu).registers.system.far_el1, 0x5000);
 }
 
 #[test]
@@ -83,9 +83,9 @@ fn what_cannot_be_emulated_is_an_abort_in_the_guest() {
     }
     // A device has no cache line to maintain: the instruction is over.
     let mut vcpu = guest.load(0);
-    let pc = snapshot(&mut vcpu).pc;
+    let pc = snapshot(&mut vcpu).registers.pc;
     assert_eq!(guest.abort(&mut vcpu, 0x9200_0147, 0x5000), GuestAction::Resume);
-    assert_eq!(snapshot(&mut vcpu).pc, pc + 4);
+    assert_eq!(snapshot(&mut vcpu).registers.pc, pc + 4);
 }
 
 #[test]
@@ -102,13 +102,13 @@ fn an_abort_has_the_address_if_there_is_one() {
     for esr in [FETCH, LOAD_PAIR] {
         let mut vcpu = guest.load(0);
         let system = |vcpu: &mut Vcpu<'_>| {
-            let system = snapshot(vcpu).system;
+            let system = snapshot(vcpu).registers.system;
             (system.far_el1, system.esr_el1 & FAR_NOT_VALID)
         };
-        vcpu.with_context(|context| context.system.far_el1 = 0x77);
+        vcpu.with_context(|context| context.registers.system.far_el1 = 0x77);
         guest.abort(&mut vcpu, esr, 0x5008);
         assert_eq!(system(&mut vcpu), (0x5008, 0), "{esr:#x}");
-        vcpu.with_context(|context| context.system.far_el1 = 0x77);
+        vcpu.with_context(|context| context.registers.system.far_el1 = 0x77);
         guest.abort(&mut vcpu, esr | FAR_NOT_VALID, 0x5008);
         assert_eq!(system(&mut vcpu), (0x77, FAR_NOT_VALID), "{esr:#x}");
     }

@@ -1,5 +1,6 @@
 //! Traps that are neither calls nor devices.
 
+use crate::syndrome::SyndromeRegisters;
 use shared_abi::error::CallError;
 use shared_abi::host_call::{HostCall, PageState};
 use shared_abi::vcpu::StopReason;
@@ -23,18 +24,18 @@ fn a_guest_that_waits_gives_its_deadline() {
     let mut vcpu = guest.load(0);
     for (ctl, deadline) in [(0, None), (1, Some(500)), (3, None)] {
         let pc = vcpu.with_context(|context| {
-            context.system.cntv_ctl_el0 = ctl;
-            context.system.cntv_cval_el0 = 500;
-            context.pc
+            context.registers.system.cntv_ctl_el0 = ctl;
+            context.registers.system.cntv_cval_el0 = 500;
+            context.registers.pc
         });
         let action = guest.trap(&mut vcpu, WFI);
         assert_eq!(action, GuestAction::Exit(Exit::Wfi { deadline }));
-        assert_eq!(snapshot(&mut vcpu).pc, pc + 4);
+        assert_eq!(snapshot(&mut vcpu).registers.pc, pc + 4);
     }
-    let pc = snapshot(&mut vcpu).pc;
+    let pc = snapshot(&mut vcpu).registers.pc;
     let wfe = guest.trap(&mut vcpu, WFI | 1);
     assert_eq!(wfe, GuestAction::Exit(Exit::Interrupted));
-    assert_eq!(snapshot(&mut vcpu).pc, pc + 4);
+    assert_eq!(snapshot(&mut vcpu).registers.pc, pc + 4);
 }
 
 #[test]
@@ -83,7 +84,7 @@ fn poison_stops_the_vm() {
 fn aarch32_and_serror_stop_the_vm() {
     let guest = Guest::new(true);
     let mut vcpu = guest.load(0);
-    vcpu.with_context(|context| context.pstate = 0x10);
+    vcpu.with_context(|context| context.registers.pstate = 0x10);
     let action = guest.abort(&mut vcpu, 0x9300_0047, DEVICE << 12);
     assert_eq!(action, GuestAction::Exit(Exit::Stopped(StopReason::Exception(0x0e))));
     drop(vcpu);
@@ -99,23 +100,23 @@ fn system_registers_are_read_hidden_or_undefined() {
     let guest = Guest::new(true);
     let mut vcpu = guest.load(0);
     vcpu.with_context(|context| {
-        context.system.vbar_el1 = 0x2_0000;
-        context.x[2] = 0x1_0001;
+        context.registers.system.vbar_el1 = 0x2_0000;
+        context.registers.x[2] = 0x1_0001;
     });
-    let pc = snapshot(&mut vcpu).pc;
+    let pc = snapshot(&mut vcpu).registers.pc;
     // mrs x5, id_aa64pfr0_el1
     assert_eq!(guest.trap(&mut vcpu, 0x6230_00a9), GuestAction::Resume);
     let after = snapshot(&mut vcpu);
-    assert_eq!((after.x[5], after.pc), (0x1100_0000_1111_0011, pc + 4));
+    assert_eq!((after.registers.x[5], after.registers.pc), (0x1100_0000_1111_0011, pc + 4));
     // msr icc_sgi1r_el1, x2
     assert_eq!(guest.trap(&mut vcpu, 0x623a_3056), GuestAction::Exit(Exit::Sgi { sgi1r: 0x1_0001 }));
-    assert_eq!(snapshot(&mut vcpu).pc, pc + 8);
+    assert_eq!(snapshot(&mut vcpu).registers.pc, pc + 8);
     // mrs x5, pmcr_el0: S3_3_C9_C12_0
     let pmcr = (0x18 << 26) | (1 << 25) | (3 << 20) | (3 << 14) | (9 << 10) | (5 << 5) | (12 << 1) | 1;
     assert_eq!(guest.trap(&mut vcpu, pmcr), GuestAction::Resume);
     let after = snapshot(&mut vcpu);
-    assert_eq!((after.pc, after.system.elr_el1), (0x2_0200, pc + 8));
-    assert_eq!(after.system.esr_el1, 0x0200_0000);
+    assert_eq!((after.registers.pc, after.registers.system.elr_el1), (0x2_0200, pc + 8));
+    assert_eq!(after.registers.system.esr_el1, 0x0200_0000);
 }
 
 #[test]
@@ -129,7 +130,7 @@ fn fp_is_enabled_and_the_unknown_is_undefined() {
     for class in [0x19_u64, 0x00, 0x1a, 0x09, 0x3f] {
         assert_eq!(guest.trap(&mut vcpu, class << 26 | 1 << 25), GuestAction::Resume);
         let after = snapshot(&mut vcpu);
-        assert_eq!(after.system.esr_el1, 0x0200_0000, "class {class:#x}");
+        assert_eq!(after.registers.system.esr_el1, 0x0200_0000, "class {class:#x}");
     }
 }
 
@@ -177,14 +178,14 @@ fn what_the_host_is_told_does_not_depend_on_a_secret() {
                 let guest = Guest::new(true);
                 let mut vcpu = guest.load(0);
                 vcpu.with_context(|context| {
-                    context.x = [secret; 31];
+                    context.registers.x = [secret; 31];
                     context.fp.q = [secret.into(); 32];
-                    context.system.ttbr0_el1 = secret;
-                    context.system.tpidr_el1 = secret;
-                    context.system.elr_el1 = secret;
+                    context.registers.system.ttbr0_el1 = secret;
+                    context.registers.system.tpidr_el1 = secret;
+                    context.registers.system.elr_el1 = secret;
                 });
                 // The virtual address is the guest's own affair as well: only its page offset shows.
-                let trap = Trap::Synchronous { esr, far: secret & !0xfff, hpfar: (ipa >> 12) << 4 };
+                let trap = Trap::Synchronous(SyndromeRegisters { esr, far: secret & !0xfff, hpfar: (ipa >> 12) << 4 });
                 guest_exit(&mut vcpu, &guest.services(), trap)
             });
             assert_eq!(one, other, "ESR {esr:#x}, IPA {ipa:#x}");

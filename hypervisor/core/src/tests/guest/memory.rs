@@ -77,11 +77,11 @@ fn a_range_ends_at_the_first_page_that_is_not_as_it_has_to_be() {
     assert_eq!(guest.call(&mut vcpu, unshare(0, 16)), done(1), "private");
     assert_eq!(guest.call(&mut vcpu, unshare(2, 16)), done(2), "absent");
     // Absent at the beginning: the host brings it, the same call runs again and goes on.
-    let before = snapshot(&mut vcpu).pc;
+    let before = snapshot(&mut vcpu).registers.pc;
     let action = guest.call_raw(&mut vcpu, HVC, share(4, 2));
     let gfn = Gfn(GUEST_FIRST + 4);
     assert_eq!(action, GuestAction::Exit(Exit::MemoryFault { gfn }));
-    assert_eq!(snapshot(&mut vcpu).pc, before.wrapping_sub(4));
+    assert_eq!(snapshot(&mut vcpu).registers.pc, before.wrapping_sub(4));
     guest.vm.populate(&guest.hypervisor, 4, 90, 1).unwrap();
     assert_eq!(guest.call(&mut vcpu, share(4, 2)), done(1), "then poison");
     no_violations(&guest.hypervisor);
@@ -134,13 +134,13 @@ fn a_page_is_given_up_and_filled_again() {
     let guest = Guest::new(true);
     guest.hypervisor.machine().fill(Pfn(73), 0x77);
     let mut vcpu = guest.load(0);
-    let pc = snapshot(&mut vcpu).pc;
+    let pc = snapshot(&mut vcpu).registers.pc;
     let gfn = Gfn(GUEST_FIRST + 1);
     let action = guest.call_raw(&mut vcpu, HVC, relinquish(1));
     assert_eq!(action, GuestAction::Exit(Exit::Relinquished { gfn }));
     // The host is told, and the guest has its answer.
     assert_eq!(result(&mut vcpu), [0; 4]);
-    assert_eq!(snapshot(&mut vcpu).pc, pc);
+    assert_eq!(snapshot(&mut vcpu).registers.pc, pc);
     assert_eq!(state(&vcpu, 1), ABSENT);
     assert_eq!(reached(&guest.hypervisor, guest.vm.space, gfn.0), None);
     assert!(host_reaches(&guest.hypervisor, 73));
@@ -192,12 +192,12 @@ fn giving_up_a_page_of_a_block_waits_for_the_tables_that_it_takes() {
     vm.start(&hypervisor);
     let guest = Guest { hypervisor, vm, trng: Trng::new(&[1; 32]) };
     let mut vcpu = guest.load(0);
-    let pc = snapshot(&mut vcpu).pc;
+    let pc = snapshot(&mut vcpu).registers.pc;
     let action = guest.call_raw(&mut vcpu, HVC, relinquish(1));
     let GuestAction::Exit(Exit::NeedPages { pages }) = action else {
         panic!("{action:?}");
     };
-    assert_eq!(snapshot(&mut vcpu).pc, pc.wrapping_sub(4), "it runs again");
+    assert_eq!(snapshot(&mut vcpu).registers.pc, pc.wrapping_sub(4), "it runs again");
     assert_eq!(state(&vcpu, 1), PRIVATE);
     let more = HostCall::VmTopUp { vm: guest.vm.vm, first: Pfn(102), pages };
     guest.hypervisor.host_call(&more).unwrap();
