@@ -1,15 +1,20 @@
-//! Reading a trace back: from words to events, from lines of a console to a stream in order.
+//! The trace of the hypervisor: from words to events, from lines of its console to a stream in order. The tool
+//! that boots it and the protocol checker of `hyp-verify` read it with this.
 
-use core::fmt;
-use std::vec::Vec;
+#![forbid(unsafe_code)]
+
+use std::fmt;
 
 use shared_abi::addr::{Pa, PageRange, Pfn};
 use shared_abi::host_call::VcpuIndex;
 
-use crate::event::{Barrier, Event, Scope, kind};
-use crate::lock::LockId;
-use crate::machine::{Space, Vmid};
-use crate::vm::MAX_VMS;
+use hyp_core::event::{Barrier, Event, Scope, kind};
+use hyp_core::lock::LockId;
+use hyp_core::machine::{Space, Vmid};
+use hyp_core::vm::MAX_VMS;
+
+/// What the line of an event starts with.
+pub const LINE: &str = kind::LINE;
 
 /// An event, who did it, and its place in the order of all CPUs' events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,9 +113,9 @@ impl Traced {
 
     /// The line that [`Self::parse`] reads.
     #[must_use]
-    pub fn line(&self) -> std::string::String {
+    pub fn line(&self) -> String {
         let [first, second] = self.event.encode();
-        std::format!("{} {:x} {:x} {first:x} {second:x}", kind::LINE, self.cpu, self.number)
+        format!("{} {:x} {:x} {first:x} {second:x}", kind::LINE, self.cpu, self.number)
     }
 }
 
@@ -133,39 +138,43 @@ pub fn in_order(mut trace: Vec<Traced>) -> Result<Vec<(usize, Event)>, Incomplet
     Ok(trace.iter().map(|found| (found.cpu, found.event)).collect())
 }
 
-impl fmt::Display for Event {
+/// An event as a reader wants it: what was done, to what.
+#[derive(Clone, Copy, Debug)]
+pub struct InWords(pub Event);
+
+impl fmt::Display for InWords {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pages = |f: &mut fmt::Formatter<'_>, name, pages: &PageRange<Pfn>| {
             write!(f, "{name} {:#x}, {} pages", pages.first().base().0, pages.len())
         };
-        match self {
-            Self::Space(space) => write!(f, "space vmid {} root {:#x}", space.vmid.0, space.root.0),
-            Self::Write { table, index, value } => {
+        match &self.0 {
+            Event::Space(space) => write!(f, "space vmid {} root {:#x}", space.vmid.0, space.root.0),
+            Event::Write { table, index, value } => {
                 write!(f, "write {:#x}[{index}] = {value:#x}", table.base().0)
             }
-            Self::Barrier(barrier) => f.write_str(match barrier {
+            Event::Barrier(barrier) => f.write_str(match barrier {
                 Barrier::DsbIshst => "dsb ishst",
                 Barrier::DsbIsh => "dsb ish",
                 Barrier::DsbNsh => "dsb nsh",
                 Barrier::Isb => "isb",
             }),
-            Self::Tlbi { vmid, scope } => match scope {
+            Event::Tlbi { vmid, scope } => match scope {
                 Scope::Ipa(page) => write!(f, "tlbi ipas2e1is {page:#x}000 vmid {}", vmid.0),
                 Scope::Combined => write!(f, "tlbi vmalle1is vmid {}", vmid.0),
                 Scope::All => write!(f, "tlbi vmalls12e1is vmid {}", vmid.0),
                 Scope::CombinedHere => write!(f, "tlbi vmalle1 vmid {}", vmid.0),
                 Scope::InstructionsHere => write!(f, "ic iallu"),
             },
-            Self::Wipe(range) => pages(f, "wipe", range),
-            Self::Clean(range) => pages(f, "clean", range),
-            Self::Taken(lock) => write!(f, "take {lock:?}"),
-            Self::Released(lock) => write!(f, "release {lock:?}"),
-            Self::CallBegin(function) => write!(f, "call {function:#x}"),
-            Self::CallEnd(status) => write!(f, "call ends: {status:#x}"),
-            Self::Load(vmid, vcpu) => write!(f, "load vmid {} vcpu {}", vmid.0, vcpu.0),
-            Self::Put(vmid, vcpu) => write!(f, "put vmid {} vcpu {}", vmid.0, vcpu.0),
-            Self::Enter(vttbr) => write!(f, "enter vttbr {vttbr:#x}"),
-            Self::Dropped(count) => write!(f, "dropped {count}"),
+            Event::Wipe(range) => pages(f, "wipe", range),
+            Event::Clean(range) => pages(f, "clean", range),
+            Event::Taken(lock) => write!(f, "take {lock:?}"),
+            Event::Released(lock) => write!(f, "release {lock:?}"),
+            Event::CallBegin(function) => write!(f, "call {function:#x}"),
+            Event::CallEnd(status) => write!(f, "call ends: {status:#x}"),
+            Event::Load(vmid, vcpu) => write!(f, "load vmid {} vcpu {}", vmid.0, vcpu.0),
+            Event::Put(vmid, vcpu) => write!(f, "put vmid {} vcpu {}", vmid.0, vcpu.0),
+            Event::Enter(vttbr) => write!(f, "enter vttbr {vttbr:#x}"),
+            Event::Dropped(count) => write!(f, "dropped {count}"),
         }
     }
 }
@@ -178,7 +187,7 @@ mod tests {
     fn all() -> Vec<Event> {
         let range = |first, pages| PageRange::<Pfn>::new(Pfn(first), pages).unwrap();
         let vmid = Vmid(16);
-        let mut events = std::vec![
+        let mut events = vec![
             Event::Space(Space { root: Pa(0x7fff_e000), vmid }),
             Event::Write { table: Pfn((1 << 36) - 1), index: 511, value: u64::MAX },
             Event::Wipe(range((1 << 36) - 1, 1)),
@@ -238,12 +247,9 @@ mod tests {
     fn a_trace_with_a_hole_is_none() {
         let at = |number, event| Traced { number, cpu: 0, event };
         let isb = Event::Barrier(Barrier::Isb);
-        assert_eq!(in_order(std::vec![at(1, isb), at(0, isb)]), Ok(std::vec![(0, isb); 2]));
-        assert_eq!(in_order(std::vec![at(0, isb), at(2, isb)]), Err(Incomplete::Missing(1)));
-        assert_eq!(in_order(std::vec![at(0, isb), at(0, isb)]), Err(Incomplete::Missing(1)));
-        assert_eq!(
-            in_order(std::vec![at(0, Event::Dropped(7))]),
-            Err(Incomplete::Dropped { cpu: 0, count: 7 })
-        );
+        assert_eq!(in_order(vec![at(1, isb), at(0, isb)]), Ok(vec![(0, isb); 2]));
+        assert_eq!(in_order(vec![at(0, isb), at(2, isb)]), Err(Incomplete::Missing(1)));
+        assert_eq!(in_order(vec![at(0, isb), at(0, isb)]), Err(Incomplete::Missing(1)));
+        assert_eq!(in_order(vec![at(0, Event::Dropped(7))]), Err(Incomplete::Dropped { cpu: 0, count: 7 }));
     }
 }

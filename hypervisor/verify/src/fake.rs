@@ -2,13 +2,10 @@
 //!
 //! Pages hold bytes, tables are pages, and TLBs are modelled as badly behaved as the architecture
 //! allows ([`tlb`]): they remember every translation that was ever valid until they are told not to.
-//! The independent [`walker`] says what the tables mean.
+//! The independent [`walker`] says what the tables mean, and a [`Checker`] looks at each event as it comes.
 
-pub mod lockstep;
 mod memory;
-pub mod protocol;
 pub mod tlb;
-pub mod trace;
 pub mod vectors;
 
 use std::cell::Cell;
@@ -20,19 +17,18 @@ use std::vec::Vec;
 
 use shared_abi::addr::Pfn;
 
-use crate::geometry::{Geometry, Granule4K};
-use crate::machine::{Frames, Machine, Removed, Space, TableRef, VcpuClaim};
-use crate::maintenance::Maintenance;
-use crate::vcpu::VcpuContext;
+use crate::oracle::walker;
+use crate::protocol::Checker;
+use hyp_core::event::{Barrier, Event, Scope};
+use hyp_core::geometry::{Geometry, Granule4K};
+use hyp_core::machine::{Frames, Machine, Removed, Space, TableRef, VcpuClaim};
+use hyp_core::maintenance::Maintenance;
+use hyp_core::vcpu::VcpuContext;
 use memory::Memory;
-use protocol::Checker;
 use tlb::Tlb;
 
-pub use crate::event::{Barrier, Event, Scope};
-pub use crate::oracle::walker;
-
 #[derive(Clone, Debug, Default)]
-struct State {
+pub(crate) struct State {
     pages: Memory,
     contexts: HashMap<u64, VcpuContext>,
     events: Vec<(usize, Event)>,
@@ -100,7 +96,7 @@ impl<G> Default for Fake<G> {
 }
 
 impl<G: Geometry> Fake<G> {
-    /// A machine that stops the test at the first event that breaks a rule of the [`protocol`].
+    /// A machine that stops the test at the first event that breaks a rule of the [`protocol`](crate::protocol).
     pub fn checked() -> Self {
         let machine = Self::default();
         machine.state().checker = Some(Checker::new(G::INDEX_BITS));
@@ -112,7 +108,7 @@ impl<G: Geometry> Fake<G> {
         self.state().checker = None;
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -13,10 +13,9 @@
 
 pub mod action;
 mod check;
-pub(crate) mod guest;
+pub mod guest;
 mod host;
-#[cfg(test)]
-pub(crate) mod saved;
+pub mod saved;
 
 use std::collections::BTreeMap;
 use std::format;
@@ -30,17 +29,18 @@ use shared_abi::error::CallError;
 use shared_abi::host_call::{HostCall, VcpuIndex, VmHandle};
 use shared_abi::vcpu::{Entry, ListRegister, Resume};
 
-use crate::event::Event;
 use crate::fake::{Fake, on_cpu};
-use crate::geometry::{Geometry, Level};
-use crate::hypervisor::{CpuIndex, HostAbort, HostAccess, Hypervisor, Setup};
-use crate::loaded::Loaded;
-use crate::machine::{Space, Vmid};
 use crate::spec::guest::GuestRefusal;
 use crate::spec::host::Refusal;
 use crate::spec::{HostReach, Layout, Owner, Spec};
-use crate::trng::Trng;
 use action::{Action, Arg};
+use hyp_core::event::Event;
+use hyp_core::geometry::{Geometry, Level};
+use hyp_core::hypervisor::{CpuIndex, HostAbort, HostAccess, Hypervisor, Setup};
+use hyp_core::loaded::Loaded;
+use hyp_core::machine::{Space, Vmid};
+use hyp_core::trng::Trng;
+use hyp_core::verify;
 
 /// CPUs of a machine under test.
 pub const CPUS: usize = 2;
@@ -94,7 +94,7 @@ pub struct Divergence(pub String);
 macro_rules! agree {
     ($condition:expr, $($message:tt)+) => {
         if !$condition {
-            return Err($crate::fake::lockstep::Divergence(std::format!($($message)+)));
+            return Err($crate::lockstep::Divergence(std::format!($($message)+)));
         }
     };
 }
@@ -277,7 +277,7 @@ impl<'h, 'm, G: Geometry> Pair<'h, 'm, G> {
         let parked = self.parked[cpu].take();
         let real: Result<_, CallError> = on_cpu(cpu, || {
             if let Some(mut loaded) = parked
-                && loaded.resume(vm, vcpu)
+                && verify::resume(&mut loaded, vm, vcpu)
             {
                 return Ok(loaded);
             }
@@ -301,7 +301,7 @@ impl<'h, 'm, G: Geometry> Pair<'h, 'm, G> {
             None => Verdict::Skipped,
             Some(mut on) => {
                 let (vm, vcpu) = (on.loaded.vm(), on.loaded.vcpu());
-                on_cpu(cpu, || on.loaded.park());
+                on_cpu(cpu, || verify::park(&mut on.loaded));
                 self.parked[cpu] = Some(on.loaded);
                 self.spec.put(vm, vcpu);
                 Verdict::Done
@@ -311,7 +311,8 @@ impl<'h, 'm, G: Geometry> Pair<'h, 'm, G> {
 }
 
 /// The call that enters a vCPU.
-pub(crate) const fn vcpu_run(vm: VmHandle, vcpu: VcpuIndex) -> HostCall {
+#[must_use]
+pub const fn vcpu_run(vm: VmHandle, vcpu: VcpuIndex) -> HostCall {
     let entry = Entry { resume: Resume::Continue, list_registers: [ListRegister(0); 4] };
     HostCall::VcpuRun { vm, vcpu, entry }
 }

@@ -25,18 +25,13 @@ pub mod walker;
 
 use core::fmt;
 
+use hyp_core::hypervisor::Hypervisor;
+use hyp_core::machine::Machine;
+use hyp_core::record::{Owner, Record, VmIndex};
+use hyp_core::verify::{ObjectFault, View, VmView, look};
+use hyp_core::vm::MAX_VMS;
 use shared_abi::addr::{PAGE_SHIFT, Pfn};
-use spin::mutex::TicketMutexGuard;
 
-use crate::claim::Claim;
-use crate::host_memory::HostMemory;
-use crate::hypervisor::Hypervisor;
-use crate::lock::Lock;
-use crate::machine::Machine;
-use crate::object::oracle::ObjectFault;
-use crate::pool::Pool;
-use crate::record::{Owner, Record, VmIndex};
-use crate::vm::{Life, MAX_VCPUS, MAX_VMS, ObjectPlace, Vm, VmPlace};
 use changes::{Calls, Memory};
 
 /// What has to hold of every page and every party, whenever no call is under way.
@@ -167,20 +162,19 @@ impl Difference {
     }
 }
 
-/// Looks once, under all locks: those of the places, ascending, and the host's. So no call is under way
-/// anywhere while it looks.
+/// Looks once, under all locks: no call is under way anywhere while it looks.
 ///
 /// # Errors
 ///
 /// The first [`Difference`].
 pub fn check<M: Machine>(hypervisor: &Hypervisor<'_, M>) -> Result<(), Difference> {
-    hypervisor.look(|view| view.check().map(|_| ()))
+    look(hypervisor, |view| Look(view).check().map(|_| ()))
 }
 
 /// How many words [`Oracle::new`] takes: as many as there are records.
 #[must_use]
 pub fn words_needed<M: Machine>(hypervisor: &Hypervisor<'_, M>) -> usize {
-    hypervisor.look(|view| view.host.records().words())
+    look(hypervisor, |view| view.records().words())
 }
 
 /// An oracle that remembers what it saw the last time.
@@ -199,9 +193,9 @@ impl<'m> Oracle<'m> {
     ///
     /// The first [`Difference`]; also if there are too few words.
     pub fn new<M: Machine>(hypervisor: &Hypervisor<'_, M>, words: &'m mut [u64]) -> Result<Self, Difference> {
-        hypervisor.look(|view| {
-            let host_tables = view.check()?;
-            let records = view.host.records();
+        look(hypervisor, |view| {
+            let host_tables = Look(view).check()?;
+            let records = view.records();
             let short = Difference::new(Rule::Transition, Party::Hypervisor, 0);
             let memory = Memory::new(records, words).ok_or(short)?;
             Ok(Self { memory, host_tables })
@@ -219,22 +213,14 @@ impl<'m> Oracle<'m> {
         hypervisor: &Hypervisor<'_, M>,
         calls: impl FnOnce() -> Calls,
     ) -> Result<(), Difference> {
-        hypervisor.look(|view| {
-            if view.check()? != self.host_tables {
-                let root = view.host.root();
+        look(hypervisor, |view| {
+            if Look(view).check()? != self.host_tables {
+                let root = view.host_root();
                 return Err(Difference::new(Rule::Counts, Party::Host, root.0));
             }
-            self.memory.check(view.machine, view.host.records(), calls())
+            self.memory.check(view.machine(), view.records(), calls())
         })
     }
-}
-
-/// Everything, under its locks.
-struct View<'a, 'm, M: Machine> {
-    machine: &'a M,
-    host: &'a HostMemory<'m, M::Geometry>,
-    places: &'a [TicketMutexGuard<'a, VmPlace>; MAX_VMS],
-    claims: &'a [[Claim; MAX_VCPUS]; MAX_VMS],
 }
 
 /// What the records say of a VM.
@@ -248,74 +234,63 @@ struct Tally {
     pool: u64,
 }
 
-impl<'m, M: Machine> Hypervisor<'m, M> {
-    fn look<R>(&self, look: impl FnOnce(&View<'_, 'm, M>) -> R) -> R {
-        // `map` goes by ascending index, as the order of locks wants it.
-        let places = self.places.each_ref().map(Lock::lock_to_look);
-        let host = self.host.lock_to_look();
-        look(&View { machine: &self.machine, host: &host, places: &places, claims: &self.claims })
-    }
-}
+/// One look at everything.
+struct Look<'v, 'a, 'm, M: Machine>(&'v View<'a, 'm, M>);
 
-impl<M: Machine> View<'_, '_, M> {
+impl<M: Machine> Look<'_, '_, '_, M> {
     /// Checks all that can be seen at once. Answers how many tables the host has, used and free.
     fn check(&self) -> Result<u64, Difference> {
-        if let Some(page) = self.host.records().miscounted() {
+        if let Some(page) = self.0.records().miscounted() {
             return Err(Difference::new(Rule::Counts, Party::Hypervisor, page.0));
         }
-        let host = tables::survey(self.machine, self.host.root(), Party::Host, |page| {
+        let host = tables::survey(self.0.machine(), self.0.host_root(), Party::Host, |page| {
             self.owner(page) == Some(Owner::Hypervisor)
         })?;
-        let mut mapped = [0; MAX_VMS];
-        let mut held = [0; MAX_VMS];
-        for (place, (mapped, held)) in self.places.iter().zip(mapped.iter_mut().zip(&mut held)) {
-            if let Some(vm) = &place.vm {
-                (*mapped, *held) = self.survey_vm(vm, &place.objects)?;
+        let mut counted = [(0, 0); MAX_VMS];
+        for (index, counted) in (0..).map(VmIndex).zip(&mut counted) {
+            if let Some(vm) = self.0.vm(index) {
+                *counted = self.survey_vm(vm)?;
             }
         }
         let mut tallies = [Tally::default(); MAX_VMS];
         self.check_pages(&mut tallies)?;
         self.check_devices()?;
-        for ((place, tally), (index, (mapped, held))) in
-            self.places.iter().zip(&tallies).zip((0..).zip(mapped.iter().zip(&held)))
-        {
-            match &place.vm {
-                Some(vm) => self.check_counts(vm, &place.objects, *tally, *mapped, *held)?,
+        for (index, (tally, (mapped, held))) in (0..).map(VmIndex).zip(tallies.into_iter().zip(counted)) {
+            match self.0.vm(index) {
+                Some(vm) => self.check_counts(vm, tally, mapped, held)?,
                 None if tally.pool != 0 => {
-                    let page = self.first_of(Owner::Pool(VmIndex(index)));
-                    return Err(Difference::new(Rule::Counts, Party::Vm(VmIndex(index)), page));
+                    let page = self.first_of(Owner::Pool(index));
+                    return Err(Difference::new(Rule::Counts, Party::Vm(index), page));
                 }
                 None => {}
             }
         }
-        Ok(host.tables.saturating_add(free(self.host.pool())))
+        Ok(host.tables.saturating_add(self.0.host_tables_free()))
     }
 
     fn owner(&self, page: Pfn) -> Option<Owner> {
-        self.host.records().get(page).map(Record::owner)
+        self.0.records().get(page).map(Record::owner)
     }
 
     /// Reads all tables of a VM. Answers how many pages its guest reaches, and how many pages of its pool
     /// are spoken for.
-    fn survey_vm(&self, vm: &Vm, objects: &[ObjectPlace]) -> Result<(u64, u64), Difference> {
-        let party = Party::Vm(vm.index);
-        let custody = |page| self.owner(page) == Some(Owner::Pool(vm.index));
-        let guest = tables::survey(self.machine, vm.tables.root(), party, custody)?;
-        let mut held = guest.tables.saturating_add(free(&vm.pool)).saturating_add(vm.vcpus.len() as u64);
-        for vcpu in &vm.vcpus {
-            if !custody(vcpu.context) {
-                return Err(Difference::new(Rule::Custody, party, vcpu.context.0));
+    fn survey_vm(&self, vm: VmView<'_>) -> Result<(u64, u64), Difference> {
+        let party = Party::Vm(vm.index());
+        let machine = self.0.machine();
+        let custody = |page| self.owner(page) == Some(Owner::Pool(vm.index()));
+        let guest = tables::survey(machine, vm.root(), party, custody)?;
+        let mut held = guest.tables.saturating_add(vm.pool_free());
+        for (context, runs) in vm.vcpus() {
+            if !custody(context) {
+                return Err(Difference::new(Rule::Custody, party, context.0));
             }
-        }
-        for (vcpu, claim) in
-            vm.vcpus.iter().zip(self.claims.get(usize::from(vm.index.0)).into_iter().flatten())
-        {
-            if vm.life == Life::Dying && claim.is_running() {
-                return Err(Difference::new(Rule::Dead, party, vcpu.context.0));
+            if vm.is_dying() && runs {
+                return Err(Difference::new(Rule::Dead, party, context.0));
             }
+            held = held.saturating_add(1);
         }
-        for object in objects.iter().filter_map(|place| place.object.as_ref()) {
-            let found = object.survey(self.machine, custody).map_err(|fault| {
+        for object in vm.objects() {
+            let found = object.survey(machine, custody).map_err(|fault| {
                 let (rule, page) = match fault {
                     ObjectFault::Table(page) => (Rule::Custody, page),
                     ObjectFault::Count(page) => (Rule::Counts, page),
@@ -323,8 +298,7 @@ impl<M: Machine> View<'_, '_, M> {
                 Difference::new(rule, party, page.0)
             })?;
             if found.present != object.present() {
-                let root = vm.tables.root();
-                return Err(Difference::new(Rule::Counts, party, root.0));
+                return Err(Difference::new(Rule::Counts, party, vm.root().0));
             }
             held = held.saturating_add(found.tables);
         }
@@ -332,28 +306,18 @@ impl<M: Machine> View<'_, '_, M> {
     }
 
     /// Holds what was counted in a VM's tables, objects and pool against what the records say.
-    fn check_counts(
-        &self,
-        vm: &Vm,
-        objects: &[ObjectPlace],
-        tally: Tally,
-        mapped: u64,
-        held: u64,
-    ) -> Result<(), Difference> {
-        let party = Party::Vm(vm.index);
-        let root = vm.tables.root();
+    fn check_counts(&self, vm: VmView<'_>, tally: Tally, mapped: u64, held: u64) -> Result<(), Difference> {
+        let party = Party::Vm(vm.index());
+        let root = vm.root();
         // Nobody walks the tables of a VM that is torn down, and they are not kept up to date.
-        if vm.life != Life::Dying && mapped != tally.pages {
+        if !vm.is_dying() && mapped != tally.pages {
             return Err(self.stray_mapping(vm).unwrap_or(Difference::new(Rule::Bijection, party, root.0)));
         }
-        let present = objects
-            .iter()
-            .filter_map(|place| place.object.as_ref())
-            .fold(0_u64, |sum, object| sum.saturating_add(object.present()));
+        let present = vm.objects().fold(0_u64, |sum, object| sum.saturating_add(object.present()));
         if present != tally.pages {
             return Err(Difference::new(Rule::Bijection, party, root.0));
         }
-        if vm.report.shared != tally.shared || held != tally.pool {
+        if vm.shared() != tally.shared || held != tally.pool {
             return Err(Difference::new(Rule::Counts, party, root.0));
         }
         Ok(())
@@ -361,15 +325,10 @@ impl<M: Machine> View<'_, '_, M> {
 
     /// The first page that a record gives to `owner`.
     fn first_of(&self, owner: Owner) -> u64 {
-        self.host
+        self.0
             .records()
             .try_for_each_run(|run| if run.record.owner() == owner { Err(run.first) } else { Ok(()) })
             .err()
             .unwrap_or(0)
     }
-}
-
-/// How many pages a pool has left: of all that there could be, those that it is not short of.
-fn free(pool: &Pool) -> u64 {
-    u64::MAX.saturating_sub(pool.short_of(u64::MAX).unwrap_or(0))
 }

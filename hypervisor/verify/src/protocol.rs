@@ -3,7 +3,7 @@
 //!
 //! The stream may come from the fake machine or from a trace of a boot; it has to start with the
 //! machine. The checker shares no code with what it checks but the types of the events: it keeps its own
-//! copy of all tables, reads them with the independent [`walker`](super::walker), and remembers of each
+//! copy of all tables, reads them with the independent [`walker`](crate::oracle::walker), and remembers of each
 //! translation that was taken away how far its invalidation has come. It believes the worst of the
 //! hardware: from the moment that a vCPU is loaded, and for the host always, whatever is in the tables is
 //! in a TLB.
@@ -33,9 +33,10 @@ use std::collections::BTreeMap;
 use std::string::String;
 use std::vec::Vec;
 
-use crate::event::Event;
-use crate::geometry::Geometry;
 use cpu::CpuState;
+use hyp_core::event::Event;
+use hyp_core::geometry::Geometry;
+use hyp_trace::InWords;
 use memory::Memory;
 pub use rule::Rule;
 use space::SpaceState;
@@ -59,9 +60,9 @@ pub struct Violation {
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { rule, at, cpu, event, before } = self;
-        write!(f, "event {at}, CPU {cpu}: {event}\n  breaks: {rule}\n  before it:")?;
+        write!(f, "event {at}, CPU {cpu}: {}\n  breaks: {rule}\n  before it:", InWords(*event))?;
         for (cpu, event) in before {
-            write!(f, "\n    CPU {cpu}: {event}")?;
+            write!(f, "\n    CPU {cpu}: {}", InWords(*event))?;
         }
         Ok(())
     }

@@ -1,20 +1,16 @@
 //! A small machine to test on: what the other tests start from.
 
-use std::boxed::Box;
-use std::vec;
-use std::vec::Vec;
-
 use shared_abi::addr::{Gfn, PageRange, Pfn};
 use shared_abi::error::CallError;
 use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState, VcpuIndex, VmHandle};
 
 use shared_abi::record::Digest;
 
-use crate::fake::Fake;
-use crate::geometry::Geometry;
-use crate::hypervisor::{CallFailure, CpuIndex, Hypervisor, Setup, SetupError};
-use crate::loaded::Loaded;
-use crate::machine::{Space, Vmid};
+use hyp_core::geometry::Geometry;
+use hyp_core::hypervisor::{CallFailure, CpuIndex, Hypervisor, Setup, SetupError};
+use hyp_core::loaded::Loaded;
+use hyp_core::machine::{Space, Vmid};
+use hyp_verify::fake::Fake;
 
 /// Tables of 4 entries: a block has 4 pages, a giant 16, the IPA space 128.
 #[derive(Debug)]

@@ -1,15 +1,14 @@
 //! What a whole block costs: as much as a page.
 
-use shared_abi::addr::{Gfn, PageRange, Pfn};
+use shared_abi::addr::{Gfn, Pfn};
 use shared_abi::host_call::{Content, HostCall, ObjectHandle, VcpuIndex, VmHandle};
 
 use super::bench_machine::*;
-use crate::fake::{Event, Fake, Scope};
-use crate::geometry::Granule4K;
-use crate::hypervisor::{CpuIndex, Hypervisor};
-use crate::loaded::Loaded;
-use crate::record::{ObjectIndex, ObjectPage, Record, VmIndex};
-use crate::records::{Records, records_needed};
+use hyp_core::event::{Event, Scope};
+use hyp_core::geometry::Granule4K;
+use hyp_core::hypervisor::{CpuIndex, Hypervisor};
+use hyp_core::loaded::Loaded;
+use hyp_verify::fake::Fake;
 
 /// RAM from 1 GiB on, as on metal, and the hypervisor's part of it.
 const METAL_RAM: (u64, u64) = (0x4_0000, 0x4000);
@@ -153,24 +152,4 @@ fn pages_that_come_one_by_one_end_as_a_block() {
         assert_eq!(block.punch(page, 1), 1);
     }
     assert_eq!(block.host_level(FRAMES), Some(2));
-}
-
-#[test]
-fn what_the_words_of_a_whole_block_once_said_counts_for_nothing() {
-    let range = |first, pages| PageRange::<Pfn>::new(Pfn(first), pages).unwrap();
-    let (ram, block, page) = (range(8, 8), range(8, 4), range(9, 1));
-    let mut words = std::vec![0; records_needed::<Tiny>(&[ram]).unwrap()];
-    let mut records = Records::<Tiny>::new(&[ram], &mut words).unwrap();
-    let guest = |offset| Record::guest(ObjectPage::new(VmIndex(1), ObjectIndex(0), offset));
-    for (pages, from, to) in [
-        (block, Record::HYPERVISOR, Record::HOST),
-        // The block is in pieces now, of which each word says that it is the host's.
-        (page, Record::HOST, guest(9)),
-        (page, guest(9), Record::HOST),
-        (block, Record::HOST, guest(0)),
-    ] {
-        assert_eq!(records.convert(pages, from, to).map(|done| done.piece.pages), Some(pages.len()));
-    }
-    assert_eq!(records.convert_page(Pfn(10), Record::HOST, Record::pool(VmIndex(3))), None);
-    assert_eq!(records.get(Pfn(10)), Some(guest(2)));
 }

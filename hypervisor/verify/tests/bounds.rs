@@ -1,16 +1,14 @@
 //! How many there may be of each, how much one call does, and what is counted.
 
-use std::vec::Vec;
-
 use shared_abi::addr::{Gfn, Ipa, Pfn};
 use shared_abi::error::CallError;
 use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState, VcpuIndex, VmHandle};
 
 use super::bench_machine::*;
-use crate::fake::Fake;
-use crate::geometry::{Geometry, Granule4K};
-use crate::hypervisor::{CallFailure, CpuIndex, HostAbort, HostAccess, Hypervisor};
-use crate::vm::MAX_VCPUS;
+use hyp_core::geometry::{Geometry, Granule4K};
+use hyp_core::hypervisor::{CallFailure, CpuIndex, HostAbort, HostAccess, Hypervisor};
+use hyp_core::vm::MAX_VCPUS;
+use hyp_verify::fake::Fake;
 
 fn create<G: Geometry>(
     hypervisor: &Hypervisor<'_, Fake<G>>,

@@ -2,15 +2,12 @@
 //! which the specification refuses it.
 
 use std::collections::BTreeMap;
-use std::format;
-use std::println;
 use std::string::{String, ToString};
-use std::vec::Vec;
 
-use crate::fake::lockstep::Verdict;
-use crate::fake::lockstep::action::{Action, CALLS, GuestCall};
-use crate::spec::guest::GuestRefusal as G;
-use crate::spec::host::Refusal as R;
+use hyp_verify::lockstep::Verdict;
+use hyp_verify::lockstep::action::{Action, CALLS, GuestCall};
+use hyp_verify::spec::guest::GuestRefusal as G;
+use hyp_verify::spec::host::Refusal as R;
 
 /// The reasons for which each host call is refused.
 const HOST_ROWS: &[(&str, &[R])] = &[

@@ -10,13 +10,13 @@ use shared_abi::host_call::{HostCall, VcpuIndex};
 use shared_abi::vcpu::{Exit, Resume};
 
 use super::bench_machine::{GUEST_FIRST, TestVm, Tiny, TinyHypervisor, tiny};
-use crate::exit::{GuestAction, Services, Trap, guest_entry, guest_exit};
-use crate::fake::Fake;
-use crate::fake::vectors::guest_trap;
-use crate::hypervisor::CpuIndex;
-use crate::loaded::Loaded;
-use crate::trng::Trng;
-use crate::vcpu::VcpuContext;
+use hyp_core::exit::{GuestAction, Services, Trap, guest_entry, guest_exit};
+use hyp_core::hypervisor::CpuIndex;
+use hyp_core::loaded::Loaded;
+use hyp_core::trng::Trng;
+use hyp_core::vcpu::VcpuContext;
+use hyp_verify::fake::Fake;
+use hyp_verify::fake::vectors::guest_trap;
 
 /// An IPA page that no memory is bound to.
 const DEVICE: u64 = 5;

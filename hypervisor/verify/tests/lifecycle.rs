@@ -9,12 +9,13 @@ use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState, VcpuInde
 use shared_abi::record::Digest;
 
 use super::bench_machine::*;
-use crate::fake::{Event, Fake, Scope, on_cpu};
-use crate::geometry::Granule4K;
-use crate::hypervisor::{CpuIndex, Hypervisor};
-use crate::loaded::{Loaded, ShareError};
-use crate::psci::ErrorCode;
-use crate::resident::Resident;
+use hyp_core::event::{Event, Scope};
+use hyp_core::geometry::Granule4K;
+use hyp_core::hypervisor::{CpuIndex, Hypervisor};
+use hyp_core::loaded::{Loaded, ShareError};
+use hyp_core::psci::ErrorCode;
+use hyp_core::resident::Resident;
+use hyp_verify::fake::{Fake, on_cpu};
 
 fn call(hypervisor: &TinyHypervisor, call: HostCall) -> Result<u64, CallError> {
     match hypervisor.host_call(&call) {

@@ -1,14 +1,13 @@
 //! What TLBs are told, where the tests of transitions do not look that closely.
 
 use std::collections::BTreeSet;
-use std::vec::Vec;
 
 use shared_abi::addr::Pfn;
 
 use super::bench_machine::*;
-use crate::fake::{Barrier, Event, Scope};
-use crate::geometry::Level;
-use crate::stage2::descriptor::{Kind, kind};
+use hyp_core::event::{Barrier, Event, Scope};
+use hyp_core::geometry::Level;
+use hyp_core::stage2::descriptor::{Kind, kind};
 
 #[test]
 fn many_pages_that_leave_at_once_leave_all_tlbs() {

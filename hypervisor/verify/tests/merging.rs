@@ -3,7 +3,7 @@
 use shared_abi::addr::Gfn;
 
 use super::bench_machine::*;
-use crate::machine::Space;
+use hyp_core::machine::Space;
 
 /// The level of the entry by which a space reaches a page.
 fn level(hypervisor: &TinyHypervisor, space: Space, page: u64) -> Option<u32> {

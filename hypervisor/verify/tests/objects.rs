@@ -5,7 +5,7 @@ use shared_abi::error::CallError;
 use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState};
 
 use super::bench_machine::*;
-use crate::vm::MAX_OBJECTS;
+use hyp_core::vm::MAX_OBJECTS;
 
 fn call(hypervisor: &TinyHypervisor, call: HostCall) -> Result<u64, CallError> {
     hypervisor.host_call(&call).map(|x| x[0]).map_err(|failure| failure.error)
@@ -102,4 +102,20 @@ fn an_old_handle_names_nothing_where_the_short_way_would_do() {
     assert_eq!(populate(new, 0, 81), Ok(1));
     assert_eq!(populate(old, 1, 82), Err(CallError::NotFound));
     assert_eq!(populate(new, 1, 82), Ok(1), "beside the first");
+}
+
+#[test]
+fn an_object_has_a_directory_for_each_giant_up_to_sixteen() {
+    let hypervisor = tiny();
+    let create = |vm, pages| hypervisor.host_call(&HostCall::ObjectCreate { vm, pages });
+    let largest = 16 * Tiny::GIANT_PAGES;
+    let vm = TestVm::new(&hypervisor, true, 54, 40);
+    for pages in [0, largest + 1, u64::MAX] {
+        let failure = create(vm.vm, pages).unwrap_err();
+        assert_eq!(failure.error, CallError::InvalidParameter, "{pages}");
+    }
+    let object = ObjectHandle(create(vm.vm, largest).unwrap()[0].try_into().unwrap());
+    let query = |offset| hypervisor.host_call(&HostCall::ObjectQuery { object, offset });
+    let known: Vec<bool> = [0, largest - 1, largest].map(|offset| query(offset).is_ok()).into();
+    assert_eq!(known, [true, true, false]);
 }

@@ -4,21 +4,18 @@ mod cases;
 mod scene;
 
 use std::collections::BTreeSet;
-use std::format;
-use std::vec;
-use std::vec::Vec;
 
 use shared_abi::addr::{Gfn, Pfn};
 use shared_abi::host_call::{Content, HostCall, VcpuIndex};
 
 use super::bench_machine::*;
-use crate::geometry::Granule4K;
-use crate::hypervisor::{HostAccess, Hypervisor};
-use crate::machine::Machine;
-use crate::oracle::changes::Calls;
-use crate::oracle::{Difference, Oracle, Party, Rule, check, words_needed};
-use crate::record::{ObjectIndex, ObjectPage, Record, VmIndex};
 use cases::CASES;
+use hyp_core::geometry::Granule4K;
+use hyp_core::hypervisor::{HostAccess, Hypervisor};
+use hyp_core::machine::Machine;
+use hyp_core::record::{ObjectIndex, ObjectPage, Record, VmIndex};
+use hyp_verify::oracle::changes::Calls;
+use hyp_verify::oracle::{Difference, Oracle, Party, Rule, check, words_needed};
 use scene::{HOST, LENT, OFFSET, OTHER, PRIVATE, Scene, share};
 
 #[test]

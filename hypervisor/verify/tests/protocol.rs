@@ -2,18 +2,17 @@
 //! same stream with one thing done wrong is refused in the rule's name.
 
 use std::collections::BTreeSet;
-use std::vec::Vec;
 
 use shared_abi::host_call::{HostCall, VcpuIndex};
 
 use super::bench_machine::*;
-use crate::event::{Barrier, Event, Scope};
-use crate::fake::on_cpu;
-use crate::fake::protocol::{Checker, Rule};
-use crate::geometry::Geometry;
-use crate::hypervisor::CpuIndex;
-use crate::lock::LockId;
-use crate::machine::Vmid;
+use hyp_core::event::{Barrier, Event, Scope};
+use hyp_core::geometry::Geometry;
+use hyp_core::hypervisor::CpuIndex;
+use hyp_core::lock::LockId;
+use hyp_core::machine::Vmid;
+use hyp_verify::fake::on_cpu;
+use hyp_verify::protocol::{Checker, Rule};
 
 type Stream = Vec<(usize, Event)>;
 
@@ -298,7 +297,7 @@ fn a_life_keeps_the_rules_and_shows_every_kind_of_duty() {
             Event::Tlbi { scope, .. } => Some(core::mem::discriminant(scope)),
             _ => None,
         })
-        .map(|scope| std::format!("{scope:?}"))
+        .map(|scope| format!("{scope:?}"))
         .collect();
     assert_eq!(scopes.len(), 5, "every scope of a TLBI");
 }

@@ -1,22 +1,20 @@
 //! What happens between two looks at the same thing: another CPU acts in the gap.
 
-use std::boxed::Box;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::thread;
-use std::vec;
 
 use shared_abi::addr::{Gfn, Pfn};
 use shared_abi::error::CallError;
 use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState, VmHandle};
 
 use super::bench_machine::*;
-use crate::event::Event;
-use crate::fake::Fake;
-use crate::hypervisor::{Hypervisor, Setup};
-use crate::lock::LockId;
-use crate::machine::{Frames, Machine, Removed, Space, TableRef, VcpuClaim};
-use crate::vcpu::VcpuContext;
+use hyp_core::event::Event;
+use hyp_core::hypervisor::{Hypervisor, Setup};
+use hyp_core::lock::LockId;
+use hyp_core::machine::{Frames, Machine, Removed, Space, TableRef, VcpuClaim};
+use hyp_core::vcpu::VcpuContext;
+use hyp_verify::fake::Fake;
 
 type Hook = Box<dyn FnOnce() + Send>;
 

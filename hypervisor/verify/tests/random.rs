@@ -4,10 +4,7 @@
 //! `CLOISTER_CASES` says how many thousand calls; a failure is shrunk to a script and printed.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::println;
-use std::string::String;
 use std::time::Instant;
-use std::vec::Vec;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
@@ -17,9 +14,9 @@ use super::bench_machine::{DENIED, RAM, RESERVED, Short, Tiny};
 use super::coverage::Coverage;
 use super::guide::{self, Dice};
 use super::{cases, script};
-use crate::fake::lockstep::action::{Action, Arg, CALLS};
-use crate::fake::lockstep::{Bench, Divergence, Pair, Verdict, with_pair};
-use crate::geometry::Geometry;
+use hyp_core::geometry::Geometry;
+use hyp_verify::lockstep::action::{Action, Arg, CALLS};
+use hyp_verify::lockstep::{Bench, Divergence, Pair, Verdict, with_pair};
 
 /// Calls in a sequence.
 const STEPS: usize = 1000;

@@ -1,18 +1,16 @@
 //! Scripts: what was done to which machine, one action per line, to be read and done again.
 
 use std::fmt::Write as _;
-use std::format;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::string::{String, ToString};
-use std::vec::Vec;
 use std::{env, fs, println};
 
 use super::bench_machine::{Short, Tiny};
-use crate::fake::lockstep::action::{Action, parse};
-use crate::fake::lockstep::{Bench, Divergence, Pair, Verdict, with_pair};
-use crate::geometry::Geometry;
+use hyp_core::geometry::Geometry;
+use hyp_verify::lockstep::action::{Action, parse};
+use hyp_verify::lockstep::{Bench, Divergence, Pair, Verdict, with_pair};
 
 /// Where the scripts are that once found something, or show something.
 const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts");

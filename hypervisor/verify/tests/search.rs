@@ -1,6 +1,6 @@
 //! The exhaustive search: breadth first over the real core, from a few small machines, until no new
 //! state is found or a bound is reached. Each transition is done to the core and to its specification;
-//! after each, both agree for every page and every party ([`crate::fake::lockstep`]), and after a
+//! after each, both agree for every page and every party ([`hyp_verify::lockstep`]), and after a
 //! refused call the core's state is what it was, bit for bit.
 //!
 //! Two states are the same if nothing that the core decides by tells them apart: generations of
@@ -14,18 +14,14 @@ mod scopes;
 mod state;
 
 use std::collections::HashSet;
-use std::format;
-use std::println;
-use std::string::String;
 use std::time::Instant;
-use std::vec::Vec;
 
 use super::bench_machine::{Short, Tiny};
 use super::coverage::Coverage;
 use super::{cases, script};
-use crate::fake::lockstep::action::Action;
-use crate::fake::lockstep::{Bench, Divergence, Pair, Verdict, with_pair};
-use crate::geometry::Geometry;
+use hyp_core::geometry::Geometry;
+use hyp_verify::lockstep::action::Action;
+use hyp_verify::lockstep::{Bench, Divergence, Pair, Verdict, with_pair};
 use scopes::Scope;
 
 /// A pair on the geometry that is searched.
@@ -65,7 +61,7 @@ fn search<G: Geometry>(scope: &Scope, most_states: usize) -> Found {
         walk(pair, &scope.prefix, &scope.prefix, &bench);
         pair.checking = false;
         let root = pair.save();
-        let mut nodes = std::vec![Node { parent: 0, action: None, depth: 0 }];
+        let mut nodes = vec![Node { parent: 0, action: None, depth: 0 }];
         let mut seen = HashSet::from([state::of(pair)]);
         let mut coverage = Coverage::default();
         let mut next = 0;

@@ -1,4 +1,4 @@
-//! Which tests notice which seeded bug ([`crate::seeded`]): with the bug on each of them fails, without
+//! Which tests notice which seeded bug ([`hyp_core::seeded`]): with the bug on each of them fails, without
 //! it all pass.
 //!
 //! `cargo seeded` prints the table. Every bug is tried in a process of its own, which is this binary
@@ -6,12 +6,9 @@
 
 use std::env;
 use std::process::Command;
-use std::string::String;
-use std::vec::Vec;
-use std::{format, println};
 
-use crate::seeded::Bug;
 use Bug::*;
+use hyp_core::seeded::Bug;
 
 /// The tests that notice each bug, those that say most about it first. Other tests may fail as well.
 const NOTICED_BY: &[(Bug, &[&str])] = &[

@@ -11,11 +11,8 @@
 mod order;
 mod power;
 
-use std::format;
-use std::string::String;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::vec::Vec;
 use std::{println, thread};
 
 use shared_abi::addr::{Gfn, PageRange, Pfn};
@@ -27,15 +24,15 @@ use order::{Answered, explain};
 use super::bench_machine::Tiny;
 use super::cases;
 use super::guide::Dice;
-use crate::fake::lockstep::action::{GuestCall, parse};
-use crate::fake::lockstep::guest::specified;
-use crate::fake::lockstep::{Bench, Pair, vcpu_run, with_pair};
-use crate::fake::{Fake, on_cpu};
-use crate::hypervisor::{CallFailure, CpuIndex, HostAccess, Hypervisor};
-use crate::loaded::{Loaded, ShareError};
-use crate::oracle;
-use crate::resident::Resident;
-use crate::spec::Spec;
+use hyp_core::hypervisor::{CallFailure, CpuIndex, HostAccess, Hypervisor};
+use hyp_core::loaded::{Loaded, ShareError};
+use hyp_core::resident::Resident;
+use hyp_verify::fake::{Fake, on_cpu};
+use hyp_verify::lockstep::action::{GuestCall, parse};
+use hyp_verify::lockstep::guest::specified;
+use hyp_verify::lockstep::{Bench, Pair, vcpu_run, with_pair};
+use hyp_verify::oracle;
+use hyp_verify::spec::Spec;
 
 /// What a thread does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +115,7 @@ fn guest_calls(pair: &Pair<'_, '_, Tiny>, dice: &mut Dice) -> Vec<Do> {
         }
     };
     let vm = VmHandle(pair.vms[dice.below(2) as usize]);
-    std::vec![Do::Load(vm), call(dice), call(dice), Do::Put]
+    vec![Do::Load(vm), call(dice), call(dice), Do::Put]
 }
 
 /// Runs a thread's calls on a CPU.
@@ -278,8 +275,8 @@ fn havoc(real: &Hypervisor<'_, Fake<Tiny>>, thread: usize, seed: u64, calls: u64
     // Two threads pass for each CPU; a CPU has one resident.
     let (cpu, keeps) = (thread % 2, thread < 2);
     let mut resident = Resident::new(real, CpuIndex(cpu));
-    let mut vms = std::vec![VmHandle(0x100), VmHandle(0x101)];
-    let mut objects = std::vec![ObjectHandle(0x100), ObjectHandle(0x110)];
+    let mut vms = vec![VmHandle(0x100), VmHandle(0x101)];
+    let mut objects = vec![ObjectHandle(0x100), ObjectHandle(0x110)];
     let mut dice = Dice(seed);
     for _ in 0..calls {
         let vm = dice.of(&vms).unwrap();

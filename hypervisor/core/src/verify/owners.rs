@@ -2,19 +2,20 @@
 
 use shared_abi::addr::{PageRange, Pfn};
 
-use super::{BlockWord, Records, Region, block_word, page_word_range, whole_block};
 use crate::geometry::{Geometry, Piece, pieces};
 use crate::record::Record;
+use crate::records::word::BlockWord;
+use crate::records::{Records, Region, block_word, page_word_range, whole_block};
 
 /// Pages of RAM in a row whose records follow from the first one's.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct RecordRun {
+pub struct RecordRun {
     /// The first page.
-    pub(crate) first: u64,
+    pub first: u64,
     /// How many.
-    pub(crate) pages: u64,
+    pub pages: u64,
     /// Its record.
-    pub(crate) record: Record,
+    pub record: Record,
 }
 
 impl RecordRun {
@@ -25,21 +26,22 @@ impl RecordRun {
 
 impl<G: Geometry> Records<'_, G> {
     /// How many words there are: what a copy of them takes.
-    pub(crate) const fn words(&self) -> usize {
+    pub const fn words(&self) -> usize {
         self.words.len()
     }
 
     /// The ranges of RAM, ascending.
-    pub(crate) fn ram(&self) -> impl Iterator<Item = PageRange<Pfn>> {
+    pub fn ram(&self) -> impl Iterator<Item = PageRange<Pfn>> {
         self.regions.iter().map(|region| region.pages)
     }
 
     /// Shows all records in runs as long as they are, ascending, until `show` fails; no block is
     /// [`Self::miscounted`].
-    pub(crate) fn try_for_each_run<E>(
-        &self,
-        mut show: impl FnMut(RecordRun) -> Result<(), E>,
-    ) -> Result<(), E> {
+    ///
+    /// # Errors
+    ///
+    /// As `show` has them.
+    pub fn try_for_each_run<E>(&self, mut show: impl FnMut(RecordRun) -> Result<(), E>) -> Result<(), E> {
         let mut pending: Option<RecordRun> = None;
         let mut add = |run: RecordRun| {
             if let Some(before) = &mut pending {
@@ -102,7 +104,7 @@ impl<G: Geometry> Records<'_, G> {
     }
 
     /// The first page of a split block that miscounts the pages which deviate from its base.
-    pub(crate) fn miscounted(&self) -> Option<Pfn> {
+    pub fn miscounted(&self) -> Option<Pfn> {
         self.regions.iter().find_map(|region| {
             pieces::<G>(region.pages.first().0, region.pages.len())
                 .find(|piece| !self.counts_right(region, *piece))
@@ -136,7 +138,11 @@ impl<G: Geometry> Records<'_, G> {
     /// Shows what changed since `before` was a copy of these records, page by page and ascending, until
     /// `show` fails, and makes it one again. Where `before` holds anything else, all is taken over
     /// without being shown.
-    pub(crate) fn try_for_each_change<E>(
+    ///
+    /// # Errors
+    ///
+    /// As `show` has them.
+    pub fn try_for_each_change<E>(
         &self,
         before: &mut [u64],
         mut show: impl FnMut(Pfn, Record, Record) -> Result<(), E>,
@@ -188,26 +194,9 @@ impl<G: Geometry> Records<'_, G> {
     }
 
     /// Takes a copy of all records.
-    pub(crate) fn copy_to(&self, copy: &mut [u64]) {
+    pub fn copy_to(&self, copy: &mut [u64]) {
         for (to, from) in copy.iter_mut().zip(self.words.iter()) {
             *to = *from;
         }
-    }
-
-    /// Overwrites the record of a page behind everybody's back, without counting it.
-    #[cfg(test)]
-    pub(crate) fn falsify(&mut self, page: Pfn, record: Record) {
-        if let (Some(range), Some(old)) = (PageRange::<Pfn>::new(page, 1), self.get(page)) {
-            self.convert(range, old, record);
-        }
-    }
-
-    /// Makes the block that holds a page miscount.
-    #[cfg(test)]
-    pub(crate) fn miscount(&mut self, page: Pfn) {
-        let region = self.regions[0];
-        let at = block_word::<G>(&region, page.0);
-        let block = BlockWord(self.words[at]);
-        self.words[at] = BlockWord::split(block.base(), block.deviating() ^ 1).0;
     }
 }

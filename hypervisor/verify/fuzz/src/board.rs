@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hyp_core::fake::Fake;
 use hyp_core::geometry::Geometry;
 use hyp_core::hypervisor::{CallFailure, Hypervisor, Setup};
 use hyp_core::machine::{Space, Vmid};
+use hyp_verify::fake::Fake;
 use shared_abi::addr::{Gfn, PageRange, Pfn};
 use shared_abi::error::CallError;
 use shared_abi::host_call::{Content, HostCall, ObjectHandle, VcpuIndex, VmHandle};

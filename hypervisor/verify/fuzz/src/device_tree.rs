@@ -147,7 +147,7 @@ fn check_references(node: FdtNode<'_>) {
 /// Inputs to start from: the tree of the reference machine, and the smallest that is a platform.
 #[must_use]
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
-    let virt = include_bytes!("../../hypervisor/core/tests/data/virt.dtb");
+    let virt = include_bytes!("../../../core/tests/data/virt.dtb");
     vec![("virt", virt.to_vec()), ("smallest", smallest()), ("nothing", Vec::new())]
 }
 

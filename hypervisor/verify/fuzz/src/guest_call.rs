@@ -11,12 +11,12 @@ mod onlooker;
 mod seeds;
 
 use hyp_core::exit::{GuestAction, Services, Trap, guest_entry};
-use hyp_core::fake::Fake;
-use hyp_core::fake::vectors::guest_trap;
 use hyp_core::hypervisor::CpuIndex;
 use hyp_core::loaded::{GuestPage, Loaded};
 use hyp_core::trng::Trng;
 use hyp_core::vcpu::SystemRegisters;
+use hyp_verify::fake::Fake;
+use hyp_verify::fake::vectors::guest_trap;
 use shared_abi::addr::{PAGE_SIZE, Pfn};
 use shared_abi::error::CallError;
 use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState, VcpuIndex, VmHandle};

@@ -8,9 +8,9 @@
 
 use std::ops::Range;
 
-use hyp_core::fake::lockstep::action::{Action, Arg, CALLS, GuestCall};
-use hyp_core::fake::lockstep::{Bench, Pair, Verdict, with_pair};
-use hyp_core::spec::HostReach;
+use hyp_verify::lockstep::action::{Action, Arg, CALLS, GuestCall};
+use hyp_verify::lockstep::{Bench, Pair, Verdict, with_pair};
+use hyp_verify::spec::HostReach;
 
 use crate::board::{DENIED, GUEST_FIRST, GUEST_PAGES, POOL_PAGES, RAM, RESERVED, Tiny};
 use crate::input::Input;

@@ -1,9 +1,9 @@
 //! What brings a guest's traps to the core: on metal the vectors of EL2.
 
-use crate::exit::{GuestAction, Services, Trap, guest_exit, quick_hypercall};
-use crate::loaded::Loaded;
-use crate::machine::Machine;
-use crate::syndrome::Syndrome;
+use hyp_core::exit::{GuestAction, Services, Trap, guest_exit, quick_hypercall};
+use hyp_core::loaded::Loaded;
+use hyp_core::machine::Machine;
+use hyp_core::syndrome::Syndrome;
 
 /// Handles a trap of the guest's: an HVC goes the short way first.
 pub fn guest_trap<M: Machine>(

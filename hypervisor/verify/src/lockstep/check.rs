@@ -7,9 +7,9 @@ use shared_abi::addr::Pfn;
 
 use super::{Divergence, HOST_BYTE, PUBLIC_BYTE, Pair, agree};
 use crate::fake::tlb::Map;
-use crate::geometry::Geometry;
-use crate::machine::Space;
 use crate::spec::{HostReach, Life, Owner};
+use hyp_core::geometry::Geometry;
+use hyp_core::machine::Space;
 
 impl<G: Geometry> Pair<'_, '_, G> {
     /// Holds the core against the specification, for every page and every party.
@@ -22,7 +22,6 @@ impl<G: Geometry> Pair<'_, '_, G> {
         self.check_guests()?;
         let violations = self.real.machine().violations();
         agree!(violations.is_empty(), "break-before-make: {violations:?}");
-        #[cfg(any(test, feature = "oracle"))]
         if let Err(difference) = crate::oracle::check(self.real) {
             return Err(Divergence(std::string::ToString::to_string(&difference)));
         }

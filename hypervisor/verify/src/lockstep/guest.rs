@@ -7,12 +7,12 @@ use shared_abi::vcpu::{Exit, ExitRecord, ListRegister, Resume};
 
 use super::action::GuestCall;
 use super::{Divergence, Pair, Verdict, agree};
-use crate::exit::{GuestAction, Services, Trap, guest_entry, guest_exit};
 use crate::fake::on_cpu;
 use crate::fake::vectors::guest_trap;
-use crate::geometry::Geometry;
 use crate::spec::Spec;
 use crate::spec::guest::Answer;
+use hyp_core::exit::{GuestAction, Services, Trap, guest_entry, guest_exit};
+use hyp_core::geometry::Geometry;
 
 /// ESR_EL2 of `hvc #0`, which has a short way of its own, and of `smc #0`, which has not.
 const HVC: u64 = 0x16 << 26 | 1 << 25;
@@ -41,13 +41,7 @@ fn registers(call: GuestCall) -> Option<[u64; 4]> {
 }
 
 /// What the specification makes of it, on a vCPU that is loaded. `done` is how many pages the core did.
-pub(crate) fn specified(
-    spec: &mut Spec,
-    vm: VmHandle,
-    vcpu: VcpuIndex,
-    call: GuestCall,
-    done: u64,
-) -> Answer {
+pub fn specified(spec: &mut Spec, vm: VmHandle, vcpu: VcpuIndex, call: GuestCall, done: u64) -> Answer {
     match call {
         GuestCall::Share(x) => spec.convert(vm, x, true, done),
         GuestCall::Unshare(x) => spec.convert(vm, x, false, done),

@@ -9,9 +9,11 @@ use shared_abi::error::CallError;
 use shared_abi::host_call::{Arguments, Content, HostCall, ObjectHandle, VmHandle};
 
 use super::{Divergence, HOST_BYTE, Pair, Verdict, agree, guest_space};
-use crate::geometry::Geometry;
-use crate::hypervisor::CallFailure;
 use crate::spec::host::Refusal;
+use hyp_core::geometry::Geometry;
+use hyp_core::hypervisor::CallFailure;
+use hyp_core::record::Record;
+use hyp_core::verify;
 
 impl<G: Geometry> Pair<'_, '_, G> {
     pub(super) fn host_call(&mut self, function: u32, registers: &Arguments) -> Result<Verdict, Divergence> {
@@ -157,8 +159,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
 
     /// Whether the core's record says that a page is the host's alone.
     fn is_hosts(&self, page: u64) -> bool {
-        let host = self.real.host.lock(self.real.machine());
-        host.records().get(Pfn(page)) == Some(crate::record::Record::HOST)
+        verify::look(self.real, |view| view.records().get(Pfn(page)) == Some(Record::HOST))
     }
 
     /// Keeps what a call made.

@@ -4,10 +4,11 @@ use shared_abi::addr::Pfn;
 use shared_abi::host_call::HostCall;
 
 use super::{Difference, Party, Rule};
-use crate::geometry::Geometry;
-use crate::machine::{Machine, TableRef};
-use crate::record::Owner;
-use crate::records::Records;
+use hyp_core::geometry::Geometry;
+use hyp_core::machine::Machine;
+use hyp_core::record::Owner;
+use hyp_core::records::Records;
+use hyp_core::verify;
 
 /// A set of kinds of calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -136,5 +137,5 @@ const fn party(from: Owner, to: Owner) -> Party {
 /// nobody has written to it; reads are of single words, so that one who does all the same does no harm.
 fn is_zero<M: Machine>(machine: &M, page: Pfn) -> bool {
     // As many words as a table has entries: on metal, those of a page.
-    (0..M::Geometry::ENTRIES).all(|index| machine.read_entry(TableRef::new(page), index) == 0)
+    (0..M::Geometry::ENTRIES).all(|index| machine.read_entry(verify::table(page), index) == 0)
 }

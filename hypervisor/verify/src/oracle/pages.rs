@@ -4,13 +4,12 @@ use shared_abi::addr::{Gfn, PageRange, Pfn};
 
 use super::tables::{self, Seen};
 use super::walker::Translation;
-use super::{Difference, Party, Rule, Tally, View};
-use crate::geometry::Geometry;
-use crate::machine::Machine;
-use crate::object::Content;
-use crate::record::{ObjectPage, Owner};
-use crate::records::oracle::RecordRun;
-use crate::vm::{Life, MAX_VMS, Vm};
+use super::{Difference, Look, Party, Rule, Tally};
+use hyp_core::geometry::Geometry;
+use hyp_core::machine::Machine;
+use hyp_core::record::{ObjectPage, Owner};
+use hyp_core::verify::{RecordRun, VmView};
+use hyp_core::vm::MAX_VMS;
 
 /// What the specification says of a page: by which rule, whether the host reaches it, and which guest
 /// page it is.
@@ -33,10 +32,10 @@ impl Expected {
     }
 }
 
-impl<M: Machine> View<'_, '_, M> {
+impl<M: Machine> Look<'_, '_, '_, M> {
     /// Checks all of RAM, and adds up what the records say of each VM.
     pub(super) fn check_pages(&self, tallies: &mut [Tally; MAX_VMS]) -> Result<(), Difference> {
-        self.host.records().try_for_each_run(|run| {
+        self.0.records().try_for_each_run(|run| {
             let owner = run.record.owner();
             let expected = Expected::new(owner);
             let vm = match owner {
@@ -62,7 +61,7 @@ impl<M: Machine> View<'_, '_, M> {
 
     /// The host reaches a run of RAM, or it does not.
     fn check_host(&self, run: RecordRun, expected: &Expected) -> Result<(), Difference> {
-        self.each_seen(self.host.root(), run.first, run.pages, |page, seen| {
+        self.each_seen(self.0.host_root(), run.first, run.pages, |page, seen| {
             let wrong = |rule| Err(Difference::new(rule, Party::Host, page));
             match seen.translation {
                 None if !expected.host => Ok(()),
@@ -83,16 +82,10 @@ impl<M: Machine> View<'_, '_, M> {
     /// The object has a run of RAM where the record says, and the guest reaches it there.
     fn check_guest(&self, run: RecordRun, page: ObjectPage, expected: &Expected) -> Result<(), Difference> {
         let party = Party::Vm(page.vm());
-        let place = self.places.get(usize::from(page.vm().0));
         let unknown = Difference::new(Rule::Bijection, party, run.first);
-        let place = place.ok_or(unknown)?;
-        let vm = place.vm.as_ref().ok_or(unknown)?;
-        let object = place
-            .objects
-            .get(usize::from(page.object().0))
-            .and_then(|place| place.object.as_ref())
-            .ok_or(unknown)?;
-        if vm.protected != (expected.rule != Rule::Lent) {
+        let vm = self.0.vm(page.vm()).ok_or(unknown)?;
+        let object = vm.object(page.object()).ok_or(unknown)?;
+        if vm.is_protected() != (expected.rule != Rule::Lent) {
             return Err(Difference::new(expected.rule, party, run.first));
         }
         let mut done = 0;
@@ -102,24 +95,24 @@ impl<M: Machine> View<'_, '_, M> {
             let left = run.pages.saturating_sub(done);
             let unnamed = Difference::new(Rule::Bijection, party, first);
             let (gfn, bound) = vm.bound_run(page.advance(done), left).ok_or(unnamed)?;
-            let found = object.run(self.machine, offset, bound);
-            if found.content() != Content::Present(Pfn(first)) {
+            let (found, pages) = object.run(self.0.machine(), offset, bound);
+            if found != Some(Pfn(first)) {
                 return Err(unnamed);
             }
             // Nobody walks the tables of a VM that is torn down.
-            if vm.life != Life::Dying {
-                self.check_bound(vm, gfn, first, found.pages)?;
+            if !vm.is_dying() {
+                self.check_bound(vm, gfn, first, pages)?;
             }
-            done = done.saturating_add(found.pages);
+            done = done.saturating_add(pages);
         }
         Ok(())
     }
 
     /// The guest reaches `pages` pages of RAM from `first` on, at `gfn` and on.
-    fn check_bound(&self, vm: &Vm, gfn: Gfn, first: u64, pages: u64) -> Result<(), Difference> {
-        self.each_seen(vm.tables.root(), gfn.0, pages, |page, seen| {
+    fn check_bound(&self, vm: VmView<'_>, gfn: Gfn, first: u64, pages: u64) -> Result<(), Difference> {
+        self.each_seen(vm.root(), gfn.0, pages, |page, seen| {
             let there = first.saturating_add(page.saturating_sub(gfn.0));
-            let wrong = |rule| Err(Difference::new(rule, Party::Vm(vm.index), there));
+            let wrong = |rule| Err(Difference::new(rule, Party::Vm(vm.index()), there));
             match seen.translation {
                 Some(found) if found.page.0 != there => wrong(Rule::Bijection),
                 None => wrong(Rule::Bijection),
@@ -132,7 +125,7 @@ impl<M: Machine> View<'_, '_, M> {
     /// Outside of RAM the host reaches devices, and no denied ones.
     pub(super) fn check_devices(&self) -> Result<(), Difference> {
         let mut next = 0;
-        for range in self.host.records().ram() {
+        for range in self.0.records().ram() {
             self.check_devices_in(next, range.first().0)?;
             next = range.end().0;
         }
@@ -141,14 +134,14 @@ impl<M: Machine> View<'_, '_, M> {
 
     fn check_devices_in(&self, first: u64, end: u64) -> Result<(), Difference> {
         let pages = end.saturating_sub(first);
-        self.each_seen(self.host.root(), first, pages, |page, seen| {
+        self.each_seen(self.0.host_root(), first, pages, |page, seen| {
             let Some(found) = seen.translation else {
                 return Ok(());
             };
             let wrong = |rule| Err(Difference::new(rule, Party::Host, page));
             let range = PageRange::<Pfn>::new(Pfn(page), seen.pages);
             let denied = |denied: &&PageRange<Pfn>| range.is_none_or(|range| range.overlaps(**denied));
-            if let Some(denied) = self.host.denied().iter().find(denied) {
+            if let Some(denied) = self.0.denied().iter().find(denied) {
                 let page = page.max(denied.first().0);
                 Err(Difference::new(Rule::Devices, Party::Host, page))
             } else if found.page.0 != page {
@@ -162,13 +155,13 @@ impl<M: Machine> View<'_, '_, M> {
     }
 
     /// A page that a guest reaches and is not recorded as its own, there.
-    pub(super) fn stray_mapping(&self, vm: &Vm) -> Option<Difference> {
-        self.each_seen(vm.tables.root(), 0, M::Geometry::IPA_PAGES, |first, seen| {
+    pub(super) fn stray_mapping(&self, vm: VmView<'_>) -> Option<Difference> {
+        self.each_seen(vm.root(), 0, M::Geometry::IPA_PAGES, |first, seen| {
             let Some(found) = seen.translation else {
                 return Ok(());
             };
             for (page, gfn) in (found.page.0..).zip(first..first.saturating_add(seen.pages)) {
-                let wrong = |rule| Err(Difference::new(rule, Party::Vm(vm.index), page));
+                let wrong = |rule| Err(Difference::new(rule, Party::Vm(vm.index()), page));
                 match self.owner(Pfn(page)) {
                     None => return wrong(Rule::Devices),
                     Some(Owner::Host) => return wrong(Rule::Host),
@@ -176,8 +169,8 @@ impl<M: Machine> View<'_, '_, M> {
                     Some(
                         Owner::HostLent(recorded) | Owner::Guest(recorded) | Owner::GuestShared(recorded),
                     ) => {
-                        let there = vm.gfn(recorded, 1);
-                        if recorded.vm() != vm.index || there != Some(Gfn(gfn)) {
+                        let there = vm.gfn(recorded);
+                        if recorded.vm() != vm.index() || there != Some(Gfn(gfn)) {
                             return wrong(Rule::Once);
                         }
                     }
@@ -199,7 +192,7 @@ impl<M: Machine> View<'_, '_, M> {
         let end = first.saturating_add(pages);
         let mut page = first;
         while page < end {
-            let seen = tables::run(self.machine, root, page, end.saturating_sub(page));
+            let seen = tables::run(self.0.machine(), root, page, end.saturating_sub(page));
             show(page, seen)?;
             page = page.saturating_add(seen.pages);
         }

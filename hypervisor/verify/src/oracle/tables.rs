@@ -4,8 +4,9 @@ use shared_abi::addr::{PAGE_SHIFT, Pfn};
 
 use super::walker::{self, Meaning, Translation};
 use super::{Difference, Party, Rule};
-use crate::geometry::Geometry;
-use crate::machine::{Machine, TableRef};
+use hyp_core::geometry::Geometry;
+use hyp_core::machine::Machine;
+use hyp_core::verify;
 
 /// What a tree of tables consists of.
 #[derive(Clone, Copy, Debug, Default)]
@@ -51,7 +52,7 @@ fn below<M: Machine>(
     let covered = walker::pages_covered(M::Geometry::INDEX_BITS, level);
     let mut page = page;
     for index in 0..M::Geometry::ENTRIES {
-        let descriptor = machine.read_entry(TableRef::new(table), index);
+        let descriptor = machine.read_entry(verify::table(table), index);
         if descriptor != 0 {
             match walker::meaning(M::Geometry::INDEX_BITS, level, descriptor) {
                 Meaning::Fault => return Err(Difference::new(Rule::Attributes, party, page)),
@@ -85,7 +86,7 @@ pub(super) fn run<M: Machine>(machine: &M, root: Pfn, page: u64, most: u64) -> S
             break;
         };
         table = Pfn(table.0.saturating_add(which));
-        let descriptor = machine.read_entry(TableRef::new(table), index);
+        let descriptor = machine.read_entry(verify::table(table), index);
         let covered = walker::pages_covered(bits, level);
         let within = page & covered.saturating_sub(1);
         let (translation, step) = match walker::meaning(bits, level, descriptor) {
@@ -103,7 +104,7 @@ pub(super) fn run<M: Machine>(machine: &M, root: Pfn, page: u64, most: u64) -> S
         let mut expected = descriptor;
         for index in index.saturating_add(1)..M::Geometry::ENTRIES {
             expected = expected.wrapping_add(step);
-            if pages >= most || machine.read_entry(TableRef::new(table), index) != expected {
+            if pages >= most || machine.read_entry(verify::table(table), index) != expected {
                 break;
             }
             pages = pages.saturating_add(covered);

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::vec::Vec;
 
 use super::rule::Rule;
-use crate::event::{Barrier, Scope};
-use crate::lock::LockId;
+use hyp_core::event::{Barrier, Scope};
+use hyp_core::lock::LockId;
 
 /// How far a CPU is with forgetting the previous vCPU of a VM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

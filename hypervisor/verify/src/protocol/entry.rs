@@ -4,8 +4,8 @@ use shared_abi::addr::Pfn;
 
 use super::rule::Rule;
 use super::{Checker, HOST};
-use crate::lock::LockId;
-use crate::machine::Vmid;
+use hyp_core::lock::LockId;
+use hyp_core::machine::Vmid;
 
 impl Checker {
     pub(super) fn take(&mut self, cpu: usize, lock: LockId) -> Result<(), Rule> {

@@ -3,8 +3,8 @@
 use super::Checker;
 use super::rule::Rule;
 use super::space::SpaceState;
-use crate::event::{Barrier, Scope};
-use crate::machine::Vmid;
+use hyp_core::event::{Barrier, Scope};
+use hyp_core::machine::Vmid;
 
 impl Checker {
     pub(super) fn barrier(&mut self, cpu: usize, barrier: Barrier) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
-use super::super::walker::{self, Meaning};
+use crate::oracle::walker::{self, Meaning};
 
 /// Who used a page last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

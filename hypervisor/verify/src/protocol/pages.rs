@@ -5,7 +5,7 @@ use shared_abi::addr::{PageRange, Pfn};
 use super::memory::Past;
 use super::rule::Rule;
 use super::{Checker, HOST};
-use crate::lock::LockId;
+use hyp_core::lock::LockId;
 
 impl Checker {
     /// Whether a CPU other than `but` is at the host's tables. It may have taken a block away to split it, in which

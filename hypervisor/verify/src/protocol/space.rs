@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::vec::Vec;
 
 use super::rule::Rule;
-use crate::event::Scope;
-use crate::lock::LockId;
+use hyp_core::event::Scope;
+use hyp_core::lock::LockId;
 
 /// The concatenated tables at the root.
 pub(super) const ROOT_TABLES: u64 = 2;

@@ -6,9 +6,9 @@ use super::memory::Past;
 use super::rule::Rule;
 use super::space::{ROOT_TABLES, Removal, Run, SpaceState, Unpublished};
 use super::{Checker, HOST};
-use crate::fake::walker::{self, Meaning};
-use crate::lock::LockId;
-use crate::machine::Space;
+use crate::oracle::walker::{self, Meaning};
+use hyp_core::lock::LockId;
+use hyp_core::machine::Space;
 
 /// Where a table is in a space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub(super) struct Attached {
 
 impl Checker {
     /// Whether a page is a table that somebody's walks reach.
-    pub(in crate::fake) fn walks(&self, page: Pfn) -> bool {
+    pub(crate) fn walks(&self, page: Pfn) -> bool {
         self.attached.contains_key(&page.0)
     }
 

@@ -6,7 +6,7 @@ use shared_abi::kvm::function;
 use shared_abi::vcpu::AccessSize;
 
 use super::*;
-use crate::guard::{GuardFull, MAX_RUNS, MmioGuard};
+use hyp_core::guard::{GuardFull, MAX_RUNS, MmioGuard};
 
 /// `ldrb w3, [..]` and `str w3, [..]`: translation faults with a syndrome.
 const LOAD_BYTE: u64 = 0x9303_0007;

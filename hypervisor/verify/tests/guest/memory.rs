@@ -5,9 +5,9 @@ use shared_abi::host_call::{Content, ObjectHandle, PageState};
 use shared_abi::kvm::function::*;
 
 use super::*;
-use crate::geometry::Geometry;
-use crate::loaded::GuestPage;
-use crate::tests::bench_machine::{OBJECT_PAGES, host_reaches, no_violations, reached};
+use crate::bench_machine::{OBJECT_PAGES, host_reaches, no_violations, reached};
+use hyp_core::geometry::Geometry;
+use hyp_core::loaded::GuestPage;
 
 const INVALID: [u64; 4] = [u64::MAX - 2, 0, 0, 0];
 const NOT_SUPPORTED: [u64; 4] = [u64::MAX, 0, 0, 0];

@@ -2,17 +2,17 @@
 
 use shared_abi::addr::{Gfn, Pfn};
 
-use super::super::bench_machine::*;
 use super::scene::{
     BLOCK, HOST, HOST_IN_SPLIT_BLOCK, LENT, OFFSET, POOLS, PRIVATE, SHARED, Scene, object_page,
 };
-use crate::geometry::Level;
-use crate::hypervisor::{CpuIndex, HostAccess};
-use crate::machine::Machine;
-use crate::oracle::{Party, Rule};
-use crate::record::{Record, VmIndex};
-use crate::stage2::descriptor::{Access, leaf, table};
-use crate::vm::Life;
+use crate::bench_machine::*;
+use hyp_core::geometry::Level;
+use hyp_core::hypervisor::{CpuIndex, HostAccess};
+use hyp_core::machine::Machine;
+use hyp_core::record::{Record, VmIndex};
+use hyp_core::stage2::descriptor::{Access, leaf, table};
+use hyp_core::verify::tamper;
+use hyp_verify::oracle::{Party, Rule};
 
 /// One bit of a descriptor.
 const ACCESS_FLAG: u64 = 1 << 10;
@@ -113,7 +113,7 @@ pub(super) const CASES: &[Case] = {
         ),
         (
             "a vCPU's registers are in a host page",
-            |scene| scene.vm(0, |vm| vm.vcpus[0].context = Pfn(HOST)),
+            |scene| tamper::move_context(&scene.hypervisor, VmIndex(0), Pfn(HOST)),
             Rule::Custody,
             FIRST,
             HOST,
@@ -172,24 +172,21 @@ pub(super) const CASES: &[Case] = {
         ),
         (
             "a block miscounts",
-            |scene| {
-                let mut host = scene.hypervisor.host.lock(scene.machine());
-                host.records_mut().miscount(Pfn(SHARED));
-            },
+            |scene| tamper::miscount(&scene.hypervisor, Pfn(SHARED)),
             Rule::Counts,
             Hypervisor,
             SHARED,
         ),
         (
             "a VM miscounts what it shares",
-            |scene| scene.vm(0, |vm| vm.report.shared += 1),
+            |scene| tamper::overcount_shared(&scene.hypervisor, VmIndex(0)),
             Rule::Counts,
             FIRST,
             POOLS[0].0,
         ),
         (
             "a page of a pool is lost",
-            |scene| scene.vm(1, |vm| vm.pool.take(scene.machine()).map(|_| ()).unwrap()),
+            |scene| tamper::lose_pool_page(&scene.hypervisor, VmIndex(1)),
             Rule::Counts,
             SECOND,
             POOLS[1].0,
@@ -281,10 +278,7 @@ pub(super) const CASES: &[Case] = {
         ),
         (
             "a VM is torn down while it runs",
-            |scene| {
-                scene.vm(0, |vm| vm.life = Life::Dying);
-                assert!(scene.hypervisor.claims[0][0].take(CpuIndex(1)));
-            },
+            |scene| tamper::die_while_running(&scene.hypervisor, VmIndex(0), CpuIndex(1)),
             Rule::Dead,
             FIRST,
             0,

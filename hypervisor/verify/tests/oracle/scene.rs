@@ -2,13 +2,14 @@
 
 use shared_abi::addr::{Gfn, Pfn};
 
-use super::super::bench_machine::*;
-use crate::fake::Fake;
-use crate::geometry::{Geometry, Level};
-use crate::machine::{Machine, Space, TableRef};
-use crate::oracle::walker::{self, Meaning};
-use crate::record::{ObjectIndex, ObjectPage, Record, VmIndex};
-use crate::stage2::descriptor::{Access, leaf};
+use crate::bench_machine::*;
+use hyp_core::geometry::{Geometry, Level};
+use hyp_core::machine::{Machine, Space, TableRef};
+use hyp_core::record::{ObjectIndex, ObjectPage, Record, VmIndex};
+use hyp_core::stage2::descriptor::{Access, leaf};
+use hyp_core::verify::{self, tamper};
+use hyp_verify::fake::Fake;
+use hyp_verify::oracle::walker::{self, Meaning};
 
 /// Pools: of a protected VM, of another, and of an ordinary one.
 pub(super) const POOLS: [(u64, u64); 3] = [(54, 14), (68, 10), (78, 10)];
@@ -66,7 +67,7 @@ impl Scene {
         let mut table = space.root.page();
         for level in 1..=3 {
             let (which, index) = walker::place(Tiny::INDEX_BITS, level, page).unwrap();
-            let slot = TableRef::new(Pfn(table.0 + which));
+            let slot = verify::table(Pfn(table.0 + which));
             let value = self.machine().read_entry(slot, index);
             match walker::meaning(Tiny::INDEX_BITS, level, value) {
                 Meaning::Table(next) => table = next,
@@ -89,14 +90,7 @@ impl Scene {
 
     /// Changes the record of a page, behind everybody's back.
     pub(super) fn falsify(&self, page: u64, record: Record) {
-        let mut host = self.hypervisor.host.lock(self.machine());
-        host.records_mut().falsify(Pfn(page), record);
-    }
-
-    /// Changes a VM behind everybody's back.
-    pub(super) fn vm<R>(&self, vm: usize, change: impl FnOnce(&mut crate::vm::Vm) -> R) -> R {
-        let mut place = self.hypervisor.places[vm].lock(self.machine());
-        change(place.vm.as_mut().unwrap())
+        tamper::record(&self.hypervisor, Pfn(page), record);
     }
 }
 

@@ -4,13 +4,10 @@
 //! the second, `vm1` is the newest VM in place 1, `vm101` the one that was there before it, and `vm99`
 //! names nothing; `object16` is the newest first object of the VM in place 1.
 
-use std::string::String;
-use std::vec::Vec;
-
 use super::TinyPair;
-use crate::fake::lockstep::Bench;
-use crate::fake::lockstep::action::{Action, Arg, parse};
-use crate::geometry::Geometry;
+use hyp_core::geometry::Geometry;
+use hyp_verify::lockstep::Bench;
+use hyp_verify::lockstep::action::{Action, Arg, parse};
 
 /// A machine to be searched.
 pub(super) struct Scope {
@@ -409,15 +406,15 @@ fn full() -> Scope {
     let mut prefix = String::from("vm-create protected=1 first=48 pages=16\n");
     for place in 1..16 {
         let first = 60 + 4 * place;
-        prefix += &std::format!("vm-create protected=0 first={first} pages=3\n");
-        prefix += &std::format!("vm-top-up vm=vm0 first={} pages=1\n", first + 3);
+        prefix += &format!("vm-create protected=0 first={first} pages=3\n");
+        prefix += &format!("vm-top-up vm=vm0 first={} pages=1\n", first + 3);
     }
     prefix += "object-create vm=vm0 pages=16\n".repeat(4).as_str();
     for binding in 0..8 {
-        prefix += &std::format!("object-bind object=object0 offset={binding} gfn={binding} pages=1\n");
+        prefix += &format!("object-bind object=object0 offset={binding} gfn={binding} pages=1\n");
     }
     for vcpu in 0..16 {
-        prefix += &std::format!("vcpu-create vm=vm0 index={vcpu}\n");
+        prefix += &format!("vcpu-create vm=vm0 index={vcpu}\n");
     }
     // Some break two rules, to see which one is told.
     let moves = "vm-create protected=1 first=124 pages=3

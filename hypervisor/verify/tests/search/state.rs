@@ -1,17 +1,12 @@
 //! What tells two states of the core apart.
 
 use std::hash::{Hash, Hasher};
-use std::vec::Vec;
-
-use shared_abi::addr::Pfn;
 
 use super::TinyPair;
-use crate::fake::Fake;
-use crate::fake::lockstep::CPUS;
-use crate::geometry::{Geometry, Level};
-use crate::machine::{Machine, Space, TableRef};
-use crate::spec::{Owner, Spec};
-use crate::stage2::descriptor::{Kind, kind};
+use hyp_core::geometry::Geometry;
+use hyp_core::verify;
+use hyp_verify::lockstep::CPUS;
+use hyp_verify::spec::{Owner, Spec};
 
 /// A hash of 128 bits: every word is mixed into all bits above it, and the upper half into the lower.
 struct Fingerprint(u128);
@@ -96,42 +91,5 @@ fn core<G: Geometry>(pair: &TinyPair<'_, '_, G>, hasher: &mut Fingerprint) {
             (cpu, place(vm.0), vcpu, exited).hash(hasher);
         }
     }
-    let machine = pair.real.machine();
-    {
-        let host = pair.real.host.lock(machine);
-        host.records().shape(hasher);
-    }
-    tables(machine, pair.real.host_space(), hasher);
-    for (index, place) in pair.real.places.iter().enumerate() {
-        let place = place.lock(machine);
-        // Whether there ever was a VM: stale handles.
-        (index, place.generation != 0).hash(hasher);
-        let Some(vm) = &place.vm else { continue };
-        (vm.life as u8, vm.pool.short_of(u64::MAX)).hash(hasher);
-        for last in &vm.last_on_cpu[..CPUS] {
-            last.map(|vcpu| vcpu.0).hash(hasher);
-        }
-        for (vcpu, claim) in vm.vcpus.iter().zip(&pair.real.claims[index]) {
-            (vcpu.on, claim.is_running(), vcpu.start.is_some()).hash(hasher);
-        }
-        tables(machine, vm.tables.space(), hasher);
-    }
-}
-
-/// Tables by what is in them, not by where they are.
-fn tables<G: Geometry>(machine: &Fake<G>, space: Space, hasher: &mut Fingerprint) {
-    fn table<G: Geometry>(machine: &Fake<G>, page: Pfn, level: Level, hasher: &mut Fingerprint) {
-        for index in 0..G::ENTRIES {
-            let entry = machine.read_entry(TableRef::new(page), index);
-            match (kind(level, entry), level) {
-                (Kind::Table(next), Level::One) => table(machine, next, Level::Two, hasher),
-                (Kind::Table(next), _) => table(machine, next, Level::Three, hasher),
-                (Kind::Leaf(_) | Kind::Invalid, _) => entry.hash(hasher),
-            }
-            (level as u8, index).hash(hasher);
-        }
-    }
-    for root in 0..G::ROOT_TABLES {
-        table(machine, Pfn(space.root.page().0 + root), Level::One, hasher);
-    }
+    verify::hash(pair.real, CPUS, hasher);
 }

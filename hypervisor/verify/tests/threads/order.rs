@@ -1,7 +1,6 @@
 //! Whether some order of calls that were made at once explains what they were answered.
 
 use std::collections::BTreeMap;
-use std::vec::Vec;
 
 /// A call and what it was answered, for a specification `S`.
 pub(super) trait Answered<S> {
@@ -18,7 +17,7 @@ pub(super) fn explain<S: Clone + PartialEq, D: Answered<S>>(
     threads: &[Vec<D>],
     is_there: &mut dyn FnMut(&S) -> bool,
 ) -> bool {
-    let at = std::vec![0; threads.len()];
+    let at = vec![0; threads.len()];
     Search { threads, dead_ends: BTreeMap::new(), is_there }.goes_on(spec, &at)
 }
 

@@ -2,30 +2,27 @@
 //! that look would see: they end the VM's run, turn each other on and themselves off, and take devices' names back.
 
 use std::collections::BTreeSet;
-use std::format;
-use std::string::String;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::vec::Vec;
 use std::{println, thread};
 
 use shared_abi::addr::{Gfn, Ipa};
 use shared_abi::error::CallError;
 use shared_abi::host_call::{VcpuIndex, VmHandle};
 
-use super::super::bench_machine::Tiny;
-use super::super::cases;
-use super::super::guide::Dice;
 use super::BENCH;
 use super::order::{Answered, explain};
-use crate::fake::lockstep::action::parse;
-use crate::fake::lockstep::{Pair, vcpu_run, with_pair};
-use crate::fake::{Fake, on_cpu};
-use crate::hypervisor::{CpuIndex, Hypervisor};
-use crate::loaded::{GuestPage, Loaded};
-use crate::oracle;
-use crate::resident::Resident;
-use crate::spec::Spec;
+use crate::bench_machine::Tiny;
+use crate::cases;
+use crate::guide::Dice;
+use hyp_core::hypervisor::{CpuIndex, Hypervisor};
+use hyp_core::loaded::{GuestPage, Loaded};
+use hyp_core::resident::Resident;
+use hyp_verify::fake::{Fake, on_cpu};
+use hyp_verify::lockstep::action::parse;
+use hyp_verify::lockstep::{Pair, vcpu_run, with_pair};
+use hyp_verify::oracle;
+use hyp_verify::spec::Spec;
 
 const VCPUS: usize = 3;
 /// Pages that no memory is bound to: devices, until the guest names others.
