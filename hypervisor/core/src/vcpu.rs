@@ -137,7 +137,7 @@ pub struct GicRegisters {
 
 /// All registers of a vCPU.
 #[derive(Default, PartialEq, Eq)]
-#[cfg_attr(feature = "verify", derive(Clone))]
+#[cfg_attr(any(test, feature = "verify"), derive(Clone))]
 #[repr(C)]
 pub struct VcpuContext {
     /// x0 to x30.

@@ -137,6 +137,17 @@ pub fn park<M: Machine>(loaded: &mut Loaded<'_, '_, M>) {
     loaded.park();
 }
 
+/// What is at `gfn`, and whether a device may be, as an access of the guest's finds it: by what the CPU keeps.
+pub fn classify_or_device<M: Machine>(loaded: &mut Loaded<'_, '_, M>, gfn: Gfn) -> (GuestPage, bool) {
+    loaded.classify_or_device(gfn)
+}
+
+/// Counts hypercalls and exits of a vCPU, as if there were so many.
+pub fn count<M: Machine>(loaded: &Loaded<'_, '_, M>, hypercalls: u64, exits: u64) {
+    (0..hypercalls).for_each(|_| loaded.claim.count_hypercall());
+    (0..exits).for_each(|_| loaded.claim.count_exit());
+}
+
 impl<M: Machine> Loaded<'_, '_, M> {
     /// The VM.
     pub const fn vm(&self) -> VmHandle {

@@ -7,6 +7,7 @@ use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState, VcpuInde
 use super::bench_machine::*;
 use hyp_core::geometry::{Geometry, Granule4K};
 use hyp_core::hypervisor::{CallFailure, CpuIndex, HostAbort, HostAccess, Hypervisor};
+use hyp_core::verify;
 use hyp_core::vm::MAX_VCPUS;
 use hyp_verify::fake::Fake;
 
@@ -103,9 +104,7 @@ fn what_vcpus_have_counted_is_there_to_the_end() {
     let vm = new();
     hypervisor.host_call(&HostCall::VmStart { vm, entry: Ipa(0), argument: 0 }).unwrap();
     let vcpu = hypervisor.vcpu_load(CpuIndex(0), vm, VcpuIndex(0)).unwrap();
-    vcpu.claim.count_hypercall();
-    vcpu.claim.count_exit();
-    vcpu.claim.count_exit();
+    verify::count(&vcpu, 1, 2);
     let counts = |vm| hypervisor.vm_report(vm).map(|report| [report.hypercalls, report.exits]);
     assert_eq!(counts(vm), Some([1, 2]), "at once");
     drop(vcpu);

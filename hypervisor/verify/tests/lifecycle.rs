@@ -170,7 +170,7 @@ fn the_start_measures_what_was_kept_in_order() {
     let x =
         hypervisor.host_call(&HostCall::VmStart { vm: vm.vm, entry: Ipa(0x2_0000), argument: 9 }).unwrap();
     assert_eq!(x[0], 0, "the manifest names none");
-    let bytes: std::vec::Vec<u8> = x[1..].iter().flat_map(|word| word.to_le_bytes()).collect();
+    let bytes: Vec<u8> = x[1..].iter().flat_map(|word| word.to_le_bytes()).collect();
     assert_eq!(bytes, expected.0);
     let report = hypervisor.vm_report(vm.vm).unwrap();
     assert_eq!(report.measurement, Some(expected));

@@ -5,6 +5,7 @@ use shared_abi::error::CallError;
 use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState};
 
 use super::bench_machine::*;
+use hyp_core::geometry::Geometry;
 use hyp_core::vm::MAX_OBJECTS;
 
 fn call(hypervisor: &TinyHypervisor, call: HostCall) -> Result<u64, CallError> {

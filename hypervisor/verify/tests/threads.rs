@@ -27,6 +27,7 @@ use super::guide::Dice;
 use hyp_core::hypervisor::{CallFailure, CpuIndex, HostAccess, Hypervisor};
 use hyp_core::loaded::{Loaded, ShareError};
 use hyp_core::resident::Resident;
+use hyp_core::verify;
 use hyp_verify::fake::{Fake, on_cpu};
 use hyp_verify::lockstep::action::{GuestCall, parse};
 use hyp_verify::lockstep::guest::specified;
@@ -137,8 +138,9 @@ fn run(real: &Hypervisor<'_, Fake<Tiny>>, cpu: usize, calls: &[Do], clock: &Atom
                 Err(CallFailure { error, .. }) => Err(error),
             },
             (Do::Load(vm), _) => {
-                let resumed =
-                    parked.take().and_then(|mut vcpu| vcpu.resume(vm, VcpuIndex(0)).then_some(vcpu));
+                let resumed = parked
+                    .take()
+                    .and_then(|mut kept| verify::resume(&mut kept, vm, VcpuIndex(0)).then_some(kept));
                 match resumed.map_or_else(|| real.vcpu_load(CpuIndex(cpu), vm, VcpuIndex(0)), Ok) {
                     Ok(vcpu) => {
                         (loaded, of) = (Some(vcpu), Some(vm));
@@ -159,7 +161,7 @@ fn run(real: &Hypervisor<'_, Fake<Tiny>>, cpu: usize, calls: &[Do], clock: &Atom
             },
             (Do::Put, Some(_)) => {
                 parked = loaded.take();
-                parked.iter_mut().for_each(Loaded::park);
+                parked.iter_mut().for_each(verify::park);
                 Ok(0)
             }
         };

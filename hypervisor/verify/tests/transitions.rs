@@ -377,6 +377,6 @@ fn on_metal_a_block_is_donated_in_one_call_at_the_price_of_one_entry() {
     assert_eq!(failure.value, 0x200);
     let states = vec![0x200_u64, 0x400, 0x600, 0x800];
     let state = |offset| hypervisor.host_call(&HostCall::ObjectQuery { object, offset }).unwrap()[0];
-    let states: vec::Vec<u64> = states.into_iter().map(state).collect();
+    let states: Vec<u64> = states.into_iter().map(state).collect();
     assert_eq!(states, [1, 1, 1, 0]);
 }

@@ -18,6 +18,7 @@ use crate::guide::Dice;
 use hyp_core::hypervisor::{CpuIndex, Hypervisor};
 use hyp_core::loaded::{GuestPage, Loaded};
 use hyp_core::resident::Resident;
+use hyp_core::verify;
 use hyp_verify::fake::{Fake, on_cpu};
 use hyp_verify::lockstep::action::parse;
 use hyp_verify::lockstep::{Pair, vcpu_run, with_pair};
@@ -164,7 +165,7 @@ fn step(loaded: &mut Loaded<'_, '_, Fake<Tiny>>, what: Do) -> Answer {
         Do::Off => loaded.power_off(),
         Do::Stop => loaded.stop(),
         Do::Access(gfn) => {
-            let (page, allowed) = loaded.classify_or_device(Gfn(gfn));
+            let (page, allowed) = verify::classify_or_device(loaded, Gfn(gfn));
             assert_eq!(page, GuestPage::Unbound);
             return Ok(allowed.into());
         }
