@@ -5,13 +5,12 @@
 
 use std::fmt;
 
-use shared_abi::addr::{Pa, PageRange, Pfn};
-use shared_abi::host_call::VcpuIndex;
-
 use hyp_core::event::{Barrier, Event, Scope, kind};
 use hyp_core::lock::LockId;
 use hyp_core::machine::{Space, Vmid};
 use hyp_core::vm::MAX_VMS;
+use shared_abi::addr::{Pa, PageRange, Pfn};
+use shared_abi::host_call::VcpuIndex;
 
 /// What the line of an event starts with.
 pub const LINE: &str = kind::LINE;

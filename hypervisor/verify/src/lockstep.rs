@@ -24,6 +24,13 @@ use std::string::String;
 use std::vec;
 use std::vec::Vec;
 
+use hyp_core::event::Event;
+use hyp_core::geometry::{Geometry, Level};
+use hyp_core::hypervisor::{CpuIndex, HostAbort, HostAccess, Hypervisor, Setup};
+use hyp_core::loaded::Loaded;
+use hyp_core::machine::{Space, Vmid};
+use hyp_core::trng::Trng;
+use hyp_core::verify;
 use shared_abi::addr::{Gfn, PageRange, Pfn};
 use shared_abi::error::CallError;
 use shared_abi::host_call::{HostCall, VcpuIndex, VmHandle};
@@ -34,13 +41,6 @@ use crate::spec::guest::GuestRefusal;
 use crate::spec::host::Refusal;
 use crate::spec::{HostReach, Layout, Owner, Spec};
 use action::{Action, Arg};
-use hyp_core::event::Event;
-use hyp_core::geometry::{Geometry, Level};
-use hyp_core::hypervisor::{CpuIndex, HostAbort, HostAccess, Hypervisor, Setup};
-use hyp_core::loaded::Loaded;
-use hyp_core::machine::{Space, Vmid};
-use hyp_core::trng::Trng;
-use hyp_core::verify;
 
 /// CPUs of a machine under test.
 pub const CPUS: usize = 2;

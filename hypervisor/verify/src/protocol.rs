@@ -33,10 +33,11 @@ use std::collections::BTreeMap;
 use std::string::String;
 use std::vec::Vec;
 
-use cpu::CpuState;
 use hyp_core::event::Event;
 use hyp_core::geometry::Geometry;
 use hyp_trace::InWords;
+
+use cpu::CpuState;
 use memory::Memory;
 pub use rule::Rule;
 use space::SpaceState;

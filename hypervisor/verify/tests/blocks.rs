@@ -1,14 +1,14 @@
 //! What a whole block costs: as much as a page.
 
-use shared_abi::addr::{Gfn, Pfn};
-use shared_abi::host_call::{Content, HostCall, ObjectHandle, VcpuIndex, VmHandle};
-
-use super::bench_machine::*;
 use hyp_core::event::{Event, Scope};
 use hyp_core::geometry::Granule4K;
 use hyp_core::hypervisor::{CpuIndex, Hypervisor};
 use hyp_core::loaded::Loaded;
 use hyp_verify::fake::Fake;
+use shared_abi::addr::{Gfn, Pfn};
+use shared_abi::host_call::{Content, HostCall, ObjectHandle, VcpuIndex, VmHandle};
+
+use super::bench_machine::*;
 
 /// RAM from 1 GiB on, as on metal, and the hypervisor's part of it.
 const METAL_RAM: (u64, u64) = (0x4_0000, 0x4000);

@@ -5,11 +5,6 @@ mod devices;
 mod exits;
 mod memory;
 
-use shared_abi::addr::Gfn;
-use shared_abi::host_call::{HostCall, VcpuIndex};
-use shared_abi::vcpu::{Exit, Resume};
-
-use super::bench_machine::{GUEST_FIRST, TestVm, Tiny, TinyHypervisor, tiny};
 use hyp_core::exit::{GuestAction, Services, Trap, guest_entry, guest_exit};
 use hyp_core::hypervisor::CpuIndex;
 use hyp_core::loaded::Loaded;
@@ -17,6 +12,11 @@ use hyp_core::trng::Trng;
 use hyp_core::vcpu::VcpuContext;
 use hyp_verify::fake::Fake;
 use hyp_verify::fake::vectors::guest_trap;
+use shared_abi::addr::Gfn;
+use shared_abi::host_call::{HostCall, VcpuIndex};
+use shared_abi::vcpu::{Exit, Resume};
+
+use super::bench_machine::{GUEST_FIRST, TestVm, Tiny, TinyHypervisor, tiny};
 
 /// An IPA page that no memory is bound to.
 const DEVICE: u64 = 5;

@@ -1,13 +1,12 @@
 //! Chooses what to do next by what the specification says there is: mostly calls that make sense, some
 //! that just don't, a few that never could.
 
-use shared_abi::addr::{Gfn, Pfn};
-use shared_abi::host_call::{Content, HostCall, ObjectHandle, VcpuIndex, VmHandle};
-
 use hyp_core::geometry::Geometry;
 use hyp_verify::lockstep::action::{Action, Arg, CALLS, GuestCall};
 use hyp_verify::lockstep::{CPUS, Pair};
 use hyp_verify::spec::{Binding, Life, Owner, Slot};
+use shared_abi::addr::{Gfn, Pfn};
+use shared_abi::host_call::{Content, HostCall, ObjectHandle, VcpuIndex, VmHandle};
 
 /// Numbers drawn from one seed (SplitMix64).
 pub(super) struct Dice(pub(super) u64);

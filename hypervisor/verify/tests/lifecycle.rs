@@ -3,12 +3,6 @@
 use std::thread;
 
 use bootimg::measure::LaunchMeasurement;
-use shared_abi::addr::{Gfn, Ipa, Pfn};
-use shared_abi::error::CallError;
-use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState, VcpuIndex, VmHandle};
-use shared_abi::record::Digest;
-
-use super::bench_machine::*;
 use hyp_core::event::{Event, Scope};
 use hyp_core::geometry::Granule4K;
 use hyp_core::hypervisor::{CpuIndex, Hypervisor};
@@ -16,6 +10,12 @@ use hyp_core::loaded::{Loaded, ShareError};
 use hyp_core::psci::ErrorCode;
 use hyp_core::resident::Resident;
 use hyp_verify::fake::{Fake, on_cpu};
+use shared_abi::addr::{Gfn, Ipa, Pfn};
+use shared_abi::error::CallError;
+use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState, VcpuIndex, VmHandle};
+use shared_abi::record::Digest;
+
+use super::bench_machine::*;
 
 fn call(hypervisor: &TinyHypervisor, call: HostCall) -> Result<u64, CallError> {
     match hypervisor.host_call(&call) {

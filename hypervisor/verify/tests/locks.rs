@@ -1,12 +1,12 @@
 //! The order of locks (`docs/locking.md`), on what the fake machine was told of them.
 
+use hyp_core::event::Event;
+use hyp_core::hypervisor::HostAccess;
+use hyp_core::lock::LockId;
 use shared_abi::addr::{Gfn, Ipa, Pfn};
 use shared_abi::host_call::{HostCall, VcpuIndex};
 
 use super::bench_machine::*;
-use hyp_core::event::Event;
-use hyp_core::hypervisor::HostAccess;
-use hyp_core::lock::LockId;
 
 /// Holds what a CPU did with locks against the order; answers how many it took.
 fn check(hypervisor: &TinyHypervisor) -> usize {

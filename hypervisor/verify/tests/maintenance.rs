@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use shared_abi::addr::Pfn;
-
-use super::bench_machine::*;
 use hyp_core::event::{Barrier, Event, Scope};
 use hyp_core::geometry::Level;
 use hyp_core::stage2::descriptor::{Kind, kind};
+use shared_abi::addr::Pfn;
+
+use super::bench_machine::*;
 
 #[test]
 fn many_pages_that_leave_at_once_leave_all_tlbs() {

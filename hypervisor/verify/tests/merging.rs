@@ -1,9 +1,9 @@
 //! Pages that come together are one entry again.
 
+use hyp_core::machine::Space;
 use shared_abi::addr::Gfn;
 
 use super::bench_machine::*;
-use hyp_core::machine::Space;
 
 /// The level of the entry by which a space reaches a page.
 fn level(hypervisor: &TinyHypervisor, space: Space, page: u64) -> Option<u32> {

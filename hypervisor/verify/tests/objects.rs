@@ -1,12 +1,12 @@
 //! Memory objects as the host handles them: when they end, what that leaves, what a query answers.
 
+use hyp_core::geometry::Geometry;
+use hyp_core::vm::MAX_OBJECTS;
 use shared_abi::addr::{Gfn, Pfn};
 use shared_abi::error::CallError;
 use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState};
 
 use super::bench_machine::*;
-use hyp_core::geometry::Geometry;
-use hyp_core::vm::MAX_OBJECTS;
 
 fn call(hypervisor: &TinyHypervisor, call: HostCall) -> Result<u64, CallError> {
     hypervisor.host_call(&call).map(|x| x[0]).map_err(|failure| failure.error)

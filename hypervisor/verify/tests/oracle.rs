@@ -5,17 +5,17 @@ mod scene;
 
 use std::collections::BTreeSet;
 
-use shared_abi::addr::{Gfn, Pfn};
-use shared_abi::host_call::{Content, HostCall, VcpuIndex};
-
-use super::bench_machine::*;
-use cases::CASES;
 use hyp_core::geometry::Granule4K;
 use hyp_core::hypervisor::{HostAccess, Hypervisor};
 use hyp_core::machine::Machine;
 use hyp_core::record::{ObjectIndex, ObjectPage, Record, VmIndex};
 use hyp_verify::oracle::changes::Calls;
 use hyp_verify::oracle::{Difference, Oracle, Party, Rule, check, words_needed};
+use shared_abi::addr::{Gfn, Pfn};
+use shared_abi::host_call::{Content, HostCall, VcpuIndex};
+
+use super::bench_machine::*;
+use cases::CASES;
 use scene::{HOST, LENT, OFFSET, OTHER, PRIVATE, Scene, share};
 
 #[test]

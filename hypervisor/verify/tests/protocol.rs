@@ -3,9 +3,6 @@
 
 use std::collections::BTreeSet;
 
-use shared_abi::host_call::{HostCall, VcpuIndex};
-
-use super::bench_machine::*;
 use hyp_core::event::{Barrier, Event, Scope};
 use hyp_core::geometry::Geometry;
 use hyp_core::hypervisor::CpuIndex;
@@ -13,6 +10,9 @@ use hyp_core::lock::LockId;
 use hyp_core::machine::Vmid;
 use hyp_verify::fake::on_cpu;
 use hyp_verify::protocol::{Checker, Rule};
+use shared_abi::host_call::{HostCall, VcpuIndex};
+
+use super::bench_machine::*;
 
 type Stream = Vec<(usize, Event)>;
 

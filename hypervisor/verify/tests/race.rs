@@ -4,17 +4,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::thread;
 
-use shared_abi::addr::{Gfn, Pfn};
-use shared_abi::error::CallError;
-use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState, VmHandle};
-
-use super::bench_machine::*;
 use hyp_core::event::Event;
 use hyp_core::hypervisor::{Hypervisor, Setup};
 use hyp_core::lock::LockId;
 use hyp_core::machine::{Frames, Machine, Removed, Space, TableRef, VcpuClaim};
 use hyp_core::vcpu::VcpuContext;
 use hyp_verify::fake::Fake;
+use shared_abi::addr::{Gfn, Pfn};
+use shared_abi::error::CallError;
+use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState, VmHandle};
+
+use super::bench_machine::*;
 
 type Hook = Box<dyn FnOnce() + Send>;
 

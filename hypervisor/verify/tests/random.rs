@@ -6,6 +6,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
+use hyp_core::geometry::Geometry;
+use hyp_verify::lockstep::action::{Action, Arg, CALLS};
+use hyp_verify::lockstep::{Bench, Divergence, Pair, Verdict, with_pair};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 use shared_abi::host_call::VmHandle;
@@ -14,9 +17,6 @@ use super::bench_machine::{DENIED, RAM, RESERVED, Short, Tiny};
 use super::coverage::Coverage;
 use super::guide::{self, Dice};
 use super::{cases, script};
-use hyp_core::geometry::Geometry;
-use hyp_verify::lockstep::action::{Action, Arg, CALLS};
-use hyp_verify::lockstep::{Bench, Divergence, Pair, Verdict, with_pair};
 
 /// Calls in a sequence.
 const STEPS: usize = 1000;

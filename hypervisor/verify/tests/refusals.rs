@@ -1,13 +1,13 @@
 //! What is refused, with which answer; and that a refusal changed nothing. The random sequences cover
 //! combinations, this the corners by name.
 
+use hyp_core::event::Event;
+use hyp_core::hypervisor::SetupError;
 use shared_abi::addr::{Gfn, Ipa, Pfn};
 use shared_abi::error::CallError;
 use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState, VcpuIndex, VmHandle};
 
 use super::bench_machine::*;
-use hyp_core::event::Event;
-use hyp_core::hypervisor::SetupError;
 
 /// Makes a call that is refused, and checks that no entry was written and no page touched.
 fn refused(hypervisor: &TinyHypervisor, call: HostCall) -> CallError {

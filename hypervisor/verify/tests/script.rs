@@ -7,10 +7,11 @@ use std::path::Path;
 use std::string::{String, ToString};
 use std::{env, fs, println};
 
-use super::bench_machine::{Short, Tiny};
 use hyp_core::geometry::Geometry;
 use hyp_verify::lockstep::action::{Action, parse};
 use hyp_verify::lockstep::{Bench, Divergence, Pair, Verdict, with_pair};
+
+use super::bench_machine::{Short, Tiny};
 
 /// Where the scripts are that once found something, or show something.
 const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts");
@@ -90,7 +91,7 @@ pub(super) fn fail<G: Geometry>(bench: &Bench, actions: &[Action], why: &str) ->
         Ok(_) => format!("only once: {why}"),
     };
     panic!(
-        "{last}\n# Put this into a file, then: CLOISTER_SCRIPT=FILE cargo test -p hyp-core replay -- --nocapture\n{}",
+        "{last}\n# Put this into a file, then: CLOISTER_SCRIPT=FILE cargo test -p hyp-verify replay -- --nocapture\n{}",
         print::<G>(bench, &shrunk)
     );
 }

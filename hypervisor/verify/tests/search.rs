@@ -16,12 +16,13 @@ mod state;
 use std::collections::HashSet;
 use std::time::Instant;
 
-use super::bench_machine::{Short, Tiny};
-use super::coverage::Coverage;
-use super::{cases, script};
 use hyp_core::geometry::Geometry;
 use hyp_verify::lockstep::action::Action;
 use hyp_verify::lockstep::{Bench, Divergence, Pair, Verdict, with_pair};
+
+use super::bench_machine::{Short, Tiny};
+use super::coverage::Coverage;
+use super::{cases, script};
 use scopes::Scope;
 
 /// A pair on the geometry that is searched.

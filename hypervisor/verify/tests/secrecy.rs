@@ -6,16 +6,16 @@
 //! on its secret. The controls show that each of the channels is watched: a guest or a hypervisor that
 //! leaks by it is found out.
 
+use hyp_core::geometry::Geometry;
+use hyp_verify::lockstep::action::{Action, GuestCall};
+use hyp_verify::lockstep::{PUBLIC_BYTE, Pair, with_pair};
+use hyp_verify::spec::{HostReach, Owner};
 use shared_abi::addr::Pfn;
 
 use super::bench_machine::{Short, Tiny};
 use super::cases;
 use super::guide::{self, Dice};
 use super::random::bench;
-use hyp_core::geometry::Geometry;
-use hyp_verify::lockstep::action::{Action, GuestCall};
-use hyp_verify::lockstep::{PUBLIC_BYTE, Pair, with_pair};
-use hyp_verify::spec::{HostReach, Owner};
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,8 +7,9 @@
 use std::env;
 use std::process::Command;
 
-use Bug::*;
 use hyp_core::seeded::Bug;
+
+use Bug::*;
 
 /// The tests that notice each bug, those that say most about it first. Other tests may fail as well.
 const NOTICED_BY: &[(Bug, &[&str])] = &[
@@ -26,29 +27,17 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
         ],
     ),
     (FarPage, &["refusals::no_page_has_two_roles"]),
-    (
-        EmptyRange,
-        &["refusals::a_range_has_a_page", "random::the_core_does_what_the_specification_says"],
-    ),
+    (EmptyRange, &["refusals::a_range_has_a_page", "random::the_core_does_what_the_specification_says"]),
     (TruncatedCount, &["guest::memory::a_range_that_leaves_the_guests_space_does_nothing"]),
     (
         FirstPageChecked,
-        &[
-            "refusals::no_page_has_two_roles",
-            "random::the_core_does_what_the_specification_says",
-        ],
+        &["refusals::no_page_has_two_roles", "random::the_core_does_what_the_specification_says"],
     ),
     (
         LentTwice,
-        &[
-            "refusals::no_page_has_two_roles",
-            "transitions::an_ordinary_vm_is_lent_pages_that_stay_the_hosts",
-        ],
+        &["refusals::no_page_has_two_roles", "transitions::an_ordinary_vm_is_lent_pages_that_stay_the_hosts"],
     ),
-    (
-        BoundTwice,
-        &["refusals::binding_is_one_to_one_inside_the_guests_space_and_over_when_the_vm_starts"],
-    ),
+    (BoundTwice, &["refusals::binding_is_one_to_one_inside_the_guests_space_and_over_when_the_vm_starts"]),
     (GuardOverMemory, &["guest::devices::memory_is_no_device_whatever_the_guard_says"]),
     (RelinquishShared, &["guest::memory::what_cannot_be_given_up"]),
     (
@@ -153,10 +142,7 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
     ),
     (
         PoolUnwiped,
-        &[
-            "transitions::a_vm_gives_back_everything_wiped",
-            "oracle::a_whole_life_is_as_it_should_be",
-        ],
+        &["transitions::a_vm_gives_back_everything_wiped", "oracle::a_whole_life_is_as_it_should_be"],
     ),
     (PopulatedUnwiped, &["transitions::populating_a_protected_vm_takes_pages_from_the_host"]),
     (KeptUncleaned, &["transitions::a_page_changes_hands_only_after_its_old_owner_has_lost_it"]),
@@ -174,15 +160,9 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
             "transitions::what_the_host_takes_by_force_is_wiped_and_poison",
         ],
     ),
-    (
-        BoundBeyond,
-        &["refusals::binding_is_one_to_one_inside_the_guests_space_and_over_when_the_vm_starts"],
-    ),
+    (BoundBeyond, &["refusals::binding_is_one_to_one_inside_the_guests_space_and_over_when_the_vm_starts"]),
     (AcrossPages, &["guest::devices::what_cannot_be_emulated_is_an_abort_in_the_guest"]),
-    (
-        OneTooMany,
-        &["guest::memory::a_range_is_shared_and_taken_back_in_one_call", "script::replay"],
-    ),
+    (OneTooMany, &["guest::memory::a_range_is_shared_and_taken_back_in_one_call", "script::replay"]),
     (WholeRegister, &["guest::devices::a_write_shows_its_value_and_nothing_more"]),
     (AnswerUnmasked, &["guest::devices::a_read_is_finished_by_the_host"]),
     (AnsweredTwice, &["mmio::tests::an_access_is_finished_once"]),

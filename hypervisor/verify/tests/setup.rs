@@ -1,11 +1,11 @@
 //! Which machines the core takes, and what it makes of their memory.
 
+use hyp_core::hypervisor::{Hypervisor, MAX_CPUS, MAX_DENIED, MAX_REGIONS, Setup, SetupError};
+use hyp_verify::fake::Fake;
 use shared_abi::addr::Pfn;
 use shared_abi::host_call::{Content, HostCall};
 
 use super::bench_machine::*;
-use hyp_core::hypervisor::{Hypervisor, MAX_CPUS, MAX_DENIED, MAX_REGIONS, Setup, SetupError};
-use hyp_verify::fake::Fake;
 
 /// A machine, and how much less than it needs it is given.
 #[derive(Clone)]

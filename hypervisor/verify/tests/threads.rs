@@ -15,15 +15,6 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::{println, thread};
 
-use shared_abi::addr::{Gfn, PageRange, Pfn};
-use shared_abi::error::CallError;
-use shared_abi::host_call::{Content, HostCall, ObjectHandle, VcpuIndex, VmHandle};
-
-use order::{Answered, explain};
-
-use super::bench_machine::Tiny;
-use super::cases;
-use super::guide::Dice;
 use hyp_core::hypervisor::{CallFailure, CpuIndex, HostAccess, Hypervisor};
 use hyp_core::loaded::{Loaded, ShareError};
 use hyp_core::resident::Resident;
@@ -34,6 +25,14 @@ use hyp_verify::lockstep::guest::specified;
 use hyp_verify::lockstep::{Bench, Pair, vcpu_run, with_pair};
 use hyp_verify::oracle;
 use hyp_verify::spec::Spec;
+use shared_abi::addr::{Gfn, PageRange, Pfn};
+use shared_abi::error::CallError;
+use shared_abi::host_call::{Content, HostCall, ObjectHandle, VcpuIndex, VmHandle};
+
+use super::bench_machine::Tiny;
+use super::cases;
+use super::guide::Dice;
+use order::{Answered, explain};
 
 /// What a thread does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

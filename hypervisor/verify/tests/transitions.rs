@@ -1,14 +1,14 @@
 //! One test per transition: what it does to every party, and what it costs.
 
-use shared_abi::addr::{Gfn, Pfn};
-use shared_abi::host_call::{Content, HostCall, PageState};
-
-use super::bench_machine::*;
 use hyp_core::event::{Barrier, Event, Scope};
 use hyp_core::geometry::Granule4K;
 use hyp_core::hypervisor::{HostAbort, HostAccess};
 use hyp_core::loaded::{GuestPage, ShareError};
 use hyp_core::machine::Space;
+use shared_abi::addr::{Gfn, Pfn};
+use shared_abi::host_call::{Content, HostCall, PageState};
+
+use super::bench_machine::*;
 
 #[test]
 fn at_boot_the_host_reaches_its_ram_and_nothing_else() {

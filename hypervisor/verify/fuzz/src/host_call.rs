@@ -4,7 +4,7 @@
 //! Calls are made from registers, as at EL2. After each, core and specification agree on what was
 //! answered, what every party reaches on every page, what TLBs may remember, and what is in the pages
 //! ([`Pair::step`]); at the end every VM can be destroyed, and the host has all that it had at first. A
-//! failure is printed as a script, for the tests of `hyp-core` to replay.
+//! failure is printed as a script, for the tests of `hyp-verify` to replay.
 
 use std::ops::Range;
 

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::vec;
 use std::vec::Vec;
 
-use crate::oracle::walker::{self, Meaning, Translation};
 use hyp_core::machine::Space;
+
+use crate::oracle::walker::{self, Meaning, Translation};
 
 /// A translation was replaced by another while the old one was still remembered: no break-before-make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,13 +3,13 @@
 
 use std::vec::Vec;
 
+use hyp_core::geometry::Geometry;
+use hyp_core::machine::Space;
 use shared_abi::addr::Pfn;
 
 use super::{Divergence, HOST_BYTE, PUBLIC_BYTE, Pair, agree};
 use crate::fake::tlb::Map;
 use crate::spec::{HostReach, Life, Owner};
-use hyp_core::geometry::Geometry;
-use hyp_core::machine::Space;
 
 impl<G: Geometry> Pair<'_, '_, G> {
     /// Holds the core against the specification, for every page and every party.

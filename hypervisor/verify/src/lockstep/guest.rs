@@ -1,5 +1,7 @@
 //! What a guest does, done to both: by its registers and a trap, as the hardware would bring it.
 
+use hyp_core::exit::{GuestAction, Services, Trap, guest_entry, guest_exit};
+use hyp_core::geometry::Geometry;
 use shared_abi::addr::Gfn;
 use shared_abi::host_call::{VcpuIndex, VmHandle};
 use shared_abi::kvm::function;
@@ -11,8 +13,6 @@ use crate::fake::on_cpu;
 use crate::fake::vectors::guest_trap;
 use crate::spec::Spec;
 use crate::spec::guest::Answer;
-use hyp_core::exit::{GuestAction, Services, Trap, guest_entry, guest_exit};
-use hyp_core::geometry::Geometry;
 
 /// ESR_EL2 of `hvc #0`, which has a short way of its own, and of `smc #0`, which has not.
 const HVC: u64 = 0x16 << 26 | 1 << 25;

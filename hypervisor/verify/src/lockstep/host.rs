@@ -4,16 +4,16 @@ use std::format;
 use std::vec::Vec;
 
 use bootimg::measure::LaunchMeasurement;
+use hyp_core::geometry::Geometry;
+use hyp_core::hypervisor::CallFailure;
+use hyp_core::record::Record;
+use hyp_core::verify;
 use shared_abi::addr::{Gfn, Ipa, Pfn};
 use shared_abi::error::CallError;
 use shared_abi::host_call::{Arguments, Content, HostCall, ObjectHandle, VmHandle};
 
 use super::{Divergence, HOST_BYTE, Pair, Verdict, agree, guest_space};
 use crate::spec::host::Refusal;
-use hyp_core::geometry::Geometry;
-use hyp_core::hypervisor::CallFailure;
-use hyp_core::record::Record;
-use hyp_core::verify;
 
 impl<G: Geometry> Pair<'_, '_, G> {
     pub(super) fn host_call(&mut self, function: u32, registers: &Arguments) -> Result<Verdict, Divergence> {

@@ -1,14 +1,14 @@
 //! Who owned what before: pages change hands only as calls allow, and come to the host wiped.
 
-use shared_abi::addr::Pfn;
-use shared_abi::host_call::HostCall;
-
-use super::{Difference, Party, Rule};
 use hyp_core::geometry::Geometry;
 use hyp_core::machine::Machine;
 use hyp_core::record::Owner;
 use hyp_core::records::Records;
 use hyp_core::verify;
+use shared_abi::addr::Pfn;
+use shared_abi::host_call::HostCall;
+
+use super::{Difference, Party, Rule};
 
 /// A set of kinds of calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

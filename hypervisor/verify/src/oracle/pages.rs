@@ -1,15 +1,15 @@
 //! Every page, in runs: who reaches it, and who should.
 
-use shared_abi::addr::{Gfn, PageRange, Pfn};
-
-use super::tables::{self, Seen};
-use super::walker::Translation;
-use super::{Difference, Look, Party, Rule, Tally};
 use hyp_core::geometry::Geometry;
 use hyp_core::machine::Machine;
 use hyp_core::record::{ObjectPage, Owner};
 use hyp_core::verify::{RecordRun, VmView};
 use hyp_core::vm::MAX_VMS;
+use shared_abi::addr::{Gfn, PageRange, Pfn};
+
+use super::tables::{self, Seen};
+use super::walker::Translation;
+use super::{Difference, Look, Party, Rule, Tally};
 
 /// What the specification says of a page: by which rule, whether the host reaches it, and which guest
 /// page it is.

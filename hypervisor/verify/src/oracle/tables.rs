@@ -1,12 +1,12 @@
 //! Whole trees of tables, and runs of translations.
 
+use hyp_core::geometry::Geometry;
+use hyp_core::machine::Machine;
+use hyp_core::verify;
 use shared_abi::addr::{PAGE_SHIFT, Pfn};
 
 use super::walker::{self, Meaning, Translation};
 use super::{Difference, Party, Rule};
-use hyp_core::geometry::Geometry;
-use hyp_core::machine::Machine;
-use hyp_core::verify;
 
 /// What a tree of tables consists of.
 #[derive(Clone, Copy, Debug, Default)]

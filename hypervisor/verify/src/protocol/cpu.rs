@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
-use super::rule::Rule;
 use hyp_core::event::{Barrier, Scope};
 use hyp_core::lock::LockId;
+
+use super::rule::Rule;
 
 /// How far a CPU is with forgetting the previous vCPU of a VM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

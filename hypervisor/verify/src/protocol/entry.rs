@@ -1,11 +1,11 @@
 //! What a CPU holds and has loaded when EL1 runs: locks, and vCPUs with their VTTBR_EL2.
 
+use hyp_core::lock::LockId;
+use hyp_core::machine::Vmid;
 use shared_abi::addr::Pfn;
 
 use super::rule::Rule;
 use super::{Checker, HOST};
-use hyp_core::lock::LockId;
-use hyp_core::machine::Vmid;
 
 impl Checker {
     pub(super) fn take(&mut self, cpu: usize, lock: LockId) -> Result<(), Rule> {

@@ -1,10 +1,11 @@
 //! Barriers, and invalidations of TLBs.
 
+use hyp_core::event::{Barrier, Scope};
+use hyp_core::machine::Vmid;
+
 use super::Checker;
 use super::rule::Rule;
 use super::space::SpaceState;
-use hyp_core::event::{Barrier, Scope};
-use hyp_core::machine::Vmid;
 
 impl Checker {
     pub(super) fn barrier(&mut self, cpu: usize, barrier: Barrier) {

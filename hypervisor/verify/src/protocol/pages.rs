@@ -1,11 +1,11 @@
 //! Pages that are wiped or cleaned, to change hands.
 
+use hyp_core::lock::LockId;
 use shared_abi::addr::{PageRange, Pfn};
 
 use super::memory::Past;
 use super::rule::Rule;
 use super::{Checker, HOST};
-use hyp_core::lock::LockId;
 
 impl Checker {
     /// Whether a CPU other than `but` is at the host's tables. It may have taken a block away to split it, in which

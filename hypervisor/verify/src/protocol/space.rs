@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
-use super::rule::Rule;
 use hyp_core::event::Scope;
 use hyp_core::lock::LockId;
+
+use super::rule::Rule;
 
 /// The concatenated tables at the root.
 pub(super) const ROOT_TABLES: u64 = 2;

@@ -1,5 +1,7 @@
 //! Entries of tables: what they lead to, and what they led to.
 
+use hyp_core::lock::LockId;
+use hyp_core::machine::Space;
 use shared_abi::addr::Pfn;
 
 use super::memory::Past;
@@ -7,8 +9,6 @@ use super::rule::Rule;
 use super::space::{ROOT_TABLES, Removal, Run, SpaceState, Unpublished};
 use super::{Checker, HOST};
 use crate::oracle::walker::{self, Meaning};
-use hyp_core::lock::LockId;
-use hyp_core::machine::Space;
 
 /// Where a table is in a space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,10 +1,10 @@
 //! Hypercalls: every function, and every refusal.
 
+use hyp_core::loaded::GuestPage;
 use shared_abi::host_call::PageState;
 use shared_abi::kvm::function::*;
 
 use super::*;
-use hyp_core::loaded::GuestPage;
 
 const NOT_SUPPORTED: [u64; 4] = [u64::MAX, 0, 0, 0];
 const INVALID: [u64; 4] = [u64::MAX - 2, 0, 0, 0];

@@ -1,12 +1,12 @@
 //! Accesses where no memory is: the MMIO guard decides.
 
+use hyp_core::guard::{GuardFull, MAX_RUNS, MmioGuard};
 use shared_abi::addr::Ipa;
 use shared_abi::error::CallError;
 use shared_abi::kvm::function;
 use shared_abi::vcpu::AccessSize;
 
 use super::*;
-use hyp_core::guard::{GuardFull, MAX_RUNS, MmioGuard};
 
 /// `ldrb w3, [..]` and `str w3, [..]`: translation faults with a syndrome.
 const LOAD_BYTE: u64 = 0x9303_0007;

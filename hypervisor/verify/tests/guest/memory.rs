@@ -1,13 +1,13 @@
 //! Ranges of pages that are shared and taken back, and pages that are given up.
 
+use hyp_core::geometry::Geometry;
+use hyp_core::loaded::GuestPage;
 use shared_abi::addr::Pfn;
 use shared_abi::host_call::{Content, ObjectHandle, PageState};
 use shared_abi::kvm::function::*;
 
 use super::*;
 use crate::bench_machine::{OBJECT_PAGES, host_reaches, no_violations, reached};
-use hyp_core::geometry::Geometry;
-use hyp_core::loaded::GuestPage;
 
 const INVALID: [u64; 4] = [u64::MAX - 2, 0, 0, 0];
 const NOT_SUPPORTED: [u64; 4] = [u64::MAX, 0, 0, 0];

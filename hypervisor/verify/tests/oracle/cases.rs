@@ -1,11 +1,5 @@
 //! What can be tampered with, and what the oracle has to say.
 
-use shared_abi::addr::{Gfn, Pfn};
-
-use super::scene::{
-    BLOCK, HOST, HOST_IN_SPLIT_BLOCK, LENT, OFFSET, POOLS, PRIVATE, SHARED, Scene, object_page,
-};
-use crate::bench_machine::*;
 use hyp_core::geometry::Level;
 use hyp_core::hypervisor::{CpuIndex, HostAccess};
 use hyp_core::machine::Machine;
@@ -13,6 +7,12 @@ use hyp_core::record::{Record, VmIndex};
 use hyp_core::stage2::descriptor::{Access, leaf, table};
 use hyp_core::verify::tamper;
 use hyp_verify::oracle::{Party, Rule};
+use shared_abi::addr::{Gfn, Pfn};
+
+use super::scene::{
+    BLOCK, HOST, HOST_IN_SPLIT_BLOCK, LENT, OFFSET, POOLS, PRIVATE, SHARED, Scene, object_page,
+};
+use crate::bench_machine::*;
 
 /// One bit of a descriptor.
 const ACCESS_FLAG: u64 = 1 << 10;

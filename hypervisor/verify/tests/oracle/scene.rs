@@ -1,8 +1,5 @@
 //! Three VMs with memory in all states, to be tampered with.
 
-use shared_abi::addr::{Gfn, Pfn};
-
-use crate::bench_machine::*;
 use hyp_core::geometry::{Geometry, Level};
 use hyp_core::machine::{Machine, Space, TableRef};
 use hyp_core::record::{ObjectIndex, ObjectPage, Record, VmIndex};
@@ -10,6 +7,9 @@ use hyp_core::stage2::descriptor::{Access, leaf};
 use hyp_core::verify::{self, tamper};
 use hyp_verify::fake::Fake;
 use hyp_verify::oracle::walker::{self, Meaning};
+use shared_abi::addr::{Gfn, Pfn};
+
+use crate::bench_machine::*;
 
 /// Pools: of a protected VM, of another, and of an ordinary one.
 pub(super) const POOLS: [(u64, u64); 3] = [(54, 14), (68, 10), (78, 10)];

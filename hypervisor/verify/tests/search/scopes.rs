@@ -4,10 +4,11 @@
 //! the second, `vm1` is the newest VM in place 1, `vm101` the one that was there before it, and `vm99`
 //! names nothing; `object16` is the newest first object of the VM in place 1.
 
-use super::TinyPair;
 use hyp_core::geometry::Geometry;
 use hyp_verify::lockstep::Bench;
 use hyp_verify::lockstep::action::{Action, Arg, parse};
+
+use super::TinyPair;
 
 /// A machine to be searched.
 pub(super) struct Scope {

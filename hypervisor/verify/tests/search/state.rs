@@ -2,11 +2,12 @@
 
 use std::hash::{Hash, Hasher};
 
-use super::TinyPair;
 use hyp_core::geometry::Geometry;
 use hyp_core::verify;
 use hyp_verify::lockstep::CPUS;
 use hyp_verify::spec::{Owner, Spec};
+
+use super::TinyPair;
 
 /// A hash of 128 bits: every word is mixed into all bits above it, and the upper half into the lower.
 struct Fingerprint(u128);

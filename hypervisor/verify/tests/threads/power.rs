@@ -6,15 +6,6 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::{println, thread};
 
-use shared_abi::addr::{Gfn, Ipa};
-use shared_abi::error::CallError;
-use shared_abi::host_call::{VcpuIndex, VmHandle};
-
-use super::BENCH;
-use super::order::{Answered, explain};
-use crate::bench_machine::Tiny;
-use crate::cases;
-use crate::guide::Dice;
 use hyp_core::hypervisor::{CpuIndex, Hypervisor};
 use hyp_core::loaded::{GuestPage, Loaded};
 use hyp_core::resident::Resident;
@@ -24,6 +15,15 @@ use hyp_verify::lockstep::action::parse;
 use hyp_verify::lockstep::{Pair, vcpu_run, with_pair};
 use hyp_verify::oracle;
 use hyp_verify::spec::Spec;
+use shared_abi::addr::{Gfn, Ipa};
+use shared_abi::error::CallError;
+use shared_abi::host_call::{VcpuIndex, VmHandle};
+
+use super::BENCH;
+use super::order::{Answered, explain};
+use crate::bench_machine::Tiny;
+use crate::cases;
+use crate::guide::Dice;
 
 const VCPUS: usize = 3;
 /// Pages that no memory is bound to: devices, until the guest names others.
