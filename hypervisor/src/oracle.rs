@@ -4,8 +4,8 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use hyp_core::hypervisor::{Hypervisor, Needs};
-use hyp_core::oracle::Oracle;
 use hyp_core::vcpu::Registers;
+use hyp_verify::oracle::Oracle;
 use shared_abi::host_call::HostCall;
 use shared_abi::record::Record;
 use spin::Once;
@@ -14,7 +14,7 @@ use spin::mutex::TicketMutex;
 use crate::el2::El2;
 use crate::{boot, console, power};
 
-pub(crate) use hyp_core::oracle::changes::Calls;
+pub(crate) use hyp_verify::oracle::changes::Calls;
 
 /// Taken before all locks of the core: one CPU looks at a time.
 static ORACLE: Once<TicketMutex<Oracle<'static>>> = Once::new();

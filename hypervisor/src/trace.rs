@@ -119,7 +119,7 @@ impl Aside for Record {
     }
 }
 
-/// A line of the trace; `hyp_core::fake::trace` reads it.
+/// A line of the trace; `hyp_trace` reads it.
 fn print(cpu: usize, entry: &Entry) {
     let [first, second] = entry.words;
     console::line(&format_args!("{} {cpu:x} {:x} {first:x} {second:x}", kind::LINE, entry.number));

@@ -4,8 +4,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
 
-use hyp_core::event::kind;
-use hyp_core::fake::trace::{Traced, in_order};
+use hyp_trace::{InWords, LINE, Traced, in_order};
 
 use crate::failure::{Failure, Result};
 
@@ -19,7 +18,7 @@ pub struct Trace {
 impl Trace {
     /// Takes in a line of the hypervisor's console; answers whether it was an event's.
     pub fn observe(&mut self, line: &str) -> bool {
-        let is_event = line.starts_with(kind::LINE);
+        let is_event = line.starts_with(LINE);
         match Traced::parse(line) {
             Some(event) => self.events.push(event),
             None if is_event => self.garbled += 1,
@@ -40,7 +39,7 @@ impl Trace {
         let write = || {
             let mut file = BufWriter::new(File::create(path)?);
             for traced in &events {
-                writeln!(file, "{:<44} ; {}", traced.line(), traced.event)?;
+                writeln!(file, "{:<44} ; {}", traced.line(), InWords(traced.event))?;
             }
             file.flush()
         };

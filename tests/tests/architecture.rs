@@ -15,14 +15,18 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // Libraries.
     ("bootimg", &["shared-abi"]),
     ("hyp-core", &["shared-abi", "bootimg"]),
+    ("hyp-trace", &["shared-abi", "hyp-core"]),
+    // What only checks. Its oracle is in a hypervisor too, with a feature that nothing shipped has.
+    ("hyp-verify", &["shared-abi", "hyp-core", "hyp-trace", "bootimg"]),
     // What runs on the machine. They meet in `shared-abi` only.
-    ("hypervisor", &["shared-abi", "hyp-core", "bootimg", "bare-rt"]),
+    ("hypervisor", &["shared-abi", "hyp-core", "hyp-verify", "bootimg", "bare-rt"]),
     ("host", &["shared-abi", "bootimg", "bare-rt", "virtio-guard"]),
     ("guest-kernel", &["shared-abi", "bare-rt", "virtio-guard"]),
     // What runs on the development machine. Of host and guest it uses the portable libraries: the
-    // layout of the guest's memory, the format of the demo's plan; of the core, the reader of traces.
-    ("qemu", &["shared-abi", "bootimg", "host", "guest-kernel", "hyp-core"]),
-    ("tests", &["shared-abi", "bootimg", "hyp-core", "host", "guest-kernel", "qemu"]),
+    // layout of the guest's memory, the format of the demo's plan; of the hypervisor, the reader of traces.
+    ("qemu", &["shared-abi", "bootimg", "host", "guest-kernel", "hyp-trace"]),
+    ("cloister-fuzz", &["shared-abi", "bootimg", "host", "hyp-core", "hyp-verify"]),
+    ("tests", &["shared-abi", "bootimg", "host", "guest-kernel", "qemu"]),
 ];
 
 #[test]
@@ -73,6 +77,8 @@ fn who_does_not_trust_does_not_link() {
         ("host", ["hypervisor", "hyp-core", "guest-kernel", "qemu"]),
         ("guest-kernel", ["hypervisor", "hyp-core", "host", "bootimg"]),
         ("bootimg", ["hypervisor", "hyp-core", "host", "guest-kernel"]),
+        ("hyp-core", ["hypervisor", "hyp-trace", "hyp-verify", "host"]),
+        ("qemu", ["hypervisor", "hyp-verify", "cloister-fuzz", "tests"]),
     ] {
         let reached = reach(package);
         for other in others {

@@ -8,7 +8,7 @@ use cloister_fuzz::{TARGETS, Target};
 use tests::workspace::root;
 
 fn corpus(target: Target) -> PathBuf {
-    root().join("fuzz/corpus").join(target.name)
+    root().join("hypervisor/verify/fuzz/corpus").join(target.name)
 }
 
 /// The inputs in a directory, by name.
@@ -57,7 +57,7 @@ fn the_seeds_are_in_the_corpus() {
 /// What the fuzzer builds and what is replayed here are the same targets.
 #[test]
 fn every_target_has_its_binary() {
-    let binaries: Vec<_> = inputs(&root().join("fuzz/fuzz_targets"))
+    let binaries: Vec<_> = inputs(&root().join("hypervisor/verify/fuzz/fuzz_targets"))
         .into_iter()
         .map(|(path, _)| path.file_stem().unwrap().to_str().unwrap().to_owned())
         .collect();

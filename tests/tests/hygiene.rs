@@ -58,7 +58,13 @@ fn every_unsafe_block_says_why_it_is_sound() {
 
 #[test]
 fn crates_that_decide_forbid_unsafe_code() {
-    for library in ["shared-abi/src/lib.rs", "hypervisor/core/src/lib.rs", "bootimg/src/lib.rs"] {
+    for library in [
+        "bootimg/src/lib.rs",
+        "hypervisor/core/src/lib.rs",
+        "hypervisor/trace/src/lib.rs",
+        "hypervisor/verify/src/lib.rs",
+        "shared-abi/src/lib.rs",
+    ] {
         let text = read(&root().join(library));
         assert!(text.lines().any(|line| line == "#![forbid(unsafe_code)]"), "{library}");
     }
@@ -111,7 +117,8 @@ fn the_trusted_code_stays_small() {
             .map(|path| code_lines(&read(path)).len())
             .sum()
     };
-    let (core, all) = (count("hypervisor/core"), count("hypervisor"));
+    let core = count("hypervisor/core");
+    let all = core + count("hypervisor/src");
     println!("trusted lines of code: {all}, of which hyp-core has {core} (limit {LIMIT})");
     println!("and what they link, which is not counted:\n{}", linked_at_el2());
     assert!(all > 0 && all < LIMIT, "{all} lines");

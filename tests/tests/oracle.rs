@@ -14,9 +14,15 @@ use tests::workspace::root;
 const WITH_ORACLE: &str = "target/bare-oracle/aarch64-unknown-none-softfloat/bare/hypervisor";
 const SHIPPED: &str = "target/bare/aarch64-unknown-none-softfloat/bare/hypervisor";
 
-/// What only the oracle brings along: a rule's text, its module's name in symbols, its file's in debug
-/// information.
-const MARKS: [&str; 3] = ["a private page is its guest's alone", "hyp_core6oracle", "oracle.rs"];
+/// What only the oracle brings along: a rule's text; in symbols the names of its module and of the core's that
+/// shows it the private state; in debug information the names of their files.
+const MARKS: [&str; 5] = [
+    "a private page is its guest's alone",
+    "hyp_verify6oracle",
+    "hyp_core6verify",
+    "oracle.rs",
+    "core/src/verify.rs",
+];
 
 /// Other CPUs call meanwhile. That the oracle looked, after each thing that EL2 was asked, is what
 /// [`Tool::boot`] sees to.

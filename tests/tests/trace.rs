@@ -5,9 +5,9 @@ use std::fs;
 use std::path::Path;
 
 use hyp_core::event::{Event, Scope};
-use hyp_core::fake::protocol::Checker;
-use hyp_core::fake::trace::{Traced, in_order};
 use hyp_core::geometry::{Geometry, Granule4K};
+use hyp_trace::{InWords, Traced, in_order};
+use hyp_verify::protocol::Checker;
 use shared_abi::addr::Pfn;
 use shared_abi::host_call::{Content, HostCall, ObjectHandle};
 use tests::tool::Tool;
@@ -18,7 +18,7 @@ fn read(path: &Path) -> Vec<(usize, Event)> {
     let events = text.lines().map(|line| {
         let (words, meaning) = line.split_once(" ; ").expect("words ; meaning");
         let traced = Traced::parse(words.trim()).unwrap_or_else(|| panic!("no event: {line}"));
-        assert_eq!(traced.event.to_string(), meaning);
+        assert_eq!(InWords(traced.event).to_string(), meaning);
         traced
     });
     in_order(events.collect()).unwrap()

@@ -1,11 +1,6 @@
 //! The host's party to every transition: the ownership records of all RAM, and the host's stage-2
 //! tables, which follow from them. One lock guards both.
 
-#[cfg(any(test, feature = "oracle"))]
-mod oracle;
-#[cfg(test)]
-pub(crate) mod saved;
-
 use heapless::Vec;
 use shared_abi::addr::{PageRange, Pfn};
 
@@ -25,10 +20,10 @@ const VMID: Vmid = Vmid(0);
 /// Records and host tables.
 #[derive(Debug)]
 pub(crate) struct HostMemory<'m, G: Geometry> {
-    records: Records<'m, G>,
-    tables: Stage2,
-    pool: Pool,
-    denied: Vec<PageRange<Pfn>, MAX_DENIED>,
+    pub(crate) records: Records<'m, G>,
+    pub(crate) tables: Stage2,
+    pub(crate) pool: Pool,
+    pub(crate) denied: Vec<PageRange<Pfn>, MAX_DENIED>,
 }
 
 /// How much memory the host's records and tables take in the worst case: each block of RAM split, and

@@ -234,12 +234,6 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
         self.claims_of(vm).for_each(Claim::revoke);
     }
 
-    /// What a VM was and has cost so far; `None` if the handle names nothing.
-    #[cfg(any(test, feature = "fake"))]
-    pub fn vm_report(&self, vm: VmHandle) -> Option<VmReport> {
-        self.with_vm(vm, |vm, _| Ok(self.report(vm))).ok()
-    }
-
     /// The report of a VM, with what its vCPUs have counted.
     pub(crate) fn report(&self, vm: &Vm) -> VmReport {
         let mut report = vm.report;

@@ -30,7 +30,8 @@
     )
 )]
 
-#[cfg(any(test, feature = "fake"))]
+// For tests and checks on the development machine; metal has none.
+#[cfg(not(target_os = "none"))]
 extern crate std;
 
 // First, as its macro is used in all that follows.
@@ -42,8 +43,6 @@ pub mod device_tree;
 mod dispatch;
 pub mod event;
 pub mod exit;
-#[cfg(any(test, feature = "fake"))]
-pub mod fake;
 pub mod geometry;
 pub mod guard;
 pub mod guest_call;
@@ -59,15 +58,11 @@ pub mod maintenance;
 pub mod mmio;
 mod object;
 pub mod options;
-#[cfg(any(test, feature = "oracle"))]
-pub mod oracle;
 mod pool;
 pub mod psci;
 pub mod record;
 pub mod records;
 pub mod resident;
-#[cfg(any(test, feature = "fake"))]
-pub mod spec;
 pub mod stage2;
 pub mod syndrome;
 pub mod sysreg;
@@ -76,4 +71,6 @@ mod tests;
 mod transition;
 pub mod trng;
 pub mod vcpu;
+#[cfg(feature = "verify")]
+pub mod verify;
 pub mod vm;

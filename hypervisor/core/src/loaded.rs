@@ -46,7 +46,7 @@ pub enum ShareError {
 pub struct Loaded<'h, 'm, M: Machine> {
     hypervisor: &'h Hypervisor<'m, M>,
     /// Where its VM is.
-    place: &'h Lock<VmPlace>,
+    pub(crate) place: &'h Lock<VmPlace>,
     pub(crate) claim: &'h Claim,
     context: VcpuClaim,
     space: Space,
@@ -55,8 +55,8 @@ pub struct Loaded<'h, 'm, M: Machine> {
     running: bool,
     /// The device page that was met last: it is one as long as the claim is not revoked.
     device: Option<Gfn>,
-    vm: VmHandle,
-    vcpu: VcpuIndex,
+    pub(crate) vm: VmHandle,
+    pub(crate) vcpu: VcpuIndex,
     cpu: CpuIndex,
 }
 
@@ -288,49 +288,6 @@ impl<M: Machine> Loaded<'_, '_, M> {
             vm.life = Life::Stopped;
             seeded!(self.hypervisor.revoke(vm), StopForgotten => ());
         });
-    }
-
-    /// Whether the VM's run was ended.
-    #[cfg(test)]
-    pub(crate) fn is_stopped(&self) -> bool {
-        self.with_vm(|vm| vm.life != Life::Started).unwrap_or(true)
-    }
-}
-
-/// What only tests and what drives the core in them ask.
-#[cfg(any(test, feature = "fake"))]
-impl<M: Machine> Loaded<'_, '_, M> {
-    /// The VM.
-    pub const fn vm(&self) -> VmHandle {
-        self.vm
-    }
-
-    /// The vCPU, within the VM.
-    pub const fn vcpu(&self) -> VcpuIndex {
-        self.vcpu
-    }
-
-    /// What is at `gfn` at this moment.
-    pub fn classify(&self, gfn: Gfn) -> GuestPage {
-        self.classify_and_ask(gfn).0
-    }
-
-    /// MEM_SHARE, as a guest calls it.
-    ///
-    /// # Errors
-    ///
-    /// [`ShareError`]; nothing was done then.
-    pub fn share(&self, pages: PageRange<Gfn>) -> Result<u64, ShareError> {
-        self.convert(pages, Sharing::Share)
-    }
-
-    /// MEM_UNSHARE, as a guest calls it.
-    ///
-    /// # Errors
-    ///
-    /// [`ShareError::Denied`]; nothing was done then.
-    pub fn unshare(&self, pages: PageRange<Gfn>) -> Result<u64, ShareError> {
-        self.convert(pages, Sharing::Unshare)
     }
 }
 

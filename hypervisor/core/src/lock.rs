@@ -1,9 +1,6 @@
 //! The core's locks: fair ticket locks that have a place in the lock order and tell the machine when
 //! they are taken and released, so that a checker sees the order and what is done under which lock.
 
-#[cfg(any(test, feature = "oracle"))]
-mod oracle;
-
 use core::ops::{Deref, DerefMut};
 
 use spin::mutex::{TicketMutex, TicketMutexGuard};
@@ -36,7 +33,7 @@ impl LockId {
 #[derive(Debug)]
 pub(crate) struct Lock<T> {
     id: LockId,
-    mutex: TicketMutex<T>,
+    pub(crate) mutex: TicketMutex<T>,
 }
 
 impl<T> Lock<T> {
@@ -44,21 +41,15 @@ impl<T> Lock<T> {
         Self { id, mutex: TicketMutex::new(value) }
     }
 
-    #[cfg(not(any(test, feature = "fake")))]
+    #[cfg(not(feature = "verify"))]
     #[inline(always)]
     fn wait(&self) -> TicketMutexGuard<'_, T> {
         self.mutex.lock()
     }
 
-    /// Threads of a test are more than there are CPUs: who waits makes way for who holds the lock.
-    #[cfg(any(test, feature = "fake"))]
+    #[cfg(feature = "verify")]
     fn wait(&self) -> TicketMutexGuard<'_, T> {
-        loop {
-            match self.mutex.try_lock() {
-                Some(value) => return value,
-                None => std::thread::yield_now(),
-            }
-        }
+        crate::verify::wait(&self.mutex)
     }
 
     /// Waits for its turn. The caller holds no lock of this rank or a later one.

@@ -5,10 +5,7 @@
 //! pages (as many as a block has) while it is uniform, one per page under a chunk that is split. Who
 //! reaches a page is not known here: that is the record's.
 
-#[cfg(any(test, feature = "oracle"))]
-pub(crate) mod oracle;
-
-mod word;
+pub(crate) mod word;
 
 use heapless::Vec;
 use shared_abi::addr::Pfn;
@@ -60,14 +57,14 @@ pub(crate) fn tables_for<G: Geometry>(offset: u64, pages: u64) -> u64 {
 
 /// A memory object.
 #[derive(Debug)]
-#[cfg_attr(test, derive(Clone))]
+#[cfg_attr(feature = "verify", derive(Clone))]
 pub(crate) struct Object {
     pages: u64,
     /// How many pages are present.
     present: u64,
-    directories: Vec<TableRef, MAX_DIRECTORIES>,
+    pub(crate) directories: Vec<TableRef, MAX_DIRECTORIES>,
     /// Teardown has taken the pages below this offset.
-    taken: u64,
+    pub(crate) taken: u64,
 }
 
 impl Object {

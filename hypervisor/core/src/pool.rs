@@ -11,7 +11,7 @@ use crate::machine::{Frames, Machine, TableRef};
 
 /// A list of free pages.
 #[derive(Debug, Default)]
-#[cfg_attr(test, derive(Clone))]
+#[cfg_attr(feature = "verify", derive(Clone))]
 pub(crate) struct Pool {
     head: Option<Pfn>,
     free: u64,

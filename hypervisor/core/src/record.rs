@@ -25,28 +25,28 @@ impl ObjectPage {
     const NEXT: u64 = 1 << (OFFSET_SHIFT - VM_SHIFT);
 
     /// Page `offset`, which is below 2^28, of an object of a VM's.
-    pub(crate) const fn new(vm: VmIndex, object: ObjectIndex, offset: u64) -> Self {
+    pub const fn new(vm: VmIndex, object: ObjectIndex, offset: u64) -> Self {
         let offset = (offset & OFFSET_MASK) << OFFSET_SHIFT;
         Self((((vm.0 as u64) << VM_SHIFT) | ((object.0 as u64) << OBJECT_SHIFT) | offset) >> VM_SHIFT)
     }
 
     /// Whose object.
-    pub(crate) const fn vm(self) -> VmIndex {
+    pub const fn vm(self) -> VmIndex {
         VmIndex((self.0 & 0xf) as u8)
     }
 
     /// Which.
-    pub(crate) const fn object(self) -> ObjectIndex {
+    pub const fn object(self) -> ObjectIndex {
         ObjectIndex(((self.record() >> OBJECT_SHIFT) & 0b11) as u8)
     }
 
     /// The page within it.
-    pub(crate) const fn offset(self) -> u64 {
+    pub const fn offset(self) -> u64 {
         self.record() >> OFFSET_SHIFT
     }
 
     /// The page `pages` further on in the object.
-    pub(crate) const fn advance(self, pages: u64) -> Self {
+    pub const fn advance(self, pages: u64) -> Self {
         // Offsets are below 2^28 and a run ends with its object, so the sum stays in its field.
         Self(self.0.wrapping_add(pages.wrapping_mul(Self::NEXT)))
     }

@@ -9,11 +9,9 @@
 //!   split block that counts 0 is uniform again; it stays split until it changes hands as a whole, so
 //!   that a guest that shares and unshares one page does not pay for 512.
 
-#[cfg(any(test, feature = "oracle"))]
-pub(crate) mod oracle;
 #[cfg(test)]
-mod shape;
-mod word;
+mod tests;
+pub(crate) mod word;
 
 use heapless::Vec;
 use shared_abi::addr::{PageRange, Pfn};
@@ -25,8 +23,8 @@ use word::BlockWord;
 
 /// A range of RAM and where its records are.
 #[derive(Clone, Copy, Debug)]
-struct Region {
-    pages: PageRange<Pfn>,
+pub(crate) struct Region {
+    pub(crate) pages: PageRange<Pfn>,
     /// What to add to the number of a block, and of a page, for where its word is; modulo 2^64.
     to_block: u64,
     to_page: u64,
@@ -35,8 +33,8 @@ struct Region {
 /// The records of all RAM.
 #[derive(Debug)]
 pub struct Records<'m, G: Geometry> {
-    regions: Vec<Region, MAX_REGIONS>,
-    words: &'m mut [u64],
+    pub(crate) regions: Vec<Region, MAX_REGIONS>,
+    pub(crate) words: &'m mut [u64],
     geometry: core::marker::PhantomData<fn() -> G>,
 }
 
@@ -262,11 +260,11 @@ impl<'m, G: Geometry> Records<'m, G> {
         Some(BlockWord::split(first, u64::try_from(deviating).ok()?))
     }
 
-    fn block(&self, region: &Region, page: u64) -> Option<BlockWord> {
+    pub(crate) fn block(&self, region: &Region, page: u64) -> Option<BlockWord> {
         self.words.get(block_word::<G>(region, page)).copied().map(BlockWord)
     }
 
-    fn page_words(&self, region: &Region, piece: Piece) -> Option<&[u64]> {
+    pub(crate) fn page_words(&self, region: &Region, piece: Piece) -> Option<&[u64]> {
         let (start, end) = page_word_range(region, piece)?;
         self.words.get(start..end)
     }
@@ -285,7 +283,7 @@ pub(crate) fn whole_block<G: Geometry>(page: u64) -> Piece {
 /// Which word is the record of the block that holds `page`, a page of a block of the region. (An index
 /// that is not the region's would be refused by the slice of all words.)
 #[expect(clippy::cast_possible_truncation, reason = "the index of a word in memory")]
-fn block_word<G: Geometry>(region: &Region, page: u64) -> usize {
+pub(crate) fn block_word<G: Geometry>(region: &Region, page: u64) -> usize {
     region.to_block.wrapping_add(G::block(page)) as usize
 }
 
@@ -296,7 +294,7 @@ const fn page_word(region: &Region, page: u64) -> usize {
     region.to_page.wrapping_add(page) as usize
 }
 
-fn page_word_range(region: &Region, piece: Piece) -> Option<(usize, usize)> {
+pub(crate) fn page_word_range(region: &Region, piece: Piece) -> Option<(usize, usize)> {
     let start = page_word(region, piece.first);
     let pages = usize::try_from(piece.pages).ok()?;
     Some((start, start.checked_add(pages)?))

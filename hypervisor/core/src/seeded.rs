@@ -3,7 +3,7 @@
 //! A test that passes shows little unless something makes it fail. Each `Bug` is one that a hypervisor
 //! of this kind had: a check, a wipe, a TLB invalidation, a barrier left out, a count off by one. The
 //! place of each is a `seeded!` in the code; `cargo seeded` switches on one after the other and prints
-//! which tests failed with it (`src/tests/seeded.rs` has the list).
+//! which tests failed with it (`hypervisor/verify/tests/seeded.rs` has the list).
 //!
 //! Without the feature `seeded-bugs` a place is the constant `false`, or the right value: nothing of all
 //! this is in the shipped image, which a test holds.
@@ -218,14 +218,14 @@ mod on {
     }
 
     /// A test's process is told by its environment.
-    #[cfg(any(test, feature = "fake"))]
+    #[cfg(not(target_os = "none"))]
     fn ask() -> usize {
         let name = std::env::var("CLOISTER_SEEDED").unwrap_or_default();
         assert!(choose(&name) || name.is_empty(), "there is no bug {name}");
         CHOSEN.load(Ordering::Relaxed)
     }
 
-    #[cfg(not(any(test, feature = "fake")))]
+    #[cfg(target_os = "none")]
     const fn ask() -> usize {
         NONE
     }

@@ -1,33 +1,5 @@
-//! Tests of the core as a whole, on the fake machine.
+//! Tests of the core's parts, on a memory that does what it is told. Tests on the fake machine are in
+//! `hyp-verify`.
 
-mod bench_machine;
-mod blocks;
-mod bounds;
-mod concurrent;
-mod coverage;
-mod guest;
-mod guide;
-mod lifecycle;
-mod locks;
-mod maintenance;
-mod merging;
-mod objects;
-mod oracle;
-mod protocol;
-mod race;
-mod random;
-mod refusals;
-mod script;
-mod search;
-mod secrecy;
-#[cfg(feature = "seeded-bugs")]
-mod seeded;
-mod setup;
+pub(crate) mod memory;
 mod tables;
-mod transitions;
-
-/// How much to do: `CLOISTER_CASES`, or a number that keeps `cargo test` quick.
-fn cases() -> u32 {
-    let wanted = std::env::var("CLOISTER_CASES").ok();
-    wanted.and_then(|cases| cases.parse().ok()).unwrap_or(64)
-}

@@ -139,7 +139,7 @@ pub struct GicRegisters {
 ///
 /// The general registers come first: the world switch reaches them by LDP and STP.
 #[derive(Default, PartialEq, Eq)]
-#[cfg_attr(any(test, feature = "fake"), derive(Clone))]
+#[cfg_attr(any(test, feature = "verify"), derive(Clone))]
 #[repr(C)]
 pub struct Registers {
     /// x0 to x30.
@@ -219,7 +219,7 @@ const _: () = assert!(core::mem::offset_of!(Registers, pstate) == 32 * 8);
 
 /// All registers of a vCPU.
 #[derive(Default, PartialEq, Eq)]
-#[cfg_attr(any(test, feature = "fake"), derive(Clone))]
+#[cfg_attr(feature = "verify", derive(Clone))]
 #[repr(C)]
 pub struct VcpuContext {
     /// The registers of EL1.

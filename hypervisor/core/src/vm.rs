@@ -59,7 +59,7 @@ pub(crate) struct Start {
 
 /// A vCPU, as its VM knows it. Its registers are in the page `context`.
 #[derive(Debug)]
-#[cfg_attr(test, derive(Clone))]
+#[cfg_attr(feature = "verify", derive(Clone))]
 pub(crate) struct Vcpu {
     pub(crate) context: Pfn,
     /// PSCI: it runs or may run.
@@ -82,7 +82,7 @@ pub(crate) enum Life {
 
 /// A memory object and the generation of its place.
 #[derive(Debug, Default)]
-#[cfg_attr(test, derive(Clone))]
+#[cfg_attr(feature = "verify", derive(Clone))]
 pub(crate) struct ObjectPlace {
     pub(crate) generation: u32,
     pub(crate) object: Option<Object>,
@@ -90,7 +90,7 @@ pub(crate) struct ObjectPlace {
 
 /// A VM.
 #[derive(Debug)]
-#[cfg_attr(test, derive(Clone))]
+#[cfg_attr(feature = "verify", derive(Clone))]
 pub(crate) struct Vm {
     pub(crate) index: VmIndex,
     pub(crate) protected: bool,
@@ -229,7 +229,7 @@ impl Vm {
 /// A place for a VM. Generations outlive what is in the place, so that a handle to what was there
 /// before names nothing.
 #[derive(Debug, Default)]
-#[cfg_attr(test, derive(Clone))]
+#[cfg_attr(feature = "verify", derive(Clone))]
 pub(crate) struct VmPlace {
     pub(crate) generation: u32,
     pub(crate) vm: Option<Vm>,

@@ -13,7 +13,7 @@ use crate::machine::TableRef;
 /// | 11:2 | split chunks: pages that are not absent |
 /// | 63:12 | the page, or the table of a split chunk |
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Word(pub(super) u64);
+pub(crate) struct Word(pub(crate) u64);
 
 const STATE_MASK: u64 = 0b11;
 const PRESENT: u64 = 1;
@@ -23,9 +23,9 @@ const COUNT_SHIFT: u32 = 2;
 const COUNT_MASK: u64 = 0x3ff;
 
 impl Word {
-    pub(super) const ABSENT: Self = Self(0);
+    pub(crate) const ABSENT: Self = Self(0);
 
-    pub(super) const fn new(content: Content) -> Self {
+    pub(crate) const fn new(content: Content) -> Self {
         match content {
             Content::Absent => Self::ABSENT,
             Content::Present(page) => Self(page.base().0 | PRESENT),
@@ -33,16 +33,16 @@ impl Word {
         }
     }
 
-    pub(super) const fn split(table: TableRef, count: u64) -> Self {
+    pub(crate) const fn split(table: TableRef, count: u64) -> Self {
         Self(table.address().0 | (count << COUNT_SHIFT) | SPLIT)
     }
 
-    pub(super) const fn page(self) -> Pfn {
+    pub(crate) const fn page(self) -> Pfn {
         Pfn(self.0 >> PAGE_SHIFT)
     }
 
     /// The table and count of a split chunk.
-    pub(super) const fn as_split(self) -> Option<(TableRef, u64)> {
+    pub(crate) const fn as_split(self) -> Option<(TableRef, u64)> {
         if self.0 & STATE_MASK == SPLIT {
             let count = (self.0 >> COUNT_SHIFT) & COUNT_MASK;
             Some((TableRef::new(self.page()), count))
@@ -52,7 +52,7 @@ impl Word {
     }
 
     /// What is at the page `pages` further on in a uniform run.
-    pub(super) const fn content_at(self, pages: u64) -> Content {
+    pub(crate) const fn content_at(self, pages: u64) -> Content {
         match self.0 & STATE_MASK {
             PRESENT => Content::Present(Pfn(self.page().0.wrapping_add(pages))),
             POISONED => Content::Poisoned,
@@ -61,21 +61,21 @@ impl Word {
     }
 
     /// How much a page of that word adds to the count of a split chunk.
-    pub(super) const fn counts(self) -> u64 {
+    pub(crate) const fn counts(self) -> u64 {
         (self.0 & STATE_MASK != 0) as u64
     }
 
-    pub(super) const fn is_present(self) -> bool {
+    pub(crate) const fn is_present(self) -> bool {
         self.0 & STATE_MASK == PRESENT
     }
 
     /// How the words of a uniform run follow each other.
-    pub(super) const fn step(self) -> u64 {
+    pub(crate) const fn step(self) -> u64 {
         if self.is_present() { PAGE_SIZE } else { 0 }
     }
 
     /// The word of the page `pages` further on in a uniform run.
-    pub(super) const fn advance(self, pages: u64) -> Self {
+    pub(crate) const fn advance(self, pages: u64) -> Self {
         Self(self.0.wrapping_add(pages.wrapping_mul(self.step())))
     }
 }

@@ -10,31 +10,31 @@ use crate::record::{RECORD_BITS, Record};
 /// | 62:52 | split blocks only: pages that deviate from the base |
 /// | 63 | split |
 #[derive(Clone, Copy)]
-pub(super) struct BlockWord(pub(super) u64);
+pub(crate) struct BlockWord(pub(crate) u64);
 
 const SPLIT: u64 = 1 << 63;
 const DEVIATING_SHIFT: u32 = 52;
 const DEVIATING_MASK: u64 = 0x7ff;
 
 impl BlockWord {
-    pub(super) const fn is_split(self) -> bool {
+    pub(crate) const fn is_split(self) -> bool {
         self.0 & SPLIT != 0
     }
 
-    pub(super) const fn base(self) -> Record {
+    pub(crate) const fn base(self) -> Record {
         Record(self.0 & RECORD_BITS)
     }
 
-    pub(super) const fn deviating(self) -> u64 {
+    pub(crate) const fn deviating(self) -> u64 {
         (self.0 >> DEVIATING_SHIFT) & DEVIATING_MASK
     }
 
-    pub(super) const fn split(base: Record, deviating: u64) -> Self {
+    pub(crate) const fn split(base: Record, deviating: u64) -> Self {
         Self(SPLIT | (deviating << DEVIATING_SHIFT) | base.0)
     }
 
     /// The record of the block's first page, if all its pages follow from that.
-    pub(super) const fn uniform(self) -> Option<Record> {
+    pub(crate) const fn uniform(self) -> Option<Record> {
         if self.deviating() == 0 { Some(self.base()) } else { None }
     }
 }

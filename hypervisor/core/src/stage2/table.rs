@@ -26,7 +26,7 @@ pub(crate) fn tables_for<G: Geometry>(first: u64, pages: u64) -> u64 {
 
 /// The tables of one address space.
 #[derive(Debug)]
-#[cfg_attr(test, derive(Clone))]
+#[cfg_attr(feature = "verify", derive(Clone))]
 pub(crate) struct Stage2 {
     root: TableRef,
     vmid: Vmid,

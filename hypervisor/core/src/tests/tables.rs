@@ -1,14 +1,9 @@
 //! Tables of objects and of address spaces: taken from their pool, and given back to it, each once and no
 //! more at a time than was asked for.
 
-use std::vec::Vec;
+use shared_abi::addr::{PageRange, Pfn};
 
-use shared_abi::addr::Pfn;
-use shared_abi::error::CallError;
-use shared_abi::host_call::{HostCall, ObjectHandle};
-
-use super::bench_machine::*;
-use crate::fake::Fake;
+use super::memory::{Memory, Tiny};
 use crate::geometry::Geometry;
 use crate::machine::{Frames, Machine, TableRef, Vmid};
 use crate::object::{Content, Object};
@@ -17,14 +12,18 @@ use crate::stage2::batch::Batch;
 use crate::stage2::descriptor::Access;
 use crate::stage2::table::{Mapping, Stage2};
 
-fn pool(machine: &Fake<Tiny>, first: u64, pages: u64) -> Pool {
+fn range(first: u64, pages: u64) -> PageRange<Pfn> {
+    PageRange::<Pfn>::new(Pfn(first), pages).unwrap()
+}
+
+fn pool(machine: &Memory, first: u64, pages: u64) -> Pool {
     let mut pool = Pool::default();
     pool.add(machine, Frames::new(range(first, pages)));
     pool
 }
 
 /// A space whose root is pages 8 and 9.
-fn space(machine: &Fake<Tiny>) -> Stage2 {
+fn space(machine: &Memory) -> Stage2 {
     let root = Frames::new(range(8, 2));
     machine.wipe(&root);
     Stage2::new(&root, Vmid(1))
@@ -52,7 +51,7 @@ fn in_parts(pool: &mut Pool, most: u64, mut dismantle: impl FnMut(&mut Pool, u64
 #[test]
 fn an_objects_tables_go_back_one_by_one() {
     for (most, steps) in [(1, 8), (2, 4), (3, 3), (7, 2), (9, 1)] {
-        let machine = Fake::default();
+        let machine = Memory::default();
         let mut pool = pool(&machine, 10, 20);
         // Two directories, and five chunks of which a page is poison.
         let mut object = Object::new(&machine, &mut pool, 2 * Tiny::GIANT_PAGES).unwrap();
@@ -69,7 +68,7 @@ fn an_objects_tables_go_back_one_by_one() {
 #[test]
 fn a_spaces_tables_go_back_one_by_one() {
     for (most, steps) in [(1, 6), (2, 3), (4, 2), (6, 1)] {
-        let machine = Fake::default();
+        let machine = Memory::default();
         let mut pool = pool(&machine, 10, 20);
         let tables = space(&machine);
         // Single pages in three blocks of two giants, the second under the second root table.
@@ -87,7 +86,7 @@ fn a_spaces_tables_go_back_one_by_one() {
 
 #[test]
 fn tables_that_a_leaf_takes_the_place_of_are_zero_again() {
-    let machine = Fake::<Tiny>::default();
+    let machine = Memory::default();
     let mut pool = pool(&machine, 10, 20);
     let tables = space(&machine);
     let mut map = |page, pages| {
@@ -109,7 +108,7 @@ fn tables_that_a_leaf_takes_the_place_of_are_zero_again() {
 
 #[test]
 fn a_chunk_that_is_all_alike_again_needs_no_table() {
-    let machine = Fake::default();
+    let machine = Memory::default();
     let mut pool = pool(&machine, 10, 8);
     let mut object = Object::new(&machine, &mut pool, 16).unwrap();
     let present = |page| Content::Present(Pfn(page));
@@ -131,7 +130,7 @@ fn a_chunk_that_is_all_alike_again_needs_no_table() {
 
 #[test]
 fn pages_in_a_row_leave_a_pool_together() {
-    let machine = Fake::<Tiny>::default();
+    let machine = Memory::default();
     let run = |pool: &mut Pool, most| {
         let run = pool.take_run(&machine, most)?;
         Some((run.first().0, run.len()))
@@ -146,20 +145,4 @@ fn pages_in_a_row_leave_a_pool_together() {
     assert_eq!(run(&mut pool, 9), Some((30, 2)));
     assert_eq!((run(&mut pool, 9), free(&pool)), (Some((10, 1)), 0));
     assert_eq!(run(&mut pool, 9), None);
-}
-
-#[test]
-fn an_object_has_a_directory_for_each_giant_up_to_sixteen() {
-    let hypervisor = tiny();
-    let create = |vm, pages| hypervisor.host_call(&HostCall::ObjectCreate { vm, pages });
-    let largest = 16 * Tiny::GIANT_PAGES;
-    let vm = TestVm::new(&hypervisor, true, 54, 40);
-    for pages in [0, largest + 1, u64::MAX] {
-        let failure = create(vm.vm, pages).unwrap_err();
-        assert_eq!(failure.error, CallError::InvalidParameter, "{pages}");
-    }
-    let object = ObjectHandle(create(vm.vm, largest).unwrap()[0].try_into().unwrap());
-    let query = |offset| hypervisor.host_call(&HostCall::ObjectQuery { object, offset });
-    let known: Vec<bool> = [0, largest - 1, largest].map(|offset| query(offset).is_ok()).into();
-    assert_eq!(known, [true, true, false]);
 }

@@ -1,0 +1,189 @@
+//! The private state of the core, for the checks of `hyp-verify` (feature `verify`): copies to go back to,
+//! a hash, read-only views, and ways to falsify it. Nothing shipped has this module.
+//!
+//! A copy, a hash and a view are of the state while no call is under way: they take all locks.
+
+mod hash;
+mod objects;
+mod owners;
+mod saved;
+pub mod tamper;
+mod vms;
+
+use shared_abi::addr::{Gfn, PageRange, Pfn};
+use shared_abi::host_call::{VcpuIndex, VmHandle};
+use spin::mutex::{TicketMutex, TicketMutexGuard};
+
+use crate::claim::Claim;
+use crate::host_memory::HostMemory;
+use crate::hypervisor::Hypervisor;
+use crate::loaded::{GuestPage, Loaded, ShareError};
+use crate::machine::{Machine, TableRef};
+use crate::pool::Pool;
+use crate::record::VmIndex;
+use crate::records::Records;
+use crate::transition::share::Sharing;
+use crate::vm::{Life, MAX_VCPUS, MAX_VMS, VmPlace, VmReport};
+
+pub use hash::hash;
+pub use objects::{ObjectFault, ObjectSurvey, ObjectView};
+pub use owners::RecordRun;
+pub use saved::{Saved, free_claims, load_again, restore, save};
+pub use vms::VmView;
+
+/// Waits for a lock's turn. On the development machine a waiter makes way for the holder, since there are more
+/// threads than CPUs.
+pub(crate) fn wait<T>(mutex: &TicketMutex<T>) -> TicketMutexGuard<'_, T> {
+    #[cfg(target_os = "none")]
+    let guard = mutex.lock();
+    #[cfg(not(target_os = "none"))]
+    let guard = loop {
+        match mutex.try_lock() {
+            Some(guard) => break guard,
+            None => std::thread::yield_now(),
+        }
+    };
+    guard
+}
+
+/// The right to read a page as a table, and in tests to write it, for a check that knows that it is one.
+#[must_use]
+pub const fn table(page: Pfn) -> TableRef {
+    TableRef::new(page)
+}
+
+/// Everything, under its locks.
+#[derive(Debug)]
+pub struct View<'a, 'm, M: Machine> {
+    machine: &'a M,
+    host: &'a HostMemory<'m, M::Geometry>,
+    places: &'a [TicketMutexGuard<'a, VmPlace>; MAX_VMS],
+    claims: &'a [[Claim; MAX_VCPUS]; MAX_VMS],
+}
+
+/// Looks at everything, under all locks: those of the places, ascending, and the host's. It is the one exception
+/// from the lock order, which can't deadlock: nobody else holds two places. The machine is not told of these
+/// locks, so that a look leaves no trace.
+pub fn look<'m, M: Machine, R>(
+    hypervisor: &Hypervisor<'m, M>,
+    look: impl FnOnce(&View<'_, 'm, M>) -> R,
+) -> R {
+    // `map` goes by ascending index, as the order of locks wants it.
+    let places = hypervisor.places.each_ref().map(|place| place.mutex.lock());
+    let host = hypervisor.host.mutex.lock();
+    look(&View { machine: &hypervisor.machine, host: &host, places: &places, claims: &hypervisor.claims })
+}
+
+impl<'a, 'm, M: Machine> View<'a, 'm, M> {
+    /// The machine below.
+    #[must_use]
+    pub const fn machine(&self) -> &'a M {
+        self.machine
+    }
+
+    /// The records of all RAM.
+    #[must_use]
+    pub const fn records(&self) -> &'a Records<'m, M::Geometry> {
+        &self.host.records
+    }
+
+    /// The first page of the host's root tables.
+    #[must_use]
+    pub const fn host_root(&self) -> Pfn {
+        self.host.tables.root()
+    }
+
+    /// How many pages are left for the host's tables.
+    #[must_use]
+    pub fn host_tables_free(&self) -> u64 {
+        free(&self.host.pool)
+    }
+
+    /// Device addresses that the host must not reach.
+    #[must_use]
+    pub fn denied(&self) -> &'a [PageRange<Pfn>] {
+        &self.host.denied
+    }
+
+    /// The VM at an index.
+    #[must_use]
+    pub fn vm(&self, index: VmIndex) -> Option<VmView<'_>> {
+        let index = usize::from(index.0);
+        let place = self.places.get(index)?;
+        let vm = place.vm.as_ref()?;
+        Some(VmView { vm, objects: &place.objects, claims: self.claims.get(index)? })
+    }
+}
+
+/// How many pages a pool has left: of all that there could be, those that it is not short of.
+fn free(pool: &Pool) -> u64 {
+    u64::MAX.saturating_sub(pool.short_of(u64::MAX).unwrap_or(0))
+}
+
+impl<M: Machine> Hypervisor<'_, M> {
+    /// What a VM was and has cost so far; `None` if the handle names nothing.
+    pub fn vm_report(&self, vm: VmHandle) -> Option<VmReport> {
+        self.with_vm(vm, |vm, _| Ok(self.report(vm))).ok()
+    }
+}
+
+/// Goes on with a vCPU that this CPU has parked, as a resident one does: returns whether it may.
+pub fn resume<M: Machine>(loaded: &mut Loaded<'_, '_, M>, vm: VmHandle, vcpu: VcpuIndex) -> bool {
+    loaded.resume(vm, vcpu)
+}
+
+/// Parks a vCPU, as a resident one does.
+pub fn park<M: Machine>(loaded: &mut Loaded<'_, '_, M>) {
+    loaded.park();
+}
+
+/// What is at `gfn`, and whether a device may be, as an access of the guest's finds it: by what the CPU keeps.
+pub fn classify_or_device<M: Machine>(loaded: &mut Loaded<'_, '_, M>, gfn: Gfn) -> (GuestPage, bool) {
+    loaded.classify_or_device(gfn)
+}
+
+/// Counts hypercalls and exits of a vCPU, as if there were so many.
+pub fn count<M: Machine>(loaded: &Loaded<'_, '_, M>, hypercalls: u64, exits: u64) {
+    (0..hypercalls).for_each(|_| loaded.claim.count_hypercall());
+    (0..exits).for_each(|_| loaded.claim.count_exit());
+}
+
+impl<M: Machine> Loaded<'_, '_, M> {
+    /// The VM.
+    pub const fn vm(&self) -> VmHandle {
+        self.vm
+    }
+
+    /// The vCPU, within the VM.
+    pub const fn vcpu(&self) -> VcpuIndex {
+        self.vcpu
+    }
+
+    /// What is at `gfn` at this moment.
+    pub fn classify(&self, gfn: Gfn) -> GuestPage {
+        self.classify_and_ask(gfn).0
+    }
+
+    /// Whether the VM's run was ended.
+    pub fn is_stopped(&self) -> bool {
+        self.place.with(self.machine(), |place| place.vm.as_ref().is_none_or(|vm| vm.life != Life::Started))
+    }
+
+    /// MEM_SHARE, as a guest calls it.
+    ///
+    /// # Errors
+    ///
+    /// [`ShareError`]; nothing was done then.
+    pub fn share(&self, pages: PageRange<Gfn>) -> Result<u64, ShareError> {
+        self.convert(pages, Sharing::Share)
+    }
+
+    /// MEM_UNSHARE, as a guest calls it.
+    ///
+    /// # Errors
+    ///
+    /// [`ShareError::Denied`]; nothing was done then.
+    pub fn unshare(&self, pages: PageRange<Gfn>) -> Result<u64, ShareError> {
+        self.convert(pages, Sharing::Unshare)
+    }
+}

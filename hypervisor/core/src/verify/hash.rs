@@ -1,0 +1,67 @@
+//! What tells two states of the core apart. Split and whole blocks that say the same of every page are different
+//! states; where tables are, and which generation a handle has, is no difference.
+
+use core::hash::{Hash, Hasher};
+
+use shared_abi::addr::Pfn;
+
+use super::{free, look};
+use crate::geometry::{Geometry, Level, pieces};
+use crate::hypervisor::Hypervisor;
+use crate::machine::{Machine, TableRef};
+use crate::records::Records;
+use crate::stage2::descriptor::{Kind, kind};
+
+/// Hashes all that the core decides by, on a machine of so many CPUs.
+pub fn hash<M: Machine>(hypervisor: &Hypervisor<'_, M>, cpus: usize, hasher: &mut impl Hasher) {
+    look(hypervisor, |view| {
+        records(view.records(), hasher);
+        tables(view.machine, view.host_root(), hasher);
+        for (index, (place, claims)) in view.places.iter().zip(view.claims).enumerate() {
+            // Whether there ever was a VM: stale handles.
+            (index, place.generation != 0).hash(hasher);
+            let Some(vm) = &place.vm else { continue };
+            (vm.life as u8, free(&vm.pool)).hash(hasher);
+            for last in vm.last_on_cpu.iter().take(cpus) {
+                last.map(|vcpu| vcpu.0).hash(hasher);
+            }
+            for (vcpu, claim) in vm.vcpus.iter().zip(claims) {
+                (vcpu.on, claim.is_running(), vcpu.start.is_some()).hash(hasher);
+            }
+            tables(view.machine, vm.tables.root(), hasher);
+        }
+    });
+}
+
+/// All words that mean something.
+fn records<G: Geometry>(records: &Records<'_, G>, hasher: &mut impl Hasher) {
+    for region in &records.regions {
+        for piece in pieces::<G>(region.pages.first().0, region.pages.len()) {
+            let Some(block) = records.block(region, piece.first) else {
+                continue;
+            };
+            block.0.hash(hasher);
+            if block.is_split() {
+                records.page_words(region, piece).hash(hasher);
+            }
+        }
+    }
+}
+
+/// Tables by what is in them, not by where they are.
+fn tables<M: Machine>(machine: &M, root: Pfn, hasher: &mut impl Hasher) {
+    fn table<M: Machine>(machine: &M, page: Pfn, level: Level, hasher: &mut impl Hasher) {
+        for index in 0..M::Geometry::ENTRIES {
+            let entry = machine.read_entry(TableRef::new(page), index);
+            match (kind(level, entry), level) {
+                (Kind::Table(next), Level::One) => table(machine, next, Level::Two, hasher),
+                (Kind::Table(next), _) => table(machine, next, Level::Three, hasher),
+                (Kind::Leaf(_) | Kind::Invalid, _) => entry.hash(hasher),
+            }
+            (level as u8, index).hash(hasher);
+        }
+    }
+    for which in 0..M::Geometry::ROOT_TABLES {
+        table(machine, Pfn(root.0.saturating_add(which)), Level::One, hasher);
+    }
+}

@@ -1,0 +1,111 @@
+//! A memory object as the oracle reads it: its tables one by one, and what their words add up to.
+
+use shared_abi::addr::Pfn;
+
+use crate::geometry::Geometry;
+use crate::machine::{Machine, TableRef};
+use crate::object::word::Word;
+use crate::object::{Content, Object};
+
+/// What the tables of an object add up to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ObjectSurvey {
+    /// Tables, directories among them.
+    pub tables: u64,
+    /// Pages that are present, as the words say.
+    pub present: u64,
+}
+
+/// What is wrong with an object's tables.
+#[derive(Clone, Copy, Debug)]
+pub enum ObjectFault {
+    /// This table is not in the VM's pool.
+    Table(Pfn),
+    /// The chunk whose table this is miscounts.
+    Count(Pfn),
+}
+
+/// A memory object, under all locks.
+#[derive(Clone, Copy, Debug)]
+pub struct ObjectView<'a>(pub(super) &'a Object);
+
+impl ObjectView<'_> {
+    /// How many pages are present, as the object counts them.
+    #[must_use]
+    pub const fn present(self) -> u64 {
+        self.0.present()
+    }
+
+    /// The page at `offset`, if one is present, and how many of the `most` pages from there on follow from it.
+    pub fn run<M: Machine>(self, machine: &M, offset: u64, most: u64) -> (Option<Pfn>, u64) {
+        let run = self.0.run(machine, offset, most);
+        match run.content() {
+            Content::Present(page) => (Some(page), run.pages),
+            Content::Absent | Content::Poisoned => (None, run.pages),
+        }
+    }
+
+    /// Reads all tables of the object; before it reads one it asks whether it is in `custody`.
+    ///
+    /// # Errors
+    ///
+    /// The first [`ObjectFault`].
+    pub fn survey<M: Machine>(
+        self,
+        machine: &M,
+        custody: impl Fn(Pfn) -> bool,
+    ) -> Result<ObjectSurvey, ObjectFault> {
+        let mut survey = ObjectSurvey::default();
+        let entries = M::Geometry::ENTRIES as u64;
+        let block = M::Geometry::BLOCK_PAGES;
+        for (directory, first_chunk) in self.0.directories.iter().zip(0_u64..) {
+            if !custody(directory.page()) {
+                return Err(ObjectFault::Table(directory.page()));
+            }
+            survey.tables = survey.tables.saturating_add(1);
+            let first_chunk = entries.saturating_mul(first_chunk);
+            for (index, chunk) in (0..M::Geometry::ENTRIES).zip(first_chunk..) {
+                let first = chunk.saturating_mul(block);
+                let word = Word(machine.read_entry(*directory, index));
+                let present = match word.as_split() {
+                    Some((table, count)) => {
+                        if !custody(table.page()) {
+                            return Err(ObjectFault::Table(table.page()));
+                        }
+                        survey.tables = survey.tables.saturating_add(1);
+                        self.survey_chunk(machine, table, first, count)?
+                    }
+                    None if word.is_present() => {
+                        let gone = self.0.taken.saturating_sub(first);
+                        block.saturating_sub(gone)
+                    }
+                    None => 0,
+                };
+                survey.present = survey.present.saturating_add(present);
+            }
+        }
+        Ok(survey)
+    }
+
+    /// The pages of a split chunk that are present, of those that teardown has not taken.
+    fn survey_chunk<M: Machine>(
+        self,
+        machine: &M,
+        table: TableRef,
+        first: u64,
+        count: u64,
+    ) -> Result<u64, ObjectFault> {
+        let (mut present, mut not_absent) = (0_u64, 0_u64);
+        for (index, offset) in (0..M::Geometry::ENTRIES).zip(first..) {
+            let word = Word(machine.read_entry(table, index));
+            not_absent = not_absent.saturating_add(u64::from(word != Word::ABSENT));
+            let here = offset >= self.0.taken && word.is_present();
+            present = present.saturating_add(u64::from(here));
+        }
+        // Teardown leaves words and counts behind.
+        if self.0.taken == 0 && not_absent != count {
+            return Err(ObjectFault::Count(table.page()));
+        }
+        Ok(present)
+    }
+}

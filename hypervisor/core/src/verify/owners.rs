@@ -1,0 +1,202 @@
+//! The records as the oracle reads them: run by run, with their counts, and with what they were before.
+
+use shared_abi::addr::{PageRange, Pfn};
+
+use crate::geometry::{Geometry, Piece, pieces};
+use crate::record::Record;
+use crate::records::word::BlockWord;
+use crate::records::{Records, Region, block_word, page_word_range, whole_block};
+
+/// Pages of RAM in a row whose records follow from the first one's.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordRun {
+    /// The first page.
+    pub first: u64,
+    /// How many.
+    pub pages: u64,
+    /// Its record.
+    pub record: Record,
+}
+
+impl RecordRun {
+    const fn end(self) -> u64 {
+        self.first.saturating_add(self.pages)
+    }
+}
+
+impl<G: Geometry> Records<'_, G> {
+    /// How many words there are: what a copy of them takes.
+    pub const fn words(&self) -> usize {
+        self.words.len()
+    }
+
+    /// The ranges of RAM, ascending.
+    pub fn ram(&self) -> impl Iterator<Item = PageRange<Pfn>> {
+        self.regions.iter().map(|region| region.pages)
+    }
+
+    /// Shows all records in runs as long as they are, ascending, until `show` fails; no block is
+    /// [`Self::miscounted`].
+    ///
+    /// # Errors
+    ///
+    /// As `show` has them.
+    pub fn try_for_each_run<E>(&self, mut show: impl FnMut(RecordRun) -> Result<(), E>) -> Result<(), E> {
+        let mut pending: Option<RecordRun> = None;
+        let mut add = |run: RecordRun| {
+            if let Some(before) = &mut pending {
+                if before.end() == run.first && before.record.advance(before.pages) == run.record {
+                    before.pages = before.pages.saturating_add(run.pages);
+                    return Ok(());
+                }
+                show(*before)?;
+            }
+            pending = Some(run);
+            Ok(())
+        };
+        for region in &self.regions {
+            for piece in pieces::<G>(region.pages.first().0, region.pages.len()) {
+                self.runs_of_piece(region, piece, &mut add)?;
+            }
+        }
+        pending.map_or(Ok(()), show)
+    }
+
+    fn runs_of_piece<E>(
+        &self,
+        region: &Region,
+        piece: Piece,
+        add: &mut impl FnMut(RecordRun) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Some(block) = self.block(region, piece.first) else {
+            return Ok(());
+        };
+        // What a block that counts nothing stands for is known once its count was found right.
+        let words = self.page_words(region, piece).filter(|_| block.uniform().is_none());
+        let Some(words) = words else {
+            return add(RecordRun {
+                first: piece.first,
+                pages: piece.pages,
+                record: block.base().advance(G::block_offset(piece.first)),
+            });
+        };
+        let mut first = piece.first;
+        let mut rest = words;
+        while let Some(&word) = rest.first() {
+            let record = Record(word);
+            let step = record.step();
+            let mut next = word;
+            let same = rest
+                .iter()
+                .take_while(|found| {
+                    let follows = **found == next;
+                    next = next.wrapping_add(step);
+                    follows
+                })
+                .count()
+                .max(1);
+            let pages = same as u64;
+            add(RecordRun { first, pages, record })?;
+            first = first.saturating_add(pages);
+            rest = rest.get(same..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// The first page of a split block that miscounts the pages which deviate from its base.
+    pub fn miscounted(&self) -> Option<Pfn> {
+        self.regions.iter().find_map(|region| {
+            pieces::<G>(region.pages.first().0, region.pages.len())
+                .find(|piece| !self.counts_right(region, *piece))
+                .map(|piece| Pfn(piece.first))
+        })
+    }
+
+    fn counts_right(&self, region: &Region, piece: Piece) -> bool {
+        let Some(block) = self.block(region, piece.first) else {
+            return false;
+        };
+        if !block.is_split() {
+            return block.0 == block.base().0;
+        }
+        let whole = whole_block::<G>(piece.first);
+        self.page_words(region, whole).is_some_and(|words| {
+            let step = block.base().step();
+            let mut expected = block.base().0;
+            let deviating = words
+                .iter()
+                .filter(|word| {
+                    let deviates = **word != expected;
+                    expected = expected.wrapping_add(step);
+                    deviates
+                })
+                .count();
+            deviating as u64 == block.deviating()
+        })
+    }
+
+    /// Shows what changed since `before` was a copy of these records, page by page and ascending, until
+    /// `show` fails, and makes it one again. Where `before` holds anything else, all is taken over
+    /// without being shown.
+    ///
+    /// # Errors
+    ///
+    /// As `show` has them.
+    pub fn try_for_each_change<E>(
+        &self,
+        before: &mut [u64],
+        mut show: impl FnMut(Pfn, Record, Record) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for region in &self.regions {
+            for piece in pieces::<G>(region.pages.first().0, region.pages.len()) {
+                self.changes_of_piece(before, region, piece, &mut show)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn changes_of_piece<E>(
+        &self,
+        before: &mut [u64],
+        region: &Region,
+        piece: Piece,
+        show: &mut impl FnMut(Pfn, Record, Record) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let at = block_word::<G>(region, piece.first);
+        let (Some(&old), Some(&new)) = (before.get(at), self.words.get(at)) else {
+            return Ok(());
+        };
+        let (old, new) = (BlockWord(old), BlockWord(new));
+        let Some((start, end)) = page_word_range(region, piece) else {
+            return Ok(());
+        };
+        let (Some(old_pages), Some(new_pages)) = (before.get_mut(start..end), self.words.get(start..end))
+        else {
+            return Ok(());
+        };
+        if old.0 == new.0 && (new.uniform().is_some() || old_pages == new_pages) {
+            return Ok(());
+        }
+        let record = |block: BlockWord, word: u64, page: u64| {
+            if block.is_split() { Record(word) } else { block.base().advance(G::block_offset(page)) }
+        };
+        for ((page, old_word), new_word) in (piece.first..).zip(&*old_pages).zip(new_pages) {
+            let (from, to) = (record(old, *old_word, page), record(new, *new_word, page));
+            if from != to {
+                show(Pfn(page), from, to)?;
+            }
+        }
+        old_pages.copy_from_slice(new_pages);
+        if let Some(word) = before.get_mut(at) {
+            *word = new.0;
+        }
+        Ok(())
+    }
+
+    /// Takes a copy of all records.
+    pub fn copy_to(&self, copy: &mut [u64]) {
+        for (to, from) in copy.iter_mut().zip(self.words.iter()) {
+            *to = *from;
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! Everything that a guest can do to the hypervisor: hypercalls, aborts, trapped registers, on the real
+//! core with two vCPUs.
+//!
+//! An input is played twice, with other secrets in the registers and system registers that it does not
+//! name: what the host sees must be the same. What else holds: a hypercall leaves all registers but x0
+//! to x3 alone, an access that goes to the host changes none; an exit says what is so (a device where
+//! no memory is, a fault where a page is absent), and comes back from its wire format as it was; a vCPU
+//! that has stopped is not entered again; and who reaches which page follows from what guests were told.
+
+mod onlooker;
+mod seeds;
+
+use hyp_core::exit::{GuestAction, Services, Trap, guest_entry, guest_exit};
+use hyp_core::hypervisor::CpuIndex;
+use hyp_core::loaded::{GuestPage, Loaded};
+use hyp_core::syndrome::SyndromeRegisters;
+use hyp_core::trng::Trng;
+use hyp_core::vcpu::SystemRegisters;
+use hyp_verify::fake::Fake;
+use shared_abi::addr::{PAGE_SIZE, Pfn};
+use shared_abi::error::CallError;
+use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState, VcpuIndex, VmHandle};
+use shared_abi::vcpu::{Exit, ExitRecord, LIST_REGISTERS, ListRegister, Resume, StopReason};
+
+use crate::board::{Board, GUEST_FIRST, POOL_PAGES, Tiny, with_board};
+use crate::input::Input;
+use onlooker::{Registers, check_hypercall, check_injected, check_resumed};
+pub use seeds::seeds;
+
+/// Functions that a guest knows; any other may be asked for as well.
+const FUNCTIONS: [u32; 32] = [
+    0x8600_0000,
+    0x8600_ff01,
+    0xc600_0002,
+    MEM_SHARE,
+    MEM_UNSHARE,
+    0xc600_0005,
+    0xc600_0006,
+    0xc600_0007,
+    0xc600_0008,
+    0xc600_0009,
+    0xc600_8000,
+    0x8000_0000,
+    0x8000_0001,
+    0x8400_0000,
+    0x8400_0001,
+    0xc400_0001,
+    0x8400_0002,
+    0x8400_0003,
+    0xc400_0003,
+    0x8400_0004,
+    0xc400_0004,
+    0x8400_0006,
+    0x8400_0008,
+    0x8400_0009,
+    0x8400_000a,
+    0x8400_0050,
+    0x8400_0051,
+    0x8400_0052,
+    0x8400_0053,
+    0xc400_0053,
+    0xc400_0012,
+    0x0000_0000,
+];
+const MEM_SHARE: u32 = 0xc600_0003;
+const MEM_UNSHARE: u32 = 0xc600_0004;
+/// Bit of a function ID that says that no SVE state is live; it does not count.
+const SVE_HINT: u32 = 1 << 16;
+
+/// ESR_ELx.EC and .IL.
+const EC_SHIFT: u32 = 26;
+const IL: u64 = 1 << 25;
+const EC_HVC: u64 = 0x16;
+const EC_SMC: u64 = 0x17;
+const EC_SYSREG: u64 = 0x18;
+const EC_INSTRUCTION_ABORT: u64 = 0x20;
+const EC_DATA_ABORT: u64 = 0x24;
+
+/// The first page of the host's, where the VM's pool is.
+const FIRST: u64 = 54;
+/// Registers that an input sets itself; the others are secrets.
+const PUBLIC_REGISTERS: usize = 5;
+
+/// Runs the target on an input: a byte for the kind of VM, then steps.
+pub fn run(data: &[u8]) {
+    let seen = [0x5ec2_e700, 0x0bad_cafe].map(|secret| play(data, secret));
+    assert_eq!(seen[0], seen[1], "the host sees a secret");
+}
+
+/// What the host sees of a step.
+#[derive(Debug, PartialEq, Eq)]
+enum Seen {
+    Exit(Exit),
+    /// A store, or an SGI, whose value is in a register that holds a secret: the guest's own choice.
+    Value(&'static str),
+    Entered(Result<(), CallError>),
+    Call(Result<[u64; 5], CallError>),
+}
+
+fn play(data: &[u8], secret: u64) -> Vec<Seen> {
+    /// A step looks at every page.
+    const MAX_STEPS: usize = 120;
+    let mut input = Input::new(data);
+    let mut seen = Vec::new();
+    with_board(|board| {
+        let kind = input.u8();
+        let protected = kind & 1 == 0;
+        let vm = board.ready(protected, FIRST, u64::from(kind >> 1 & 7));
+        let Some(vm) = vm else { return };
+        let mut guest = Guest {
+            vm,
+            object: *board.objects.last().expect("a ready VM has an object"),
+            protected,
+            trng: Trng::new(&[1; 32]),
+            secret,
+            vcpu: None,
+        };
+        guest.load(board, 0);
+        for _ in 0..MAX_STEPS {
+            if input.is_empty() {
+                break;
+            }
+            guest.step(board, &mut input, &mut seen);
+        }
+        drop(guest);
+        board.finish();
+    });
+    seen
+}
+
+type Vcpu<'h, 'm> = Loaded<'h, 'm, Fake<Tiny>>;
+
+struct Guest<'h, 'm> {
+    vm: VmHandle,
+    object: ObjectHandle,
+    protected: bool,
+    trng: Trng,
+    secret: u64,
+    vcpu: Option<Vcpu<'h, 'm>>,
+}
+
+impl<'h, 'm> Guest<'h, 'm> {
+    fn load(&mut self, board: &Board<'h, 'm>, index: u32) -> Option<CallError> {
+        self.vcpu = None;
+        let loaded = board.hypervisor().vcpu_load(CpuIndex(0), self.vm, VcpuIndex(index));
+        match loaded {
+            Ok(vcpu) => {
+                self.vcpu = Some(vcpu);
+                None
+            }
+            Err(error) => Some(error),
+        }
+    }
+
+    fn step(&mut self, board: &mut Board<'h, 'm>, input: &mut Input<'_>, seen: &mut Vec<Seen>) {
+        match input.u8() % 8 {
+            0 => {
+                let function = match input.u8() {
+                    0xff => input.u32(),
+                    index => FUNCTIONS[usize::from(index) % FUNCTIONS.len()],
+                };
+                let how = input.u8();
+                let (imm, class) = (u64::from(how >> 4), [EC_HVC, EC_SMC][usize::from(how & 1)]);
+                let x = [u64::from(function), argument(input), input.number(), input.number()];
+                self.with_registers(&x);
+                self.trap(board, class << EC_SHIFT | IL | imm, 0, 0, seen);
+            }
+            1 | 2 => {
+                let class = [EC_DATA_ABORT, EC_INSTRUCTION_ABORT][usize::from(input.u8() & 1)];
+                let iss = u64::from(input.u32()) & (IL - 1);
+                let ipa = argument(input).wrapping_add(u64::from(input.u16()) & (PAGE_SIZE - 1));
+                let stored = input.number();
+                self.with_registers(&[0, 0, 0, 0, stored]);
+                self.trap(board, class << EC_SHIFT | IL | iss, ipa, ipa >> 12 << 4, seen);
+            }
+            3 => {
+                let (iss, value) = (u64::from(input.u32()) & (IL - 1), input.number());
+                self.with_registers(&[value; PUBLIC_REGISTERS]);
+                self.trap(board, EC_SYSREG << EC_SHIFT | IL | iss, 0, 0, seen);
+            }
+            4 => {
+                let (esr, far, hpfar) = (u64::from(input.u32()), input.number(), input.number());
+                self.with_registers(&[]);
+                self.trap(board, esr, far, hpfar, seen);
+            }
+            5 => {
+                let resume = match input.u8() % 4 {
+                    0 => Resume::Continue,
+                    1 => Resume::MmioRead(input.u64()),
+                    2 => Resume::MmioWritten,
+                    _ => Resume::Abort,
+                };
+                self.enter(resume, seen);
+            }
+            6 => {
+                let index = u32::from(input.u8() % 3);
+                if let Some(error) = self.load(board, index) {
+                    seen.push(Seen::Entered(Err(error)));
+                }
+            }
+            _ => self.host(board, input, seen),
+        }
+    }
+
+    /// The host does something meanwhile, on another CPU.
+    fn host(&self, board: &mut Board<'h, 'm>, input: &mut Input<'_>, seen: &mut Vec<Seen>) {
+        let (kind, offset, page) = (input.u8() % 5, input.u8(), input.u8());
+        let (offset, first) = (u64::from(offset % 20), Pfn(FIRST + u64::from(page % 64)));
+        let pages = u64::from(input.u8() % 9);
+        let (object, vm) = (self.object, self.vm);
+        let call = match kind {
+            0 => HostCall::ObjectPopulate { object, offset, first, pages, content: Content::Zero },
+            1 => HostCall::ObjectPunch { object, offset, pages },
+            2 => HostCall::ForceReclaim { page: first },
+            3 => HostCall::VmTopUp { vm, first, pages },
+            _ => HostCall::VmCounters { vm },
+        };
+        let answer = board.call(&call).map_err(|failure| failure.error);
+        seen.push(Seen::Call(answer));
+    }
+
+    /// Gives the vCPU these registers, and secrets in all others.
+    fn with_registers(&mut self, x: &[u64]) {
+        let secret = self.secret;
+        let Some(vcpu) = &mut self.vcpu else { return };
+        vcpu.with_context(|context| {
+            let mut next = secret;
+            let mut more = || {
+                next = next.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+                next
+            };
+            context.registers.x = [0; 31].map(|_: u64| more());
+            context.registers.x[..PUBLIC_REGISTERS].fill(0);
+            context.registers.x[..x.len()].copy_from_slice(x);
+            context.registers.pc = 0x4020_0000 + (secret & 0xffc);
+            context.registers.system = SystemRegisters {
+                tpidr_el0: more(),
+                tpidr_el1: more(),
+                sp_el0: more(),
+                elr_el1: more(),
+                ttbr0_el1: more(),
+                vbar_el1: more() & !0x7ff,
+                // The host learns when the timer fires.
+                cntv_ctl_el0: context.registers.system.cntv_ctl_el0,
+                cntv_cval_el0: context.registers.system.cntv_cval_el0,
+                ..context.registers.system
+            };
+        });
+    }
+
+    fn trap(&mut self, board: &mut Board<'h, 'm>, esr: u64, far: u64, hpfar: u64, seen: &mut Vec<Seen>) {
+        let Some(vcpu) = &mut self.vcpu else { return };
+        let before = Registers::of(vcpu);
+        let services = Services { trng: &self.trng, id_register: |_| 0x1100_0000_1111_1122 };
+        let action = guest_exit(vcpu, &services, Trap::Synchronous(SyndromeRegisters { esr, far, hpfar }));
+        let after = Registers::of(vcpu);
+
+        let class = esr >> EC_SHIFT & 0x3f;
+        if class == EC_HVC || class == EC_SMC {
+            check_hypercall(&before, &after, class, action);
+            let function = u32::try_from(before.registers.x[0] & 0xffff_ffff).expect("32 bits") & !SVE_HINT;
+            let answered = action == GuestAction::Resume && after.registers.x[0] == 0 && esr & 0xffff == 0;
+            if answered && self.protected && [MEM_SHARE, MEM_UNSHARE].contains(&function) {
+                let (gfn, pages) = (before.registers.x[1] >> 12, after.registers.x[1]);
+                assert!(pages >= 1 && pages <= before.registers.x[2].max(1));
+                board.guest_shared(self.vm, gfn, pages, function == MEM_SHARE);
+            }
+        }
+        // Looking at every page takes its time; what else a trap did is seen the next time.
+        if class == EC_HVC || class == EC_SMC {
+            board.check();
+        }
+        match action {
+            GuestAction::Resume => check_resumed(&before, &after, class),
+            GuestAction::EnableFp => assert_eq!(before, after),
+            GuestAction::Exit(exit) => self.exit(board, exit, &before, &after, seen),
+        }
+    }
+
+    fn exit(
+        &mut self,
+        board: &Board<'h, 'm>,
+        exit: Exit,
+        before: &Registers,
+        after: &Registers,
+        seen: &mut Vec<Seen>,
+    ) {
+        let record =
+            ExitRecord { exit, list_registers: [ListRegister::EMPTY; LIST_REGISTERS], timer_fired: false };
+        assert_eq!(ExitRecord::parse(&record.emit()), Some(record));
+        let vcpu = self.vcpu.as_mut().expect("it exits");
+        let mut over = false;
+        let mut secret = None;
+        match exit {
+            Exit::MmioRead { ipa, size } | Exit::MmioWrite { ipa, size, .. } => {
+                assert!(ipa.page_offset() + size.bytes() <= PAGE_SIZE);
+                assert_eq!(vcpu.classify(ipa.page()), GuestPage::Unbound);
+                assert!(vcpu.with_guard(|guard| guard.allows(ipa.page())));
+                // Nothing is done yet.
+                assert_eq!(after.registers.x, before.registers.x);
+                assert_eq!((after.registers.pc, after.registers.pstate), (before.registers.pc, before.registers.pstate));
+                assert_eq!(after.registers.system, before.registers.system);
+                if let Exit::MmioWrite { value, .. } = exit {
+                    assert_eq!(value & !size.mask(), 0);
+                    let public = before.registers.x[..PUBLIC_REGISTERS].contains(&value) || value == 0;
+                    secret = (!public).then_some("store");
+                }
+            }
+            Exit::MemoryFault { gfn } => {
+                assert_eq!(vcpu.classify(gfn), GuestPage::Bound(PageState::Absent));
+                assert_eq!((after.registers.x, after.registers.pc), (before.registers.x, after.registers.pc));
+            }
+            Exit::Sgi { sgi1r } => {
+                let public = before.registers.x[..PUBLIC_REGISTERS].contains(&sgi1r) || sgi1r == 0;
+                secret = (!public).then_some("SGI");
+            }
+            Exit::CpuOn { vcpu: index } => assert_eq!(vcpu.is_on(index), Some(true)),
+            Exit::CpuOff => assert_eq!(vcpu.is_on(vcpu.vcpu()), Some(false)),
+            Exit::Stopped(StopReason::Poisoned(gfn)) => {
+                assert_eq!(vcpu.classify(gfn), GuestPage::Bound(PageState::Poisoned));
+                over = true;
+            }
+            Exit::Stopped(_) | Exit::SystemOff | Exit::SystemReset => over = true,
+            _ => {}
+        }
+        seen.push(secret.map_or(Seen::Exit(exit), Seen::Value));
+        if over || exit == Exit::CpuOff {
+            let index = vcpu.vcpu().0;
+            self.vcpu = None;
+            assert_eq!(self.load(board, index), Some(CallError::Denied));
+        }
+    }
+
+    /// The host enters the vCPU again, and says something about the pending access.
+    fn enter(&mut self, resume: Resume, seen: &mut Vec<Seen>) {
+        let Some(vcpu) = &mut self.vcpu else { return };
+        let before = Registers::of(vcpu);
+        let answer = guest_entry(vcpu, resume);
+        let after = Registers::of(vcpu);
+        match (answer, resume) {
+            (Err(_), _) => assert_eq!(before, after, "a refused answer did something"),
+            (Ok(()), Resume::Continue) => {
+                assert_eq!((before.registers.x, before.registers.pc), (after.registers.x, after.registers.pc));
+            }
+            (Ok(()), Resume::MmioRead(_)) => {
+                let changed = before.registers.x.iter().zip(&after.registers.x).filter(|(old, new)| old != new);
+                assert!(changed.count() <= 1);
+                assert_eq!(after.registers.pc, before.registers.pc.wrapping_add(4));
+            }
+            (Ok(()), Resume::MmioWritten) => {
+                assert_eq!(after.registers.x, before.registers.x);
+                assert_eq!(after.registers.pc, before.registers.pc.wrapping_add(4));
+            }
+            (Ok(()), Resume::Abort) => check_injected(&before, &after),
+        }
+        seen.push(Seen::Entered(answer));
+    }
+}
+
+/// An argument: a page near the guest's memory, as a rule.
+fn argument(input: &mut Input<'_>) -> u64 {
+    match input.number() {
+        near @ 0..0x80 => (GUEST_FIRST + near).wrapping_sub(POOL_PAGES) << 12,
+        number @ 0x80..0x100 => number - 0x80,
+        raw => raw,
+    }
+}

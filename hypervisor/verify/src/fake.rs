@@ -1,0 +1,315 @@
+//! A machine in memory that records what it is asked to do.
+//!
+//! Pages hold bytes, tables are pages, and TLBs are modelled as badly behaved as the architecture
+//! allows ([`tlb`]): they remember every translation that was ever valid until they are told not to.
+//! The independent [`walker`] says what the tables mean, and a [`Checker`] looks at each event as it comes.
+
+mod memory;
+pub mod tlb;
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::vec::Vec;
+
+use hyp_core::event::{Barrier, Event, Scope};
+use hyp_core::geometry::{Geometry, Granule4K};
+use hyp_core::machine::{Frames, Machine, Removed, Space, TableRef, VcpuClaim};
+use hyp_core::maintenance::Maintenance;
+use hyp_core::vcpu::VcpuContext;
+use shared_abi::addr::Pfn;
+
+use crate::oracle::walker;
+use crate::protocol::Checker;
+use memory::Memory;
+use tlb::Tlb;
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct State {
+    pages: Memory,
+    contexts: HashMap<u64, VcpuContext>,
+    events: Vec<(usize, Event)>,
+    /// What VTTBR_EL2 of each CPU holds during maintenance.
+    selected: HashMap<usize, Space>,
+    tlb: Tlb,
+    /// Looks at each event as it comes.
+    checker: Option<Checker>,
+    /// Pages that consist of this byte are not wiped: for tests of tests.
+    left_unwiped: Option<u8>,
+}
+
+std::thread_local! {
+    /// The CPU that this thread is at the moment.
+    static CPU: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Does `f` as that CPU: events of this thread are told as its own.
+pub fn on_cpu<R>(cpu: usize, f: impl FnOnce() -> R) -> R {
+    let before = CPU.replace(cpu);
+    let result = f();
+    CPU.set(before);
+    result
+}
+
+impl State {
+    #[expect(clippy::panic, reason = "a test stops where a rule is broken, with the culprit on its stack")]
+    fn tell(&mut self, event: Event) {
+        let cpu = CPU.get();
+        self.events.push((cpu, event));
+        if let Some(mut checker) = self.checker.take() {
+            if let Err(violation) = checker.observe(cpu, event) {
+                panic!("{violation}");
+            }
+            self.checker = Some(checker);
+        }
+    }
+
+    fn page(&mut self, page: u64) -> &mut [u8; 4096] {
+        self.pages.page(page)
+    }
+
+    fn entry(&self, page: u64, index: usize) -> u64 {
+        self.pages.entry(page, index)
+    }
+
+    fn translations<G: Geometry>(&self, space: Space) -> tlb::Map {
+        let read = |page, index| self.entry(page, index);
+        tlb::translations(G::INDEX_BITS, G::IPA_PAGES, &read, space)
+    }
+}
+
+/// The fake machine, of any geometry.
+#[derive(Debug)]
+pub struct Fake<G = Granule4K> {
+    state: Mutex<State>,
+    jostling: AtomicBool,
+    geometry: PhantomData<fn() -> G>,
+}
+
+impl<G> Default for Fake<G> {
+    fn default() -> Self {
+        Self { state: Mutex::default(), jostling: AtomicBool::new(false), geometry: PhantomData }
+    }
+}
+
+impl<G: Geometry> Fake<G> {
+    /// A machine that stops the test at the first event that breaks a rule of the [`protocol`](crate::protocol).
+    pub fn checked() -> Self {
+        let machine = Self::default();
+        machine.state().checker = Some(Checker::new(G::INDEX_BITS));
+        machine
+    }
+
+    /// From now on rules may be broken.
+    pub fn stop_checking(&self) {
+        self.state().checker = None;
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what the machine was asked to do since the last time.
+    pub fn take_events(&self) -> Vec<Event> {
+        let asked = |event: &Event| {
+            !matches!(
+                event,
+                Event::Taken(_) | Event::Released(_) | Event::Space(_) | Event::Load(..) | Event::Put(..)
+            )
+        };
+        let trace = self.take_trace().into_iter();
+        trace.map(|(_, event)| event).filter(asked).collect()
+    }
+
+    /// Takes all that was recorded since the last time, with the CPU that did it ([`on_cpu`]).
+    pub fn take_trace(&self) -> Vec<(usize, Event)> {
+        core::mem::take(&mut self.state().events)
+    }
+
+    /// Fills a page, as its owner would.
+    pub fn fill(&self, page: Pfn, byte: u8) {
+        self.state().pages.fill(page.0, byte);
+    }
+
+    /// From now on, pages that consist of this byte are not wiped: a test that is to notice has to.
+    pub fn leave_unwiped(&self, byte: u8) {
+        self.state().left_unwiped = Some(byte);
+    }
+
+    /// From now on, threads make way for each other wherever a lock changes hands.
+    pub fn jostle(&self) {
+        self.jostling.store(true, Ordering::Relaxed);
+    }
+
+    /// The byte that all of a page consists of, if it does.
+    pub fn uniform_byte(&self, page: Pfn) -> Option<u8> {
+        self.state().pages.uniform_byte(page.0)
+    }
+
+    /// What `space` makes of an IPA page, by the tables as they are.
+    pub fn walk(&self, space: Space, page: u64) -> Option<walker::Translation> {
+        let state = self.state();
+        walker::walk(G::INDEX_BITS, &|page, index| state.entry(page, index), space.root, page)
+    }
+
+    /// From now on somebody may run in `space`: its translations are in the TLBs as soon as they are
+    /// valid.
+    pub fn watch(&self, space: Space) {
+        let mut state = self.state();
+        state.tlb.watch(space);
+        Self::refill(&mut state);
+    }
+
+    /// Nobody runs in `space` any more.
+    pub fn unwatch(&self, space: Space) {
+        self.state().tlb.unwatch(space);
+    }
+
+    /// What the TLBs remember of an IPA page of `space`.
+    pub fn remembered(&self, space: Space, page: u64) -> Option<walker::Translation> {
+        self.state().tlb.get(space, page)
+    }
+
+    /// What `space` makes of every IPA page, by the tables as they are, and what the TLBs remember.
+    pub fn translations(&self, space: Space) -> (tlb::Map, tlb::Map) {
+        let state = self.state();
+        let found = state.translations::<G>(space);
+        let remembered = state.tlb.map(space).cloned();
+        (found, remembered.unwrap_or_default())
+    }
+
+    /// Rules of break-before-make that were broken.
+    pub fn violations(&self) -> Vec<tlb::Violation> {
+        self.state().tlb.violations()
+    }
+
+    fn refill(state: &mut State) {
+        let mut tlb = core::mem::take(&mut state.tlb);
+        tlb.refill(|space| state.translations::<G>(space));
+        state.tlb = tlb;
+    }
+}
+
+impl<G: Geometry> Machine for Fake<G> {
+    type Geometry = G;
+
+    fn read_entry(&self, table: TableRef, index: usize) -> u64 {
+        assert!(
+            self.state().pages.exists(table.page().0),
+            "a table is read that nobody made: {:?}",
+            table.page()
+        );
+        assert!(index < G::ENTRIES, "an entry is read that the table does not have: {index}");
+        self.state().entry(table.page().0, index)
+    }
+
+    fn write_entry(&self, table: TableRef, index: usize, value: u64) {
+        assert!(index < G::ENTRIES, "an entry is written that the table does not have: {index}");
+        let mut state = self.state();
+        let bytes = state.page(table.page().0);
+        let (entries, _) = bytes.as_chunks_mut::<8>();
+        if let Some(entry) = entries.get_mut(index) {
+            *entry = value.to_le_bytes();
+        }
+        state.tell(Event::Write { table: table.page(), index, value });
+    }
+
+    fn fill(&self, table: TableRef, first: u64, step: u64) {
+        let reached = self.state().checker.as_ref().is_some_and(|checker| checker.walks(table.page()));
+        assert!(!reached, "a table is filled at one go while walkers reach it");
+        let mut next = first;
+        for index in 0..G::ENTRIES {
+            self.write_entry(table, index, next);
+            next = next.wrapping_add(step);
+        }
+    }
+
+    fn wipe(&self, pages: &Frames) {
+        let mut state = self.state();
+        for page in pages.range().iter() {
+            let left = state.left_unwiped;
+            if left.is_none() || state.pages.uniform_byte(page.0) != left {
+                state.pages.fill(page.0, 0);
+            }
+            state.contexts.remove(&page.0);
+        }
+        state.tell(Event::Wipe(pages.range()));
+    }
+
+    fn clean(&self, pages: &Frames) {
+        self.state().tell(Event::Clean(pages.range()));
+    }
+
+    fn with_page<R>(&self, pages: &Frames, index: u64, f: impl FnOnce(&[u8; 4096]) -> R) -> R {
+        let page = pages.range().first().0.saturating_add(index);
+        f(self.state().page(page))
+    }
+
+    fn put_context(&self, claim: &mut VcpuClaim, context: VcpuContext) {
+        self.state().contexts.insert(claim.page().0, context);
+    }
+
+    #[expect(
+        clippy::expect_used,
+        reason = "a fake stops the test that asks for registers which were never put"
+    )]
+    fn with_context<R>(&self, claim: &mut VcpuClaim, f: impl FnOnce(&mut VcpuContext) -> R) -> R {
+        let mut state = self.state();
+        let context = state.contexts.get_mut(&claim.page().0);
+        f(context.expect("the vCPU has registers"))
+    }
+
+    fn publish(&self) {
+        Maintenance::publish(self);
+    }
+
+    fn invalidate(&self, space: Space, removed: &[Removed]) {
+        Maintenance::invalidate(self, space, removed.iter().map(|leaf| leaf.page));
+    }
+
+    fn invalidate_all(&self, space: Space) {
+        Maintenance::invalidate_all(self, space);
+    }
+
+    fn forget_previous_vcpu(&self, space: Space) {
+        Maintenance::forget_previous_vcpu(self, space);
+    }
+
+    fn event(&self, event: impl FnOnce() -> Event) {
+        self.state().tell(event());
+        if self.jostling.load(Ordering::Relaxed) {
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl<G: Geometry> Maintenance for Fake<G> {
+    fn barrier(&self, barrier: Barrier) {
+        let mut state = self.state();
+        state.tell(Event::Barrier(barrier));
+        // The last of each sequence: what was written is visible by now.
+        if barrier == Barrier::Isb {
+            Self::refill(&mut state);
+        }
+    }
+
+    #[expect(clippy::expect_used, reason = "a fake stops the test that invalidates for nobody")]
+    fn forget(&self, scope: Scope) {
+        let mut state = self.state();
+        let space = *state.selected.get(&CPU.get()).expect("a space is selected");
+        state.tell(Event::Tlbi { vmid: space.vmid, scope });
+        match scope {
+            Scope::Ipa(page) => state.tlb.forget_leaf(G::INDEX_BITS, space, page),
+            Scope::All => state.tlb.forget(space, 0, G::IPA_PAGES),
+            Scope::Combined | Scope::CombinedHere | Scope::InstructionsHere => {}
+        }
+    }
+
+    fn in_space(&self, space: Space, f: impl FnOnce()) {
+        self.state().selected.insert(CPU.get(), space);
+        f();
+        self.state().selected.remove(&CPU.get());
+    }
+}

@@ -1,0 +1,148 @@
+//! TLBs at their worst: every translation of a watched space is remembered the moment it is visible,
+//! and stays until maintenance names it.
+
+use std::collections::BTreeMap;
+use std::vec;
+use std::vec::Vec;
+
+use hyp_core::machine::Space;
+
+use crate::oracle::walker::{self, Meaning, Translation};
+
+/// A translation was replaced by another while the old one was still remembered: no break-before-make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Whose.
+    pub space: Space,
+    /// Of which IPA page.
+    pub page: u64,
+    /// What the TLBs remember.
+    pub remembered: Translation,
+    /// What the tables say.
+    pub found: Translation,
+}
+
+/// The translations of a space, by IPA page.
+pub type Map = Vec<Option<Translation>>;
+
+/// The TLBs of all CPUs.
+#[derive(Clone, Debug, Default)]
+pub struct Tlb {
+    watched: Vec<Space>,
+    /// By VMID.
+    entries: BTreeMap<u8, Map>,
+    violations: Vec<Violation>,
+}
+
+/// Where a page is in a map.
+fn index(page: u64) -> usize {
+    usize::try_from(page).unwrap_or(usize::MAX)
+}
+
+impl Tlb {
+    pub(super) fn watch(&mut self, space: Space) {
+        if !self.watched.contains(&space) {
+            self.watched.push(space);
+        }
+    }
+
+    pub(super) fn unwatch(&mut self, space: Space) {
+        self.watched.retain(|watched| *watched != space);
+    }
+
+    /// What is remembered of a page.
+    pub(super) fn get(&self, space: Space, page: u64) -> Option<Translation> {
+        *self.entries.get(&space.vmid.0)?.get(index(page))?
+    }
+
+    /// What is remembered of a space.
+    pub(super) fn map(&self, space: Space) -> Option<&Map> {
+        self.entries.get(&space.vmid.0)
+    }
+
+    pub(super) fn violations(&self) -> Vec<Violation> {
+        self.violations.clone()
+    }
+
+    pub(super) fn forget(&mut self, space: Space, first: u64, pages: u64) {
+        let end = index(first.saturating_add(pages));
+        let entries = self.entries.get_mut(&space.vmid.0);
+        let named = entries.and_then(|map| {
+            let end = end.min(map.len());
+            map.get_mut(index(first)..end)
+        });
+        named.unwrap_or_default().fill(None);
+    }
+
+    /// Forgets what is remembered of the leaf that translates `page`; however a TLB split it up, an
+    /// address in it reaches all of it.
+    pub(super) fn forget_leaf(&mut self, bits: u32, space: Space, page: u64) {
+        if let Some(found) = self.get(space, page) {
+            let pages = walker::pages_covered(bits, found.level);
+            self.forget(space, page & !pages.saturating_sub(1), pages);
+        }
+    }
+
+    pub(super) fn refill(&mut self, translations: impl Fn(Space) -> Map) {
+        for space in &self.watched {
+            let found = translations(*space);
+            let known = self.entries.entry(space.vmid.0);
+            let known = known.or_insert_with(|| vec![None; found.len()]);
+            for ((page, found), remembered) in (0..).zip(found).zip(known) {
+                let Some(found) = found else { continue };
+                let remembered = *remembered.get_or_insert(found);
+                if remembered != found {
+                    self.violations.push(Violation { space: *space, page, remembered, found });
+                }
+            }
+        }
+    }
+}
+
+/// All translations of a space of `pages` pages, by the tables as they are; what [`walker::walk`]
+/// answers page by page.
+pub(super) fn translations(bits: u32, pages: u64, read: &dyn Fn(u64, usize) -> u64, space: Space) -> Map {
+    let mut map = vec![None; index(pages)];
+    let mut page = 0;
+    while page < pages {
+        let Some((which, _)) = walker::place(bits, 1, page) else {
+            break;
+        };
+        let table = space.root.page().0.saturating_add(which);
+        page = page.saturating_add(fill(bits, read, table, 1, page, &mut map));
+    }
+    map
+}
+
+/// The translations by the entry of a table of `level` for `page`; answers how many pages that is.
+fn fill(
+    bits: u32,
+    read: &dyn Fn(u64, usize) -> u64,
+    table: u64,
+    level: u32,
+    page: u64,
+    map: &mut Map,
+) -> u64 {
+    let covered = walker::pages_covered(bits, level);
+    let entry = walker::place(bits, level, page).map_or(0, |(_, index)| read(table, index));
+    match walker::meaning(bits, level, entry) {
+        Meaning::Fault => {}
+        Meaning::Table(next) => {
+            let mut done = 0;
+            while done < covered {
+                let page = page.saturating_add(done);
+                let below = fill(bits, read, next.0, level.saturating_add(1), page, map);
+                done = done.saturating_add(below);
+            }
+        }
+        Meaning::Leaf(leaf) => {
+            for within in 0..covered {
+                if let Some(slot) = map.get_mut(index(page.saturating_add(within))) {
+                    let to = leaf.page.checked_add(within).unwrap_or(leaf.page);
+                    *slot = Some(Translation { page: to, ..leaf });
+                }
+            }
+        }
+    }
+    covered
+}

@@ -1,0 +1,147 @@
+//! What has to hold after every step: for every page and every party, what the specification allows is
+//! what tables and TLBs give; and no content crosses where it must not.
+
+use std::vec::Vec;
+
+use hyp_core::geometry::Geometry;
+use hyp_core::machine::Space;
+use shared_abi::addr::Pfn;
+
+use super::{Divergence, HOST_BYTE, PUBLIC_BYTE, Pair, agree};
+use crate::fake::tlb::Map;
+use crate::spec::{HostReach, Life, Owner};
+
+impl<G: Geometry> Pair<'_, '_, G> {
+    /// Holds the core against the specification, for every page and every party.
+    ///
+    /// # Errors
+    ///
+    /// [`Divergence`] if they do not agree.
+    pub fn agree(&mut self) -> Result<(), Divergence> {
+        self.check_host()?;
+        self.check_guests()?;
+        let violations = self.real.machine().violations();
+        agree!(violations.is_empty(), "break-before-make: {violations:?}");
+        if let Err(difference) = crate::oracle::check(self.real) {
+            return Err(Divergence(std::string::ToString::to_string(&difference)));
+        }
+        Ok(())
+    }
+
+    /// Each page that has changed hands, by what is in it. Its new owner then fills it.
+    pub(super) fn check_content(&mut self) -> Result<(), Divergence> {
+        let machine = self.real.machine();
+        let mut changed = Vec::new();
+        for (page, old) in (0..).zip(&mut self.owners) {
+            let new = self.spec.owners.get(&page).copied();
+            if *old != new {
+                changed.push((page, *old, new));
+                *old = new;
+            }
+        }
+        let sound = changed.is_empty() || self.spec.is_sound();
+        agree!(sound, "the specification gave a page away twice, or lost one: {changed:?}");
+        for (page, old, new) in changed {
+            if !self.checking_content {
+                // The host leaves what it finds.
+                self.fill(page, new.filter(|owner| *owner != Owner::Host));
+                continue;
+            }
+            let byte = machine.uniform_byte(Pfn(page));
+            match (old, new) {
+                (Some(Owner::Host), Some(Owner::Private(_) | Owner::Lent(_))) => {
+                    agree!(
+                        byte == Some(HOST_BYTE) || byte == Some(0),
+                        "page {page} came to a guest with {byte:?}"
+                    );
+                }
+                (Some(Owner::Private(_) | Owner::Shared(_)), Some(Owner::Host)) => {
+                    agree!(byte == Some(0), "page {page} came back to the host with {byte:?}");
+                }
+                (Some(Owner::Lent(_)), Some(Owner::Host)) => {
+                    agree!(byte == Some(PUBLIC_BYTE), "lent page {page} came back with {byte:?}");
+                }
+                (Some(Owner::Pool(_)), Some(Owner::Host)) => {
+                    agree!(byte == Some(0), "page {page} of a pool came back with {byte:?}");
+                }
+                (Some(Owner::Private(old)), Some(Owner::Shared(new)))
+                | (Some(Owner::Shared(old)), Some(Owner::Private(new))) => {
+                    agree!(old == new, "page {page} went from VM to VM");
+                    agree!(
+                        byte == Some(self.secret) || byte == Some(PUBLIC_BYTE),
+                        "sharing changed page {page} to {byte:?}"
+                    );
+                }
+                (Some(Owner::Host), Some(Owner::Pool(_))) => {}
+                change => agree!(false, "page {page} went {change:?}"),
+            }
+            self.fill(page, new);
+        }
+        Ok(())
+    }
+
+    /// What a page's new owner puts there.
+    fn fill(&self, page: u64, owner: Option<Owner>) {
+        let byte = match owner {
+            Some(Owner::Host) => HOST_BYTE,
+            Some(Owner::Private(_)) => self.secret,
+            Some(Owner::Lent(_)) => PUBLIC_BYTE,
+            _ => return,
+        };
+        self.real.machine().fill(Pfn(page), byte);
+    }
+
+    fn check_host(&self) -> Result<(), Divergence> {
+        let translations = self.translations(self.real.host_space())?;
+        for (page, found) in (0..).zip(translations) {
+            let Some(found) = found else {
+                let may = self.spec.host_reach(page) == HostReach::Yes;
+                agree!(!may, "the host does not reach page {page}");
+                continue;
+            };
+            agree!(found.page.0 == page, "the host reaches {} at page {page}", found.page.0);
+            match self.spec.host_reach(page) {
+                HostReach::Yes => {
+                    let memory = found.normal && found.executable;
+                    agree!(memory, "page {page} is no memory to the host");
+                }
+                HostReach::Device => {
+                    let device = found.device && !found.executable;
+                    agree!(device, "device page {page} is memory");
+                }
+                HostReach::No => agree!(false, "the host reaches page {page}"),
+            }
+        }
+        Ok(())
+    }
+
+    fn check_guests(&self) -> Result<(), Divergence> {
+        for (vm, space) in &self.spaces {
+            // A dying VM's tables are being taken apart: nobody can walk them.
+            if self.spec.vms.get(vm).is_none_or(|vm| vm.life == Life::Dying) {
+                continue;
+            }
+            for (gfn, found) in (0..).zip(self.translations(*space)?) {
+                let reached = found.map(|found| found.page.0);
+                let expected = self.spec.guest_reach(*vm, gfn);
+                agree!(
+                    reached == expected,
+                    "VM {:#x} reaches {reached:?} at guest page {gfn}, expected {expected:?}",
+                    vm.0
+                );
+                let memory = found.is_none_or(|found| found.normal && found.executable);
+                agree!(memory, "guest page {gfn} is no memory");
+            }
+        }
+        Ok(())
+    }
+
+    /// What a space makes of its pages; its TLBs must know neither more nor less.
+    fn translations(&self, space: Space) -> Result<Map, Divergence> {
+        let (found, remembered) = self.real.machine().translations(space);
+        agree!(remembered == found, "VMID {}: TLBs know {remembered:?}, tables say {found:?}", space.vmid.0);
+        let usable = found.iter().flatten().all(|found| found.usable && found.plain);
+        agree!(usable, "VMID {}: a page is mapped and unusable", space.vmid.0);
+        Ok(found)
+    }
+}

@@ -1,0 +1,213 @@
+//! A call of the host's, done to both.
+
+use std::format;
+use std::vec::Vec;
+
+use bootimg::measure::LaunchMeasurement;
+use hyp_core::geometry::Geometry;
+use hyp_core::hypervisor::CallFailure;
+use hyp_core::record::Record;
+use hyp_core::verify;
+use shared_abi::addr::{Gfn, Ipa, Pfn};
+use shared_abi::error::CallError;
+use shared_abi::host_call::{Arguments, Content, HostCall, ObjectHandle, VmHandle};
+
+use super::{Divergence, HOST_BYTE, Pair, Verdict, agree, guest_space};
+use crate::spec::host::Refusal;
+
+impl<G: Geometry> Pair<'_, '_, G> {
+    pub(super) fn host_call(&mut self, function: u32, registers: &Arguments) -> Result<Verdict, Divergence> {
+        let Ok(call) = HostCall::parse(function, registers) else {
+            return Ok(Verdict::BadValue);
+        };
+        if let HostCall::VcpuRun { .. } = call {
+            return Ok(Verdict::Skipped);
+        }
+        if let HostCall::VmDestroy { vm } = call
+            && let Some(space) = self.spaces.get(&vm)
+            && self.spec.clone().destroy(vm, &[]).is_ok()
+        {
+            // Its tables are about to be taken apart: nobody walks them any more.
+            self.real.machine().unwatch(*space);
+        }
+        let real = self.real.host_call(&call);
+        match real {
+            Ok(x) => self.told.extend([0].into_iter().chain(x)),
+            Err(CallFailure { error, value }) => self.told.extend([error.code(), value]),
+        }
+        match real {
+            // What pages a pool has left is nobody's business outside, so it may be found short before
+            // anything else is.
+            Err(CallFailure { error: CallError::NoMemory, value }) if takes_tables(&call) => {
+                agree!(value > 0, "{call:?} is short of no page");
+                self.short_of = value;
+                return Ok(Verdict::NoMemory);
+            }
+            Err(CallFailure { error: CallError::Again, value }) => {
+                self.again(&call, value)?;
+                return Ok(Verdict::Again);
+            }
+            _ => {}
+        }
+        match (real, self.spec.host_call(&call, real.map_or(0, |x| x[0]))) {
+            (Ok(x), Ok(expected)) => {
+                self.answered(&call, x, expected)?;
+                self.made(&call, x[0])?;
+                Ok(Verdict::Done)
+            }
+            (Err(failure), Err(refusal)) if tolerates(&call, failure.error, refusal) => {
+                agree!(failure.value == 0, "{call:?}: {failure:?} has a value");
+                Ok(Verdict::Refused(refusal))
+            }
+            (real, expected) => Err(Divergence(format!("{call:?}: {real:?}, expected {expected:?}"))),
+        }
+    }
+
+    /// What a call has answered that is done. The specification says what x1 is, or x3 of `VmCounters`.
+    fn answered(&mut self, call: &HostCall, x: [u64; 5], expected: u64) -> Result<(), Divergence> {
+        let expected = match *call {
+            HostCall::ObjectPopulate { pages, .. } | HostCall::ObjectPunch { pages, .. } => {
+                agree!(x[0] == pages, "{call:?} is done after {} pages", x[0]);
+                self.populated(call, pages)?;
+                [expected, 0, 0, 0, 0]
+            }
+            HostCall::ObjectQuery { object, offset } => {
+                agree!(x[1] > 0, "{call:?} answers an empty run");
+                for offset in offset..offset + x[1] {
+                    let state = self.spec.host_call(&HostCall::ObjectQuery { object, offset }, 0);
+                    agree!(state == Ok(x[0]), "{call:?}: offset {offset} is {:?}, expected {state:?}", x[0]);
+                }
+                [expected, x[1], 0, 0, 0]
+            }
+            HostCall::VmStart { vm, entry, argument } => {
+                if self.checking_content {
+                    self.measured(vm, entry, argument, x)?;
+                }
+                x
+            }
+            HostCall::VmCounters { vm } => {
+                let (hypercalls, exits) = self.counts.get(&vm).copied().unwrap_or_default();
+                // The search goes back to states, the counts do not.
+                let counted = if self.checking { [hypercalls, exits] } else { [x[0], x[1]] };
+                [counted[0], counted[1], expected, 0, 0]
+            }
+            _ => [expected, 0, 0, 0, 0],
+        };
+        agree!(x == expected, "{call:?}: {x:?}, expected {expected:?}");
+        Ok(())
+    }
+
+    /// What a VM's start answers: that nobody expected its measurement, and which it is.
+    fn measured(&self, vm: VmHandle, entry: Ipa, argument: u64, x: [u64; 5]) -> Result<(), Divergence> {
+        let vm = &self.spec.vms[&vm];
+        let mut measurement = LaunchMeasurement::new();
+        for gfn in &vm.kept {
+            measurement.page(Gfn(*gfn), &[HOST_BYTE; 4096]);
+        }
+        if vm.void {
+            measurement.void();
+        }
+        let digest = measurement.finish(entry, argument);
+        let words: Vec<u8> = x[1..].iter().flat_map(|word| word.to_le_bytes()).collect();
+        agree!(x[0] == 0 && words == digest.0, "another measurement at {entry}");
+        Ok(())
+    }
+
+    /// What the pages hold that came to a guest.
+    fn populated(&self, call: &HostCall, pages: u64) -> Result<(), Divergence> {
+        if let HostCall::ObjectPopulate { first, content, .. } = *call
+            && self.checking_content
+        {
+            let expected = match content {
+                Content::Keep => HOST_BYTE,
+                Content::Zero => 0,
+            };
+            for page in first.0..first.0 + pages {
+                let byte = self.real.machine().uniform_byte(Pfn(page));
+                agree!(byte == Some(expected), "{call:?}: page {page} holds {byte:?}");
+            }
+        }
+        Ok(())
+    }
+
+    /// A part of a call was done.
+    fn again(&mut self, call: &HostCall, value: u64) -> Result<(), Divergence> {
+        let expected = match *call {
+            HostCall::ObjectPopulate { pages, .. } | HostCall::ObjectPunch { pages, .. } => {
+                agree!(value < pages, "{call:?}: again after {value}");
+                self.populated(call, value)?;
+                self.spec.host_call(call, value)
+            }
+            HostCall::VmDestroy { vm } => {
+                let pages = self.spec.pages_of(vm).into_iter();
+                let back: Vec<u64> = pages.filter(|page| self.is_hosts(*page)).collect();
+                self.spec.destroy(vm, &back)
+            }
+            // Its tables go back to the pool first: nobody sees that.
+            HostCall::ObjectDestroy { .. } => self.spec.clone().host_call(call, 0).map(|_| value),
+            _ => return Err(Divergence(format!("{call:?}: not finished"))),
+        };
+        agree!(expected == Ok(value), "{call:?}: again after {value}, expected {expected:?}");
+        Ok(())
+    }
+
+    /// Whether the core's record says that a page is the host's alone.
+    fn is_hosts(&self, page: u64) -> bool {
+        verify::look(self.real, |view| view.records().get(Pfn(page)) == Some(Record::HOST))
+    }
+
+    /// Keeps what a call made.
+    fn made(&mut self, call: &HostCall, x1: u64) -> Result<(), Divergence> {
+        let handle = u32::try_from(x1).unwrap_or(u32::MAX);
+        match *call {
+            HostCall::VmCreate { first, .. } => {
+                agree!(!self.vms.contains(&handle), "VM handle {handle:#x} came back");
+                self.vms.push(handle);
+                let space = guest_space(VmHandle(handle), first.0);
+                self.spaces.insert(VmHandle(handle), space);
+                self.real.machine().watch(space);
+            }
+            HostCall::ObjectCreate { .. } => {
+                agree!(!self.objects.contains(&handle), "object handle {handle:#x} came back");
+                self.objects.push(handle);
+            }
+            HostCall::VmDestroy { vm } => {
+                self.spaces.remove(&vm);
+                self.counts.remove(&vm);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+fn tolerates(call: &HostCall, error: CallError, refusal: Refusal) -> bool {
+    // A VM that is being torn down loses its objects one by one.
+    let dying_object = refusal == Refusal::Dying && object_of(call).is_some();
+    error == refusal.x0() || (dying_object && error == CallError::NotFound)
+}
+
+/// Whether a call may find the pool too short.
+const fn takes_tables(call: &HostCall) -> bool {
+    matches!(
+        call,
+        HostCall::ObjectCreate { .. }
+            | HostCall::ObjectPopulate { .. }
+            | HostCall::ObjectPunch { .. }
+            | HostCall::VcpuCreate { .. }
+            | HostCall::ForceReclaim { .. }
+    )
+}
+
+/// The object that a call names.
+const fn object_of(call: &HostCall) -> Option<ObjectHandle> {
+    match *call {
+        HostCall::ObjectBind { object, .. }
+        | HostCall::ObjectUnbind { object, .. }
+        | HostCall::ObjectPopulate { object, .. }
+        | HostCall::ObjectPunch { object, .. }
+        | HostCall::ObjectQuery { object, .. }
+        | HostCall::ObjectDestroy { object } => Some(object),
+        _ => None,
+    }
+}

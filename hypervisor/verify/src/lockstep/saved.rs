@@ -1,0 +1,87 @@
+//! A state to go back to: what the search tries from there starts where it was.
+
+use core::mem;
+use std::boxed::Box;
+use std::collections::BTreeMap;
+use std::vec;
+use std::vec::Vec;
+
+use hyp_core::geometry::Geometry;
+use hyp_core::hypervisor::CpuIndex;
+use hyp_core::machine::Space;
+use hyp_core::verify;
+use shared_abi::host_call::{VcpuIndex, VmHandle};
+
+use super::{CPUS, OnCpu, Pair};
+use crate::fake::State;
+use crate::spec::{Owner, Spec};
+
+/// A copy of a [`Pair`].
+#[derive(Debug)]
+pub struct Saved {
+    spec: Spec,
+    vms: usize,
+    objects: usize,
+    spaces: BTreeMap<VmHandle, Space>,
+    owners: Vec<Option<Owner>>,
+    loads: [Option<(VmHandle, VcpuIndex, bool)>; CPUS],
+    core: Box<verify::Saved>,
+    records: Vec<u64>,
+    machine: State,
+}
+
+impl<G: Geometry> Pair<'_, '_, G> {
+    /// Copies the state.
+    #[must_use]
+    pub fn save(&self) -> Saved {
+        let machine = self.real.machine();
+        machine.take_trace();
+        let mut records = vec![0; verify::look(self.real, |view| view.records().words())];
+        Saved {
+            spec: self.spec.clone(),
+            vms: self.vms.len(),
+            objects: self.objects.len(),
+            spaces: self.spaces.clone(),
+            owners: self.owners.clone(),
+            loads: core::array::from_fn(|cpu| self.on_cpu(cpu)),
+            core: Box::new(verify::save(self.real, &mut records)),
+            records,
+            machine: machine.state().clone(),
+        }
+    }
+
+    /// Goes back to a state that this pair was in.
+    ///
+    /// # Panics
+    ///
+    /// If it was not.
+    pub fn restore(&mut self, saved: &Saved) {
+        self.spec.clone_from(&saved.spec);
+        self.vms.truncate(saved.vms);
+        self.objects.truncate(saved.objects);
+        self.spaces.clone_from(&saved.spaces);
+        self.owners.clone_from(&saved.owners);
+        for on in self.cpus.iter_mut().filter_map(Option::take) {
+            // What it would do to its VM when it is dropped belongs to a state that is gone.
+            mem::forget(on.loaded);
+        }
+        self.parked.iter_mut().filter_map(Option::take).for_each(mem::forget);
+        verify::free_claims(self.real);
+        self.restore_core(saved);
+        for (cpu, load) in saved.loads.iter().enumerate() {
+            let Some((vm, vcpu, exited)) = *load else {
+                continue;
+            };
+            let loaded = verify::load_again(self.real, CpuIndex(cpu), vm, vcpu).expect("it was loaded");
+            self.cpus[cpu] = Some(OnCpu { loaded, exited });
+        }
+        if saved.loads.iter().any(Option::is_some) {
+            self.restore_core(saved);
+        }
+    }
+
+    fn restore_core(&self, saved: &Saved) {
+        verify::restore(self.real, &saved.core, &saved.records);
+        *self.real.machine().state() = saved.machine.clone();
+    }
+}

@@ -1,0 +1,141 @@
+//! Who owned what before: pages change hands only as calls allow, and come to the host wiped.
+
+use hyp_core::geometry::Geometry;
+use hyp_core::machine::Machine;
+use hyp_core::record::Owner;
+use hyp_core::records::Records;
+use hyp_core::verify;
+use shared_abi::addr::Pfn;
+use shared_abi::host_call::HostCall;
+
+use super::{Difference, Party, Rule};
+
+/// A set of kinds of calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Calls(u8);
+
+impl Calls {
+    /// None: nothing may change hands.
+    pub const NONE: Self = Self(0);
+    /// `VmCreate` and `VmTopUp`.
+    pub const DONATE: Self = Self(1 << 0);
+    /// `ObjectPopulate`.
+    pub const POPULATE: Self = Self(1 << 1);
+    /// `ObjectPunch`.
+    pub const PUNCH: Self = Self(1 << 2);
+    /// `ForceReclaim`.
+    pub const RECLAIM: Self = Self(1 << 3);
+    /// `VmDestroy`.
+    pub const DESTROY: Self = Self(1 << 4);
+    /// A guest's calls.
+    pub const GUEST: Self = Self(1 << 5);
+    /// All of them.
+    pub const ALL: Self = Self((1 << Self::KINDS) - 1);
+    /// How many kinds there are.
+    pub const KINDS: usize = 6;
+
+    /// The kind of a host call.
+    #[must_use]
+    pub const fn of(call: &HostCall) -> Self {
+        match call {
+            HostCall::VmCreate { .. } | HostCall::VmTopUp { .. } => Self::DONATE,
+            HostCall::ObjectPopulate { .. } => Self::POPULATE,
+            HostCall::ObjectPunch { .. } => Self::PUNCH,
+            HostCall::ForceReclaim { .. } => Self::RECLAIM,
+            HostCall::VmDestroy { .. } => Self::DESTROY,
+            _ => Self::NONE,
+        }
+    }
+
+    /// These and those.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// The kind of this number, below [`Self::KINDS`].
+    #[must_use]
+    pub const fn nth(number: usize) -> Self {
+        Self(Self::ALL.0 & (1 << (number % Self::KINDS)))
+    }
+
+    /// Whether one of `others` is among them.
+    #[must_use]
+    pub const fn any_of(self, others: Self) -> bool {
+        self.0 & others.0 != 0
+    }
+}
+
+/// The calls by which a page may go from one owner to another.
+fn allowing(from: Owner, to: Owner) -> Calls {
+    match (from, to) {
+        (Owner::Host, Owner::Pool(_)) => Calls::DONATE,
+        (Owner::Host, Owner::Guest(_) | Owner::HostLent(_)) => Calls::POPULATE,
+        (Owner::Guest(before), Owner::GuestShared(after))
+        | (Owner::GuestShared(before), Owner::Guest(after))
+            if before == after =>
+        {
+            Calls::GUEST
+        }
+        // A guest relinquishes what it does not share.
+        (Owner::Guest(_), Owner::Host) => {
+            Calls::PUNCH.and(Calls::RECLAIM).and(Calls::DESTROY).and(Calls::GUEST)
+        }
+        (Owner::GuestShared(_) | Owner::HostLent(_), Owner::Host) => Calls::PUNCH.and(Calls::DESTROY),
+        (Owner::Pool(_), Owner::Host) => Calls::DESTROY,
+        _ => Calls::NONE,
+    }
+}
+
+/// The records as they were.
+#[derive(Debug)]
+pub(super) struct Memory<'m> {
+    words: &'m mut [u64],
+}
+
+impl<'m> Memory<'m> {
+    /// Remembers the records; `None` if there is too little room for them.
+    pub(super) fn new<G: Geometry>(records: &Records<'_, G>, words: &'m mut [u64]) -> Option<Self> {
+        let words = words.get_mut(..records.words())?;
+        records.copy_to(words);
+        Some(Self { words })
+    }
+
+    /// Checks what changed, and remembers what there is now.
+    pub(super) fn check<M: Machine>(
+        &mut self,
+        machine: &M,
+        records: &Records<'_, M::Geometry>,
+        calls: Calls,
+    ) -> Result<(), Difference> {
+        records.try_for_each_change(self.words, |page, from, to| {
+            let (from, to) = (from.owner(), to.owner());
+            if !allowing(from, to).any_of(calls) {
+                return Err(Difference::new(Rule::Transition, party(from, to), page.0));
+            }
+            let secret = matches!(from, Owner::Guest(_) | Owner::GuestShared(_) | Owner::Pool(_));
+            if secret && to == Owner::Host && !is_zero(machine, page) {
+                return Err(Difference::new(Rule::Wiped, Party::Host, page.0));
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Who gained the page, or lost it to the host.
+const fn party(from: Owner, to: Owner) -> Party {
+    match (from, to) {
+        (_, Owner::Pool(vm)) | (Owner::Pool(vm), _) => Party::Vm(vm),
+        (_, Owner::HostLent(page) | Owner::Guest(page) | Owner::GuestShared(page))
+        | (Owner::HostLent(page) | Owner::Guest(page) | Owner::GuestShared(page), _) => Party::Vm(page.vm()),
+        (_, Owner::Hypervisor) => Party::Hypervisor,
+        (_, Owner::Host) => Party::Host,
+    }
+}
+
+/// Whether a page that the host has got back is zero. The host is told of it only after the look, so
+/// nobody has written to it; reads are of single words, so that one who does all the same does no harm.
+fn is_zero<M: Machine>(machine: &M, page: Pfn) -> bool {
+    // As many words as a table has entries: on metal, those of a page.
+    (0..M::Geometry::ENTRIES).all(|index| machine.read_entry(verify::table(page), index) == 0)
+}

@@ -1,0 +1,103 @@
+//! What a stream says about memory: what tables hold, and who used a page last.
+
+use std::collections::BTreeMap;
+use std::vec::Vec;
+
+use crate::oracle::walker::{self, Meaning};
+
+/// Who used a page last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Past {
+    /// It was wiped.
+    Wiped,
+    /// It was cleaned to the point of coherency.
+    Cleaned,
+    /// The space of that VMID could reach it, and can't any more.
+    LeftBy(u8),
+}
+
+/// Values of ranges of page numbers.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ranges(BTreeMap<u64, (u64, Past)>);
+
+impl Ranges {
+    /// The values in `first..end`, where there are any.
+    pub(super) fn values(&self, first: u64, end: u64) -> Vec<(u64, u64, Past)> {
+        let before = self.0.range(..first).next_back();
+        let within = self.0.range(first..end);
+        before
+            .into_iter()
+            .chain(within)
+            .filter(|(_, (last, _))| *last > first)
+            .map(|(start, (last, past))| ((*start).max(first), (*last).min(end), *past))
+            .collect()
+    }
+
+    /// Gives `first..end` a value, or none.
+    pub(super) fn set(&mut self, first: u64, end: u64, past: Option<Past>) {
+        if let Some((start, (last, past))) = self.0.range(..first).next_back()
+            && *last > first
+        {
+            let (start, last, past) = (*start, *last, *past);
+            self.0.insert(start, (first, past));
+            self.0.insert(first, (last, past));
+        }
+        let inside: Vec<u64> = self.0.range(first..end).map(|(start, _)| *start).collect();
+        for start in inside {
+            if let Some((last, past)) = self.0.remove(&start)
+                && last > end
+            {
+                self.0.insert(end, (last, past));
+            }
+        }
+        if let Some(past) = past {
+            self.0.insert(first, (end, past));
+        }
+    }
+}
+
+/// The tables, and the pages' past.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Memory {
+    tables: BTreeMap<u64, BTreeMap<usize, u64>>,
+    pub(super) past: Ranges,
+}
+
+impl Memory {
+    /// Whether the page has been written as a table since it was wiped last.
+    pub(super) fn is_table(&self, page: u64) -> bool {
+        self.tables.contains_key(&page)
+    }
+
+    /// The tables in a range of pages.
+    pub(super) fn tables_in(&self, first: u64, end: u64) -> Vec<u64> {
+        self.tables.range(first..end).map(|(page, _)| *page).collect()
+    }
+
+    /// Whether all of a page was wiped and has not been used since.
+    pub(super) fn is_wiped(&self, page: u64) -> bool {
+        let values = self.past.values(page, page + 1);
+        matches!(values[..], [(_, _, Past::Wiped)])
+    }
+
+    /// Writes an entry; answers what was there.
+    pub(super) fn write(&mut self, table: u64, index: usize, value: u64) -> u64 {
+        let entries = self.tables.entry(table).or_default();
+        let old = if value == 0 { entries.remove(&index) } else { entries.insert(index, value) };
+        old.unwrap_or(0)
+    }
+
+    /// The page is no table any more.
+    pub(super) fn drop_table(&mut self, page: u64) {
+        self.tables.remove(&page);
+    }
+
+    /// What the entries of a table mean, those that mean something.
+    pub(super) fn meanings(&self, bits: u32, level: u32, table: u64) -> Vec<(usize, u64, Meaning)> {
+        let entries = self.tables.get(&table).into_iter().flatten();
+        entries
+            .map(|(index, value)| (*index, *value, walker::meaning(bits, level, *value)))
+            .filter(|(_, _, meaning)| *meaning != Meaning::Fault)
+            .collect()
+    }
+}

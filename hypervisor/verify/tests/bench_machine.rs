@@ -1,0 +1,204 @@
+//! A small machine to test on: what the other tests start from.
+
+use hyp_core::geometry::Geometry;
+use hyp_core::hypervisor::{CallFailure, CpuIndex, Hypervisor, Setup, SetupError};
+use hyp_core::loaded::Loaded;
+use hyp_core::machine::{Space, Vmid};
+use hyp_verify::fake::Fake;
+use shared_abi::addr::{Gfn, PageRange, Pfn};
+use shared_abi::error::CallError;
+use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState, VcpuIndex, VmHandle};
+use shared_abi::record::Digest;
+
+/// Tables of 4 entries: a block has 4 pages, a giant 16, the IPA space 128.
+#[derive(Debug)]
+pub(super) enum Tiny {}
+
+impl Geometry for Tiny {
+    const INDEX_BITS: u32 = 2;
+}
+
+/// [`Tiny`], but a call does no more than a block's worth of work.
+#[derive(Debug)]
+pub(super) enum Short {}
+
+impl Geometry for Short {
+    const INDEX_BITS: u32 = 2;
+    const PAGES_PER_CALL: u64 = 4;
+    const KEPT_PER_CALL: u64 = 1;
+}
+
+/// RAM that begins and ends within a block.
+pub(super) const RAM: (u64, u64) = (9, 110);
+/// The hypervisor's part of it.
+pub(super) const RESERVED: (u64, u64) = (10, 44);
+/// The first page of the host's.
+pub(super) const HOST_FIRST: u64 = 54;
+/// Pages of devices that the host shall not reach.
+pub(super) const DENIED: (u64, u64) = (3, 1);
+
+pub(super) type TinyHypervisor = Hypervisor<'static, Fake<Tiny>>;
+
+pub(super) fn range(first: u64, pages: u64) -> PageRange<Pfn> {
+    PageRange::<Pfn>::new(Pfn(first), pages).unwrap()
+}
+
+pub(super) fn guest_pages(first: u64, pages: u64) -> PageRange<Gfn> {
+    PageRange::<Gfn>::new(Gfn(first), pages).unwrap()
+}
+
+/// A hypervisor of any geometry; what it is given lives as long as the test.
+pub(super) fn make<G: Geometry>(
+    ram: (u64, u64),
+    reserved: (u64, u64),
+    denied: (u64, u64),
+) -> Result<Hypervisor<'static, Fake<G>>, SetupError> {
+    make_expecting(ram, reserved, denied, None)
+}
+
+/// The same, with the launch measurement that the manifest names.
+pub(super) fn make_expecting<G: Geometry>(
+    ram: (u64, u64),
+    reserved: (u64, u64),
+    denied: (u64, u64),
+    expected: Option<Digest>,
+) -> Result<Hypervisor<'static, Fake<G>>, SetupError> {
+    let ram = vec![range(ram.0, ram.1)].leak();
+    let denied_devices = vec![range(denied.0, denied.1)].leak();
+    let needs = Hypervisor::<Fake<G>>::needs(ram, denied_devices);
+    let setup = Setup {
+        ram,
+        reserved: vec![range(reserved.0, reserved.1)].leak(),
+        denied_devices,
+        records: Box::leak(vec![u64::MAX; needs.records].into_boxed_slice()),
+        tables: range(reserved.0, needs.tables),
+        cpus: 2,
+        expected,
+    };
+    Hypervisor::new(Fake::checked(), setup)
+}
+
+pub(super) fn tiny() -> TinyHypervisor {
+    let hypervisor = make(RAM, RESERVED, DENIED).unwrap();
+    hypervisor.machine().watch(hypervisor.host_space());
+    hypervisor
+}
+
+/// The space of the VM at `index`, whose pool starts at `root`.
+pub(super) fn guest_space(index: u8, root: u64) -> Space {
+    Space { root: Pfn(root).base(), vmid: Vmid(index + 1) }
+}
+
+/// A VM with one object of 16 pages, bound at guest page 32, and one vCPU.
+pub(super) struct TestVm {
+    pub(super) vm: VmHandle,
+    pub(super) object: ObjectHandle,
+    pub(super) space: Space,
+}
+
+pub(super) const GUEST_FIRST: u64 = 32;
+pub(super) const OBJECT_PAGES: u64 = 16;
+
+impl TestVm {
+    /// Makes one, whose pool is `pool` pages from `first` on.
+    pub(super) fn new(hypervisor: &TinyHypervisor, protected: bool, first: u64, pool: u64) -> Self {
+        let call = |call| hypervisor.host_call(&call).unwrap()[0];
+        let vm = VmHandle(
+            u32::try_from(call(HostCall::VmCreate { protected, first: Pfn(first), pages: pool })).unwrap(),
+        );
+        let object =
+            ObjectHandle(u32::try_from(call(HostCall::ObjectCreate { vm, pages: OBJECT_PAGES })).unwrap());
+        call(HostCall::ObjectBind { object, offset: 0, gfn: Gfn(GUEST_FIRST), pages: OBJECT_PAGES });
+        call(HostCall::VcpuCreate { vm, index: VcpuIndex(0) });
+        let index = u8::try_from(vm.0 & 0xff).unwrap();
+        let space = guest_space(index, first);
+        hypervisor.machine().watch(space);
+        Self { vm, object, space }
+    }
+
+    pub(super) fn start(&self, hypervisor: &TinyHypervisor) {
+        hypervisor
+            .host_call(&HostCall::VmStart { vm: self.vm, entry: Gfn(GUEST_FIRST).base(), argument: 0 })
+            .unwrap();
+    }
+
+    pub(super) fn populate(
+        &self,
+        hypervisor: &TinyHypervisor,
+        offset: u64,
+        first: u64,
+        pages: u64,
+    ) -> Result<u64, CallFailure> {
+        self.populate_with(hypervisor, offset, first, pages, Content::Zero)
+    }
+
+    pub(super) fn populate_with(
+        &self,
+        hypervisor: &TinyHypervisor,
+        offset: u64,
+        first: u64,
+        pages: u64,
+        content: Content,
+    ) -> Result<u64, CallFailure> {
+        hypervisor
+            .host_call(&HostCall::ObjectPopulate {
+                object: self.object,
+                offset,
+                first: Pfn(first),
+                pages,
+                content,
+            })
+            .map(|x| x[0])
+    }
+
+    pub(super) fn punch(
+        &self,
+        hypervisor: &TinyHypervisor,
+        offset: u64,
+        pages: u64,
+    ) -> Result<u64, CallFailure> {
+        hypervisor.host_call(&HostCall::ObjectPunch { object: self.object, offset, pages }).map(|x| x[0])
+    }
+
+    pub(super) fn query(&self, hypervisor: &TinyHypervisor, offset: u64) -> (PageState, u64) {
+        let x = hypervisor.host_call(&HostCall::ObjectQuery { object: self.object, offset }).unwrap();
+        (PageState::from_code(x[0]).unwrap(), x[1])
+    }
+
+    pub(super) fn load<'h>(
+        &self,
+        hypervisor: &'h TinyHypervisor,
+    ) -> Result<Loaded<'h, 'static, Fake<Tiny>>, CallError> {
+        hypervisor.vcpu_load(CpuIndex(0), self.vm, VcpuIndex(0))
+    }
+
+    /// Destroys the VM; answers how many pages came back.
+    pub(super) fn destroy(&self, hypervisor: &TinyHypervisor) -> Result<u64, CallFailure> {
+        hypervisor.machine().unwatch(self.space);
+        hypervisor.host_call(&HostCall::VmDestroy { vm: self.vm }).map(|x| x[0])
+    }
+}
+
+/// Whether the host's tables and TLBs let it at `page`; that the two agree, and map it to itself, is
+/// asserted.
+pub(super) fn host_reaches(hypervisor: &TinyHypervisor, page: u64) -> bool {
+    reached(hypervisor, hypervisor.host_space(), page).is_some_and(|to| {
+        assert_eq!(to, page, "the host's map is the identity");
+        true
+    })
+}
+
+/// The page that a space reaches at an IPA page. That TLBs know no more than the tables is asserted.
+pub(super) fn reached(hypervisor: &TinyHypervisor, space: Space, page: u64) -> Option<u64> {
+    let machine = hypervisor.machine();
+    let found = machine.walk(space, page);
+    assert_eq!(machine.remembered(space, page), found, "TLB against tables, page {page:#x}");
+    found.map(|found| {
+        assert!(found.usable);
+        found.page.0
+    })
+}
+
+pub(super) fn no_violations(hypervisor: &TinyHypervisor) {
+    assert_eq!(hypervisor.machine().violations(), Vec::new());
+}

@@ -1,0 +1,32 @@
+//! Tests of the core as a whole, on the fake machine.
+
+mod bench_machine;
+mod blocks;
+mod bounds;
+mod coverage;
+mod guest;
+mod guide;
+mod lifecycle;
+mod locks;
+mod maintenance;
+mod merging;
+mod objects;
+mod oracle;
+mod protocol;
+mod race;
+mod random;
+mod refusals;
+mod script;
+mod search;
+mod secrecy;
+#[cfg(feature = "seeded-bugs")]
+mod seeded;
+mod setup;
+mod threads;
+mod transitions;
+
+/// How much to do: `CLOISTER_CASES`, or a number that keeps `cargo test` quick.
+fn cases() -> u32 {
+    let wanted = std::env::var("CLOISTER_CASES").ok();
+    wanted.and_then(|cases| cases.parse().ok()).unwrap_or(64)
+}

@@ -1,0 +1,287 @@
+//! What can be tampered with, and what the oracle has to say.
+
+use hyp_core::geometry::Level;
+use hyp_core::hypervisor::{CpuIndex, HostAccess};
+use hyp_core::machine::Machine;
+use hyp_core::record::{Record, VmIndex};
+use hyp_core::stage2::descriptor::{Access, leaf, table};
+use hyp_core::verify::tamper;
+use hyp_verify::oracle::{Party, Rule};
+use shared_abi::addr::{Gfn, Pfn};
+
+use super::scene::{
+    BLOCK, HOST, HOST_IN_SPLIT_BLOCK, LENT, OFFSET, POOLS, PRIVATE, SHARED, Scene, object_page,
+};
+use crate::bench_machine::*;
+
+/// One bit of a descriptor.
+const ACCESS_FLAG: u64 = 1 << 10;
+const CONTIGUOUS: u64 = 1 << 52;
+const NEVER_EXECUTED: u64 = 1 << 54;
+
+pub(super) type Case = (&'static str, fn(&Scene), Rule, Party, u64);
+
+/// What was tampered with, and what the oracle has to say.
+pub(super) const CASES: &[Case] = {
+    use Party::{Host, Hypervisor};
+    const FIRST: Party = Party::Vm(VmIndex(0));
+    const SECOND: Party = Party::Vm(VmIndex(1));
+    const THIRD: Party = Party::Vm(VmIndex(2));
+    &[
+        (
+            "the host reaches a private page",
+            |scene| scene.map(scene.hypervisor.host_space(), PRIVATE, PRIVATE),
+            Rule::Private,
+            Host,
+            PRIVATE,
+        ),
+        (
+            "the host does not reach what is shared with it",
+            |scene| scene.tamper(scene.hypervisor.host_space(), SHARED, |_| 0),
+            Rule::Shared,
+            Host,
+            SHARED,
+        ),
+        (
+            "the host does not reach its own page",
+            |scene| scene.tamper(scene.hypervisor.host_space(), HOST_IN_SPLIT_BLOCK, |_| 0),
+            Rule::Host,
+            Host,
+            HOST_IN_SPLIT_BLOCK,
+        ),
+        (
+            "a guest reaches a host page",
+            |scene| scene.map(scene.space(0), GUEST_FIRST + OFFSET + 2, HOST),
+            Rule::Host,
+            FIRST,
+            HOST,
+        ),
+        (
+            "the host does not reach what it lent",
+            |scene| scene.tamper(scene.hypervisor.host_space(), LENT, |_| 0),
+            Rule::Lent,
+            Host,
+            LENT,
+        ),
+        (
+            "a protected VM borrows",
+            |scene| {
+                scene.falsify(PRIVATE, Record::lent(object_page(0, OFFSET + 1)));
+                scene.map(scene.hypervisor.host_space(), PRIVATE, PRIVATE);
+            },
+            Rule::Lent,
+            FIRST,
+            PRIVATE,
+        ),
+        (
+            "an ordinary VM owns",
+            |scene| {
+                scene.falsify(LENT, Record::guest(object_page(2, 0)));
+                scene.tamper(scene.hypervisor.host_space(), LENT, |_| 0);
+            },
+            Rule::Private,
+            THIRD,
+            LENT,
+        ),
+        (
+            "the host reaches a page of a pool",
+            |scene| scene.map(scene.hypervisor.host_space(), POOLS[0].0, POOLS[0].0),
+            Rule::Kept,
+            Host,
+            POOLS[0].0,
+        ),
+        (
+            "a guest reaches its own tables",
+            |scene| scene.map(scene.space(0), GUEST_FIRST + OFFSET + 2, POOLS[0].0),
+            Rule::Kept,
+            FIRST,
+            POOLS[0].0,
+        ),
+        (
+            "a guest reaches the hypervisor",
+            |scene| scene.map(scene.space(0), GUEST_FIRST + OFFSET + 2, RESERVED.0),
+            Rule::Kept,
+            FIRST,
+            RESERVED.0,
+        ),
+        (
+            "a table is in a host page",
+            |scene| scene.tamper(scene.space(1), 0, |_| table(Pfn(HOST))),
+            Rule::Custody,
+            SECOND,
+            HOST,
+        ),
+        (
+            "a vCPU's registers are in a host page",
+            |scene| tamper::move_context(&scene.hypervisor, VmIndex(0), Pfn(HOST)),
+            Rule::Custody,
+            FIRST,
+            HOST,
+        ),
+        (
+            "a guest does not reach its page",
+            |scene| scene.tamper(scene.space(0), GUEST_FIRST + OFFSET + 1, |_| 0),
+            Rule::Bijection,
+            FIRST,
+            PRIVATE,
+        ),
+        (
+            "a guest reaches another page of its own",
+            |scene| scene.map(scene.space(0), GUEST_FIRST + OFFSET + 1, SHARED),
+            Rule::Bijection,
+            FIRST,
+            PRIVATE,
+        ),
+        (
+            "a record names another page of the object",
+            |scene| scene.falsify(PRIVATE, Record::guest(object_page(0, OFFSET + 2))),
+            Rule::Bijection,
+            FIRST,
+            PRIVATE,
+        ),
+        (
+            "a record names a VM that is not there",
+            |scene| scene.falsify(PRIVATE, Record::guest(object_page(7, OFFSET + 1))),
+            Rule::Bijection,
+            Party::Vm(VmIndex(7)),
+            PRIVATE,
+        ),
+        (
+            "a record gives a page away that the object has",
+            |scene| {
+                scene.falsify(PRIVATE, Record::HOST);
+                scene.map(scene.hypervisor.host_space(), PRIVATE, PRIVATE);
+            },
+            Rule::Host,
+            FIRST,
+            PRIVATE,
+        ),
+        (
+            "a page is in two guests",
+            |scene| scene.map(scene.space(1), GUEST_FIRST + 1, PRIVATE),
+            Rule::Once,
+            SECOND,
+            PRIVATE,
+        ),
+        (
+            "a page is at two places of a guest",
+            |scene| scene.map(scene.space(0), GUEST_FIRST + OFFSET + 2, PRIVATE),
+            Rule::Once,
+            FIRST,
+            PRIVATE,
+        ),
+        (
+            "a block miscounts",
+            |scene| tamper::miscount(&scene.hypervisor, Pfn(SHARED)),
+            Rule::Counts,
+            Hypervisor,
+            SHARED,
+        ),
+        (
+            "a VM miscounts what it shares",
+            |scene| tamper::overcount_shared(&scene.hypervisor, VmIndex(0)),
+            Rule::Counts,
+            FIRST,
+            POOLS[0].0,
+        ),
+        (
+            "a page of a pool is lost",
+            |scene| tamper::lose_pool_page(&scene.hypervisor, VmIndex(1)),
+            Rule::Counts,
+            SECOND,
+            POOLS[1].0,
+        ),
+        (
+            "a pool has no VM",
+            |scene| {
+                scene.falsify(HOST, Record::pool(VmIndex(9)));
+                let space = scene.hypervisor.host_space();
+                let (table, index, _) = scene.slot(space, HOST);
+                scene.machine().write_entry(table, index, 0);
+                for page in HOST + 1..HOST + 4 {
+                    scene.falsify(page, Record::pool(VmIndex(9)));
+                }
+            },
+            Rule::Counts,
+            Party::Vm(VmIndex(9)),
+            HOST,
+        ),
+        (
+            "the host reaches a denied device",
+            |scene| {
+                scene.hypervisor.host_abort(Gfn(2).base(), HostAccess::Read);
+                scene.tamper(scene.hypervisor.host_space(), DENIED.0, |_| {
+                    leaf(Level::Three, Pfn(DENIED.0), Access::Device)
+                });
+            },
+            Rule::Devices,
+            Host,
+            DENIED.0,
+        ),
+        (
+            "a guest reaches a device",
+            |scene| scene.map(scene.space(0), GUEST_FIRST + OFFSET + 2, 120),
+            Rule::Devices,
+            FIRST,
+            120,
+        ),
+        (
+            "the host reaches one page for another",
+            |scene| scene.map(scene.hypervisor.host_space(), HOST_IN_SPLIT_BLOCK, SHARED),
+            Rule::Identity,
+            Host,
+            HOST_IN_SPLIT_BLOCK,
+        ),
+        (
+            "RAM is not accessed",
+            |scene| {
+                scene.tamper(scene.space(0), GUEST_FIRST + 4, |leaf| leaf & !ACCESS_FLAG);
+            },
+            Rule::Attributes,
+            FIRST,
+            BLOCK,
+        ),
+        (
+            "RAM is not executable",
+            |scene| {
+                scene.tamper(scene.hypervisor.host_space(), SHARED, |leaf| leaf | NEVER_EXECUTED);
+            },
+            Rule::Attributes,
+            Host,
+            SHARED,
+        ),
+        (
+            "a leaf is contiguous",
+            |scene| {
+                scene.tamper(scene.space(0), GUEST_FIRST + OFFSET, |leaf| leaf | CONTIGUOUS);
+            },
+            Rule::Attributes,
+            FIRST,
+            SHARED,
+        ),
+        (
+            "a device is memory",
+            |scene| {
+                scene.hypervisor.host_abort(Gfn(2).base(), HostAccess::Read);
+                scene.map(scene.hypervisor.host_space(), 2, 2);
+            },
+            Rule::Attributes,
+            Host,
+            2,
+        ),
+        (
+            "an entry is invalid and not zero",
+            |scene| scene.tamper(scene.space(0), GUEST_FIRST, |_| 2),
+            Rule::Attributes,
+            FIRST,
+            GUEST_FIRST,
+        ),
+        (
+            "a VM is torn down while it runs",
+            |scene| tamper::die_while_running(&scene.hypervisor, VmIndex(0), CpuIndex(1)),
+            Rule::Dead,
+            FIRST,
+            0,
+        ),
+    ]
+};

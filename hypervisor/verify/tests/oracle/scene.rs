@@ -1,0 +1,105 @@
+//! Three VMs with memory in all states, to be tampered with.
+
+use hyp_core::geometry::{Geometry, Level};
+use hyp_core::machine::{Machine, Space, TableRef};
+use hyp_core::record::{ObjectIndex, ObjectPage, Record, VmIndex};
+use hyp_core::stage2::descriptor::{Access, leaf};
+use hyp_core::verify::{self, tamper};
+use hyp_verify::fake::Fake;
+use hyp_verify::oracle::walker::{self, Meaning};
+use shared_abi::addr::{Gfn, Pfn};
+
+use crate::bench_machine::*;
+
+/// Pools: of a protected VM, of another, and of an ordinary one.
+pub(super) const POOLS: [(u64, u64); 3] = [(54, 14), (68, 10), (78, 10)];
+/// What the first VM has: a block; a page that it shares; a page.
+pub(super) const BLOCK: u64 = 88;
+pub(super) const SHARED: u64 = 92;
+pub(super) const PRIVATE: u64 = 93;
+/// What the second has, and the third.
+pub(super) const OTHER: u64 = 98;
+pub(super) const LENT: u64 = 100;
+/// What is still the host's, in a block of its own and in one that is split.
+pub(super) const HOST: u64 = 112;
+pub(super) const HOST_IN_SPLIT_BLOCK: u64 = 94;
+/// Where in its object the first VM has `SHARED` and what follows.
+pub(super) const OFFSET: u64 = 8;
+
+/// Three VMs with memory in all states.
+pub(super) struct Scene {
+    pub(super) hypervisor: TinyHypervisor,
+    pub(super) vms: [TestVm; 3],
+}
+
+impl Scene {
+    pub(super) fn new() -> Self {
+        let hypervisor = tiny();
+        let mut pools = POOLS.iter();
+        let vms = [true, true, false].map(|protected| {
+            let (first, pages) = *pools.next().unwrap();
+            TestVm::new(&hypervisor, protected, first, pages)
+        });
+        let [protected, other, ordinary] = &vms;
+        protected.populate(&hypervisor, 4, BLOCK, 4).unwrap();
+        protected.populate(&hypervisor, OFFSET, SHARED, 2).unwrap();
+        other.populate(&hypervisor, 0, OTHER, 1).unwrap();
+        ordinary.populate(&hypervisor, 0, LENT, 1).unwrap();
+        for vm in &vms {
+            vm.start(&hypervisor);
+        }
+        share(&hypervisor, protected, OFFSET);
+        // From here on tables are tampered with.
+        hypervisor.machine().stop_checking();
+        Self { hypervisor, vms }
+    }
+
+    pub(super) fn machine(&self) -> &Fake<Tiny> {
+        self.hypervisor.machine()
+    }
+
+    pub(super) fn space(&self, vm: usize) -> Space {
+        self.vms[vm].space
+    }
+
+    /// Where the entry is that translates a page of a space, or would, and what it holds.
+    pub(super) fn slot(&self, space: Space, page: u64) -> (TableRef, usize, u64) {
+        let mut table = space.root.page();
+        for level in 1..=3 {
+            let (which, index) = walker::place(Tiny::INDEX_BITS, level, page).unwrap();
+            let slot = verify::table(Pfn(table.0 + which));
+            let value = self.machine().read_entry(slot, index);
+            match walker::meaning(Tiny::INDEX_BITS, level, value) {
+                Meaning::Table(next) => table = next,
+                _ => return (slot, index, value),
+            }
+        }
+        unreachable!("a table of level 3 names no table");
+    }
+
+    /// Changes the entry that translates a page of a space.
+    pub(super) fn tamper(&self, space: Space, page: u64, change: impl FnOnce(u64) -> u64) {
+        let (table, index, value) = self.slot(space, page);
+        self.machine().write_entry(table, index, change(value));
+    }
+
+    /// Maps a page of a space behind the core's back.
+    pub(super) fn map(&self, space: Space, page: u64, to: u64) {
+        self.tamper(space, page, |_| leaf(Level::Three, Pfn(to), Access::Memory));
+    }
+
+    /// Changes the record of a page, behind everybody's back.
+    pub(super) fn falsify(&self, page: u64, record: Record) {
+        tamper::record(&self.hypervisor, Pfn(page), record);
+    }
+}
+
+pub(super) fn share(hypervisor: &TinyHypervisor, vm: &TestVm, offset: u64) {
+    let loaded = vm.load(hypervisor).unwrap();
+    let page = shared_abi::addr::PageRange::<Gfn>::new(Gfn(GUEST_FIRST + offset), 1).unwrap();
+    loaded.share(page).unwrap();
+}
+
+pub(super) fn object_page(vm: u8, offset: u64) -> ObjectPage {
+    ObjectPage::new(VmIndex(vm), ObjectIndex(0), offset)
+}

@@ -1,0 +1,96 @@
+//! What tells two states of the core apart.
+
+use std::hash::{Hash, Hasher};
+
+use hyp_core::geometry::Geometry;
+use hyp_core::verify;
+use hyp_verify::lockstep::CPUS;
+use hyp_verify::spec::{Owner, Spec};
+
+use super::TinyPair;
+
+/// A hash of 128 bits: every word is mixed into all bits above it, and the upper half into the lower.
+struct Fingerprint(u128);
+
+impl Hasher for Fingerprint {
+    fn finish(&self) -> u64 {
+        self.0 as u64
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        const ODD: u128 = 0x2d35_8dcc_aa6c_78a5_8bb8_4b93_962e_acc9;
+        let mixed = (self.0 ^ u128::from(word)).wrapping_mul(ODD);
+        self.0 = mixed ^ (mixed >> 64);
+    }
+
+    fn write_u8(&mut self, word: u8) {
+        self.write_u64(word.into());
+    }
+
+    fn write_u32(&mut self, word: u32) {
+        self.write_u64(word.into());
+    }
+
+    fn write_usize(&mut self, word: usize) {
+        self.write_u64(word as u64);
+    }
+}
+
+/// A hash of all that the core decides by.
+pub(super) fn of<G: Geometry>(pair: &TinyPair<'_, '_, G>) -> u128 {
+    let mut hasher = Fingerprint(1);
+    spec(&pair.spec, &mut hasher);
+    core(pair, &mut hasher);
+    hasher.0
+}
+
+/// A handle without its generation.
+const fn place(handle: u32) -> u32 {
+    handle & 0xff
+}
+
+fn spec(spec: &Spec, hasher: &mut Fingerprint) {
+    for (page, owner) in &spec.owners {
+        match owner {
+            Owner::Hypervisor | Owner::Host => continue,
+            Owner::Pool(vm) => (page, 0, place(vm.0)).hash(hasher),
+            Owner::Private(vm) => (page, 1, place(vm.0)).hash(hasher),
+            Owner::Shared(vm) => (page, 2, place(vm.0)).hash(hasher),
+            Owner::Lent(vm) => (page, 3, place(vm.0)).hash(hasher),
+        }
+    }
+    // The maps are in the order of handles, whose generations are not to count.
+    let mut vms: Vec<_> = spec.vms.iter().collect();
+    vms.sort_unstable_by_key(|(vm, _)| place(vm.0));
+    for (vm, found) in vms {
+        (place(vm.0), found.protected, found.life, &found.on, &found.loaded).hash(hasher);
+        let mut bindings = found.bindings.clone();
+        bindings.sort_unstable();
+        for binding in bindings {
+            let object = place(binding.object.0);
+            (binding.gfn, object, binding.offset, binding.pages).hash(hasher);
+        }
+    }
+    let mut objects: Vec<_> = spec.vms.values().flat_map(|vm| &vm.objects).collect();
+    objects.sort_unstable_by_key(|(object, _)| place(object.0));
+    for (object, slots) in objects {
+        (place(object.0), slots).hash(hasher);
+    }
+}
+
+fn core<G: Geometry>(pair: &TinyPair<'_, '_, G>, hasher: &mut Fingerprint) {
+    for cpu in 0..CPUS {
+        if let Some((vm, vcpu, exited)) = pair.on_cpu(cpu) {
+            (cpu, place(vm.0), vcpu, exited).hash(hasher);
+        }
+    }
+    verify::hash(pair.real, CPUS, hasher);
+}
