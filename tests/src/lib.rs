@@ -1,7 +1,7 @@
 //! What the system tests share.
 //!
 //! * [`workspace`]: the source tree as data, for tests of its structure.
-//! * [`tool`]: runs the `qemu` tool as a user would, in bounded time, one run at a time.
+//! * [`tool`]: runs the tool, `cloister`, as a user would, in bounded time, one run at a time.
 //! * [`payload`]: tiny guest payloads, written as instruction words.
 //! * [`wrapper`]: a `qemu-system-aarch64` of our own that notes how it was called, and may damage the
 //!   image, before the real one runs.
