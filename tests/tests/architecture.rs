@@ -15,7 +15,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // Libraries.
     ("bootimg", &["shared-abi"]),
     ("hyp-core", &["shared-abi", "bootimg"]),
-    // What runs on the machine. They meet in `shared-abi` only.
+    // What runs on the machine. What crosses a trust boundary between them is in `shared-abi` alone.
     ("hypervisor", &["shared-abi", "hyp-core", "bootimg", "bare-rt"]),
     ("host", &["shared-abi", "bootimg", "bare-rt", "virtio-guard"]),
     ("guest-kernel", &["shared-abi", "bare-rt", "virtio-guard"]),
