@@ -1,6 +1,6 @@
 //! What the system tests share.
 //!
-//! * [`rust`]: packages as syntax trees; [`rooms`], [`types`]: what the rules ask of them.
+//! * [`rust`]: packages as syntax trees; [`rooms`], [`types`], [`comments`]: what the rules ask of them.
 //! * [`workspace`]: the source tree as data, for tests of its structure.
 //! * [`tool`]: runs the tool, `cloister`, as a user would, in bounded time, one run at a time.
 //! * [`payload`]: tiny guest payloads, written as instruction words.
@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod comments;
 pub mod payload;
 pub mod rooms;
 pub mod rust;
