@@ -1,6 +1,8 @@
 //! What the system tests share.
 //!
 //! * [`rust`]: packages as syntax trees; [`rooms`], [`types`], [`comments`]: what the rules ask of them.
+//! * [`commands`]: commands as documents write them.
+//! * [`markdown`]: a document as links, code and tables. [`constants`]: the numbers of the sources.
 //! * [`workspace`]: the source tree as data, for tests of its structure.
 //! * [`tool`]: runs the tool, `cloister`, as a user would, in bounded time, one run at a time.
 //! * [`payload`]: tiny guest payloads, written as instruction words.
@@ -9,7 +11,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod commands;
 pub mod comments;
+pub mod constants;
+pub mod markdown;
 pub mod payload;
 pub mod rooms;
 pub mod rust;
