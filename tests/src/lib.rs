@@ -2,7 +2,8 @@
 //!
 //! * [`rust`]: packages as syntax trees; [`rooms`], [`types`], [`comments`]: what the rules ask of them.
 //! * [`commands`]: commands as documents write them.
-//! * [`markdown`]: a document as links, code and tables. [`constants`]: the numbers of the sources.
+//! * [`markdown`]: a document as links, code and tables; [`tour`]: its lists of functions. [`constants`]: the
+//!   numbers of the sources.
 //! * [`workspace`]: the source tree as data, for tests of its structure.
 //! * [`tool`]: runs the tool, `cloister`, as a user would, in bounded time, one run at a time.
 //! * [`payload`]: tiny guest payloads, written as instruction words.
@@ -19,6 +20,7 @@ pub mod payload;
 pub mod rooms;
 pub mod rust;
 pub mod tool;
+pub mod tour;
 pub mod types;
 pub mod workspace;
 pub mod wrapper;
