@@ -142,9 +142,9 @@ struct Report {
 }
 
 impl Command {
-    /// Does it, prints what came out, and answers the exit status.
+    /// Runs the command for `program`, prints the result, and returns the exit status.
     #[must_use]
-    pub fn run(&self) -> u8 {
+    pub fn run(&self, program: &str) -> u8 {
         let (name, json, result) = match self {
             Self::Pack(args) => {
                 let binaries =
@@ -155,16 +155,16 @@ impl Command {
             Self::List(args) => ("image-list", &args.json, list(&args.image)),
             Self::Verify(args) => ("image-verify", &args.json, verify(&args.image)),
         };
-        report(name, json, result)
+        report(program, name, json, result)
     }
 }
 
 impl PartArgs {
-    /// Packs these parts with a hypervisor and a host (ELF files or arm64 Images), prints what came
-    /// out, and answers the exit status.
+    /// Packs these parts with a hypervisor and a host (ELF files or arm64 Images) for `program`, prints
+    /// the result, and returns the exit status.
     #[must_use]
-    pub fn run(&self, hypervisor: &[u8], host: &[u8]) -> u8 {
-        report("image-pack", &self.json, self.pack(hypervisor, host))
+    pub fn run(&self, program: &str, hypervisor: &[u8], host: &[u8]) -> u8 {
+        report(program, "image-pack", &self.json, self.pack(hypervisor, host))
     }
 
     fn pack(&self, hypervisor: &[u8], host: &[u8]) -> Result<Report, Failure> {
@@ -271,11 +271,11 @@ fn file_failure(path: &Path, error: std::io::Error) -> Failure {
     Failure::File { path: path.display().to_string(), error }
 }
 
-/// Prints the result, and writes the record where it is wanted.
-fn report(name: &str, json: &JsonArgs, result: Result<Report, Failure>) -> u8 {
+/// Prints the result, and writes the record where it is wanted. An error names `program`.
+fn report(program: &str, name: &str, json: &JsonArgs, result: Result<Report, Failure>) -> u8 {
     let mut status = result.as_ref().map_or_else(Failure::status, |_| OK);
     if let Err(failure) = &result {
-        eprintln!("error: {failure}");
+        eprintln!("{program}: error: {failure}");
     }
     let Some(destination) = &json.json else {
         if let Ok(report) = &result {
@@ -301,7 +301,7 @@ fn report(name: &str, json: &JsonArgs, result: Result<Report, Failure>) -> u8 {
         }
         Some(path) => {
             if let Err(error) = file::write_by_rename(path, line.as_bytes()) {
-                eprintln!("error: {}: {error}", path.display());
+                eprintln!("{program}: error: {}: {error}", path.display());
                 status = BAD_INPUT;
             }
         }

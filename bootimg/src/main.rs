@@ -13,5 +13,5 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    ExitCode::from(Arguments::parse().command.run())
+    ExitCode::from(Arguments::parse().command.run(env!("CARGO_BIN_NAME")))
 }

@@ -10,6 +10,9 @@ use crate::machine::MAX_CPUS;
 use crate::record::Destination;
 use crate::toolchain::Toolchain;
 
+/// The tool's name, in usage lines and in front of errors.
+pub const NAME: &str = "cloister";
+
 /// Boots Cloister, an Arm EL2 hypervisor with protected guests, in QEMU.
 ///
 /// Without a command it does what `boot` does: prepares the machine if it has to, builds, packs and
@@ -18,7 +21,7 @@ use crate::toolchain::Toolchain;
 /// Exit status: 0 all is well; 1 a run or a check failed; 2 bad usage or input; 3 the machine is not
 /// prepared and can't be; 4 a build failed; 124 the run outlasted --timeout.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "qemu", version, args_conflicts_with_subcommands = true)]
+#[command(name = NAME, version, args_conflicts_with_subcommands = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -261,7 +264,7 @@ mod tests {
     use clap::CommandFactory as _;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from(std::iter::once("qemu").chain(line.split_whitespace()))
+        Cli::try_parse_from(std::iter::once(NAME).chain(line.split_whitespace()))
     }
 
     #[test]

@@ -6,7 +6,7 @@ use bootimg::cli::PartArgs;
 use host::config::{GuestKind, HostConfig};
 
 use crate::bare::{HOST, HYPERVISOR};
-use crate::cli::ImageCommand;
+use crate::cli::{ImageCommand, NAME};
 use crate::directory;
 use crate::disk::DemoDisk;
 use crate::failure::{Failure, Result};
@@ -18,8 +18,8 @@ use crate::ui::Ui;
 #[must_use]
 pub fn run(command: &ImageCommand) -> u8 {
     match command {
-        ImageCommand::List(args) => bootimg::cli::Command::List(args.clone()).run(),
-        ImageCommand::Verify(args) => bootimg::cli::Command::Verify(args.clone()).run(),
+        ImageCommand::List(args) => bootimg::cli::Command::List(args.clone()).run(NAME),
+        ImageCommand::Verify(args) => bootimg::cli::Command::Verify(args.clone()).run(NAME),
         ImageCommand::Pack(args) => {
             let ui = Ui::new(args.json.json == Some(None));
             pack(args, ui).unwrap_or_else(|failure| {
@@ -35,7 +35,7 @@ fn pack(args: &PartArgs, ui: Ui) -> Result<u8> {
     let hypervisor = HYPERVISOR.build(toolchain, ui)?;
     let host = HOST.build(toolchain, ui)?;
     if args.payload.is_some() {
-        return Ok(args.run(&hypervisor, &host));
+        return Ok(args.run(NAME, &hypervisor, &host));
     }
     if args.initrd.is_some() || !args.host_args.is_empty() || args.measurement.is_some() {
         return Err(Failure::usage(
@@ -66,5 +66,5 @@ fn pack(args: &PartArgs, ui: Ui) -> Result<u8> {
         measurement: Some(guest.measure()?),
         ..args.clone()
     };
-    Ok(args.run(&hypervisor, &host))
+    Ok(args.run(NAME, &hypervisor, &host))
 }

@@ -382,7 +382,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("payload");
         fs::write(&file, vec![1; 3 << 20]).unwrap();
-        let mut args = <crate::cli::Cli as clap::Parser>::parse_from(["qemu"]).boot;
+        let mut args = <crate::cli::Cli as clap::Parser>::parse_from([crate::cli::NAME]).boot;
         args.mem = 2 << 20;
         let failure = foreign(&file, &args).err().unwrap();
         assert!(failure.message.contains("more than the guest's memory"));

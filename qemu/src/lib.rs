@@ -1,4 +1,5 @@
-//! `cargo run`: prepares the machine, builds, packs and boots Cloister in QEMU, and tells what happened.
+//! The tool `cloister`, for which `cargo run` stands: it prepares the machine, builds, packs and boots Cloister
+//! in QEMU, and tells what happened.
 //!
 //! The way of a boot, module by module:
 //!
@@ -34,6 +35,7 @@ pub mod trace;
 pub mod ui;
 pub mod workspace;
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -72,7 +74,11 @@ pub fn main() -> ExitCode {
 
 /// Tells what is wrong with the arguments, also in a record if they ask for one.
 fn bad_usage(error: &clap::Error) -> ExitCode {
-    // Nobody is left to be told when standard error is closed.
+    if error.use_stderr() {
+        // In front of clap's own "error:", as [`Ui::error`] has it. If standard error is closed, nobody
+        // reads it.
+        let _ = write!(io::stderr(), "{}: ", cli::NAME);
+    }
     let _ = error.print();
     let status = u8::try_from(error.exit_code()).unwrap_or(status::USAGE);
     let arguments: Vec<String> =

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::cli::NAME;
+
 /// Time between two frames of a spinner.
 const FRAME: Duration = Duration::from_millis(100);
 
@@ -90,7 +92,7 @@ impl Ui {
     /// Writes what went wrong.
     pub fn error(self, message: &str) {
         let colour = colour_wanted(io::stderr().is_terminal());
-        self.note(&format!("{} {message}", paint(colour, Style::Bad, "error:")));
+        self.note(&format!("{NAME}: {} {message}", paint(colour, Style::Bad, "error:")));
     }
 
     /// Begins a step of the work; what it is stays visible until it ends.

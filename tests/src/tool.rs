@@ -1,4 +1,4 @@
-//! Runs the `qemu` tool as a user would.
+//! Runs the tool, `cloister`, as a user would.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -331,7 +331,7 @@ fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         let output = Command::new(env!("CARGO"))
-            .args(["build", "--locked", "--package", "qemu", "--bin", "qemu"])
+            .args(["build", "--locked", "--package", "qemu", "--bin", "cloister"])
             .arg("--message-format=json")
             .current_dir(root())
             .stdin(Stdio::null())

@@ -16,9 +16,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("bootimg", &["shared-abi"]),
     ("hyp-core", &["shared-abi", "bootimg"]),
     ("hyp-trace", &["shared-abi", "hyp-core"]),
-    // What only checks. Its oracle is in a hypervisor too, with a feature that nothing shipped has.
+    // Only checks. Its oracle is in a hypervisor too, with a feature that nothing shipped has.
     ("hyp-verify", &["shared-abi", "hyp-core", "hyp-trace", "bootimg"]),
-    // What runs on the machine. They meet in `shared-abi` only.
+    // What runs on the machine. What crosses a trust boundary between them is in `shared-abi` alone.
     ("hypervisor", &["shared-abi", "hyp-core", "hyp-verify", "bootimg", "bare-rt"]),
     ("host", &["shared-abi", "bootimg", "bare-rt", "virtio-guard"]),
     ("guest-kernel", &["shared-abi", "bare-rt", "virtio-guard"]),
