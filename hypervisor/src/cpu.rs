@@ -9,7 +9,7 @@ use shared_abi::addr::Pa;
 use crate::el2::El2;
 use crate::state::OwnTraps;
 use crate::switch::Registers;
-use crate::{arch, boot, fp, gic, guest, state};
+use crate::{arch, boot, controls, fp, gic, guest, state};
 
 /// One physical CPU and the host that runs on it.
 #[derive(Debug)]
@@ -116,12 +116,11 @@ pub(crate) fn affinity() -> u64 {
 
 /// Takes EL2 of this CPU as the firmware left it, or says why it can't be had: first of all, on each CPU.
 pub(crate) fn take_el2() -> Result<(), &'static str> {
-    const RW: u64 = 1 << 31;
     const E2H: u64 = 1 << 34;
     // SAFETY: nothing runs at EL1 yet, and no register whose layout depends on E2H has been written.
     unsafe {
-        arch::write!("hcr_el2", RW);
-        arch::write!("icc_sre_el2", state::ICC_SRE);
+        arch::write!("hcr_el2", controls::HCR_RW);
+        arch::write!("icc_sre_el2", controls::ICC_SRE);
     }
     arch::isb();
     if arch::read!("hcr_el2") & E2H != 0 {

@@ -3,10 +3,7 @@
 use hyp_core::vcpu::GicRegisters;
 use shared_abi::vcpu::{LIST_REGISTERS, ListRegister};
 
-use crate::arch;
-
-/// ICH_HCR_EL2.En: the virtual CPU interface is on.
-const ICH_HCR_EN: u64 = 1;
+use crate::{arch, controls};
 
 /// Whether this CPU has what is switched: all active priorities of a guest are in ICH_AP0R0_EL2 and
 /// ICH_AP1R0_EL2 (ICH_VTR_EL2.PREbits + 1 is at most 5), and there are [`LIST_REGISTERS`] at least
@@ -29,7 +26,7 @@ pub(crate) fn init_cpu() {
         };
     }
     // SAFETY: it takes the interface away from EL1, which has not run yet.
-    unsafe { arch::write!("ich_hcr_el2", 0) };
+    unsafe { arch::write!("ich_hcr_el2", controls::HOST_ICH_HCR) };
     free!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
 }
 
@@ -51,7 +48,7 @@ pub(crate) unsafe fn load(registers: &GicRegisters, list_registers: [ListRegiste
         arch::write!("ich_lr1_el2", lr1.0);
         arch::write!("ich_lr2_el2", lr2.0);
         arch::write!("ich_lr3_el2", lr3.0);
-        arch::write!("ich_hcr_el2", ICH_HCR_EN);
+        arch::write!("ich_hcr_el2", controls::GUEST_ICH_HCR);
     }
 }
 
@@ -69,6 +66,6 @@ pub(crate) fn save(registers: &mut GicRegisters) -> [ListRegister; LIST_REGISTER
         arch::read!("ich_lr3_el2"),
     ];
     // SAFETY: with the interface off nothing of the vCPU's reaches the host.
-    unsafe { arch::write!("ich_hcr_el2", 0) };
+    unsafe { arch::write!("ich_hcr_el2", controls::HOST_ICH_HCR) };
     list_registers.map(ListRegister)
 }

@@ -14,7 +14,7 @@ use shared_abi::record::Record;
 
 use crate::cpu::Cpu;
 use crate::switch::{self, Registers, Then, Vector};
-use crate::{arch, console, guest, relay, state, trace};
+use crate::{arch, console, controls, guest, relay, state, trace};
 
 /// Faults injected into the host since it started.
 static FAULTS: AtomicU64 = AtomicU64::new(0);
@@ -33,7 +33,7 @@ pub(crate) fn run(cpu: &mut Cpu) -> ! {
     unsafe { state::select_host(&cpu.traps, cpu.fp.traps()) };
     console::record(&Record::HostCpu {
         cpu: cpu.index.0 as u64,
-        stage2: state::stage2_is_on(arch::read!("hcr_el2")),
+        stage2: controls::stage2_is_on(arch::read!("hcr_el2")),
     });
     trace::enter();
     loop {

@@ -6,7 +6,7 @@
 //! * `host`: the host's traps, calls and faults; `relay`: its PSCI.
 //! * `guest`: running a vCPU from entry to exit.
 //! * `switch`, `vectors`: entering EL1 and coming back. `state`, `fp`, `gic`: the registers that change
-//!   hands.
+//!   hands. `controls`: the values of EL2's control registers.
 //! * `el2`: the machine as the core sees it. `mmu`, `memory`: EL2's own map and memory.
 //! * `oracle`: only with that feature, a look at everything after each call.
 //! * `console`, `trace`, `power`: reporting, and the end. `arch`: one instruction a function. `aside`: a
@@ -21,6 +21,9 @@
         reason = "registers that change hands together are written together, for one reason"
     )
 )]
+
+#[cfg(any(target_os = "none", test))]
+mod controls;
 
 cfg_if::cfg_if! {
     if #[cfg(target_os = "none")] {
