@@ -17,7 +17,7 @@ use crate::cpu::{self, Cpu};
 use crate::el2::El2;
 use crate::memory::{self, Block};
 use crate::mmu::Stage1;
-use crate::{arch, console, host, power, secondary, state, trace, vectors};
+use crate::{console, host, maintenance, power, secondary, state, trace, vectors};
 
 /// The manifest is one page (bootimg's format).
 const MANIFEST_BYTES: usize = 4096;
@@ -163,12 +163,10 @@ fn prepare(tree: &'static [u8], platform: &'static Platform) -> Result<Cpu, Boot
     let host_tree = host_tree(&loaded, &ram, &used, tree, &image)?;
     let index = platform.cpus.iter().position(|mpidr| *mpidr == cpu::affinity()).ok_or(BootError::Cpu)?;
     state::init_cpu();
-    arch::tlbi_alle1();
-    arch::dsb_ish();
     secondary::prepare(&block, stage1, index);
     // The other CPUs start with their caches off: let memory hold what they read.
     let data = &loaded.layout.data;
-    arch::clean_and_invalidate(data.start, data.end - data.start);
+    maintenance::clean_and_invalidate(data.start, data.end - data.start);
     let entry = Pa(loaded.image.start + image.manifest().host().memory().start);
     Ok(Cpu::new(hypervisor, CpuIndex(index), entry, host_tree))
 }
@@ -296,14 +294,14 @@ fn host_tree(
         reserved: RESERVED.get().map_or(&[], |reserved| reserved),
     };
     device_tree::filter(tree, &edits, out).map_err(BootError::HostTree)?;
-    arch::clean_and_invalidate(place, room);
+    maintenance::clean_and_invalidate(place, room);
     // SAFETY: the original is RAM of nobody's by now; `tree` is not used again. The seeds must not be
     // left in it.
     unsafe {
         core::ptr::with_exposed_provenance_mut::<u8>(loaded.tree.start as usize)
             .write_bytes(0, (loaded.tree.end - loaded.tree.start) as usize);
     }
-    arch::clean_and_invalidate(loaded.tree.start, loaded.tree.end - loaded.tree.start);
+    maintenance::clean_and_invalidate(loaded.tree.start, loaded.tree.end - loaded.tree.start);
     Ok(place)
 }
 

@@ -115,6 +115,7 @@ pub(crate) fn affinity() -> u64 {
 }
 
 /// Takes EL2 of this CPU as the firmware left it, or says why it can't be had: first of all, on each CPU.
+#[inline(never)]
 pub(crate) fn take_el2() -> Result<(), &'static str> {
     const E2H: u64 = 1 << 34;
     // SAFETY: nothing runs at EL1 yet, and no register whose layout depends on E2H has been written.

@@ -5,17 +5,15 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use hyp_core::event::{Barrier, Event, Scope};
+use hyp_core::event::Event;
 use hyp_core::geometry::{Geometry, Granule4K};
-use hyp_core::machine::{Frames, Machine, Milestone, Removed, Space, TableRef, VcpuClaim, Vmid};
-use hyp_core::maintenance::Maintenance;
+use hyp_core::machine::{Frames, Machine, Milestone, Removed, Space, TableRef, VcpuClaim};
 use hyp_core::vcpu::VcpuContext;
 use hyp_core::vm::VmReport;
-use shared_abi::addr::{PAGE_SHIFT, PAGE_SIZE, Pa, PageRange, Pfn};
+use shared_abi::addr::{PAGE_SHIFT, Pfn};
 use shared_abi::record::Record;
 
-use crate::aside::{self, Aside};
-use crate::{arch, console, state, trace};
+use crate::{arch, console, maintenance, trace};
 
 /// The CPU and memory that this runs on.
 #[derive(Debug)]
@@ -31,82 +29,6 @@ fn entry(table: TableRef, index: usize) -> &'static AtomicU64 {
     // SAFETY: a `TableRef` is made by the core for pages in its custody, which are RAM and mapped; the
     // index is within the page; table walkers and other CPUs use it by single 64-bit accesses only.
     unsafe { AtomicU64::from_ptr(page_pointer::<u64>(table.page()).wrapping_add(index)) }
-}
-
-/// Pages were wiped: nobody goes on executing what was there.
-#[inline(always)]
-fn wiped(range: PageRange<Pfn>) {
-    arch::forget_instructions();
-    trace::event(|| Event::Wipe(range));
-}
-
-/// [`El2::wipe`] where it takes longer, with all that comes after it: so it is nothing to the short way.
-#[cold]
-#[inline(never)]
-fn wipe_by_stores(range: PageRange<Pfn>) {
-    // SAFETY: as in `El2::wipe`, which passes on what it was given.
-    unsafe { arch::wipe_by_stores(range.first().base().0, range.len() << PAGE_SHIFT) };
-    wiped(range);
-}
-
-/// This CPU's maintenance instructions; if `TRACED`, each is noted in the trace, should it be on.
-struct Instructions<const TRACED: bool>;
-
-impl<const TRACED: bool> Maintenance for Instructions<TRACED> {
-    #[inline(always)]
-    fn barrier(&self, barrier: Barrier) {
-        match barrier {
-            Barrier::DsbIshst => arch::dsb_ishst(),
-            Barrier::DsbIsh => arch::dsb_ish(),
-            Barrier::DsbNsh => arch::dsb_nsh(),
-            Barrier::Isb => arch::isb(),
-        }
-        if TRACED {
-            trace::event(|| Event::Barrier(barrier));
-        }
-    }
-
-    #[inline(always)]
-    fn forget(&self, scope: Scope) {
-        match scope {
-            Scope::Ipa(page) => arch::tlbi_ipas2e1is(page),
-            Scope::Combined => arch::tlbi_vmalle1is(),
-            Scope::All => arch::tlbi_vmalls12e1is(),
-            Scope::CombinedHere => arch::tlbi_vmalle1(),
-            Scope::InstructionsHere => arch::ic_iallu(),
-        }
-        if TRACED {
-            let vmid = state::vmid(arch::read!("vttbr_el2"));
-            trace::event(|| Event::Tlbi { vmid, scope });
-        }
-    }
-
-    #[inline(always)]
-    fn in_space(&self, space: Space, f: impl FnOnce()) {
-        let wanted = state::vttbr(space);
-        let current = arch::read!("vttbr_el2");
-        if current == wanted {
-            f();
-            return;
-        }
-        // SAFETY: EL1 does not run meanwhile, and the value is back before it does.
-        unsafe { arch::write!("vttbr_el2", wanted) };
-        arch::isb();
-        f();
-        // SAFETY: as it was.
-        unsafe { arch::write!("vttbr_el2", current) };
-        arch::isb();
-    }
-}
-
-/// [`Maintenance::invalidate`] of one leaf, traced: root and VMID of the space, and the page.
-struct InvalidateLeaf;
-
-impl Aside for InvalidateLeaf {
-    unsafe extern "C" fn run(root: u64, vmid: u64, page: u64, _: u64) {
-        let space = Space { root: Pa(root), vmid: Vmid(vmid as u8) };
-        Instructions::<true>.invalidate(space, core::iter::once(page));
-    }
 }
 
 impl Machine for El2 {
@@ -136,19 +58,16 @@ impl Machine for El2 {
 
     fn wipe(&self, pages: &Frames) {
         let range = pages.range();
-        // SAFETY: `Frames` proves that the pages are in the core's custody; they are RAM and mapped.
-        if unsafe { arch::wipe(range.first().base().0, range.len() << PAGE_SHIFT) } {
-            wiped(range);
-        } else {
-            wipe_by_stores(range);
-        }
+        // SAFETY: `Frames` proves that the pages are in the core's custody, who relies on none of their content;
+        // they are RAM and mapped (`mmu.rs`).
+        unsafe { maintenance::wipe(range.first().base().0, range.len() << PAGE_SHIFT) };
+        self.event(|| Event::Wipe(range));
     }
 
     fn clean(&self, pages: &Frames) {
         let range = pages.range();
-        arch::clean_and_invalidate(range.first().base().0, range.len() * PAGE_SIZE);
-        arch::forget_instructions();
-        trace::event(|| Event::Clean(range));
+        maintenance::clean(range.first().base().0, range.len() << PAGE_SHIFT);
+        self.event(|| Event::Clean(range));
     }
 
     fn with_page<R>(&self, pages: &Frames, index: u64, f: impl FnOnce(&[u8; 4096]) -> R) -> R {
@@ -171,31 +90,20 @@ impl Machine for El2 {
         f(unsafe { &mut *page_pointer::<VcpuContext>(claim.page()) })
     }
 
-    #[inline(always)]
     fn publish(&self) {
-        Instructions::<true>.publish();
+        maintenance::publish();
     }
 
-    #[inline(always)]
     fn invalidate(&self, space: Space, removed: &[Removed]) {
-        let pages = removed.iter().map(|leaf| leaf.page);
-        match removed {
-            [leaf] if trace::is_on() => {
-                let (root, vmid) = (space.root.0, u64::from(space.vmid.0));
-                // SAFETY: these are a space's.
-                unsafe { aside::call!(InvalidateLeaf, "x0" = root, "x1" = vmid, "x2" = leaf.page) }
-            }
-            [_] => Instructions::<false>.invalidate(space, pages),
-            _ => Instructions::<true>.invalidate(space, pages),
-        }
+        maintenance::invalidate(space, removed);
     }
 
     fn invalidate_all(&self, space: Space) {
-        Instructions::<true>.invalidate_all(space);
+        maintenance::invalidate_all(space);
     }
 
     fn forget_previous_vcpu(&self, space: Space) {
-        Instructions::<true>.forget_previous_vcpu(space);
+        maintenance::forget_previous_vcpu(space);
     }
 
     /// Reports what the tool wants to know from the hypervisor rather than from the host.

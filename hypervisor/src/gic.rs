@@ -15,6 +15,7 @@ pub(crate) fn fits() -> bool {
 
 /// Turns the virtual CPU interface off and frees the list registers; once per CPU. Those beyond
 /// [`LIST_REGISTERS`] are never used.
+#[inline(never)]
 pub(crate) fn init_cpu() {
     let list_registers = (arch::read!("ich_vtr_el2") & 0x1f) + 1;
     macro_rules! free {
@@ -35,7 +36,7 @@ pub(crate) fn init_cpu() {
 /// # Safety
 ///
 /// They are that vCPU's registers, and it runs next.
-#[inline(always)]
+#[inline(never)]
 pub(crate) unsafe fn load(registers: &GicRegisters, list_registers: [ListRegister; LIST_REGISTERS]) {
     let [lr0, lr1, lr2, lr3] = list_registers;
     // SAFETY: the caller's promise; the parser of the entry has seen the list registers, and `fits` that
@@ -54,7 +55,7 @@ pub(crate) unsafe fn load(registers: &GicRegisters, list_registers: [ListRegiste
 
 /// Takes the virtual CPU interface from the vCPU that ran, and turns it off: what is left in the list
 /// registers has no effect then.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn save(registers: &mut GicRegisters) -> [ListRegister; LIST_REGISTERS] {
     registers.vmcr = arch::read!("ich_vmcr_el2");
     registers.ap0r0 = arch::read!("ich_ap0r0_el2");

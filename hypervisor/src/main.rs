@@ -7,7 +7,8 @@
 //! * `guest`: running a vCPU from entry to exit.
 //! * `switch`, `vectors`: entering EL1 and coming back. `state`, `fp`, `gic`: the registers that change
 //!   hands. `controls`: the values of EL2's control registers.
-//! * `el2`: the machine as the core sees it. `mmu`, `memory`: EL2's own map and memory.
+//! * `el2`: the machine as the core sees it. `maintenance`: its sequences for caches and TLBs. `mmu`, `memory`:
+//!   EL2's own map and memory.
 //! * `oracle`: only with that feature, a look at everything after each call.
 //! * `console`, `trace`, `power`: reporting, and the end. `arch`: one instruction a function. `aside`: a
 //!   call that preserves all registers.
@@ -37,6 +38,7 @@ cfg_if::cfg_if! {
         mod gic;
         mod guest;
         mod host;
+        mod maintenance;
         mod memory;
         mod mmu;
         #[cfg(feature = "oracle")]

@@ -107,6 +107,7 @@ impl Stage1 {
     /// # Safety
     ///
     /// The CPU is at EL2 with its MMU off; the map holds all that it uses.
+    #[inline(never)]
     pub(crate) unsafe fn enable(self) {
         let tcr = controls::tcr(arch::physical_range());
         arch::tlbi_alle2();

@@ -15,7 +15,7 @@ use spin::Once;
 use crate::cpu::{self, Cpu};
 use crate::memory::{Block, STACK_BYTES};
 use crate::mmu::Stage1;
-use crate::{arch, boot, host, power, state, vectors};
+use crate::{boot, host, maintenance, power, state, vectors};
 
 /// What the other CPUs start from.
 struct Others {
@@ -44,7 +44,7 @@ pub(crate) fn prepare(block: &Block, stage1: Stage1, index: usize) {
         // SAFETY: the bottom of that CPU's stack, which is set aside, mapped and not in use: the CPU
         // has not started.
         unsafe { place.write(structure) };
-        arch::clean_and_invalidate(place.addr() as u64, size_of::<SecondaryBoot>() as u64);
+        maintenance::clean_and_invalidate(place.addr() as u64, size_of::<SecondaryBoot>() as u64);
     }
     OTHERS.call_once(|| Others {
         cpus: HostCpus::new(boot::cpus(), CpuIndex(index)),
@@ -98,8 +98,6 @@ extern "C" fn main(index: u64) -> ! {
     // SAFETY: the boot CPU's map has all RAM.
     unsafe { stage1.enable() };
     state::init_cpu();
-    arch::tlbi_alle1();
-    arch::dsb_nsh();
     let index = CpuIndex(index as usize);
     let Some((entry, argument)) = cpus.arrive(index) else {
         power::off();

@@ -25,7 +25,7 @@ pub(crate) const fn vttbr(space: Space) -> u64 {
 macro_rules! system_registers {
     ($($a:ident, $b:ident;)*) => {
         /// Stores the registers of whoever ran last.
-        #[inline(always)]
+        #[inline(never)]
         pub(crate) fn save_system(registers: &mut SystemRegisters) {
             // SAFETY: reading EL1's registers changes nothing; the fields are in `registers`.
             $(unsafe {
@@ -47,7 +47,7 @@ macro_rules! system_registers {
         /// # Safety
         ///
         /// They are that host's or guest's, and EL1 does not run before its stage 2 is loaded as well.
-        #[inline(always)]
+        #[inline(never)]
         pub(crate) unsafe fn load_system(registers: &SystemRegisters) {
             // SAFETY: EL1's registers have no effect on EL2; the rest is the caller's promise.
             $(unsafe {
@@ -88,7 +88,9 @@ system_registers! {
     cntv_cval_el0, cntv_ctl_el0;
 }
 
-/// Sets what is the same for the host and all guests; once per CPU.
+/// Sets what is the same for the host and all guests, and forgets what TLBs hold of EL1 from before; once per
+/// CPU.
+#[inline(never)]
 pub(crate) fn init_cpu() {
     let midr = arch::read!("midr_el1");
     let physical_range = arch::physical_range();
@@ -104,11 +106,14 @@ pub(crate) fn init_cpu() {
     arch::isb();
     no_extensions();
     gic::init_cpu();
+    arch::tlbi_alle1();
+    arch::dsb_nsh();
     arch::isb();
 }
 
 /// Turns off what newer CPUs have, traps included, as firmware may have left it: what is not there for
 /// EL1 is undefined by ID registers and other traps already.
+#[inline(never)]
 fn no_extensions() {
     /// ID_AA64DFR0_EL1.TraceFilt: no trace of any world.
     const TRACE_FILTER_SHIFT: u32 = 40;
@@ -159,7 +164,7 @@ impl OwnTraps {
 /// # Safety
 ///
 /// `own` is this CPU's.
-#[inline(always)]
+#[inline(never)]
 pub(crate) unsafe fn select_host(own: &OwnTraps, trap_fp: bool) {
     // SAFETY: the caller's promise.
     unsafe {
@@ -178,7 +183,7 @@ pub(crate) unsafe fn select_host(own: &OwnTraps, trap_fp: bool) {
 /// # Safety
 ///
 /// `own` is this CPU's, `space` the VM's.
-#[inline(always)]
+#[inline(never)]
 pub(crate) unsafe fn select_guest(own: &OwnTraps, space: Space, vmpidr: u64) {
     // SAFETY: the caller's promise.
     unsafe {
@@ -193,6 +198,7 @@ pub(crate) unsafe fn select_guest(own: &OwnTraps, space: Space, vmpidr: u64) {
 }
 
 /// Lets EL1 use FP and SIMD, until the next [`select_host`] or [`select_guest`].
+#[inline(never)]
 pub(crate) fn untrap_fp() {
     let cptr = arch::read!("cptr_el2");
     // SAFETY: the caller has loaded the registers of whoever runs, or is about to.

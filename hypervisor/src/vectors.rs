@@ -53,6 +53,7 @@ extern "C" fn own_fault(esr: u64, elr: u64, far: u64) -> ! {
 }
 
 /// Makes this CPU use the vectors.
+#[inline(never)]
 pub(crate) fn install() {
     unsafe extern "C" {
         safe static hypervisor_vectors: u8;

@@ -118,7 +118,14 @@ const MDCR_EL2: Register = Register {
     name: "MDCR_EL2",
     section: "DDI0487 D24.3.19",
     fields: &[
-        (4, 0, "HPMN", HPMN, HPMN, "as at reset, all counters: those of EL1 trap, and more than there are is UNPREDICTABLE"),
+        (
+            4,
+            0,
+            "HPMN",
+            HPMN,
+            HPMN,
+            "as at reset, all counters: those of EL1 trap, and more than there are is UNPREDICTABLE",
+        ),
         (5, 5, "TPMCR", 1, 1, "performance monitors are not switched"),
         (6, 6, "TPM", 1, 1, "performance monitors are not switched"),
         (7, 7, "HPME", 0, 0, "EL2 counts nothing"),
