@@ -7,7 +7,7 @@ use bootimg::{Image, Kind, Manifest};
 use heapless::Vec;
 use hyp_core::device_tree::{self, Conduit, DeviceTreeError, Edits, Platform};
 use hyp_core::hypervisor::{CpuIndex, Hypervisor, MAX_REGIONS, Setup, SetupError};
-use hyp_core::options::{Options, UnknownOption};
+use hyp_core::options::{self, UnknownArgument};
 use hyp_core::trng::Trng;
 use shared_abi::addr::{PAGE_SIZE, Pa, PageRange, Pfn};
 use shared_abi::record::Record;
@@ -17,7 +17,7 @@ use crate::cpu::{self, Cpu};
 use crate::el2::El2;
 use crate::memory::{self, Block};
 use crate::mmu::Stage1;
-use crate::{console, host, maintenance, power, secondary, state, trace, vectors};
+use crate::{console, host, maintenance, power, secondary, state, vectors};
 
 /// The manifest is one page (bootimg's format).
 const MANIFEST_BYTES: usize = 4096;
@@ -112,7 +112,7 @@ enum BootError {
     #[error("{0}")]
     Image(#[from] bootimg::Error),
     #[error("{0}")]
-    Options(#[from] UnknownOption),
+    Arguments(#[from] UnknownArgument),
     #[error("{0}")]
     Setup(#[from] SetupError),
     #[error("the host's device tree: {0}")]
@@ -150,15 +150,12 @@ fn prepare(tree: &'static [u8], platform: &'static Platform) -> Result<Cpu, Boot
     let limit = home.end - loaded.image.start;
     let image = verify(&loaded, limit)?;
 
-    let options = Options::parse(image.text(Kind::HypervisorArgs).unwrap_or_default())?;
+    options::apply(image.text(Kind::HypervisorArgs).unwrap_or_default())?;
     let mut used = Vec::<_, 4>::from(used);
-    let mut own = Vec::<_, 3>::from([loaded.layout.image(), block.whole.clone()]);
+    let own = Vec::<_, 3>::from([loaded.layout.image(), block.whole.clone()]);
     used.extend([block.whole.clone()]);
-    if options.trace {
-        let rings = trace_rings(&ram, &used, cpus)?;
-        used.extend([rings.clone()]);
-        own.extend([rings]);
-    }
+    #[cfg(feature = "trace")]
+    let own = start_trace(own, &ram, &mut used, cpus)?;
     let hypervisor = ownership(platform, &own, &block, &image)?;
     let host_tree = host_tree(&loaded, &ram, &used, tree, &image)?;
     let index = platform.cpus.iter().position(|mpidr| *mpidr == cpu::affinity()).ok_or(BootError::Cpu)?;
@@ -223,13 +220,22 @@ fn report(layout: &Layout, block: &Block, ram: &[Range<u64>], cpus: usize) {
     });
 }
 
-/// Starts the trace; answers where its memory is.
-fn trace_rings(ram: &[Range<u64>], used: &[Range<u64>], cpus: usize) -> Result<Range<u64>, BootError> {
-    let bytes = cpus as u64 * trace::RING_BYTES;
+/// Starts the trace: its rings are the hypervisor's `own` memory, and `used`.
+#[cfg(feature = "trace")]
+fn start_trace(
+    mut own: Vec<Range<u64>, 3>,
+    ram: &[Range<u64>],
+    used: &mut Vec<Range<u64>, 4>,
+    cpus: usize,
+) -> Result<Vec<Range<u64>, 3>, BootError> {
+    let bytes = cpus as u64 * crate::trace::RING_BYTES;
     let start = memory::place(ram, used, bytes, PAGE_SIZE).ok_or(BootError::Memory)?;
-    // SAFETY: RAM that touches nothing in use, and that is the hypervisor's from now on.
-    unsafe { trace::start(start, cpus) };
-    Ok(start..start + bytes)
+    // SAFETY: `place` has found RAM that touches nothing in `used`, which has all that is in use; the map has all
+    // RAM; and `own` keeps it the hypervisor's.
+    unsafe { crate::trace::start(start, cpus) };
+    used.extend([start..start + bytes]);
+    own.extend([start..start + bytes]);
+    Ok(own)
 }
 
 /// Makes the ownership core: from here on every page of RAM has an owner. `own` is the hypervisor's.

@@ -13,11 +13,18 @@ use hyp_core::vm::VmReport;
 use shared_abi::addr::{PAGE_SHIFT, Pfn};
 use shared_abi::record::Record;
 
-use crate::{arch, console, maintenance, trace};
+use crate::{arch, console, maintenance};
 
 /// The CPU and memory that this runs on.
 #[derive(Debug)]
 pub(crate) struct El2;
+
+impl El2 {
+    /// Notes that EL1 runs next.
+    pub(crate) fn note_entry(&self) {
+        self.event(|| Event::Enter(arch::read!("vttbr_el2")));
+    }
+}
 
 /// The pointer to a page in the identity map.
 fn page_pointer<T>(page: Pfn) -> *mut T {
@@ -41,18 +48,17 @@ impl Machine for El2 {
     #[inline]
     fn write_entry(&self, table: TableRef, index: usize, value: u64) {
         entry(table, index).store(value, Ordering::Release);
-        trace::event(|| Event::Write { table: table.page(), index, value });
+        self.event(|| Event::Write { table: table.page(), index, value });
     }
 
     fn fill(&self, table: TableRef, first: u64, step: u64) {
         // SAFETY: a `TableRef` is made by the core for pages in its custody, which are RAM and mapped; no
         // walker reaches the table, so that this CPU is alone with it until it is linked, by a release.
         unsafe { arch::fill(page_pointer(table.page()), first, step) };
-        if trace::is_on() {
-            for (index, entry) in (0..Granule4K::ENTRIES).zip(0..) {
-                let value = first.wrapping_add(step.wrapping_mul(entry));
-                trace::event(|| Event::Write { table: table.page(), index, value });
-            }
+        #[cfg(feature = "trace")]
+        for (index, entry) in (0..Granule4K::ENTRIES).zip(0..) {
+            let value = first.wrapping_add(step.wrapping_mul(entry));
+            self.event(|| Event::Write { table: table.page(), index, value });
         }
     }
 
@@ -118,8 +124,8 @@ impl Machine for El2 {
         });
     }
 
-    #[inline(always)]
+    #[cfg(feature = "trace")]
     fn event(&self, event: impl FnOnce() -> Event) {
-        trace::event(event);
+        crate::trace::record(event());
     }
 }

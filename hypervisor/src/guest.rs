@@ -14,7 +14,7 @@ use crate::cpu::{Cpu, HostFp};
 use crate::el2::El2;
 use crate::state::OwnTraps;
 use crate::switch::{self, Then, Vector};
-use crate::{arch, gic, state, trace};
+use crate::{arch, gic, state};
 
 /// A vCPU that runs, as its hypercalls see it.
 struct Running<'a> {
@@ -92,7 +92,7 @@ fn run_loaded(
 #[inline(always)]
 fn until_exit(fp: &mut HostFp, running: &mut Running<'_>) -> Exit {
     loop {
-        trace::enter();
+        El2.note_entry();
         let registers = running.loaded.with_context(|context| (&raw mut *context).cast());
         // SAFETY: a context starts with the registers (asserted in switch.rs), this CPU has claimed it,
         // and `run_loaded` has loaded the system registers. Only `VcpuContext::new`, the guest itself and
@@ -140,7 +140,7 @@ unsafe extern "C" fn hypercall(running: *mut ()) -> Then {
     #[cfg(feature = "oracle")]
     let _looks = crate::oracle::after(crate::oracle::Calls::GUEST);
     if quick_hypercall(running.loaded, syndrome::immediate(arch::read!("esr_el2"))) {
-        trace::enter();
+        El2.note_entry();
         return Then::Resume;
     }
     other_hypercall(running)
@@ -152,7 +152,7 @@ extern "C" fn other_hypercall(running: &mut Running<'_>) -> Then {
     let imm = syndrome::immediate(arch::read!("esr_el2"));
     match guest_hypercall(running.loaded, running.services, imm) {
         GuestAction::Resume => {
-            trace::enter();
+            El2.note_entry();
             Then::Resume
         }
         action => {

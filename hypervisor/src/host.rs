@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use hyp_core::event::Event;
 use hyp_core::hypervisor::{CallFailure, HostAbort, HostAccess};
 use hyp_core::inject::{Abort, Exception};
+use hyp_core::machine::Machine as _;
 use hyp_core::syndrome::{self, Fault, Syndrome, SysRegAccess};
 use hyp_core::sysreg::{self, Outcome};
 use hyp_core::vcpu::pstate;
@@ -13,8 +14,9 @@ use shared_abi::host_call::{Arguments, HostCall};
 use shared_abi::record::Record;
 
 use crate::cpu::Cpu;
+use crate::el2::El2;
 use crate::switch::{self, Registers, Then, Vector};
-use crate::{arch, console, controls, guest, relay, state, trace};
+use crate::{arch, console, controls, guest, relay, state};
 
 /// Faults injected into the host since it started.
 static FAULTS: AtomicU64 = AtomicU64::new(0);
@@ -35,14 +37,14 @@ pub(crate) fn run(cpu: &mut Cpu) -> ! {
         cpu: cpu.index.0 as u64,
         stage2: controls::stage2_is_on(arch::read!("hcr_el2")),
     });
-    trace::enter();
+    El2.note_entry();
     loop {
         // SAFETY: the host's registers are this CPU's own; PSTATE in them is what the host had, or
         // that of a started CPU or of an injected exception. `hypercall` takes a `Cpu`.
         let vector = unsafe { switch::enter(&raw mut cpu.host, (&raw mut *cpu).cast(), hypercall) };
         match vector {
             Vector::Synchronous => synchronous(cpu),
-            _ => trace::enter(),
+            _ => El2.note_entry(),
         }
         // The host takes its interrupts itself; one that got here anyway is still pending there.
     }
@@ -61,12 +63,12 @@ unsafe extern "C" fn hypercall(cpu: *mut ()) -> Then {
         Ok(function) if syndrome::immediate(arch::read!("esr_el2")) == 0 => match function {
             HostCall::VCPU_RUN => run_vcpu(cpu),
             HostCall::OBJECT_POPULATE => {
-                trace::event(|| Event::CallBegin(function));
+                El2.event(|| Event::CallBegin(function));
                 populate(cpu)
             }
             _ if relay::is_psci(function) => relay::call(cpu),
             _ => {
-                trace::event(|| Event::CallBegin(function));
+                El2.event(|| Event::CallBegin(function));
                 ownership_call(cpu, function)
             }
         },
@@ -77,7 +79,7 @@ unsafe extern "C" fn hypercall(cpu: *mut ()) -> Then {
 /// The host goes on.
 #[inline(always)]
 pub(crate) fn resume() -> Then {
-    trace::enter();
+    El2.note_entry();
     Then::Resume
 }
 
@@ -102,7 +104,7 @@ fn synchronous(cpu: &mut Cpu) {
             inject(cpu, Exception::Undefined);
         }
     }
-    trace::enter();
+    El2.note_entry();
 }
 
 /// A trapped instruction is over: unlike HVC it left the PC at itself (Arm ARM DDI0487, D1.3.5). The host
@@ -131,7 +133,7 @@ fn system_register(cpu: &mut Cpu, access: SysRegAccess) {
 /// `VcpuRun`. It is apart so that the other calls save no registers for it.
 #[inline(never)]
 fn run_vcpu(cpu: &mut Cpu) -> Then {
-    trace::event(|| Event::CallBegin(HostCall::VCPU_RUN));
+    El2.event(|| Event::CallBegin(HostCall::VCPU_RUN));
     let ran =
         HostCall::parse_run(arguments(cpu)).and_then(|(vm, vcpu, entry)| guest::run(cpu, vm, vcpu, &entry));
     match ran {
@@ -154,7 +156,7 @@ fn arguments(cpu: &Cpu) -> &Arguments {
 /// so that results go straight to their places.
 #[inline(always)]
 fn answer<const N: usize>(cpu: &mut Cpu, status: u64, results: [u64; N]) {
-    trace::event(|| Event::CallEnd(status));
+    El2.event(|| Event::CallEnd(status));
     cpu.host.x[0] = status;
     cpu.host.x[1..=N].copy_from_slice(&results);
 }

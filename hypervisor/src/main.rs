@@ -9,9 +9,9 @@
 //!   hands. `controls`: the values of EL2's control registers.
 //! * `el2`: the machine as the core sees it. `maintenance`: its sequences for caches and TLBs. `mmu`, `memory`:
 //!   EL2's own map and memory.
-//! * `oracle`: only with that feature, a look at everything after each call.
-//! * `console`, `trace`, `power`: reporting, and the end. `arch`: one instruction a function. `aside`: a
-//!   call that preserves all registers.
+//! * `oracle`: only with that feature, a look at everything after each call. `trace`: only with that feature, what
+//!   each CPU did.
+//! * `console`, `power`: reporting, and the end. `arch`: one instruction a function.
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![cfg_attr(
@@ -29,7 +29,6 @@ mod controls;
 cfg_if::cfg_if! {
     if #[cfg(target_os = "none")] {
         mod arch;
-        mod aside;
         mod boot;
         mod console;
         mod cpu;
@@ -48,6 +47,7 @@ cfg_if::cfg_if! {
         mod secondary;
         mod state;
         mod switch;
+        #[cfg(feature = "trace")]
         mod trace;
         mod vectors;
     }

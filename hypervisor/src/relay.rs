@@ -7,7 +7,7 @@ use smccc::arch::SMCCC_VERSION;
 
 use crate::cpu::Cpu;
 use crate::switch::Then;
-use crate::{arch, console, host, power, secondary, trace};
+use crate::{arch, console, host, power, secondary};
 
 /// Whether the function is the relay's to answer: the standard secure services' numbers for PSCI, and
 /// SMCCC_VERSION, which PSCI_FEATURES leads to.
@@ -38,7 +38,8 @@ pub(crate) fn call(cpu: &mut Cpu) -> Then {
         HostPsci::SystemOff => {
             #[cfg(feature = "oracle")]
             crate::oracle::report();
-            trace::finish();
+            #[cfg(feature = "trace")]
+            crate::trace::finish();
             console::record(&Record::PowerOff { host_faults: host::faults() });
             power::off()
         }
