@@ -10,7 +10,8 @@ use shared_abi::addr::PAGE_SIZE;
 macro_rules! read {
     ($register:expr) => {{
         let value: u64;
-        // SAFETY: reading a system register that EL2 has of itself changes nothing.
+        // SAFETY: the registers that the callers name exist at EL2 on every CPU that `cpu::take_el2` accepts, and
+        // a read of them changes neither memory nor the CPU.
         unsafe {
             core::arch::asm!(concat!("mrs {}, ", $register), out(reg) value, options(nomem, nostack));
         }
@@ -20,7 +21,8 @@ macro_rules! read {
 
 /// Writes a system register by its name in the Arm ARM.
 ///
-/// The `unsafe` is the caller's: a register may change what memory is and who may reach it.
+/// The `unsafe` block is at the place of use: a register may change what memory is and who may reach it, so that
+/// place says why the value is right.
 macro_rules! write {
     ($register:expr, $value:expr) => {{
         let value: u64 = $value;
@@ -35,7 +37,8 @@ macro_rules! instructions {
         $(
             $(#[$doc])*
             pub(crate) fn $name() {
-                // SAFETY: a barrier, a hint, or maintenance that makes a CPU look again.
+                // SAFETY: the instructions below are barriers, hints, and invalidations of what a CPU reads again
+                // from memory that EL2 keeps right; none takes an operand or changes a register.
                 unsafe { asm!($instruction, options(nostack, preserves_flags)) }
             }
         )*
@@ -73,7 +76,8 @@ instructions! {
 
 /// TLBI IPAS2E1IS: the stage-2 translations of one IPA page, for the VMID in VTTBR_EL2, on all CPUs.
 pub(crate) fn tlbi_ipas2e1is(page: u64) {
-    // SAFETY: forgetting a translation makes a CPU walk the tables again.
+    // SAFETY: for any operand the instruction makes CPUs walk the tables again, which the core keeps right; it
+    // changes no memory.
     unsafe { asm!("tlbi ipas2e1is, {}", in(reg) page, options(nostack, preserves_flags)) }
 }
 
@@ -84,7 +88,8 @@ pub(crate) fn tlbi_ipas2e1is(page: u64) {
 /// It is a page of mapped RAM that nobody else uses.
 #[inline(never)]
 pub(crate) unsafe fn fill(page: *mut u64, first: u64, step: u64) {
-    // SAFETY: the caller's promise; the loop stores the page's entries in pairs.
+    // SAFETY: the caller gives a whole page of mapped RAM that is its alone; the loop stores to that page and
+    // nowhere else, since it ends where the page does.
     unsafe {
         asm!(
             "2:",

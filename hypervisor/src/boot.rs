@@ -49,7 +49,7 @@ struct Loaded {
 /// Entered by the boot loader at EL2 with the MMU off.
 pub(crate) fn main(tree: u64) -> ! {
     vectors::install();
-    // SAFETY: the boot protocol puts a device tree at this address; its header says how long it is.
+    // SAFETY: x0 of the boot protocol, passed on by `_start`: the address of a device tree, or 0.
     let tree = unsafe { blob(tree) };
     let platform = match tree.map(|tree| (tree, Platform::parse(tree))) {
         Some((tree, Ok(mut platform))) => {
@@ -57,8 +57,9 @@ pub(crate) fn main(tree: u64) -> ! {
             platform.seed.fill(0);
             let platform = PLATFORM.call_once(|| platform);
             if let Some(console) = platform.hypervisor_console {
-                // SAFETY: the tree's second PL011 is nobody else's; with the MMU off all of memory is
-                // device memory, and the map that comes has this page as such.
+                // SAFETY: `Platform::parse` found it to be the second PL011, which the host's tree does not get
+                // (`device_tree::filter`). With the MMU off all accesses are to device memory, and `prepare` has
+                // its page mapped as a device.
                 unsafe { console::init(console.base) };
             }
             (tree, platform)
@@ -83,10 +84,12 @@ unsafe fn blob(address: u64) -> Option<&'static [u8]> {
     if start.is_null() || !start.cast::<u64>().is_aligned() {
         return None;
     }
-    // SAFETY: the caller's promise: a device tree has a header of 40 bytes.
+    // SAFETY: the caller gives the address where the boot loader put a device tree, which is not null and is
+    // aligned, as was just seen; a device tree has a header of 40 bytes.
     let header = unsafe { &*start.cast::<[u8; 8]>() };
     let bytes = device_tree::total_bytes(header).ok()?;
-    // SAFETY: the header says that it is that long, and nobody writes it before the host runs.
+    // SAFETY: the boot loader wrote as many bytes as the header says, and only EL2 runs until the host is
+    // entered, by when the tree is no longer used (`host_tree`).
     Some(unsafe { core::slice::from_raw_parts(start, bytes) })
 }
 
@@ -140,10 +143,12 @@ fn prepare(tree: &'static [u8], platform: &'static Platform) -> Result<Cpu, Boot
     let block = memory::plan(&ram, &used, needs, Stage1::tables_needed(&ram), cpus as u64)
         .ok_or(BootError::Memory)?;
     let devices: Vec<u64, 1> = platform.hypervisor_console.iter().map(|console| console.base.0).collect();
-    // SAFETY: the block was just set aside and the MMU is off.
+    // SAFETY: `memory::plan` has just set the block aside, in RAM that nothing in `used` touches, and `enable`
+    // below is what turns the MMU on.
     let stage1 = unsafe { Stage1::new(block.stage1.clone(), &loaded.layout, &ram, &devices) }
         .map_err(|_| BootError::Stage1)?;
-    // SAFETY: the map has all RAM and the console.
+    // SAFETY: `take_el2` has seen to EL2, the MMU is off since the boot loader, and the map has all RAM (so this
+    // code, its stack and the tables) and the console's page.
     unsafe { stage1.enable() };
 
     report(&loaded.layout, &block, &ram, cpus);
@@ -195,8 +200,8 @@ fn loaded(
 
 /// RAM that holds what the boot loader put there.
 fn bytes_at(start: u64, bytes: usize) -> &'static [u8] {
-    // SAFETY: callers name ranges of RAM (checked against the device tree's) that belong to the image,
-    // which nobody writes before the host runs.
+    // SAFETY: `loaded` has checked against the device tree's RAM what it and `verify` name, which is the image's;
+    // nobody writes the image before the host runs, and it is not read after that.
     unsafe { core::slice::from_raw_parts(core::ptr::with_exposed_provenance(start as usize), bytes) }
 }
 
@@ -233,8 +238,9 @@ fn start_trace(
     // SAFETY: `place` has found RAM that touches nothing in `used`, which has all that is in use; the map has all
     // RAM; and `own` keeps it the hypervisor's.
     unsafe { crate::trace::start(start, cpus) };
-    used.extend([start..start + bytes]);
-    own.extend([start..start + bytes]);
+    let rings = start..start + bytes;
+    used.extend([rings.clone()]);
+    own.extend([rings]);
     Ok(own)
 }
 
@@ -249,8 +255,8 @@ fn ownership(
     let reserved = reserved.ok_or(BootError::Memory)?;
     let tables = memory::pages(&block.host_tables).ok_or(BootError::Memory)?;
     let records = &block.records;
-    // SAFETY: the range was set aside for the records alone, is RAM, aligned to pages, and any content
-    // is a valid `u64`.
+    // SAFETY: `memory::plan` has set the range aside for the records alone, in RAM, aligned to pages; this
+    // function is called once; and any content is a valid `u64`.
     let records = unsafe {
         core::slice::from_raw_parts_mut(
             core::ptr::with_exposed_provenance_mut(records.start as usize),
@@ -288,7 +294,8 @@ fn host_tree(
     let place = memory::place(ram, used, room, PAGE_SIZE).ok_or(BootError::Memory)?;
     let parts =
         loaded.image.start + image.manifest().offset()..loaded.image.start + image.manifest().file_bytes();
-    // SAFETY: RAM that touches nothing in use; the host does not run yet.
+    // SAFETY: `place` has found RAM that touches nothing in `used`, and the host, whose RAM it is, does not run
+    // yet.
     let out = unsafe {
         core::slice::from_raw_parts_mut(
             core::ptr::with_exposed_provenance_mut::<u8>(place as usize),
@@ -301,8 +308,8 @@ fn host_tree(
     };
     device_tree::filter(tree, &edits, out).map_err(BootError::HostTree)?;
     maintenance::clean_and_invalidate(place, room);
-    // SAFETY: the original is RAM of nobody's by now; `tree` is not used again. The seeds must not be
-    // left in it.
+    // SAFETY: `loaded.tree` is where `tree` is, in RAM (`loaded`), and `filter` was the last to read it. The
+    // seeds must not be left in it.
     unsafe {
         core::ptr::with_exposed_provenance_mut::<u8>(loaded.tree.start as usize)
             .write_bytes(0, (loaded.tree.end - loaded.tree.start) as usize);

@@ -77,7 +77,8 @@ impl HostFp {
     pub(crate) fn give_to_host(&mut self) {
         state::untrap_fp();
         if self.saved {
-            // SAFETY: FP does not trap now, and these are the host's, which runs next.
+            // SAFETY: `untrap_fp` has just untrapped FP, and `registers` is what `give_to_guest` stored of the
+            // host, which runs next.
             unsafe { fp::load(&raw const self.registers) };
             self.saved = false;
         }
@@ -87,11 +88,12 @@ impl HostFp {
     pub(crate) fn give_to_guest(&mut self, context: &mut VcpuContext) {
         state::untrap_fp();
         if !self.saved {
-            // SAFETY: FP does not trap now.
+            // SAFETY: `untrap_fp` has just untrapped FP, and `registers` is borrowed mutably.
             unsafe { fp::save(&raw mut self.registers) };
             self.saved = true;
         }
-        // SAFETY: FP does not trap now, and these are the guest's, which runs next.
+        // SAFETY: `untrap_fp` has just untrapped FP, and `context` is that of the guest that trapped, which runs
+        // next.
         unsafe { fp::load(&raw const context.fp) };
         context.fp_live = 1;
     }
@@ -100,7 +102,8 @@ impl HostFp {
     #[inline(always)]
     pub(crate) fn take_from_guest(context: &mut VcpuContext) {
         if context.fp_live != 0 {
-            // SAFETY: FP does not trap since the guest touched it.
+            // SAFETY: `give_to_guest`, which sets `fp_live`, has untrapped FP, and it traps again only with the
+            // next `select_host`; `context` is borrowed mutably.
             unsafe { fp::save(&raw mut context.fp) };
             context.fp_live = 0;
         }
@@ -118,7 +121,8 @@ pub(crate) fn affinity() -> u64 {
 #[inline(never)]
 pub(crate) fn take_el2() -> Result<(), &'static str> {
     const E2H: u64 = 1 << 34;
-    // SAFETY: nothing runs at EL1 yet, and no register whose layout depends on E2H has been written.
+    // SAFETY: it is the first that each CPU does at EL2: nothing runs at EL1 yet, and no register whose layout
+    // depends on E2H has been written.
     unsafe {
         arch::write!("hcr_el2", controls::HCR_RW);
         arch::write!("icc_sre_el2", controls::ICC_SRE);

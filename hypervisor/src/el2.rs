@@ -33,8 +33,9 @@ fn page_pointer<T>(page: Pfn) -> *mut T {
 
 fn entry(table: TableRef, index: usize) -> &'static AtomicU64 {
     assert!(index < Granule4K::ENTRIES);
-    // SAFETY: a `TableRef` is made by the core for pages in its custody, which are RAM and mapped; the
-    // index is within the page; table walkers and other CPUs use it by single 64-bit accesses only.
+    // SAFETY: the core makes a `TableRef` only for pages in its custody, which are RAM and mapped (`mmu`); the
+    // index is within the page, as was just seen; table walkers and other CPUs use it by single 64-bit accesses
+    // only.
     unsafe { AtomicU64::from_ptr(page_pointer::<u64>(table.page()).wrapping_add(index)) }
 }
 
@@ -52,8 +53,9 @@ impl Machine for El2 {
     }
 
     fn fill(&self, table: TableRef, first: u64, step: u64) {
-        // SAFETY: a `TableRef` is made by the core for pages in its custody, which are RAM and mapped; no
-        // walker reaches the table, so that this CPU is alone with it until it is linked, by a release.
+        // SAFETY: the core makes a `TableRef` only for pages in its custody, which are RAM and mapped (`mmu`); by
+        // the contract of `Machine::fill` no walker reaches the table, so that this CPU is alone with it until it
+        // is linked, by a release.
         unsafe { arch::fill(page_pointer(table.page()), first, step) };
         #[cfg(feature = "trace")]
         for (index, entry) in (0..Granule4K::ENTRIES).zip(0..) {
@@ -80,19 +82,23 @@ impl Machine for El2 {
         let range = pages.range();
         assert!(index < range.len());
         let page = Pfn(range.first().0 + index);
-        // SAFETY: `Frames` proves that nobody writes the page meanwhile; it is RAM and mapped.
+        // SAFETY: the core makes `Frames` only for pages in its custody, which are RAM and mapped (`mmu`), and the
+        // borrow keeps them so that nobody writes the page while `f` runs.
         f(unsafe { &*page_pointer::<[u8; 4096]>(page) })
     }
 
     fn put_context(&self, claim: &mut VcpuClaim, context: VcpuContext) {
-        // SAFETY: the core uses a `VcpuClaim` only while the vCPU runs on this CPU, and it is borrowed mutably;
-        // its page is the core's then, RAM, mapped, and larger than a context (asserted in vcpu.rs).
+        // SAFETY: the core uses a `VcpuClaim` only while the vCPU's claim is this CPU's, and it is borrowed mutably,
+        // so no other reference to its page exists; the page is the core's then, RAM, mapped (`mmu`), and larger
+        // than a context (asserted in vcpu.rs).
         unsafe { page_pointer::<VcpuContext>(claim.page()).write(context) };
     }
 
     #[inline(always)]
     fn with_context<R>(&self, claim: &mut VcpuClaim, f: impl FnOnce(&mut VcpuContext) -> R) -> R {
-        // SAFETY: as in `put_context`, which has initialised it.
+        // SAFETY: the core uses a `VcpuClaim` only while the vCPU's claim is this CPU's, and it is borrowed mutably,
+        // so no other reference to its page exists; the page is the core's then, RAM and mapped (`mmu`), and
+        // `put_context` has put a context there before the vCPU could be claimed.
         f(unsafe { &mut *page_pointer::<VcpuContext>(claim.page()) })
     }
 

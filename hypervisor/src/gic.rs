@@ -21,12 +21,13 @@ pub(crate) fn init_cpu() {
     macro_rules! free {
         ($($n:literal)*) => {
             $(if $n < list_registers {
-                // SAFETY: the register is there; with the interface off nothing of a vCPU's reaches the host.
+                // SAFETY: ICH_VTR_EL2 has just said that the register is there; the interface is off, so that its
+                // content has no effect.
                 unsafe { arch::write!(concat!("ich_lr", $n, "_el2"), 0) };
             })*
         };
     }
-    // SAFETY: it takes the interface away from EL1, which has not run yet.
+    // SAFETY: EL1 has not run yet on this CPU, and the value turns the virtual interface off.
     unsafe { arch::write!("ich_hcr_el2", controls::HOST_ICH_HCR) };
     free!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
 }
@@ -39,8 +40,9 @@ pub(crate) fn init_cpu() {
 #[inline(never)]
 pub(crate) unsafe fn load(registers: &GicRegisters, list_registers: [ListRegister; LIST_REGISTERS]) {
     let [lr0, lr1, lr2, lr3] = list_registers;
-    // SAFETY: the caller's promise; the parser of the entry has seen the list registers, and `fits` that
-    // they are there.
+    // SAFETY: the caller gives the registers of the vCPU that runs next. The parser of the entry
+    // (`HostCall::parse_run`) lets no list register through that links to hardware but for the virtual timer, and
+    // `fits` has seen that these registers are there.
     unsafe {
         arch::write!("ich_vmcr_el2", registers.vmcr);
         arch::write!("ich_ap0r0_el2", registers.ap0r0);
@@ -66,7 +68,8 @@ pub(crate) fn save(registers: &mut GicRegisters) -> [ListRegister; LIST_REGISTER
         arch::read!("ich_lr2_el2"),
         arch::read!("ich_lr3_el2"),
     ];
-    // SAFETY: with the interface off nothing of the vCPU's reaches the host.
+    // SAFETY: the value turns the virtual interface off, so that nothing of the vCPU's reaches the host, which
+    // runs next.
     unsafe { arch::write!("ich_hcr_el2", controls::HOST_ICH_HCR) };
     list_registers.map(ListRegister)
 }

@@ -31,7 +31,7 @@ pub(crate) fn faults() -> u64 {
 
 /// Runs the host on this CPU, for ever.
 pub(crate) fn run(cpu: &mut Cpu) -> ! {
-    // SAFETY: this CPU's own, and the host runs next.
+    // SAFETY: `cpu` is made for this CPU by `Cpu::new`, and the host runs next.
     unsafe { state::select_host(&cpu.traps, cpu.fp.traps()) };
     console::record(&Record::HostCpu {
         cpu: cpu.index.0 as u64,
@@ -39,8 +39,9 @@ pub(crate) fn run(cpu: &mut Cpu) -> ! {
     });
     El2.note_entry();
     loop {
-        // SAFETY: the host's registers are this CPU's own; PSTATE in them is what the host had, or
-        // that of a started CPU or of an injected exception. `hypercall` takes a `Cpu`.
+        // SAFETY: `cpu.host` is this CPU's, lent with `cpu` to `enter` and `hypercall`, which takes a `Cpu`. PSTATE in
+        // it is what the host had at EL1 or EL0, or that of a started CPU or an injected exception. The host's
+        // system registers are in the CPU: `guest::run` and `inject` put them back.
         let vector = unsafe { switch::enter(&raw mut cpu.host, (&raw mut *cpu).cast(), hypercall) };
         match vector {
             Vector::Synchronous => synchronous(cpu),
@@ -56,7 +57,8 @@ pub(crate) fn run(cpu: &mut Cpu) -> ! {
 ///
 /// `cpu` points to this CPU's [`Cpu`], which nobody else uses.
 unsafe extern "C" fn hypercall(cpu: *mut ()) -> Then {
-    // SAFETY: the caller's promise: `run` has lent it to `enter`, or `synchronous` has it.
+    // SAFETY: the caller gives the pointer that `run` made of its `Cpu`, which it does not use while `enter` has it,
+    // or `synchronous` of the one that it borrows.
     let cpu = unsafe { &mut *cpu.cast::<Cpu>() };
     let function = cpu.host.x[0];
     match u32::try_from(function) {
@@ -87,7 +89,8 @@ fn synchronous(cpu: &mut Cpu) {
     match Syndrome::decode(arch::read!("esr_el2")) {
         Syndrome::Smc { .. } => {
             skip(cpu);
-            // SAFETY: this CPU's own. ESR_EL2 has the immediate where an HVC has it.
+            // SAFETY: `cpu` is borrowed mutably, so that nobody else uses it. (ESR_EL2 has the immediate of an SMC
+            // where it has that of an HVC.)
             unsafe { hypercall((&raw mut *cpu).cast()) };
             // That has told the trace that EL1 runs.
             return;
@@ -227,6 +230,7 @@ fn inject(cpu: &mut Cpu, exception: Exception) {
     state::save_system(&mut cpu.host_system);
     let Registers { pc, pstate, .. } = &mut cpu.host;
     exception.take(pc, pstate, &mut cpu.host_system);
-    // SAFETY: the host's own, as the exception leaves them, and the host runs next.
+    // SAFETY: `host_system` was stored two lines above, of this CPU's host, and has what its exception changes;
+    // the host's stage 2 is selected, and the host runs next.
     unsafe { state::load_system(&cpu.host_system) };
 }

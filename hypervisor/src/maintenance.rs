@@ -49,7 +49,8 @@ impl Maintenance for Instructions {
         unsafe { arch::write!("vttbr_el2", state::vttbr(space)) };
         arch::isb();
         f();
-        // SAFETY: the value that the switch to whoever runs has put there (`state`).
+        // SAFETY: `current` is what the switch to the party that runs has put there (`state::select_host`,
+        // `state::select_guest`).
         unsafe { arch::write!("vttbr_el2", current) };
         arch::isb();
     }
@@ -134,8 +135,9 @@ macro_rules! for_each_line {
 #[inline(never)]
 pub(crate) fn clean_and_invalidate(start: u64, bytes: u64) {
     let (first, end) = (start & !(PAGE_SIZE - 1), start + bytes);
-    // SAFETY: DC CIVAC changes no content; the caller names mapped memory, and a turn of the loop is no more than a
-    // page, by `MOST_WORDS`: with longer lines the same line is cleaned again.
+    // SAFETY: DC CIVAC changes no content, whatever is named (an address that is not mapped is a fault at EL2, which
+    // is reported). A turn of the loop is no more than a page, by `MOST_WORDS`: with longer lines the same line is
+    // cleaned again.
     unsafe { for_each_line!(first..end, 4 << line_words().min(MOST_WORDS), "dc civac, {line}") };
     arch::dsb_ish();
 }

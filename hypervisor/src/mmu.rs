@@ -33,8 +33,8 @@ impl Translation<El23Attributes> for Tables {
         assert!(page < self.free.end, "stage 1 of EL2 takes more tables than were set aside");
         self.free.start += PAGE_SIZE as u64;
         let table = self.physical_to_virtual(PhysicalAddress(page as usize));
-        // SAFETY: the page is in the range that `Stage1::new` was given for tables alone, and is
-        // handed out here once.
+        // SAFETY: the page is in the range that the caller of `Stage1::new` gave for tables alone, as was just
+        // asserted, and it is handed out here once.
         unsafe { table.write_bytes(0, 1) };
         (table, PhysicalAddress(page as usize))
     }
@@ -111,7 +111,8 @@ impl Stage1 {
     pub(crate) unsafe fn enable(self) {
         let tcr = controls::tcr(arch::physical_range());
         arch::tlbi_alle2();
-        // SAFETY: the caller's promise; the identity map makes the step over SCTLR_EL2 seamless.
+        // SAFETY: the caller says that the MMU is off and that the map holds all that this CPU uses. It is an identity
+        // map, so that the instruction after the write of SCTLR_EL2 is fetched from where it was.
         unsafe {
             arch::write!("mair_el2", controls::MAIR);
             arch::write!("tcr_el2", tcr);

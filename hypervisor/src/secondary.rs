@@ -41,8 +41,8 @@ pub(crate) fn prepare(block: &Block, stage1: Stage1, index: usize) {
             entry: main,
             argument: cpu as u64,
         };
-        // SAFETY: the bottom of that CPU's stack, which is set aside, mapped and not in use: the CPU
-        // has not started.
+        // SAFETY: `memory::plan` has set the stacks aside, in RAM that is mapped by now; this is the bottom of one, and
+        // its CPU has not started (the boot CPU has a stack of its own, in the image).
         unsafe { place.write(structure) };
         maintenance::clean_and_invalidate(place.addr() as u64, size_of::<SecondaryBoot>() as u64);
     }
@@ -95,7 +95,8 @@ extern "C" fn main(index: u64) -> ! {
     if let Err(why) = cpu::take_el2() {
         power::refuse(why);
     }
-    // SAFETY: the boot CPU's map has all RAM.
+    // SAFETY: PSCI starts a CPU with its MMU off, `take_el2` has seen to EL2, and the boot CPU's map has all RAM, so
+    // this code, this stack and the tables.
     unsafe { stage1.enable() };
     state::init_cpu();
     let index = CpuIndex(index as usize);

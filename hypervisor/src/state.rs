@@ -27,7 +27,8 @@ macro_rules! system_registers {
         /// Stores the registers of whoever ran last.
         #[inline(never)]
         pub(crate) fn save_system(registers: &mut SystemRegisters) {
-            // SAFETY: reading EL1's registers changes nothing; the fields are in `registers`.
+            // SAFETY: a read of EL1's registers changes nothing, and each store is to two fields of `registers`, which
+            // is borrowed mutably: `pair` has checked that they follow each other.
             $(unsafe {
                 asm!(
                     concat!("mrs {a}, ", stringify!($a)),
@@ -49,7 +50,8 @@ macro_rules! system_registers {
         /// They are that host's or guest's, and EL1 does not run before its stage 2 is loaded as well.
         #[inline(never)]
         pub(crate) unsafe fn load_system(registers: &SystemRegisters) {
-            // SAFETY: EL1's registers have no effect on EL2; the rest is the caller's promise.
+            // SAFETY: these registers have no effect on EL2. The caller gives those of the party that runs next at EL1,
+            // and selects its stage 2 before it does. Each load is of two fields of `registers`, by `pair`.
             $(unsafe {
                 asm!(
                     "ldp {a}, {b}, [{registers}, #{offset}]",
@@ -94,7 +96,8 @@ system_registers! {
 pub(crate) fn init_cpu() {
     let midr = arch::read!("midr_el1");
     let physical_range = arch::physical_range();
-    // SAFETY: EL1 has not run yet, and these take away from it or set known values.
+    // SAFETY: EL1 has not run yet on this CPU, stage 2 is still off (`take_el2`), and the values take from EL1 or are
+    // those of a reset.
     unsafe {
         arch::write!("vtcr_el2", controls::vtcr(physical_range));
         arch::write!("hstr_el2", 0);
@@ -124,7 +127,8 @@ fn no_extensions() {
     let has = |register: u64, shift: u32| (register >> shift) & 0xf != 0;
     let (dfr0, mmfr0, mmfr1) =
         (arch::read!("id_aa64dfr0_el1"), arch::read!("id_aa64mmfr0_el1"), arch::read!("id_aa64mmfr1_el1"));
-    // SAFETY: all of them take away from EL1, which has not run yet.
+    // SAFETY: ID registers have just said that each of these exists; EL1 has not run yet on this CPU, and zero takes
+    // from it.
     unsafe {
         if has(dfr0, TRACE_FILTER_SHIFT) {
             arch::write!("s3_0_c1_c2_1", 0); // TRFCR_EL1
@@ -166,7 +170,8 @@ impl OwnTraps {
 /// `own` is this CPU's.
 #[inline(never)]
 pub(crate) unsafe fn select_host(own: &OwnTraps, trap_fp: bool) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller gives this CPU's `own`: the host's stage 2, made at boot, and this CPU's identity. The
+    // values of `controls` leave the host nothing that is not its own.
     unsafe {
         arch::write!("vttbr_el2", own.vttbr);
         arch::write!("hcr_el2", controls::HOST_HCR);
@@ -185,7 +190,8 @@ pub(crate) unsafe fn select_host(own: &OwnTraps, trap_fp: bool) {
 /// `own` is this CPU's, `space` the VM's.
 #[inline(never)]
 pub(crate) unsafe fn select_guest(own: &OwnTraps, space: Space, vmpidr: u64) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller gives the stage 2 of the VM whose vCPU runs next, and this CPU's `own`. The values of
+    // `controls` leave a guest nothing that is not its own.
     unsafe {
         arch::write!("vttbr_el2", vttbr(space));
         arch::write!("hcr_el2", controls::GUEST_HCR);
@@ -201,7 +207,8 @@ pub(crate) unsafe fn select_guest(own: &OwnTraps, space: Space, vmpidr: u64) {
 #[inline(never)]
 pub(crate) fn untrap_fp() {
     let cptr = arch::read!("cptr_el2");
-    // SAFETY: the caller has loaded the registers of whoever runs, or is about to.
+    // SAFETY: `HostFp` alone calls this, and loads the FP registers of the party that runs next before it does;
+    // EL2 is compiled without FP.
     unsafe { arch::write!("cptr_el2", cptr & !controls::CPTR_TFP) };
     arch::isb();
 }

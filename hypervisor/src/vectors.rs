@@ -59,7 +59,8 @@ pub(crate) fn install() {
         safe static hypervisor_vectors: u8;
     }
     let vectors = (&raw const hypervisor_vectors).addr() as u64;
-    // SAFETY: the vectors are there, aligned to 2 KiB, and in executable memory.
+    // SAFETY: the assembly above aligns the sixteen vectors to 2 KiB and puts them into `.text`, which EL2's map
+    // (`mmu`) has executable, at the same address.
     unsafe { arch::write!("vbar_el2", vectors) };
     arch::isb();
 }

@@ -101,7 +101,8 @@ fn a_boot_keeps_the_rules() {
     let path = directory.path().join("trace");
     let trace = path.to_str().unwrap();
     let arguments = ["--cpus", "2", "--smp", "2", "--trace", trace];
-    let why = "the rules are for what the core does by itself, and the oracle takes locks that it does not take";
+    let why =
+        "the rules are for what the core does by itself, and the oracle takes locks that it does not take";
     let run = Tool::boot_unwatched(&arguments, why).run();
     run.expect_status(0);
 
@@ -168,9 +169,15 @@ fn a_hypervisor_can_have_the_trace_and_the_oracle() {
     let directory = tempfile::tempdir().unwrap();
     let (payload, trace) = (directory.path().join("payload"), directory.path().join("trace"));
     fs::write(&payload, payload::hello("hello")).unwrap();
-    let run =
-        Tool::boot(&["--payload", payload.to_str().unwrap(), "--trace", trace.to_str().unwrap(), "--cpus", "1"])
-            .run();
+    let run = Tool::boot(&[
+        "--payload",
+        payload.to_str().unwrap(),
+        "--trace",
+        trace.to_str().unwrap(),
+        "--cpus",
+        "1",
+    ])
+    .run();
     run.expect_status(0);
     assert!(read(&trace).iter().any(|(_, event)| matches!(event, Event::Enter(_))));
 }
