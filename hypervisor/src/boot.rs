@@ -7,7 +7,7 @@ use bootimg::{Image, Kind, Manifest};
 use heapless::Vec;
 use hyp_core::device_tree::{self, Conduit, DeviceTreeError, Edits, Platform};
 use hyp_core::hypervisor::{CpuIndex, Hypervisor, MAX_REGIONS, Setup, SetupError};
-use hyp_core::options::{Options, UnknownOption};
+use hyp_core::options::{self, UnknownArgument};
 use hyp_core::trng::Trng;
 use shared_abi::addr::{PAGE_SIZE, Pa, PageRange, Pfn};
 use shared_abi::record::Record;
@@ -17,7 +17,7 @@ use crate::cpu::{self, Cpu};
 use crate::el2::El2;
 use crate::memory::{self, Block};
 use crate::mmu::Stage1;
-use crate::{arch, console, host, power, secondary, state, trace, vectors};
+use crate::{console, host, maintenance, power, secondary, state, vectors};
 
 /// The manifest is one page (bootimg's format).
 const MANIFEST_BYTES: usize = 4096;
@@ -49,7 +49,7 @@ struct Loaded {
 /// Entered by the boot loader at EL2 with the MMU off.
 pub(crate) fn main(tree: u64) -> ! {
     vectors::install();
-    // SAFETY: the boot protocol puts a device tree at this address; its header says how long it is.
+    // SAFETY: x0 of the boot protocol, passed on by `_start`: the address of a device tree, or 0.
     let tree = unsafe { blob(tree) };
     let platform = match tree.map(|tree| (tree, Platform::parse(tree))) {
         Some((tree, Ok(mut platform))) => {
@@ -57,8 +57,9 @@ pub(crate) fn main(tree: u64) -> ! {
             platform.seed.fill(0);
             let platform = PLATFORM.call_once(|| platform);
             if let Some(console) = platform.hypervisor_console {
-                // SAFETY: the tree's second PL011 is nobody else's; with the MMU off all of memory is
-                // device memory, and the map that comes has this page as such.
+                // SAFETY: `Platform::parse` found it to be the second PL011, which the host's tree does not get
+                // (`device_tree::filter`). With the MMU off all accesses are to device memory, and `prepare` has
+                // its page mapped as a device.
                 unsafe { console::init(console.base) };
             }
             (tree, platform)
@@ -83,10 +84,12 @@ unsafe fn blob(address: u64) -> Option<&'static [u8]> {
     if start.is_null() || !start.cast::<u64>().is_aligned() {
         return None;
     }
-    // SAFETY: the caller's promise: a device tree has a header of 40 bytes.
+    // SAFETY: the caller gives the address where the boot loader put a device tree, which is not null and is
+    // aligned, as was just seen; a device tree has a header of 40 bytes.
     let header = unsafe { &*start.cast::<[u8; 8]>() };
     let bytes = device_tree::total_bytes(header).ok()?;
-    // SAFETY: the header says that it is that long, and nobody writes it before the host runs.
+    // SAFETY: the boot loader wrote as many bytes as the header says, and only EL2 runs until the host is
+    // entered, by when the tree is no longer used (`host_tree`).
     Some(unsafe { core::slice::from_raw_parts(start, bytes) })
 }
 
@@ -112,7 +115,7 @@ enum BootError {
     #[error("{0}")]
     Image(#[from] bootimg::Error),
     #[error("{0}")]
-    Options(#[from] UnknownOption),
+    Arguments(#[from] UnknownArgument),
     #[error("{0}")]
     Setup(#[from] SetupError),
     #[error("the host's device tree: {0}")]
@@ -140,35 +143,32 @@ fn prepare(tree: &'static [u8], platform: &'static Platform) -> Result<Cpu, Boot
     let block = memory::plan(&ram, &used, needs, Stage1::tables_needed(&ram), cpus as u64)
         .ok_or(BootError::Memory)?;
     let devices: Vec<u64, 1> = platform.hypervisor_console.iter().map(|console| console.base.0).collect();
-    // SAFETY: the block was just set aside and the MMU is off.
+    // SAFETY: `memory::plan` has just set the block aside, in RAM that nothing in `used` touches, and `enable`
+    // below is what turns the MMU on.
     let stage1 = unsafe { Stage1::new(block.stage1.clone(), &loaded.layout, &ram, &devices) }
         .map_err(|_| BootError::Stage1)?;
-    // SAFETY: the map has all RAM and the console.
+    // SAFETY: `take_el2` has seen to EL2, the MMU is off since the boot loader, and the map has all RAM (so this
+    // code, its stack and the tables) and the console's page.
     unsafe { stage1.enable() };
 
     report(&loaded.layout, &block, &ram, cpus);
     let limit = home.end - loaded.image.start;
     let image = verify(&loaded, limit)?;
 
-    let options = Options::parse(image.text(Kind::HypervisorArgs).unwrap_or_default())?;
+    options::apply(image.text(Kind::HypervisorArgs).unwrap_or_default())?;
     let mut used = Vec::<_, 4>::from(used);
-    let mut own = Vec::<_, 3>::from([loaded.layout.image(), block.whole.clone()]);
+    let own = Vec::<_, 3>::from([loaded.layout.image(), block.whole.clone()]);
     used.extend([block.whole.clone()]);
-    if options.trace {
-        let rings = trace_rings(&ram, &used, cpus)?;
-        used.extend([rings.clone()]);
-        own.extend([rings]);
-    }
+    #[cfg(feature = "trace")]
+    let own = start_trace(own, &ram, &mut used, cpus)?;
     let hypervisor = ownership(platform, &own, &block, &image)?;
     let host_tree = host_tree(&loaded, &ram, &used, tree, &image)?;
     let index = platform.cpus.iter().position(|mpidr| *mpidr == cpu::affinity()).ok_or(BootError::Cpu)?;
     state::init_cpu();
-    arch::tlbi_alle1();
-    arch::dsb_ish();
     secondary::prepare(&block, stage1, index);
     // The other CPUs start with their caches off: let memory hold what they read.
     let data = &loaded.layout.data;
-    arch::clean_and_invalidate(data.start, data.end - data.start);
+    maintenance::clean_and_invalidate(data.start, data.end - data.start);
     let entry = Pa(loaded.image.start + image.manifest().host().memory().start);
     Ok(Cpu::new(hypervisor, CpuIndex(index), entry, host_tree))
 }
@@ -200,8 +200,8 @@ fn loaded(
 
 /// RAM that holds what the boot loader put there.
 fn bytes_at(start: u64, bytes: usize) -> &'static [u8] {
-    // SAFETY: callers name ranges of RAM (checked against the device tree's) that belong to the image,
-    // which nobody writes before the host runs.
+    // SAFETY: `loaded` has checked against the device tree's RAM what it and `verify` name, which is the image's;
+    // nobody writes the image before the host runs, and it is not read after that.
     unsafe { core::slice::from_raw_parts(core::ptr::with_exposed_provenance(start as usize), bytes) }
 }
 
@@ -225,13 +225,23 @@ fn report(layout: &Layout, block: &Block, ram: &[Range<u64>], cpus: usize) {
     });
 }
 
-/// Starts the trace; answers where its memory is.
-fn trace_rings(ram: &[Range<u64>], used: &[Range<u64>], cpus: usize) -> Result<Range<u64>, BootError> {
-    let bytes = cpus as u64 * trace::RING_BYTES;
+/// Starts the trace: its rings are the hypervisor's `own` memory, and `used`.
+#[cfg(feature = "trace")]
+fn start_trace(
+    mut own: Vec<Range<u64>, 3>,
+    ram: &[Range<u64>],
+    used: &mut Vec<Range<u64>, 4>,
+    cpus: usize,
+) -> Result<Vec<Range<u64>, 3>, BootError> {
+    let bytes = cpus as u64 * crate::trace::RING_BYTES;
     let start = memory::place(ram, used, bytes, PAGE_SIZE).ok_or(BootError::Memory)?;
-    // SAFETY: RAM that touches nothing in use, and that is the hypervisor's from now on.
-    unsafe { trace::start(start, cpus) };
-    Ok(start..start + bytes)
+    // SAFETY: `place` has found RAM that touches nothing in `used`, which has all that is in use; the map has all
+    // RAM; and `own` keeps it the hypervisor's.
+    unsafe { crate::trace::start(start, cpus) };
+    let rings = start..start + bytes;
+    used.extend([rings.clone()]);
+    own.extend([rings]);
+    Ok(own)
 }
 
 /// Makes the ownership core: from here on every page of RAM has an owner. `own` is the hypervisor's.
@@ -245,8 +255,8 @@ fn ownership(
     let reserved = reserved.ok_or(BootError::Memory)?;
     let tables = memory::pages(&block.host_tables).ok_or(BootError::Memory)?;
     let records = &block.records;
-    // SAFETY: the range was set aside for the records alone, is RAM, aligned to pages, and any content
-    // is a valid `u64`.
+    // SAFETY: `memory::plan` has set the range aside for the records alone, in RAM, aligned to pages; this
+    // function is called once; and any content is a valid `u64`.
     let records = unsafe {
         core::slice::from_raw_parts_mut(
             core::ptr::with_exposed_provenance_mut(records.start as usize),
@@ -284,7 +294,8 @@ fn host_tree(
     let place = memory::place(ram, used, room, PAGE_SIZE).ok_or(BootError::Memory)?;
     let parts =
         loaded.image.start + image.manifest().offset()..loaded.image.start + image.manifest().file_bytes();
-    // SAFETY: RAM that touches nothing in use; the host does not run yet.
+    // SAFETY: `place` has found RAM that touches nothing in `used`, and the host, whose RAM it is, does not run
+    // yet.
     let out = unsafe {
         core::slice::from_raw_parts_mut(
             core::ptr::with_exposed_provenance_mut::<u8>(place as usize),
@@ -296,14 +307,14 @@ fn host_tree(
         reserved: RESERVED.get().map_or(&[], |reserved| reserved),
     };
     device_tree::filter(tree, &edits, out).map_err(BootError::HostTree)?;
-    arch::clean_and_invalidate(place, room);
-    // SAFETY: the original is RAM of nobody's by now; `tree` is not used again. The seeds must not be
-    // left in it.
+    maintenance::clean_and_invalidate(place, room);
+    // SAFETY: `loaded.tree` is where `tree` is, in RAM (`loaded`), and `filter` was the last to read it. The
+    // seeds must not be left in it.
     unsafe {
         core::ptr::with_exposed_provenance_mut::<u8>(loaded.tree.start as usize)
             .write_bytes(0, (loaded.tree.end - loaded.tree.start) as usize);
     }
-    arch::clean_and_invalidate(loaded.tree.start, loaded.tree.end - loaded.tree.start);
+    maintenance::clean_and_invalidate(loaded.tree.start, loaded.tree.end - loaded.tree.start);
     Ok(place)
 }
 

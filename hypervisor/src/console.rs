@@ -28,7 +28,8 @@ pub(crate) unsafe fn init(registers: Pa) {
     )) else {
         return;
     };
-    // SAFETY: the caller's promise: mapped, and ours alone for ever.
+    // SAFETY: the caller gives the registers of a PL011 that are mapped as a device and that nobody else uses, now
+    // or later.
     let registers = unsafe { UniqueMmioPointer::new(pointer) };
     let mut uart = Uart::new(registers);
     let line = LineConfig { data_bits: DataBits::Bits8, parity: Parity::None, stop_bits: StopBits::One };
@@ -66,8 +67,8 @@ pub(crate) fn last_line(record: &Record<'_>) {
         }
         core::hint::spin_loop();
     }
-    // SAFETY: the machine is going down; a garbled line is better than none, and PL011 writes are
-    // single volatile stores.
+    // SAFETY: the holder, if it runs on, may write to the PL011 at the same time. PL011 writes are single volatile
+    // stores to one register, so that both lines may be garbled and nothing else.
     unsafe { console.force_unlock() };
     write(&mut console.lock(), record);
 }

@@ -8,7 +8,7 @@ use shared_abi::addr::{Ipa, Pa};
 
 use crate::el2::El2;
 use crate::state::OwnTraps;
-use crate::{arch, boot, fp, gic, guest, state};
+use crate::{arch, boot, controls, fp, gic, guest, state};
 
 /// One physical CPU and the host that runs on it.
 #[derive(Debug)]
@@ -72,7 +72,8 @@ impl HostFp {
     pub(crate) fn give_to_host(&mut self) {
         state::untrap_fp();
         if self.saved {
-            // SAFETY: FP does not trap now, and these are the host's, which runs next.
+            // SAFETY: `untrap_fp` has just untrapped FP, and `registers` is what `give_to_guest` stored of the
+            // host, which runs next.
             unsafe { fp::load(&raw const self.registers) };
             self.saved = false;
         }
@@ -82,11 +83,12 @@ impl HostFp {
     pub(crate) fn give_to_guest(&mut self, context: &mut VcpuContext) {
         state::untrap_fp();
         if !self.saved {
-            // SAFETY: FP does not trap now.
+            // SAFETY: `untrap_fp` has just untrapped FP, and `registers` is borrowed mutably.
             unsafe { fp::save(&raw mut self.registers) };
             self.saved = true;
         }
-        // SAFETY: FP does not trap now, and these are the guest's, which runs next.
+        // SAFETY: `untrap_fp` has just untrapped FP, and `context` is that of the guest that trapped, which runs
+        // next.
         unsafe { fp::load(&raw const context.fp) };
         context.fp_live = 1;
     }
@@ -95,7 +97,8 @@ impl HostFp {
     #[inline(always)]
     pub(crate) fn take_from_guest(context: &mut VcpuContext) {
         if context.fp_live != 0 {
-            // SAFETY: FP does not trap since the guest touched it.
+            // SAFETY: `give_to_guest`, which sets `fp_live`, has untrapped FP, and it traps again only with the
+            // next `select_host`; `context` is borrowed mutably.
             unsafe { fp::save(&raw mut context.fp) };
             context.fp_live = 0;
         }
@@ -110,13 +113,14 @@ pub(crate) fn affinity() -> u64 {
 }
 
 /// Takes EL2 of this CPU as the firmware left it, or says why it can't be had: first of all, on each CPU.
+#[inline(never)]
 pub(crate) fn take_el2() -> Result<(), &'static str> {
-    const RW: u64 = 1 << 31;
     const E2H: u64 = 1 << 34;
-    // SAFETY: nothing runs at EL1 yet, and no register whose layout depends on E2H has been written.
+    // SAFETY: it is the first that each CPU does at EL2: nothing runs at EL1 yet, and no register whose layout
+    // depends on E2H has been written.
     unsafe {
-        arch::write!("hcr_el2", RW);
-        arch::write!("icc_sre_el2", state::ICC_SRE);
+        arch::write!("hcr_el2", controls::HCR_RW);
+        arch::write!("icc_sre_el2", controls::ICC_SRE);
     }
     arch::isb();
     if arch::read!("hcr_el2") & E2H != 0 {

@@ -5,21 +5,26 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use hyp_core::event::{Barrier, Event, Scope};
+use hyp_core::event::Event;
 use hyp_core::geometry::{Geometry, Granule4K};
-use hyp_core::machine::{Frames, Machine, Milestone, Removed, Space, TableRef, VcpuClaim, Vmid};
-use hyp_core::maintenance::Maintenance;
+use hyp_core::machine::{Frames, Machine, Milestone, Removed, Space, TableRef, VcpuClaim};
 use hyp_core::vcpu::VcpuContext;
 use hyp_core::vm::VmReport;
-use shared_abi::addr::{PAGE_SHIFT, PAGE_SIZE, Pa, PageRange, Pfn};
+use shared_abi::addr::{PAGE_SHIFT, Pfn};
 use shared_abi::record::Record;
 
-use crate::aside::{self, Aside};
-use crate::{arch, console, state, trace};
+use crate::{arch, console, maintenance};
 
 /// The CPU and memory that this runs on.
 #[derive(Debug)]
 pub(crate) struct El2;
+
+impl El2 {
+    /// Notes that EL1 runs next.
+    pub(crate) fn note_entry(&self) {
+        self.event(|| Event::Enter(arch::read!("vttbr_el2")));
+    }
+}
 
 /// The pointer to a page in the identity map.
 fn page_pointer<T>(page: Pfn) -> *mut T {
@@ -28,85 +33,10 @@ fn page_pointer<T>(page: Pfn) -> *mut T {
 
 fn entry(table: TableRef, index: usize) -> &'static AtomicU64 {
     assert!(index < Granule4K::ENTRIES);
-    // SAFETY: a `TableRef` is made by the core for pages in its custody, which are RAM and mapped; the
-    // index is within the page; table walkers and other CPUs use it by single 64-bit accesses only.
+    // SAFETY: the core makes a `TableRef` only for pages in its custody, which are RAM and mapped (`mmu`); the
+    // index is within the page, as was just seen; table walkers and other CPUs use it by single 64-bit accesses
+    // only.
     unsafe { AtomicU64::from_ptr(page_pointer::<u64>(table.page()).wrapping_add(index)) }
-}
-
-/// Pages were wiped: nobody goes on executing what was there.
-#[inline(always)]
-fn wiped(range: PageRange<Pfn>) {
-    arch::forget_instructions();
-    trace::event(|| Event::Wipe(range));
-}
-
-/// [`El2::wipe`] where it takes longer, with all that comes after it: so it is nothing to the short way.
-#[cold]
-#[inline(never)]
-fn wipe_by_stores(range: PageRange<Pfn>) {
-    // SAFETY: as in `El2::wipe`, which passes on what it was given.
-    unsafe { arch::wipe_by_stores(range.first().base().0, range.len() << PAGE_SHIFT) };
-    wiped(range);
-}
-
-/// This CPU's maintenance instructions; if `TRACED`, each is noted in the trace, should it be on.
-struct Instructions<const TRACED: bool>;
-
-impl<const TRACED: bool> Maintenance for Instructions<TRACED> {
-    #[inline(always)]
-    fn barrier(&self, barrier: Barrier) {
-        match barrier {
-            Barrier::DsbIshst => arch::dsb_ishst(),
-            Barrier::DsbIsh => arch::dsb_ish(),
-            Barrier::DsbNsh => arch::dsb_nsh(),
-            Barrier::Isb => arch::isb(),
-        }
-        if TRACED {
-            trace::event(|| Event::Barrier(barrier));
-        }
-    }
-
-    #[inline(always)]
-    fn forget(&self, scope: Scope) {
-        match scope {
-            Scope::Ipa(page) => arch::tlbi_ipas2e1is(page),
-            Scope::Combined => arch::tlbi_vmalle1is(),
-            Scope::All => arch::tlbi_vmalls12e1is(),
-            Scope::CombinedHere => arch::tlbi_vmalle1(),
-            Scope::InstructionsHere => arch::ic_iallu(),
-        }
-        if TRACED {
-            let vmid = state::vmid(arch::read!("vttbr_el2"));
-            trace::event(|| Event::Tlbi { vmid, scope });
-        }
-    }
-
-    #[inline(always)]
-    fn in_space(&self, space: Space, f: impl FnOnce()) {
-        let wanted = state::vttbr(space);
-        let current = arch::read!("vttbr_el2");
-        if current == wanted {
-            f();
-            return;
-        }
-        // SAFETY: EL1 does not run meanwhile, and the value is back before it does.
-        unsafe { arch::write!("vttbr_el2", wanted) };
-        arch::isb();
-        f();
-        // SAFETY: as it was.
-        unsafe { arch::write!("vttbr_el2", current) };
-        arch::isb();
-    }
-}
-
-/// [`Maintenance::invalidate`] of one leaf, traced: root and VMID of the space, and the page.
-struct InvalidateLeaf;
-
-impl Aside for InvalidateLeaf {
-    unsafe extern "C" fn run(root: u64, vmid: u64, page: u64, _: u64) {
-        let space = Space { root: Pa(root), vmid: Vmid(vmid as u8) };
-        Instructions::<true>.invalidate(space, core::iter::once(page));
-    }
 }
 
 impl Machine for El2 {
@@ -119,83 +49,73 @@ impl Machine for El2 {
     #[inline]
     fn write_entry(&self, table: TableRef, index: usize, value: u64) {
         entry(table, index).store(value, Ordering::Release);
-        trace::event(|| Event::Write { table: table.page(), index, value });
+        self.event(|| Event::Write { table: table.page(), index, value });
     }
 
     fn fill(&self, table: TableRef, first: u64, step: u64) {
-        // SAFETY: a `TableRef` is made by the core for pages in its custody, which are RAM and mapped; no
-        // walker reaches the table, so that this CPU is alone with it until it is linked, by a release.
+        // SAFETY: the core makes a `TableRef` only for pages in its custody, which are RAM and mapped (`mmu`); by
+        // the contract of `Machine::fill` no walker reaches the table, so that this CPU is alone with it until it
+        // is linked, by a release.
         unsafe { arch::fill(page_pointer(table.page()), first, step) };
-        if trace::is_on() {
-            for (index, entry) in (0..Granule4K::ENTRIES).zip(0..) {
-                let value = first.wrapping_add(step.wrapping_mul(entry));
-                trace::event(|| Event::Write { table: table.page(), index, value });
-            }
+        #[cfg(feature = "trace")]
+        for (index, entry) in (0..Granule4K::ENTRIES).zip(0..) {
+            let value = first.wrapping_add(step.wrapping_mul(entry));
+            self.event(|| Event::Write { table: table.page(), index, value });
         }
     }
 
     fn wipe(&self, pages: &Frames) {
         let range = pages.range();
-        // SAFETY: `Frames` proves that the pages are in the core's custody; they are RAM and mapped.
-        if unsafe { arch::wipe(range.first().base().0, range.len() << PAGE_SHIFT) } {
-            wiped(range);
-        } else {
-            wipe_by_stores(range);
-        }
+        // SAFETY: `Frames` proves that the pages are in the core's custody, who relies on none of their content;
+        // they are RAM and mapped (`mmu.rs`).
+        unsafe { maintenance::wipe(range.first().base().0, range.len() << PAGE_SHIFT) };
+        self.event(|| Event::Wipe(range));
     }
 
     fn clean(&self, pages: &Frames) {
         let range = pages.range();
-        arch::clean_and_invalidate(range.first().base().0, range.len() * PAGE_SIZE);
-        arch::forget_instructions();
-        trace::event(|| Event::Clean(range));
+        maintenance::clean(range.first().base().0, range.len() << PAGE_SHIFT);
+        self.event(|| Event::Clean(range));
     }
 
     fn with_page<R>(&self, pages: &Frames, index: u64, f: impl FnOnce(&[u8; 4096]) -> R) -> R {
         let range = pages.range();
         assert!(index < range.len());
         let page = Pfn(range.first().0 + index);
-        // SAFETY: `Frames` proves that nobody writes the page meanwhile; it is RAM and mapped.
+        // SAFETY: the core makes `Frames` only for pages in its custody, which are RAM and mapped (`mmu`), and the
+        // borrow keeps them so that nobody writes the page while `f` runs.
         f(unsafe { &*page_pointer::<[u8; 4096]>(page) })
     }
 
     fn put_context(&self, claim: &mut VcpuClaim, context: VcpuContext) {
-        // SAFETY: the core uses a `VcpuClaim` only while the vCPU runs on this CPU, and it is borrowed mutably;
-        // its page is the core's then, RAM, mapped, and larger than a context (asserted in vcpu.rs).
+        // SAFETY: the core uses a `VcpuClaim` only while the vCPU's claim is this CPU's, and it is borrowed mutably,
+        // so no other reference to its page exists; the page is the core's then, RAM, mapped (`mmu`), and larger
+        // than a context (asserted in vcpu.rs).
         unsafe { page_pointer::<VcpuContext>(claim.page()).write(context) };
     }
 
     #[inline(always)]
     fn with_context<R>(&self, claim: &mut VcpuClaim, f: impl FnOnce(&mut VcpuContext) -> R) -> R {
-        // SAFETY: as in `put_context`, which has initialised it.
+        // SAFETY: the core uses a `VcpuClaim` only while the vCPU's claim is this CPU's, and it is borrowed mutably,
+        // so no other reference to its page exists; the page is the core's then, RAM and mapped (`mmu`), and
+        // `put_context` has put a context there before the vCPU could be claimed.
         f(unsafe { &mut *page_pointer::<VcpuContext>(claim.page()) })
     }
 
-    #[inline(always)]
     fn publish(&self) {
-        Instructions::<true>.publish();
+        maintenance::publish();
     }
 
-    #[inline(always)]
     fn invalidate(&self, space: Space, removed: &[Removed]) {
-        let pages = removed.iter().map(|leaf| leaf.page);
-        match removed {
-            [leaf] if trace::is_on() => {
-                let (root, vmid) = (space.root.0, u64::from(space.vmid.0));
-                // SAFETY: these are a space's.
-                unsafe { aside::call!(InvalidateLeaf, "x0" = root, "x1" = vmid, "x2" = leaf.page) }
-            }
-            [_] => Instructions::<false>.invalidate(space, pages),
-            _ => Instructions::<true>.invalidate(space, pages),
-        }
+        maintenance::invalidate(space, removed);
     }
 
     fn invalidate_all(&self, space: Space) {
-        Instructions::<true>.invalidate_all(space);
+        maintenance::invalidate_all(space);
     }
 
     fn forget_previous_vcpu(&self, space: Space) {
-        Instructions::<true>.forget_previous_vcpu(space);
+        maintenance::forget_previous_vcpu(space);
     }
 
     /// Reports what the tool wants to know from the hypervisor rather than from the host.
@@ -210,8 +130,8 @@ impl Machine for El2 {
         });
     }
 
-    #[inline(always)]
+    #[cfg(feature = "trace")]
     fn event(&self, event: impl FnOnce() -> Event) {
-        trace::event(event);
+        crate::trace::record(event());
     }
 }

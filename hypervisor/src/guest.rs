@@ -13,7 +13,7 @@ use crate::cpu::{Cpu, HostFp};
 use crate::el2::El2;
 use crate::state::OwnTraps;
 use crate::switch::{self, Then, Vector};
-use crate::{arch, gic, state, trace};
+use crate::{arch, gic, state};
 
 /// A vCPU that runs, as its hypercalls see it.
 struct Running<'a> {
@@ -56,7 +56,8 @@ fn run_loaded(
     state::save_system(&mut host.system);
     let space = loaded.space();
     loaded.with_context(|context| {
-        // SAFETY: this CPU has claimed the vCPU, and these are its registers and its VM's stage 2.
+        // SAFETY: `Resident::run` has claimed the vCPU for this CPU, `context` and `space` are that vCPU's and its
+        // VM's, and `traps` is this CPU's; EL1 runs next as that vCPU, in `until_exit`.
         unsafe {
             state::load_system(&context.registers.system);
             gic::load(&context.gic, entry.list_registers);
@@ -76,7 +77,8 @@ fn run_loaded(
             timer_fired: context.timer_fired(arch::read!("cntvct_el0")),
         }
     });
-    // SAFETY: the host's own, which runs next.
+    // SAFETY: `host` is what was stored of this CPU's host above, `traps` is this CPU's, and the host runs
+    // next.
     unsafe {
         state::load_system(&host.system);
         state::select_host(traps, fp.traps());
@@ -89,7 +91,7 @@ fn run_loaded(
 #[inline(always)]
 fn until_exit(fp: &mut HostFp, running: &mut Running<'_>) -> Exit {
     loop {
-        trace::enter();
+        El2.note_entry();
         let registers = running.loaded.with_context(|context| &raw mut context.registers);
         // SAFETY: they are the registers of a vCPU that this CPU has claimed,
         // and `run_loaded` has loaded the system registers. Only `VcpuContext::new`, the guest itself and
@@ -114,7 +116,8 @@ fn until_exit(fp: &mut HostFp, running: &mut Running<'_>) -> Exit {
                 loaded.with_context(|context| fp.give_to_guest(context));
             }
             GuestAction::Resume => loaded.with_context(|context| {
-                // SAFETY: the vCPU's own, as stored above and perhaps changed by an exception.
+                // SAFETY: `context` is the claimed vCPU's, stored above and perhaps changed by an exception that it
+                // takes; its stage 2 is still selected, and it runs next.
                 unsafe { state::load_system(&context.registers.system) }
             }),
         }
@@ -127,14 +130,15 @@ fn until_exit(fp: &mut HostFp, running: &mut Running<'_>) -> Exit {
 ///
 /// `running` points to the [`Running`] of the vCPU that made the call, which nobody else uses.
 unsafe extern "C" fn hypercall(running: *mut ()) -> Then {
-    // SAFETY: the caller's promise: `until_exit` has lent it to `enter`.
+    // SAFETY: the caller gives the pointer that `until_exit` made of its `Running`, which it does not use while
+    // `enter` has it.
     let running = unsafe { &mut *running.cast::<Running<'_>>() };
     #[cfg(feature = "oracle")]
     let _looks = crate::oracle::after(crate::oracle::Calls::GUEST);
     let imm = syndrome::immediate(arch::read!("esr_el2"));
     match guest_call(running.loaded, running.services, imm) {
         GuestAction::Resume => {
-            trace::enter();
+            El2.note_entry();
             Then::Resume
         }
         action => {

@@ -5,27 +5,29 @@ use hyp_core::syndrome;
 use shared_abi::record::Record;
 
 use crate::cpu::Cpu;
+use crate::el2::El2;
 use crate::switch::{self, Then, Vector};
-use crate::{arch, console, guest, relay, state, trace};
+use crate::{arch, console, controls, guest, relay, state};
 
 /// Runs the host on this CPU, for ever.
 pub(crate) fn run(cpu: &mut Cpu) -> ! {
-    // SAFETY: the traps and the stage 2 are this CPU's own, and the host runs next.
+    // SAFETY: `cpu` is made for this CPU by `Cpu::new`, and the host runs next.
     unsafe { state::select_host(&cpu.traps, cpu.fp.traps()) };
     console::record(&Record::HostCpu {
         cpu: cpu.index.0 as u64,
-        stage2: state::stage2_is_on(arch::read!("hcr_el2")),
+        stage2: controls::stage2_is_on(arch::read!("hcr_el2")),
     });
-    trace::enter();
+    El2.note_entry();
     loop {
-        // SAFETY: the host's registers are this CPU's own; PSTATE in them is the one that the host had, that of a
-        // started CPU, or that of an injected exception. `hypercall` takes a `Cpu`.
+        // SAFETY: `cpu.host` is this CPU's, lent with `cpu` to `enter` and `hypercall`, which takes a `Cpu`. PSTATE in
+        // it is the one that the host had at EL1 or EL0, or that of a started CPU or an injected exception. The
+        // host's system registers are in the CPU: `guest::run` and `synchronous` put them back.
         let vector = unsafe { switch::enter(&raw mut cpu.host, (&raw mut *cpu).cast(), hypercall) };
         if vector == Vector::Synchronous {
             synchronous(cpu);
         }
         // The host takes its interrupts itself; one that came to EL2 anyway is still pending there.
-        trace::enter();
+        El2.note_entry();
     }
 }
 
@@ -41,7 +43,7 @@ unsafe extern "C" fn hypercall(cpu: *mut ()) -> Then {
     let _looks = crate::oracle::host_call(&cpu.host);
     let action = host_call(cpu.hypervisor, &mut cpu.host, syndrome::immediate(arch::read!("esr_el2")));
     act(cpu, action);
-    trace::enter();
+    El2.note_entry();
     Then::Resume
 }
 
@@ -53,7 +55,8 @@ fn synchronous(cpu: &mut Cpu) {
     #[cfg(feature = "oracle")]
     let _looks = crate::oracle::host_call(&cpu.host);
     let action = host_trap(cpu.hypervisor, &mut cpu.host, state::syndrome(), cpu.services.id_register);
-    // SAFETY: the registers are the host's own, as stored above and perhaps changed by an exception. It runs next.
+    // SAFETY: `cpu.host` is this CPU's host, stored above and perhaps changed by an exception; the host's stage 2 is
+    // selected, and the host runs next.
     unsafe { state::load_system(&cpu.host.system) };
     act(cpu, action);
 }

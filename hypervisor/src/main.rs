@@ -6,11 +6,12 @@
 //! * `host`: the host's traps, calls and faults; `relay`: its PSCI.
 //! * `guest`: running a vCPU from entry to exit.
 //! * `switch`, `vectors`: entering EL1 and coming back. `state`, `fp`, `gic`: the registers that change
-//!   hands.
-//! * `el2`: the machine as the core sees it. `mmu`, `memory`: EL2's own map and memory.
-//! * `oracle`: only with that feature, a look at everything after each call.
-//! * `console`, `trace`, `power`: reporting, and the end. `arch`: one instruction a function. `aside`: a
-//!   call that preserves all registers.
+//!   hands. `controls`: the values of EL2's control registers.
+//! * `el2`: the machine as the core sees it. `maintenance`: its sequences for caches and TLBs. `mmu`, `memory`:
+//!   EL2's own map and memory.
+//! * `oracle`: only with that feature, a look at everything after each call. `trace`: only with that feature, what
+//!   each CPU did.
+//! * `console`, `power`: reporting, and the end. `arch`: one instruction a function.
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![cfg_attr(
@@ -22,10 +23,12 @@
     )
 )]
 
+#[cfg(any(target_os = "none", test))]
+mod controls;
+
 cfg_if::cfg_if! {
     if #[cfg(target_os = "none")] {
         mod arch;
-        mod aside;
         mod boot;
         mod console;
         mod cpu;
@@ -34,6 +37,7 @@ cfg_if::cfg_if! {
         mod gic;
         mod guest;
         mod host;
+        mod maintenance;
         mod memory;
         mod mmu;
         #[cfg(feature = "oracle")]
@@ -43,6 +47,7 @@ cfg_if::cfg_if! {
         mod secondary;
         mod state;
         mod switch;
+        #[cfg(feature = "trace")]
         mod trace;
         mod vectors;
     }

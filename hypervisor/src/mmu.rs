@@ -9,35 +9,10 @@ use aarch64_paging::paging::{Constraints, El2, MemoryRegion, PAGE_SIZE, PageTabl
 use aarch64_paging::{MapError, Mapping};
 use bare_rt::image::Layout;
 
-use crate::arch;
+use crate::{arch, controls};
 
 /// The tables start at level 0: 48 bits of address.
 const ROOT_LEVEL: usize = 0;
-
-/// MAIR_EL2: index 0 is Device-nGnRE, index 1 Normal write-back (Arm ARM DDI0487, D24.2.122).
-const MAIR: u64 = 0xff_04;
-
-/// TCR_EL2 without PS: 48 bits, write-back inner-shareable walks (Arm ARM DDI0487, D24.2.198).
-const TCR: u64 = {
-    const RES1: u64 = 1 << 31 | 1 << 23;
-    const T0SZ_48_BITS: u64 = 64 - 48;
-    const IRGN0_WRITE_BACK: u64 = 1 << 8;
-    const ORGN0_WRITE_BACK: u64 = 1 << 10;
-    const SH0_INNER: u64 = 3 << 12;
-    RES1 | T0SZ_48_BITS | IRGN0_WRITE_BACK | ORGN0_WRITE_BACK | SH0_INNER
-};
-const TCR_PS_SHIFT: u32 = 16;
-
-/// SCTLR_EL2: MMU and caches on, writable memory never executes (Arm ARM DDI0487, D24.2.175).
-const SCTLR: u64 = {
-    const RES1: u64 = 1 << 29 | 1 << 28 | 1 << 23 | 1 << 22 | 1 << 18 | 1 << 16 | 1 << 11 | 1 << 5 | 1 << 4;
-    const M_MMU: u64 = 1 << 0;
-    const C_DATA_CACHE: u64 = 1 << 2;
-    const SA_STACK_ALIGNMENT: u64 = 1 << 3;
-    const I_INSTRUCTION_CACHE: u64 = 1 << 12;
-    const WXN: u64 = 1 << 19;
-    RES1 | M_MMU | C_DATA_CACHE | SA_STACK_ALIGNMENT | I_INSTRUCTION_CACHE | WXN
-};
 
 const VALID: El23Attributes = El23Attributes::VALID.union(El23Attributes::ACCESSED);
 const DEVICE: El23Attributes = VALID.union(El23Attributes::ATTRIBUTE_INDEX_0).union(El23Attributes::XN);
@@ -58,8 +33,8 @@ impl Translation<El23Attributes> for Tables {
         assert!(page < self.free.end, "stage 1 of EL2 takes more tables than were set aside");
         self.free.start += PAGE_SIZE as u64;
         let table = self.physical_to_virtual(PhysicalAddress(page as usize));
-        // SAFETY: the page is in the range that `Stage1::new` was given for tables alone, and is
-        // handed out here once.
+        // SAFETY: the page is in the range that the caller of `Stage1::new` gave for tables alone, as was just
+        // asserted, and it is handed out here once.
         unsafe { table.write_bytes(0, 1) };
         (table, PhysicalAddress(page as usize))
     }
@@ -132,17 +107,19 @@ impl Stage1 {
     /// # Safety
     ///
     /// The CPU is at EL2 with its MMU off; the map holds all that it uses.
+    #[inline(never)]
     pub(crate) unsafe fn enable(self) {
-        let tcr = TCR | (arch::physical_range() << TCR_PS_SHIFT);
+        let tcr = controls::tcr(arch::physical_range());
         arch::tlbi_alle2();
-        // SAFETY: the caller's promise; the identity map makes the step over SCTLR_EL2 seamless.
+        // SAFETY: the caller says that the MMU is off and that the map holds all that this CPU uses. It is an identity
+        // map, so that the instruction after the write of SCTLR_EL2 is fetched from where it was.
         unsafe {
-            arch::write!("mair_el2", MAIR);
+            arch::write!("mair_el2", controls::MAIR);
             arch::write!("tcr_el2", tcr);
             arch::write!("ttbr0_el2", self.root);
             arch::dsb_ish();
             arch::isb();
-            arch::write!("sctlr_el2", SCTLR);
+            arch::write!("sctlr_el2", controls::SCTLR);
         }
         arch::isb();
     }

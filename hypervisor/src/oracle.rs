@@ -12,7 +12,7 @@ use spin::Once;
 use spin::mutex::TicketMutex;
 
 use crate::el2::El2;
-use crate::{boot, console, power};
+use crate::{arch, boot, console, controls, power};
 
 pub(crate) use hyp_verify::oracle::changes::Calls;
 
@@ -69,6 +69,7 @@ pub(crate) fn host_call(registers: &Registers) -> Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
+        held(self.0 == Calls::GUEST);
         let (Some(oracle), Some(hypervisor)) = (ORACLE.get(), boot::hypervisor()) else {
             return;
         };
@@ -80,6 +81,55 @@ impl Drop for Watched {
         if let Err(difference) = result {
             power::panicked(format_args!("{difference}"));
         }
+    }
+}
+
+/// Reads EL2's control registers back: they hold what the host, or a guest, is to run with. The system register
+/// interface of the GIC, the traps and both stages' controls are written on each CPU by itself, some of them at each
+/// switch.
+fn held(guest: bool) {
+    macro_rules! hold {
+        ($($register:literal = $value:expr, in $mask:expr;)*) => {
+            $({
+                let (found, expected): (u64, u64) = (arch::read!($register) & $mask, $value & $mask);
+                if found != expected {
+                    power::panicked(format_args!(
+                        "oracle: {} is {found:#x}, not {expected:#x}, while {} runs",
+                        $register,
+                        if guest { "a guest" } else { "the host" },
+                    ));
+                }
+            })*
+        };
+    }
+    /// ICC_SRE_EL2.Enable, which reads as one where the system registers are the only way to the CPU interface
+    /// (IHI 0069, section 12.2.24).
+    const SRE_ENABLE: u64 = 1 << 3;
+    /// ICH_HCR_EL2.EOIcount, which the hardware counts.
+    const EOI_COUNT: u64 = 0x1f << 27;
+
+    let range = arch::physical_range();
+    let mdcr = arch::read!("mdcr_el2");
+    let (hcr, mdcr, cnthctl, ich_hcr) = if guest {
+        (controls::GUEST_HCR, controls::guest_mdcr(mdcr), controls::GUEST_CNTHCTL, controls::GUEST_ICH_HCR)
+    } else {
+        (controls::HOST_HCR, controls::host_mdcr(mdcr), controls::HOST_CNTHCTL, controls::HOST_ICH_HCR)
+    };
+    hold! {
+        "hcr_el2" = hcr, in u64::MAX;
+        // Whether FP traps depends on whose registers are in the CPU.
+        "cptr_el2" = controls::cptr(false), in !controls::CPTR_TFP;
+        "mdcr_el2" = mdcr, in u64::MAX;
+        "cnthctl_el2" = cnthctl, in u64::MAX;
+        "ich_hcr_el2" = ich_hcr, in !EOI_COUNT;
+        "icc_sre_el2" = controls::ICC_SRE, in !SRE_ENABLE;
+        "vtcr_el2" = controls::vtcr(range), in u64::MAX;
+        "hstr_el2" = 0, in u64::MAX;
+        "cntvoff_el2" = 0, in u64::MAX;
+        "vpidr_el2" = arch::read!("midr_el1"), in u64::MAX;
+        "sctlr_el2" = controls::SCTLR, in u64::MAX;
+        "tcr_el2" = controls::tcr(range), in u64::MAX;
+        "mair_el2" = controls::MAIR, in u64::MAX;
     }
 }
 

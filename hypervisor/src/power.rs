@@ -30,13 +30,13 @@ pub(crate) fn refuse(why: impl fmt::Display) -> ! {
 pub(crate) fn panic() -> ! {
     let text = Layout::current().text;
     let stack: *const u64;
-    // SAFETY: reads the stack pointer.
+    // SAFETY: the instruction reads the stack pointer and changes the one register that is its output.
     unsafe { asm!("mov {}, sp", out(reg) stack, options(nomem, nostack)) };
     let words = (PAGE_SIZE - stack.addr() as u64 % PAGE_SIZE) / 8;
     let mut calls = Message::new();
     for index in 0..words as usize {
-        // SAFETY: up to the end of the page that the stack pointer is in; all of it is mapped RAM, of which
-        // any word can be read. Nothing is concluded from it.
+        // SAFETY: `index` stays within the page that the stack pointer is in, which is mapped RAM (`mmu`); any word of
+        // it can be read, and what it says is only printed.
         let word = unsafe { stack.wrapping_add(index).read_volatile() };
         if text.contains(&word) {
             // A text that is too long is cut.

@@ -5,7 +5,7 @@ use hyp_core::psci::host::PowerRequest;
 use shared_abi::record::Record;
 
 use crate::cpu::Cpu;
-use crate::{arch, console, power, secondary, trace};
+use crate::{arch, console, power, secondary};
 
 /// Does what a PSCI call of the host's asks for. Returns x0.
 pub(crate) fn serve(cpu: &Cpu, request: PowerRequest) -> u64 {
@@ -22,7 +22,8 @@ pub(crate) fn serve(cpu: &Cpu, request: PowerRequest) -> u64 {
         PowerRequest::SystemOff => {
             #[cfg(feature = "oracle")]
             crate::oracle::report();
-            trace::finish();
+            #[cfg(feature = "trace")]
+            crate::trace::finish();
             console::record(&Record::PowerOff { host_faults: cpu.hypervisor.host_aborts() });
             power::off()
         }

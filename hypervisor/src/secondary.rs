@@ -15,7 +15,7 @@ use spin::Once;
 use crate::cpu::{self, Cpu};
 use crate::memory::{Block, STACK_BYTES};
 use crate::mmu::Stage1;
-use crate::{arch, boot, host, power, state, vectors};
+use crate::{boot, host, maintenance, power, state, vectors};
 
 /// What the other CPUs start from.
 struct Others {
@@ -41,10 +41,10 @@ pub(crate) fn prepare(block: &Block, stage1: Stage1, index: usize) {
             entry: main,
             argument: cpu as u64,
         };
-        // SAFETY: the bottom of that CPU's stack, which is set aside, mapped and not in use: the CPU
-        // has not started.
+        // SAFETY: `memory::plan` has set the stacks aside, in RAM that is mapped by now; this is the bottom of one, and
+        // its CPU has not started (the boot CPU has a stack of its own, in the image).
         unsafe { place.write(structure) };
-        arch::clean_and_invalidate(place.addr() as u64, size_of::<SecondaryBoot>() as u64);
+        maintenance::clean_and_invalidate(place.addr() as u64, size_of::<SecondaryBoot>() as u64);
     }
     OTHERS.call_once(|| Others {
         cpus: HostCpus::new(boot::cpus(), CpuIndex(index)),
@@ -95,11 +95,10 @@ extern "C" fn main(index: u64) -> ! {
     if let Err(why) = cpu::take_el2() {
         power::refuse(why);
     }
-    // SAFETY: the boot CPU's map has all RAM.
+    // SAFETY: PSCI starts a CPU with its MMU off, `take_el2` has seen to EL2, and the boot CPU's map has all RAM, so
+    // this code, this stack and the tables.
     unsafe { stage1.enable() };
     state::init_cpu();
-    arch::tlbi_alle1();
-    arch::dsb_nsh();
     let index = CpuIndex(index as usize);
     let Some((entry, argument)) = cpus.arrive(index) else {
         power::off();

@@ -4,68 +4,10 @@ use core::arch::asm;
 use core::mem::offset_of;
 
 use hyp_core::machine::{Space, Vmid};
-use hyp_core::stage2::VTCR;
 use hyp_core::syndrome::SyndromeRegisters;
 use hyp_core::vcpu::{RESET_SCTLR_EL1, SystemRegisters};
 
-use crate::{arch, gic};
-
-/// A value that has these bits set.
-const fn bits(positions: &[u32]) -> u64 {
-    let (mut value, mut index) = (0, 0);
-    while index < positions.len() {
-        value |= 1 << positions[index];
-        index += 1;
-    }
-    value
-}
-
-/// HCR_EL2.VM: stage 2 is on (Arm ARM DDI0487, D24.2.53).
-const HCR_VM: u64 = bits(&[0]);
-
-/// HCR_EL2 of the host: AArch64 (RW, 31), under stage 2 (VM; SWIO, 1). Its SMCs (TSC, 19) and reads of ID
-/// registers (TID3, 18) trap, and so do implementation-defined registers (TIDCP, 20), ACTLR (TACR, 21) and
-/// error records (TERR, 36). Interrupts are its own.
-const HOST_HCR: u64 = HCR_VM | bits(&[1, 18, 19, 20, 21, 31, 36]);
-
-/// HCR_EL2 of a guest: as the host's; interrupts (FMO, IMO, AMO: 3 to 5), WFI and WFE (TWI, TWE: 13, 14),
-/// and what else it has no business with come to EL2: cache maintenance by set and way (TSW, 22) and
-/// limited ordering regions (TLOR, 35). Its maintenance reaches all CPUs (FB, 9; BSU, 10), and its table walks
-/// touch no device (PTW, 2).
-const GUEST_HCR: u64 = HOST_HCR | bits(&[2, 3, 4, 5, 9, 10, 13, 14, 22, 35]);
-
-/// Whether stage 2 is on, by a value of HCR_EL2.
-pub(crate) const fn stage2_is_on(hcr: u64) -> bool {
-    hcr & HCR_VM != 0
-}
-
-/// CPTR_EL2 with E2H = 0 (Arm ARM DDI0487, D24.2.35): RES1, with SVE and SME trapping (TZ and TSM among
-/// it), trace registers (TTA, 20) and activity monitors (TAM, 30).
-const CPTR: u64 = 0x33ff | bits(&[20, 30]);
-/// CPTR_EL2.TFP: FP and SIMD trap.
-const CPTR_TFP_SHIFT: u32 = 10;
-
-/// MDCR_EL2.HPMN, the event counters that EL1 has: kept as it was at reset (Arm ARM DDI0487, D24.3.19).
-const MDCR_HPMN: u64 = 0x1f;
-/// MDCR_EL2: performance monitors (TPMCR and TPM: 5, 6), statistical profiling (TPMS, 14) and trace
-/// filters (TTRF, 19) trap.
-const MDCR: u64 = bits(&[5, 6, 14, 19]);
-/// MDCR_EL2.HPMD: no event is counted at EL2.
-const MDCR_HPMD: u64 = bits(&[17]);
-/// MDCR_EL2.TDA, TDOSA, TDRA: debug registers trap.
-const MDCR_TD: u64 = bits(&[9, 10, 11]);
-
-/// CNTHCTL_EL2.EL1PCTEN with E2H = 0: the physical counter does not trap (Arm ARM DDI0487, D24.10.2).
-const CNTHCTL_COUNTER: u64 = bits(&[0]);
-/// CNTHCTL_EL2.EL1PCEN: the physical timer does not trap.
-const CNTHCTL_TIMER: u64 = bits(&[1]);
-
-/// ICC_SRE_EL2.SRE, DFB and DIB: system registers, no bypass (IHI 0069, section 12.2.24). Without Enable
-/// EL1 does not reach ICC_SRE_EL1, which is not switched.
-pub(crate) const ICC_SRE: u64 = 0b0111;
-
-/// VTCR_EL2.PS.
-const VTCR_PS_SHIFT: u32 = 16;
+use crate::{arch, controls, gic};
 
 /// VTTBR_EL2.VMID.
 const VMID_SHIFT: u32 = 48;
@@ -84,9 +26,10 @@ pub(crate) const fn vttbr(space: Space) -> u64 {
 macro_rules! system_registers {
     ($($a:ident, $b:ident;)*) => {
         /// Stores the registers of whoever ran last.
-        #[inline(always)]
+        #[inline(never)]
         pub(crate) fn save_system(registers: &mut SystemRegisters) {
-            // SAFETY: reading EL1's registers changes nothing; the fields are in `registers`.
+            // SAFETY: a read of EL1's registers changes nothing, and each store is to two fields of `registers`, which
+            // is borrowed mutably: `pair` has checked that they follow each other.
             $(unsafe {
                 asm!(
                     concat!("mrs {a}, ", stringify!($a)),
@@ -106,9 +49,10 @@ macro_rules! system_registers {
         /// # Safety
         ///
         /// They are that host's or guest's, and EL1 does not run before its stage 2 is loaded as well.
-        #[inline(always)]
+        #[inline(never)]
         pub(crate) unsafe fn load_system(registers: &SystemRegisters) {
-            // SAFETY: EL1's registers have no effect on EL2; the rest is the caller's promise.
+            // SAFETY: these registers have no effect on EL2. The caller gives those of the party that runs next at EL1,
+            // and selects its stage 2 before it does. Each load is of two fields of `registers`, by `pair`.
             $(unsafe {
                 asm!(
                     "ldp {a}, {b}, [{registers}, #{offset}]",
@@ -147,13 +91,16 @@ system_registers! {
     cntv_cval_el0, cntv_ctl_el0;
 }
 
-/// Sets what is the same for the host and all guests; once per CPU.
+/// Sets what is the same for the host and all guests, and forgets what TLBs hold of EL1 from before; once per
+/// CPU.
+#[inline(never)]
 pub(crate) fn init_cpu() {
     let midr = arch::read!("midr_el1");
     let physical_range = arch::physical_range();
-    // SAFETY: EL1 has not run yet, and these take away from it or set known values.
+    // SAFETY: EL1 has not run yet on this CPU, stage 2 is still off (`take_el2`), and the values take from EL1 or are
+    // those of a reset.
     unsafe {
-        arch::write!("vtcr_el2", VTCR | (physical_range << VTCR_PS_SHIFT));
+        arch::write!("vtcr_el2", controls::vtcr(physical_range));
         arch::write!("hstr_el2", 0);
         arch::write!("cntvoff_el2", 0);
         arch::write!("vpidr_el2", midr);
@@ -163,11 +110,14 @@ pub(crate) fn init_cpu() {
     arch::isb();
     no_extensions();
     gic::init_cpu();
+    arch::tlbi_alle1();
+    arch::dsb_nsh();
     arch::isb();
 }
 
 /// Turns off what newer CPUs have, traps included, as firmware may have left it: what is not there for
 /// EL1 is undefined by ID registers and other traps already.
+#[inline(never)]
 fn no_extensions() {
     /// ID_AA64DFR0_EL1.TraceFilt: no trace of any world.
     const TRACE_FILTER_SHIFT: u32 = 40;
@@ -178,7 +128,8 @@ fn no_extensions() {
     let has = |register: u64, shift: u32| (register >> shift) & 0xf != 0;
     let (dfr0, mmfr0, mmfr1) =
         (arch::read!("id_aa64dfr0_el1"), arch::read!("id_aa64mmfr0_el1"), arch::read!("id_aa64mmfr1_el1"));
-    // SAFETY: all of them take away from EL1, which has not run yet.
+    // SAFETY: ID registers have just said that each of these exists; EL1 has not run yet on this CPU, and zero takes
+    // from it.
     unsafe {
         if has(dfr0, TRACE_FILTER_SHIFT) {
             arch::write!("s3_0_c1_c2_1", 0); // TRFCR_EL1
@@ -210,7 +161,7 @@ pub(crate) fn syndrome() -> SyndromeRegisters {
 #[derive(Debug)]
 pub(crate) struct OwnTraps {
     vttbr: u64,
-    /// MDCR_EL2, as far as it is the same for host and guests.
+    /// MDCR_EL2 as the firmware left it.
     mdcr: u64,
     mpidr: u64,
 }
@@ -218,11 +169,7 @@ pub(crate) struct OwnTraps {
 impl OwnTraps {
     /// Those of the CPU that this runs on; `space` is the host's.
     pub(crate) fn new(space: Space) -> Self {
-        Self {
-            vttbr: vttbr(space),
-            mdcr: arch::read!("mdcr_el2") & MDCR_HPMN | MDCR,
-            mpidr: arch::read!("mpidr_el1"),
-        }
+        Self { vttbr: vttbr(space), mdcr: arch::read!("mdcr_el2"), mpidr: arch::read!("mpidr_el1") }
     }
 }
 
@@ -231,16 +178,16 @@ impl OwnTraps {
 /// # Safety
 ///
 /// `own` is this CPU's.
-#[inline(always)]
+#[inline(never)]
 pub(crate) unsafe fn select_host(own: &OwnTraps, trap_fp: bool) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller gives this CPU's `own`: the host's stage 2, made at boot, and this CPU's identity. The
+    // values of `controls` leave the host nothing that is not its own.
     unsafe {
         arch::write!("vttbr_el2", own.vttbr);
-        arch::write!("hcr_el2", HOST_HCR);
-        arch::write!("cptr_el2", CPTR | (u64::from(trap_fp) << CPTR_TFP_SHIFT));
-        // The host counts and traces nothing: guests run on its CPUs.
-        arch::write!("mdcr_el2", own.mdcr | MDCR_HPMD);
-        arch::write!("cnthctl_el2", CNTHCTL_COUNTER | CNTHCTL_TIMER);
+        arch::write!("hcr_el2", controls::HOST_HCR);
+        arch::write!("cptr_el2", controls::cptr(trap_fp));
+        arch::write!("mdcr_el2", controls::host_mdcr(own.mdcr));
+        arch::write!("cnthctl_el2", controls::HOST_CNTHCTL);
         arch::write!("vmpidr_el2", own.mpidr);
     }
     arch::isb();
@@ -251,24 +198,27 @@ pub(crate) unsafe fn select_host(own: &OwnTraps, trap_fp: bool) {
 /// # Safety
 ///
 /// `own` is this CPU's, `space` the VM's.
-#[inline(always)]
+#[inline(never)]
 pub(crate) unsafe fn select_guest(own: &OwnTraps, space: Space, vmpidr: u64) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller gives the stage 2 of the VM whose vCPU runs next, and this CPU's `own`. The values of
+    // `controls` leave a guest nothing that is not its own.
     unsafe {
         arch::write!("vttbr_el2", vttbr(space));
-        arch::write!("hcr_el2", GUEST_HCR);
-        arch::write!("cptr_el2", CPTR | (1 << CPTR_TFP_SHIFT));
-        arch::write!("mdcr_el2", own.mdcr | MDCR_TD);
-        arch::write!("cnthctl_el2", CNTHCTL_COUNTER);
+        arch::write!("hcr_el2", controls::GUEST_HCR);
+        arch::write!("cptr_el2", controls::cptr(true));
+        arch::write!("mdcr_el2", controls::guest_mdcr(own.mdcr));
+        arch::write!("cnthctl_el2", controls::GUEST_CNTHCTL);
         arch::write!("vmpidr_el2", vmpidr);
     }
     arch::isb();
 }
 
 /// Lets EL1 use FP and SIMD, until the next [`select_host`] or [`select_guest`].
+#[inline(never)]
 pub(crate) fn untrap_fp() {
     let cptr = arch::read!("cptr_el2");
-    // SAFETY: the caller has loaded the registers of whoever runs, or is about to.
-    unsafe { arch::write!("cptr_el2", cptr & !(1 << CPTR_TFP_SHIFT)) };
+    // SAFETY: `HostFp` alone calls this, and loads the FP registers of the party that runs next before it does;
+    // EL2 is compiled without FP.
+    unsafe { arch::write!("cptr_el2", cptr & !controls::CPTR_TFP) };
     arch::isb();
 }

@@ -1,8 +1,8 @@
-//! The trace: what each CPU did, as typed events in a ring of its own.
+//! The trace (feature `trace`): what each CPU did, as typed events in a ring of its own. No part of the shipped
+//! hypervisor.
 //!
-//! It is off unless the image's arguments ask for it; an event costs a load and a branch then. When it
-//! is on, a ring that is half full is drained to the hypervisor's console, a line per event, as soon as
-//! its CPU holds no lock; what is left at power-off is drained then. Numbers that all CPUs share bring
+//! A ring that is half full is drained to the hypervisor's console, a line per event, as soon as its CPU holds no
+//! lock; what is left at power-off is drained then. Numbers that all CPUs share bring
 //! the events of the CPUs into one order again: what one CPU did under a lock comes before what the
 //! next holder did, and that it has put a vCPU before that another has loaded it.
 
@@ -15,8 +15,7 @@ use shared_abi::addr::PAGE_SIZE;
 use spin::Once;
 use spin::mutex::TicketMutex;
 
-use crate::aside::{self, Aside};
-use crate::{arch, boot, console, cpu};
+use crate::{boot, console, cpu};
 
 /// Events that a ring holds: many times what a CPU does under one lock.
 const CAPACITY: usize = 1 << 15;
@@ -25,6 +24,7 @@ pub(crate) const RING_BYTES: u64 = (CAPACITY * size_of::<Entry>()) as u64;
 
 const _: () = assert!(RING_BYTES.is_multiple_of(PAGE_SIZE));
 
+/// Whether the rings are there, and take events.
 static ON: AtomicBool = AtomicBool::new(false);
 static NEXT: AtomicU64 = AtomicU64::new(0);
 static RINGS: Once<Vec<TicketMutex<Ring>, MAX_CPUS>> = Once::new();
@@ -48,28 +48,7 @@ struct Ring {
     held: usize,
 }
 
-/// Whether events are recorded.
-pub(crate) fn is_on() -> bool {
-    ON.load(Ordering::Relaxed)
-}
-
-/// Notes what this CPU did, if anybody wants to know.
-#[inline(always)]
-pub(crate) fn event(event: impl FnOnce() -> Event) {
-    if is_on() {
-        let [first, second] = event().encode();
-        // SAFETY: `Record` takes any two words.
-        unsafe { aside::call!(Record, "x0" = first, "x1" = second) }
-    }
-}
-
-/// Notes that EL1 runs next.
-#[inline(always)]
-pub(crate) fn enter() {
-    event(|| Event::Enter(arch::read!("vttbr_el2")));
-}
-
-/// Gives each CPU a ring, and starts.
+/// Gives each CPU a ring, and starts; once.
 ///
 /// # Safety
 ///
@@ -81,7 +60,8 @@ pub(crate) unsafe fn start(memory: u64, cpus: usize) {
             let first = core::ptr::with_exposed_provenance_mut(first as usize);
             TicketMutex::new(Ring {
                 cpu,
-                // SAFETY: the caller's promise; any content is an entry.
+                // SAFETY: the caller gives `RING_BYTES` of mapped RAM for each CPU, which nobody else uses, and
+                // each CPU's part is handed out once; any content is an entry.
                 entries: unsafe { core::slice::from_raw_parts_mut(first, CAPACITY) },
                 used: 0,
                 dropped: 0,
@@ -102,19 +82,19 @@ pub(crate) fn finish() {
     }
 }
 
-/// Puts an event into the ring of this CPU: x0 and x1 are what [`Event::encode`] makes of it.
-struct Record;
-
-impl Aside for Record {
-    unsafe extern "C" fn run(first: u64, second: u64, _: u64, _: u64) {
-        let own = boot::cpus().iter().position(|id| *id == cpu::affinity());
-        let rings = RINGS.get().map_or(&[][..], |rings| rings);
-        if let Some(ring) = own.and_then(|own| rings.get(own)) {
-            let mut ring = ring.lock();
-            ring.push([first, second]);
-            if ring.held == 0 && ring.used >= CAPACITY / 2 {
-                ring.drain(print);
-            }
+/// Puts an event into the ring of this CPU.
+#[inline(never)]
+pub(crate) fn record(event: Event) {
+    if !ON.load(Ordering::Relaxed) {
+        return;
+    }
+    let own = boot::cpus().iter().position(|id| *id == cpu::affinity());
+    let rings = RINGS.get().map_or(&[][..], |rings| rings);
+    if let Some(ring) = own.and_then(|own| rings.get(own)) {
+        let mut ring = ring.lock();
+        ring.push(event.encode());
+        if ring.held == 0 && ring.used >= CAPACITY / 2 {
+            ring.drain(print);
         }
     }
 }

@@ -53,12 +53,14 @@ extern "C" fn own_fault(esr: u64, elr: u64, far: u64) -> ! {
 }
 
 /// Makes this CPU use the vectors.
+#[inline(never)]
 pub(crate) fn install() {
     unsafe extern "C" {
         safe static hypervisor_vectors: u8;
     }
     let vectors = (&raw const hypervisor_vectors).addr() as u64;
-    // SAFETY: the vectors are there, aligned to 2 KiB, and in executable memory.
+    // SAFETY: the assembly above aligns the sixteen vectors to 2 KiB and puts them into `.text`, which EL2's map
+    // (`mmu`) has executable, at the same address.
     unsafe { arch::write!("vbar_el2", vectors) };
     arch::isb();
 }

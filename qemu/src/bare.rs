@@ -23,26 +23,30 @@ pub struct Binary {
     pub package: &'static str,
     /// Its name.
     pub name: &'static str,
-    /// The feature that it is built with, if any, in a directory of its own.
-    pub feature: Option<&'static str>,
+    /// The features that it is built with, in a directory of their own if there are any.
+    pub features: &'static [&'static str],
 }
 
 /// The hypervisor.
-pub const HYPERVISOR: Binary = Binary { package: "hypervisor", name: "hypervisor", feature: None };
-/// The hypervisor that checks itself after each call.
-pub const HYPERVISOR_WITH_ORACLE: Binary = Binary { feature: Some("oracle"), ..HYPERVISOR };
-/// The hypervisor with bugs to switch on, which checks itself as well.
-pub const HYPERVISOR_WITH_BUGS: Binary = Binary { feature: Some("seeded-bugs"), ..HYPERVISOR };
+pub const HYPERVISOR: Binary = Binary { package: "hypervisor", name: "hypervisor", features: &[] };
 /// The host.
-pub const HOST: Binary = Binary { package: "host", name: "host", feature: None };
+pub const HOST: Binary = Binary { package: "host", name: "host", features: &[] };
 /// The payload that boots by default.
-pub const DEMO: Binary = Binary { package: "guest-kernel", name: "demo", feature: None };
+pub const DEMO: Binary = Binary { package: "guest-kernel", name: "demo", features: &[] };
 
 /// The payload that times primitives.
-pub const BENCH: Binary = Binary { package: "guest-kernel", name: "bench", feature: None };
+pub const BENCH: Binary = Binary { package: "guest-kernel", name: "bench", features: &[] };
 
-/// Packages with something for bare metal in them, in the order of their checks.
-const CHECKED: [&str; 4] = ["hypervisor", "host", "guest-kernel", "bootimg"];
+/// Packages with something for bare metal in them, in the order of their checks, and what else cargo is told: the
+/// hypervisor is checked as it ships, and with all that it can have.
+const CHECKED: [(&str, &[&str]); 5] = [
+    ("hypervisor", &[]),
+    ("hypervisor", &["--features", "seeded-bugs,trace"]),
+    ("host", &[]),
+    ("guest-kernel", &[]),
+    // What the hypervisor and the host use of it.
+    ("bootimg", &["--lib", "--no-default-features"]),
+];
 
 impl Binary {
     /// Where its ELF file is once it is built.
@@ -53,10 +57,7 @@ impl Binary {
 
     /// Where it is built: what is built with a feature never takes the place of what is shipped.
     fn target_directory(self) -> String {
-        match self.feature {
-            None => TARGET_DIRECTORY.to_owned(),
-            Some(feature) => format!("{TARGET_DIRECTORY}-{feature}"),
-        }
+        std::iter::once(TARGET_DIRECTORY).chain(self.features.iter().copied()).collect::<Vec<_>>().join("-")
     }
 
     /// Builds it and reads its ELF file.
@@ -74,10 +75,12 @@ impl Binary {
         } else {
             format!("building {} of {}", self.name, self.package)
         };
-        if let Some(feature) = self.feature {
-            command.args(["--features", feature]);
-            what.push_str(&format!(" with its feature {feature}"));
+        match self.features {
+            [] => {}
+            [feature] => what.push_str(&format!(" with its feature {feature}")),
+            features => what.push_str(&format!(" with its features {}", features.join(" and "))),
         }
+        command.args(self.features.iter().flat_map(|feature| ["--features", feature]));
         cargo(&mut command, &what, ui)?;
         let elf = self.elf(&root);
         fs::read(&elf).map_err(|error| Failure::system(elf.display(), error))
@@ -92,14 +95,9 @@ impl Binary {
 pub fn check(toolchain: Toolchain, ui: Ui) -> Result<()> {
     let root = workspace::root()?;
     let mut found = Vec::new();
-    for package in CHECKED {
+    for (package, arguments) in CHECKED {
         let mut command = toolchain.cargo("clippy", &root, TARGET_DIRECTORY);
-        command.args(["-p", package]);
-        if package == "bootimg" {
-            // What the hypervisor and the host use of it.
-            command.args(["--lib", "--no-default-features"]);
-        }
-        command.args(["--", "-D", "warnings"]);
+        command.args(["-p", package]).args(arguments).args(["--", "-D", "warnings"]);
         let what = format!("checking {package} for bare metal");
         match cargo(&mut command, &what, ui) {
             // The others are worth a look all the same.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::bare::{DEMO, HOST, HYPERVISOR};
+use crate::bare::{DEMO, HOST};
 use crate::cli::BootArgs;
 use crate::facts::Facts;
 use crate::failure::Result;
@@ -45,7 +45,7 @@ fn attempt(args: &BootArgs, ui: Ui) -> Result<BootResult> {
     let mut job = Job::new(args, toolchain, ui)?;
     let qemu = setup::prepare_qemu(ui)?;
     if args.gdb {
-        ui.note(&debugger_hint(&job)?);
+        ui.note(&debugger_hint(&job, args)?);
     }
     let watched = watch(&job, args, &qemu, ui)?;
     if let Some(path) = &args.trace {
@@ -150,7 +150,7 @@ fn show(step: &Step, console: Console, line: &str, verbose: bool) {
 }
 
 /// How to attach a debugger that knows the symbols.
-fn debugger_hint(job: &Job) -> Result<String> {
+fn debugger_hint(job: &Job, args: &BootArgs) -> Result<String> {
     let root = workspace::root()?;
     let mut command = format!("gdb-multiarch -ex 'target remote 127.0.0.1:{GDB_PORT}'");
     let mut symbols = |elf: std::path::PathBuf, address: u64| {
@@ -159,7 +159,7 @@ fn debugger_hint(job: &Job) -> Result<String> {
                 .push_str(&format!(" \\\n        -ex 'add-symbol-file {} -o {address:#x}'", elf.display()));
         }
     };
-    symbols(HYPERVISOR.elf(&root), IMAGE_ADDRESS);
+    symbols(args.hypervisor().elf(&root), IMAGE_ADDRESS);
     if let Some(address) = job.host_address {
         symbols(HOST.elf(&root), address);
     }

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::bare::{Binary, HYPERVISOR, HYPERVISOR_WITH_BUGS, HYPERVISOR_WITH_ORACLE};
+use crate::bare::{Binary, HYPERVISOR};
 use crate::disk::DiskArgument;
 use crate::machine::MAX_CPUS;
 use crate::record::Destination;
 use crate::toolchain::Toolchain;
+use crate::trace;
 
 /// The tool's name, in usage lines and in front of errors.
 pub const NAME: &str = "cloister";
@@ -99,8 +100,9 @@ pub struct BootArgs {
     #[arg(long, value_name = "FILE",
           conflicts_with_all = ["payload", "append", "initrd", "smp", "mem", "unprotected", "oracle"])]
     pub image: Option<PathBuf>,
-    /// Write what the hypervisor did, event by event, to FILE
-    #[arg(long, value_name = "FILE", conflicts_with = "image")]
+    /// Boot a hypervisor that notes what each CPU does, and write it, event by event, to FILE. An image has to
+    /// have such a hypervisor
+    #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
     /// Show all consoles as they speak
     #[arg(short, long)]
@@ -181,7 +183,7 @@ impl BootArgs {
     /// What the hypervisor is asked for: the words of the part `hypervisor-args`.
     #[must_use]
     pub fn hypervisor_args(&self) -> String {
-        let trace = self.trace.as_ref().map(|_| "trace=on".to_owned());
+        let trace = self.trace.as_ref().map(|_| trace::ARGUMENT.to_owned());
         let seeded = self.seeded.as_ref().map(|bug| format!("seeded={bug}"));
         [trace, seeded].into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
@@ -189,11 +191,15 @@ impl BootArgs {
     /// Which hypervisor is booted.
     #[must_use]
     pub const fn hypervisor(&self) -> Binary {
-        match (&self.seeded, self.oracle) {
-            (Some(_), _) => HYPERVISOR_WITH_BUGS,
-            (None, true) => HYPERVISOR_WITH_ORACLE,
-            (None, false) => HYPERVISOR,
-        }
+        let features: &[&str] = match (&self.seeded, self.oracle, &self.trace) {
+            (Some(_), _, None) => &["seeded-bugs"],
+            (Some(_), _, Some(_)) => &["seeded-bugs", "trace"],
+            (None, true, None) => &["oracle"],
+            (None, true, Some(_)) => &["oracle", "trace"],
+            (None, false, Some(_)) => &["trace"],
+            (None, false, None) => &[],
+        };
+        Binary { features, ..HYPERVISOR }
     }
 }
 
@@ -300,6 +306,22 @@ mod tests {
     }
 
     #[test]
+    fn the_hypervisor_has_what_was_asked_for_and_no_more() {
+        for (line, features, arguments) in [
+            ("", &[][..], ""),
+            ("--trace t", &["trace"], "trace=on"),
+            ("--oracle", &["oracle"], ""),
+            ("--oracle --trace t", &["oracle", "trace"], "trace=on"),
+            ("--seeded B", &["seeded-bugs"], "seeded=B"),
+            ("--seeded B --oracle --trace t", &["seeded-bugs", "trace"], "trace=on seeded=B"),
+        ] {
+            let boot = parse(line).unwrap().boot;
+            assert_eq!(boot.hypervisor(), Binary { features, ..HYPERVISOR }, "{line}");
+            assert_eq!(boot.hypervisor_args(), arguments, "{line}");
+        }
+    }
+
+    #[test]
     fn bad_usage_is_status_2() {
         for line in [
             "--cpus 0",
@@ -311,7 +333,6 @@ mod tests {
             "--timeout soon",
             "--initrd i",
             "--image i --payload p",
-            "--image i --trace t",
             "frobnicate",
             "setup --toolchain nightly",
             "bench",

@@ -5,13 +5,14 @@ use std::fs;
 use bootimg::cli::PartArgs;
 use host::config::{GuestKind, HostConfig};
 
-use crate::bare::{HOST, HYPERVISOR};
+use crate::bare::{Binary, HOST, HYPERVISOR};
 use crate::cli::{ImageCommand, NAME};
 use crate::directory;
 use crate::disk::DemoDisk;
 use crate::failure::{Failure, Result};
 use crate::job::{GuestParts, disk_config};
 use crate::setup;
+use crate::trace;
 use crate::ui::Ui;
 
 /// Does it and answers the exit status.
@@ -32,7 +33,9 @@ pub fn run(command: &ImageCommand) -> u8 {
 
 fn pack(args: &PartArgs, ui: Ui) -> Result<u8> {
     let toolchain = setup::prepare_toolchain(None, ui)?;
-    let hypervisor = HYPERVISOR.build(toolchain, ui)?;
+    let traced = args.hypervisor_args.split_ascii_whitespace().any(|word| word == trace::ARGUMENT);
+    let features: &[&str] = if traced { &["trace"] } else { &[] };
+    let hypervisor = Binary { features, ..HYPERVISOR }.build(toolchain, ui)?;
     let host = HOST.build(toolchain, ui)?;
     if args.payload.is_some() {
         return Ok(args.run(NAME, &hypervisor, &host));

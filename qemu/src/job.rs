@@ -21,6 +21,7 @@ use crate::failure::{Failure, Kind, Result};
 use crate::machine::{self, Clock, DiskMode, IMAGE_FILE, Machine};
 use crate::story::{Expected, ExpectedDisk};
 use crate::toolchain::Toolchain;
+use crate::trace;
 use crate::ui::Ui;
 
 /// A boot that can start.
@@ -224,6 +225,13 @@ impl Job {
         }
         // It may be damaged, which is for the hypervisor to find; then it is held to nothing but that.
         let parsed = file::parse(&image).ok();
+        if args.trace.is_some() && !parsed.as_ref().is_some_and(|parsed| trace::is_in(parsed, &image)) {
+            return Err(Failure::input(
+                path,
+                "the hypervisor in this image has no trace: --trace needs one that was packed with \
+                 --hypervisor-args trace=on",
+            ));
+        }
         let config: HostConfig = parsed
             .as_ref()
             .and_then(|image| image.text(PartKind::HostArgs)?.parse().ok())

@@ -4,9 +4,21 @@ use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
 
+use bootimg::Image;
 use hyp_trace::{InWords, LINE, Traced, in_order};
 
 use crate::failure::{Failure, Result};
+
+/// The word of `hypervisor-args` by which an image asks for the trace: a hypervisor without it refuses to boot.
+pub const ARGUMENT: &str = "trace=on";
+
+/// Whether the hypervisor of an image has the trace: what starts the line of an event is in it then.
+#[must_use]
+pub fn is_in(image: &Image<'_>, bytes: &[u8]) -> bool {
+    let end = usize::try_from(image.manifest().offset()).unwrap_or(usize::MAX);
+    let hypervisor = bytes.get(..end).unwrap_or(bytes);
+    hypervisor.windows(LINE.len()).any(|window| window == LINE.as_bytes())
+}
 
 /// The events of a run so far.
 #[derive(Clone, Debug, Default)]

@@ -24,7 +24,7 @@ pub fn built(name: &'static str) -> PathBuf {
         _ => None,
     };
     let ui = Ui::new(false);
-    let binary = Binary { package: "guest-kernel", name, feature: None };
+    let binary = Binary { package: "guest-kernel", name, features: &[] };
     qemu::setup::prepare_toolchain(forced, ui)
         .and_then(|toolchain| binary.build(toolchain, ui))
         .unwrap_or_else(|failure| panic!("{name}: {}", failure.message));

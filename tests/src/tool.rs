@@ -78,6 +78,12 @@ impl Tool {
     /// `boot --json` with these arguments, of the hypervisor that ships, and why it has to be that one.
     #[must_use]
     pub fn boot_shipped(arguments: &[&str], why: &str) -> Self {
+        Self::boot_unwatched(arguments, why)
+    }
+
+    /// `boot --json` with these arguments, of a hypervisor that has no oracle, and why it has none.
+    #[must_use]
+    pub fn boot_unwatched(arguments: &[&str], why: &str) -> Self {
         println!("without the oracle: {why}");
         let mut tool = Self::new(&["boot", "--json"]);
         tool.command.args(arguments);

@@ -112,7 +112,7 @@ fn is_declared_apart(path: &Path) -> bool {
 }
 
 /// The features that nothing shipped has.
-const UNSHIPPED: [&str; 3] = ["\"verify\"", "\"oracle\"", "\"seeded-bugs\""];
+const UNSHIPPED: [&str; 4] = ["\"verify\"", "\"oracle\"", "\"seeded-bugs\"", "\"trace\""];
 
 /// Whether an attribute keeps an item out of what is shipped: tests, and what needs such a feature.
 fn is_apart(line: &str) -> bool {

@@ -1,4 +1,4 @@
-//! What a booted hypervisor really did, held to the rules of the protocol.
+//! What a booted hypervisor really did, held to the rules of the protocol; and what ships, which notes nothing of it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +10,17 @@ use hyp_trace::{InWords, Traced, in_order};
 use hyp_verify::protocol::Checker;
 use shared_abi::addr::Pfn;
 use shared_abi::host_call::{Content, HostCall, ObjectHandle};
+use tests::payload;
 use tests::tool::Tool;
+use tests::workspace::root;
+
+/// The feature's hypervisor and the shipped one, as the tool builds them.
+const WITH_TRACE: &str = "target/bare-trace/aarch64-unknown-none-softfloat/bare/hypervisor";
+const SHIPPED: &str = "target/bare/aarch64-unknown-none-softfloat/bare/hypervisor";
+
+/// What only the trace brings along: the start of an event's line, the argument that asks for it, its module's name
+/// in symbols, its file's in debug information.
+const MARKS: [&str; 4] = ["@event", "trace=on", "10hypervisor5trace", "trace.rs"];
 
 /// The events of a trace file, in their order, all of them.
 fn read(path: &Path) -> Vec<(usize, Event)> {
@@ -91,8 +101,9 @@ fn a_boot_keeps_the_rules() {
     let path = directory.path().join("trace");
     let trace = path.to_str().unwrap();
     let arguments = ["--cpus", "2", "--smp", "2", "--trace", trace];
-    let why = "the rules are for what ships, and the oracle takes locks that it does not take";
-    let run = Tool::boot_shipped(&arguments, why).run();
+    let why =
+        "the rules are for what the core does by itself, and the oracle takes locks that it does not take";
+    let run = Tool::boot_unwatched(&arguments, why).run();
     run.expect_status(0);
 
     let events = read(&path);
@@ -124,23 +135,73 @@ fn a_boot_keeps_the_rules() {
     assert!(checker.observe_all(&spoiled).is_err());
 }
 
+/// Packs an image with these arguments for a small payload, which says "hello".
+fn pack(directory: &Path, name: &str, arguments: &[&str]) -> String {
+    let payload = directory.join("payload");
+    fs::write(&payload, payload::hello("hello")).unwrap();
+    let image = directory.join(name).to_str().unwrap().to_owned();
+    let parts = ["image", "pack", "--output", &image, "--payload", payload.to_str().unwrap()];
+    let run = Tool::new(&[&parts, arguments].concat()).run();
+    assert_eq!(run.status, Some(0), "{run}");
+    image
+}
+
 #[test]
-fn what_the_hypervisor_does_not_understand_it_refuses_and_by_default_it_traces_nothing() {
+fn an_image_is_traced_if_its_hypervisor_can_be() {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("image");
-    let image = path.to_str().unwrap();
-    let pack = |arguments: &[&str]| {
-        let all = [&["image", "pack", "--output", image], arguments].concat();
-        let run = Tool::new(&all).run();
-        assert_eq!(run.status, Some(0), "{run}");
+    let trace = directory.path().join("trace");
+    let boot = |image: &str| {
+        let arguments = ["--image", image, "--cpus", "1", "--trace", trace.to_str().unwrap()];
+        Tool::boot_unwatched(&arguments, "an image has the hypervisor that was packed").run()
     };
-    pack(&["--hypervisor-args", "trace=maybe"]);
-    let run = Tool::boot_shipped(&["--image", image], "an image has the hypervisor that was packed").run();
+    let lacks = boot(&pack(directory.path(), "shipped", &[]));
+    lacks.expect_status(2);
+    assert!(lacks.stderr.contains("has no trace"), "{lacks}");
+    assert!(!trace.exists());
+
+    let has = boot(&pack(directory.path(), "traced", &["--hypervisor-args", "trace=on"]));
+    has.expect_status(0);
+    assert!(read(&trace).iter().any(|(_, event)| matches!(event, Event::Enter(_))));
+}
+
+#[test]
+fn a_hypervisor_can_have_the_trace_and_the_oracle() {
+    let directory = tempfile::tempdir().unwrap();
+    let (payload, trace) = (directory.path().join("payload"), directory.path().join("trace"));
+    fs::write(&payload, payload::hello("hello")).unwrap();
+    let run = Tool::boot(&[
+        "--payload",
+        payload.to_str().unwrap(),
+        "--trace",
+        trace.to_str().unwrap(),
+        "--cpus",
+        "1",
+    ])
+    .run();
+    run.expect_status(0);
+    assert!(read(&trace).iter().any(|(_, event)| matches!(event, Event::Enter(_))));
+}
+
+#[test]
+fn what_ships_has_no_trace_and_refuses_what_it_does_not_understand() {
+    let directory = tempfile::tempdir().unwrap();
+    pack(directory.path(), "traced", &["--hypervisor-args", "trace=on"]);
+    let image = pack(directory.path(), "refused", &["--hypervisor-args", "trace=maybe"]);
+    let run = Tool::boot_unwatched(&["--image", &image], "an image has the hypervisor that was packed").run();
     run.expect_status(1);
     assert!(run.stderr.contains("unknown argument"), "{run}");
 
-    pack(&[]);
-    let parsed = fs::read(&path).unwrap();
-    let parsed = bootimg::file::verify(&parsed).unwrap();
-    assert_eq!(parsed.text(bootimg::Kind::HypervisorArgs), None);
+    let (with_trace, shipped) = (elf(WITH_TRACE), elf(SHIPPED));
+    for mark in MARKS {
+        assert!(contains(&with_trace, mark), "no mark of the trace: {mark}");
+        assert!(!contains(&shipped, mark), "a mark of the trace: {mark}");
+    }
+}
+
+fn elf(path: &str) -> Vec<u8> {
+    fs::read(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn contains(bytes: &[u8], mark: &str) -> bool {
+    bytes.windows(mark.len()).any(|window| window == mark.as_bytes())
 }

@@ -21,7 +21,8 @@ macro_rules! read_register {
         #[must_use]
         pub fn $function() -> u64 {
             let value;
-            // SAFETY: reading this register has no effect on memory or on the CPU's state.
+            // SAFETY: EL1 has the registers named below, and a read of them has no effect on memory or on the CPU's
+            // state.
             unsafe {
                 asm!(
                     concat!("mrs {}, ", $register),
@@ -38,7 +39,8 @@ macro_rules! write_register {
     ($(#[$doc:meta])* $function:ident, $register:literal) => {
         $(#[$doc])*
         pub fn $function(value: u64) {
-            // SAFETY: a timer register decides when an interrupt is pending, and nothing else.
+            // SAFETY: the registers named below are timers': they decide when an interrupt is pending, and nothing
+            // else.
             unsafe {
                 asm!(
                     concat!("msr ", $register, ", {}"),
@@ -132,7 +134,7 @@ pub fn physical_count() -> u64 {
 
 /// Sets TPIDR_EL1: a word of software's own per CPU.
 pub fn set_thread_pointer(value: u64) {
-    // SAFETY: nothing but software's own reading of the register depends on it.
+    // SAFETY: TPIDR_EL1 has no effect on the hardware, and this crate makes no pointer of it.
     unsafe {
         asm!("msr tpidr_el1, {}", in(reg) value, options(nomem, nostack, preserves_flags));
     }
@@ -164,7 +166,8 @@ pub fn mask_irq() -> u64 {
 
 /// Sets DAIF to a value that [`mask_irq`] returned.
 pub fn restore_daif(daif: u64) {
-    // SAFETY: as in `enable_irq`.
+    // SAFETY: `daif` comes from `mask_irq`, so that no more is unmasked than was before; handlers keep every register
+    // of the code that they interrupt (`vectors`).
     unsafe {
         asm!("msr daif, {}", in(reg) daif, options(nostack, preserves_flags));
     }

@@ -35,7 +35,7 @@ unsafe impl GlobalAlloc for LockedHeap {
 /// Called once. The memory is mapped read-write and nothing else uses it, ever.
 pub unsafe fn init(memory: Range<u64>) {
     let start = ptr::with_exposed_provenance_mut(memory.start as usize);
-    // SAFETY: the caller vouches for the memory.
+    // SAFETY: the caller gives mapped, writable memory that nobody else uses, and calls this once.
     unsafe {
         HEAP.0.lock().init(start, (memory.end - memory.start) as usize);
     }

@@ -86,8 +86,7 @@ pub enum Event {
 
 impl Event {
     /// The event in two words: what it is in the low byte of the first, and its numbers. The reader is
-    /// `hyp_trace::decode`. It is inlined so that an event that is not wanted is never put together.
-    #[inline(always)]
+    /// `hyp_trace::decode`.
     pub const fn encode(self) -> [u64; 2] {
         match self {
             Self::Space(space) => [kind::SPACE | (space.vmid.0 as u64) << 8, space.root.0],

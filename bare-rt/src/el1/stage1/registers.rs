@@ -55,8 +55,8 @@ impl Registers {
     ///
     /// The CPU is at EL1 with its MMU off. The tables still exist and map all that it uses.
     pub unsafe fn enable(self) {
-        // SAFETY: the caller's promise. Old translations are gone before the MMU is turned on, and
-        // the barriers order each step.
+        // SAFETY: the caller says that the CPU is at EL1 with its MMU off, and that the tables map all that it
+        // uses. Old translations are gone before the MMU is turned on, and the barriers order each step.
         unsafe {
             asm!(
                 "dsb sy",
@@ -95,7 +95,7 @@ pub(super) fn invalidate_stale_lines(start: u64, end: u64) {
 
 /// Makes a new valid entry visible to this CPU's next access. No TLB holds what was invalid.
 pub(super) fn publish() {
-    // SAFETY: barriers change no state.
+    // SAFETY: barriers order accesses and change no state.
     unsafe {
         asm!("dsb ish", "isb", options(nostack, preserves_flags));
     }

@@ -13,7 +13,7 @@ const COUNT: usize = 32;
 #[repr(C, align(4096))]
 struct Memory(UnsafeCell<[PageTable<El1Attributes>; COUNT]>);
 
-// SAFETY: each page belongs to the one `Tables` that `take` gives out; nothing else refers to it.
+// SAFETY: `take` gives out one `Tables`, ever, and no other code refers to the pages: no two CPUs share one.
 unsafe impl Sync for Memory {}
 
 static MEMORY: Memory = Memory(UnsafeCell::new([const { PageTable::EMPTY }; COUNT]));
@@ -26,7 +26,7 @@ pub(super) struct Tables {
     left: usize,
 }
 
-// SAFETY: the pages belong to this value alone, whichever CPU holds it.
+// SAFETY: the pages belong to this value alone (`take`), whichever CPU holds it.
 unsafe impl Send for Tables {}
 
 impl Tables {

@@ -258,11 +258,11 @@ impl<'h, 'm> Guest<'h, 'm> {
         let class = esr >> EC_SHIFT & 0x3f;
         if class == EC_HVC || class == EC_SMC {
             check_hypercall(&before, &after, class, action);
-            let function = u32::try_from(before.registers.x[0] & 0xffff_ffff).expect("32 bits") & !SVE_HINT;
-            let answered = action == GuestAction::Resume && after.registers.x[0] == 0 && esr & 0xffff == 0;
+            let function = u32::try_from(before.x[0] & 0xffff_ffff).expect("32 bits") & !SVE_HINT;
+            let answered = action == GuestAction::Resume && after.x[0] == 0 && esr & 0xffff == 0;
             if answered && self.protected && [MEM_SHARE, MEM_UNSHARE].contains(&function) {
-                let (gfn, pages) = (before.registers.x[1] >> 12, after.registers.x[1]);
-                assert!(pages >= 1 && pages <= before.registers.x[2].max(1));
+                let (gfn, pages) = (before.x[1] >> 12, after.x[1]);
+                assert!(pages >= 1 && pages <= before.x[2].max(1));
                 board.guest_shared(self.vm, gfn, pages, function == MEM_SHARE);
             }
         }
@@ -297,21 +297,21 @@ impl<'h, 'm> Guest<'h, 'm> {
                 assert_eq!(vcpu.classify(ipa.page()), GuestPage::Unbound);
                 assert!(vcpu.with_guard(|guard| guard.allows(ipa.page())));
                 // Nothing is done yet.
-                assert_eq!(after.registers.x, before.registers.x);
-                assert_eq!((after.registers.pc, after.registers.pstate), (before.registers.pc, before.registers.pstate));
-                assert_eq!(after.registers.system, before.registers.system);
+                assert_eq!(after.x, before.x);
+                assert_eq!((after.pc, after.pstate), (before.pc, before.pstate));
+                assert_eq!(after.system, before.system);
                 if let Exit::MmioWrite { value, .. } = exit {
                     assert_eq!(value & !size.mask(), 0);
-                    let public = before.registers.x[..PUBLIC_REGISTERS].contains(&value) || value == 0;
+                    let public = before.x[..PUBLIC_REGISTERS].contains(&value) || value == 0;
                     secret = (!public).then_some("store");
                 }
             }
             Exit::MemoryFault { gfn } => {
                 assert_eq!(vcpu.classify(gfn), GuestPage::Bound(PageState::Absent));
-                assert_eq!((after.registers.x, after.registers.pc), (before.registers.x, after.registers.pc));
+                assert_eq!((after.x, after.pc), (before.x, after.pc));
             }
             Exit::Sgi { sgi1r } => {
-                let public = before.registers.x[..PUBLIC_REGISTERS].contains(&sgi1r) || sgi1r == 0;
+                let public = before.x[..PUBLIC_REGISTERS].contains(&sgi1r) || sgi1r == 0;
                 secret = (!public).then_some("SGI");
             }
             Exit::CpuOn { vcpu: index } => assert_eq!(vcpu.is_on(index), Some(true)),
@@ -340,16 +340,16 @@ impl<'h, 'm> Guest<'h, 'm> {
         match (answer, resume) {
             (Err(_), _) => assert_eq!(before, after, "a refused answer did something"),
             (Ok(()), Resume::Continue) => {
-                assert_eq!((before.registers.x, before.registers.pc), (after.registers.x, after.registers.pc));
+                assert_eq!((before.x, before.pc), (after.x, after.pc));
             }
             (Ok(()), Resume::MmioRead(_)) => {
-                let changed = before.registers.x.iter().zip(&after.registers.x).filter(|(old, new)| old != new);
+                let changed = before.x.iter().zip(&after.x).filter(|(old, new)| old != new);
                 assert!(changed.count() <= 1);
-                assert_eq!(after.registers.pc, before.registers.pc.wrapping_add(4));
+                assert_eq!(after.pc, before.pc.wrapping_add(4));
             }
             (Ok(()), Resume::MmioWritten) => {
-                assert_eq!(after.registers.x, before.registers.x);
-                assert_eq!(after.registers.pc, before.registers.pc.wrapping_add(4));
+                assert_eq!(after.x, before.x);
+                assert_eq!(after.pc, before.pc.wrapping_add(4));
             }
             (Ok(()), Resume::Abort) => check_injected(&before, &after),
         }

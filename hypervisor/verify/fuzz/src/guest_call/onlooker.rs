@@ -30,21 +30,21 @@ impl Registers {
 
 /// A hypercall's answer is in x0 to x3; nothing else changes.
 pub(super) fn check_hypercall(before: &Registers, after: &Registers, class: u64, action: GuestAction) {
-    if before.registers.pstate & pstate::AARCH32 != 0 {
+    if before.pstate & pstate::AARCH32 != 0 {
         return; // the VM was stopped
     }
-    assert_eq!(before.registers.x[4..], after.registers.x[4..], "x4 and up are preserved");
-    assert_eq!(before.registers.system, after.registers.system);
-    assert_eq!(before.registers.pstate, after.registers.pstate);
+    assert_eq!(before.x[4..], after.x[4..], "x4 and up are preserved");
+    assert_eq!(before.system, after.system);
+    assert_eq!(before.pstate, after.pstate);
     let past = match class {
-        EC_HVC => before.registers.pc,
-        _ => before.registers.pc.wrapping_add(4),
+        EC_HVC => before.pc,
+        _ => before.pc.wrapping_add(4),
     };
     let again = past.wrapping_sub(4);
-    let runs_again = after.registers.pc == again && matches!(action, GuestAction::Exit(_));
-    assert!(after.registers.pc == past || runs_again);
+    let runs_again = after.pc == again && matches!(action, GuestAction::Exit(_));
+    assert!(after.pc == past || runs_again);
     if runs_again {
-        assert_eq!(before.registers.x, after.registers.x, "a call that runs again keeps its arguments");
+        assert_eq!(before.x, after.x, "a call that runs again keeps its arguments");
     }
 }
 
@@ -53,24 +53,24 @@ pub(super) fn check_resumed(before: &Registers, after: &Registers, class: u64) {
     if class == EC_HVC || class == EC_SMC {
         return;
     }
-    let done = after.registers.pc == before.registers.pc.wrapping_add(4);
+    let done = after.pc == before.pc.wrapping_add(4);
     let again = after == before;
     if !done && !again {
         check_injected(before, after);
         return;
     }
-    let changed = before.registers.x.iter().zip(&after.registers.x).filter(|(old, new)| old != new);
+    let changed = before.x.iter().zip(&after.x).filter(|(old, new)| old != new);
     assert!(changed.count() <= 1, "one register at most");
-    assert_eq!(before.registers.system, after.registers.system);
+    assert_eq!(before.system, after.system);
 }
 
 /// An exception was taken to EL1 (Arm ARM DDI0487, D1.3).
 pub(super) fn check_injected(before: &Registers, after: &Registers) {
-    let offset = after.registers.pc.wrapping_sub(before.registers.system.vbar_el1);
+    let offset = after.pc.wrapping_sub(before.system.vbar_el1);
     assert!(offset < 0x800 && offset.is_multiple_of(0x200), "vector {offset:#x}");
-    assert_eq!(after.registers.pstate & (pstate::MODE_MASK | pstate::AARCH32), pstate::EL1H);
-    assert_eq!(after.registers.pstate & pstate::DAIF, pstate::DAIF);
-    assert_eq!(after.registers.system.elr_el1, before.registers.pc);
-    assert_eq!(after.registers.system.spsr_el1, before.registers.pstate);
-    assert_eq!(after.registers.x, before.registers.x);
+    assert_eq!(after.pstate & (pstate::MODE_MASK | pstate::AARCH32), pstate::EL1H);
+    assert_eq!(after.pstate & pstate::DAIF, pstate::DAIF);
+    assert_eq!(after.system.elr_el1, before.pc);
+    assert_eq!(after.system.spsr_el1, before.pstate);
+    assert_eq!(after.x, before.x);
 }
