@@ -50,61 +50,51 @@ pub fn guest_call<M: Machine>(
         0 => GuestCall::parse(offered(vcpu), &x),
         _ => Err(CallError::NotSupported),
     };
-    let result = match call {
-        Ok(GuestCall::Features) => Ok([offered(vcpu).into(), 0, 0, 0]),
+    match call {
+        Ok(GuestCall::Features) => complete(vcpu, [offered(vcpu).into(), 0, 0, 0]),
         Ok(GuestCall::MemShare { pages }) => convert(vcpu, pages, Sharing::Share),
         Ok(GuestCall::MemUnshare { pages }) => convert(vcpu, pages, Sharing::Unshare),
         Ok(call) => serve(vcpu, services, call),
-        Err(error) => Ok(status(error)),
-    };
-    match result {
-        Ok(reply) => {
-            complete(vcpu, reply);
-            GuestAction::Resume
-        }
-        Err(action) => action,
+        Err(error) => refuse(vcpu, error),
     }
 }
 
-/// Handles the calls that guests seldom make. The error is what to do about a call that is not complete, or
-/// that the host has to know of.
-#[inline(never)]
+/// Handles the calls that guests seldom make.
+#[inline(never)] // null_hypercall: its registers are not saved for the others
 fn serve<M: Machine>(
     vcpu: &mut Loaded<'_, '_, M>,
     services: &Services<'_>,
     call: GuestCall,
-) -> Result<GuestRegisters, GuestAction> {
-    let x0 = match call {
-        GuestCall::Uid => return Ok(kvm::UID.map(u64::from)),
-        GuestCall::MemInfo => return Ok([PAGE_SIZE, kvm::MEMINFO_RANGES, 0, 0]),
-        GuestCall::Trng { function, argument } => return Ok(services.trng.call(function, argument)),
+) -> GuestAction {
+    match call {
+        GuestCall::Uid => complete(vcpu, kvm::UID.map(u64::from)),
+        GuestCall::MemInfo => complete(vcpu, [PAGE_SIZE, kvm::MEMINFO_RANGES, 0, 0]),
+        GuestCall::Trng { function, argument } => complete(vcpu, services.trng.call(function, argument)),
         GuestCall::Psci(x) => {
             let (x0, exit) = psci::guest(vcpu, &x);
-            if let Some(exit) = exit {
-                complete(vcpu, [x0, 0, 0, 0]);
-                return Err(vcpu.exit(exit));
-            }
-            x0
+            let action = complete(vcpu, [x0, 0, 0, 0]);
+            exit.map_or(action, |exit| vcpu.exit(exit))
         }
-        GuestCall::MemRelinquish { gfn } => return relinquish(vcpu, gfn),
-        GuestCall::MmioGuardMap { gfn } => return Ok(guard_map(vcpu, gfn).map_or_else(status, |()| [0; 4])),
+        GuestCall::MemRelinquish { gfn } => relinquish(vcpu, gfn),
+        GuestCall::MmioGuardMap { gfn } => guard_map(vcpu, gfn),
         GuestCall::MmioGuardUnmap { gfn } => match vcpu.with_guard(|guard| guard.unmap(gfn)) {
-            Ok(()) => SUCCESS,
-            Err(_) => CallError::InvalidParameter.code(),
+            Ok(()) => complete(vcpu, [SUCCESS, 0, 0, 0]),
+            Err(_) => refuse(vcpu, CallError::InvalidParameter),
         },
         GuestCall::MmioGuardEnroll => {
             vcpu.with_guard(|guard| guard.enroll());
-            SUCCESS
+            complete(vcpu, [SUCCESS, 0, 0, 0])
         }
-        GuestCall::MmioGuardInfo => PAGE_SIZE,
-        GuestCall::SmcccVersion => SMCCC_1_1,
-        GuestCall::SmcccArchFeatures { function: SMCCC_VERSION | SMCCC_ARCH_FEATURES } => SUCCESS,
+        GuestCall::MmioGuardInfo => complete(vcpu, [PAGE_SIZE, 0, 0, 0]),
+        GuestCall::SmcccVersion => complete(vcpu, [SMCCC_1_1, 0, 0, 0]),
+        GuestCall::SmcccArchFeatures { function: SMCCC_VERSION | SMCCC_ARCH_FEATURES } => {
+            complete(vcpu, [SUCCESS, 0, 0, 0])
+        }
         GuestCall::SmcccArchFeatures { .. }
         | GuestCall::Features
         | GuestCall::MemShare { .. }
-        | GuestCall::MemUnshare { .. } => CallError::NotSupported.code(),
-    };
-    Ok([x0, 0, 0, 0])
+        | GuestCall::MemUnshare { .. } => refuse(vcpu, CallError::NotSupported),
+    }
 }
 
 /// The functions that the vCPU's VM is offered.
@@ -112,14 +102,15 @@ fn offered<M: Machine>(vcpu: &Loaded<'_, '_, M>) -> u32 {
     if vcpu.is_protected() { PROTECTED_FEATURES } else { ORDINARY_FEATURES }
 }
 
-/// A refusal in x0 to x3.
-const fn status(error: CallError) -> GuestRegisters {
-    [error.code(), 0, 0, 0]
+/// Completes a call: writes x0 to x3.
+fn complete<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, reply: GuestRegisters) -> GuestAction {
+    vcpu.with_context(|context| context.registers.set_x0_to_x3(reply));
+    GuestAction::Resume
 }
 
-/// Writes x0 to x3 of a call that is complete.
-fn complete<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, reply: GuestRegisters) {
-    vcpu.with_context(|context| context.registers.set_x0_to_x3(reply));
+/// Completes a call by an error.
+fn refuse<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, error: CallError) -> GuestAction {
+    complete(vcpu, [error.code(), 0, 0, 0])
 }
 
 /// Has the host do something first; then the call runs again.
@@ -134,38 +125,38 @@ fn convert<M: Machine>(
     vcpu: &mut Loaded<'_, '_, M>,
     pages: PageRange<Gfn>,
     sharing: Sharing,
-) -> Result<GuestRegisters, GuestAction> {
+) -> GuestAction {
     if pages.end().0 > M::Geometry::IPA_PAGES {
-        return Ok(status(CallError::InvalidParameter));
+        return refuse(vcpu, CallError::InvalidParameter);
     }
     match vcpu.convert(pages, sharing) {
-        Ok(done) => Ok([SUCCESS, done, 0, 0]),
-        Err(ShareError::Absent) => Err(replay(vcpu, Exit::MemoryFault { gfn: pages.first() })),
-        Err(ShareError::Denied) => Ok(status(CallError::InvalidParameter)),
+        Ok(done) => complete(vcpu, [SUCCESS, done, 0, 0]),
+        Err(ShareError::Absent) => replay(vcpu, Exit::MemoryFault { gfn: pages.first() }),
+        Err(ShareError::Denied) => refuse(vcpu, CallError::InvalidParameter),
     }
 }
 
 /// MEM_RELINQUISH. The exit tells the host which page it may use for something else.
-fn relinquish<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, gfn: Gfn) -> Result<GuestRegisters, GuestAction> {
+fn relinquish<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, gfn: Gfn) -> GuestAction {
     match vcpu.relinquish(gfn) {
-        Ok(false) => Ok([SUCCESS, 0, 0, 0]),
+        Ok(false) => complete(vcpu, [SUCCESS, 0, 0, 0]),
         Ok(true) => {
             complete(vcpu, [SUCCESS, 0, 0, 0]);
-            Err(vcpu.exit(Exit::Relinquished { gfn }))
+            vcpu.exit(Exit::Relinquished { gfn })
         }
         Err(failure) if failure.error == CallError::NoMemory => {
-            Err(replay(vcpu, Exit::NeedPages { pages: failure.value }))
+            replay(vcpu, Exit::NeedPages { pages: failure.value })
         }
-        Err(_) => Ok(status(CallError::InvalidParameter)),
+        Err(_) => refuse(vcpu, CallError::InvalidParameter),
     }
 }
 
 /// MMIO_GUARD_MAP: only a page without a binding may be MMIO.
-fn guard_map<M: Machine>(vcpu: &Loaded<'_, '_, M>, gfn: Gfn) -> Result<(), CallError> {
+fn guard_map<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, gfn: Gfn) -> GuestAction {
     let (page, _) = vcpu.classify_and_ask(gfn);
-    let bound = page != GuestPage::Unbound;
-    if bound && !seeded!(GuardOverMemory) {
-        return Err(CallError::InvalidParameter);
+    let bound = page != GuestPage::Unbound && !seeded!(GuardOverMemory);
+    if bound || vcpu.with_guard(|guard| guard.map(gfn)).is_err() {
+        return refuse(vcpu, CallError::InvalidParameter);
     }
-    vcpu.with_guard(|guard| guard.map(gfn)).map_err(|_| CallError::InvalidParameter)
+    complete(vcpu, [SUCCESS, 0, 0, 0])
 }

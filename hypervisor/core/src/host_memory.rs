@@ -129,7 +129,8 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
 
     /// Changes the records of a range of RAM up to the first page that is not as `from` says: `from` and
     /// `to` are the records of its first page, the others' following from them. The host's tables
-    /// follow. Answers how many pages.
+    /// follow. Returns how many pages it converted.
+    #[inline(always)] // mem_share: the transition is this, between two locks
     pub(crate) fn convert<M: Machine<Geometry = G>>(
         &mut self,
         machine: &M,
@@ -138,31 +139,37 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
         to: Record,
         batch: &mut Batch,
     ) -> u64 {
-        let mut left = range;
         let mut done = 0_u64;
-        while let Some(Converted { piece, uniform }) =
-            self.records.convert(left, from.advance(done), to.advance(done))
+        while let Some(Converted { piece: Piece { first, pages }, uniform }) =
+            self.records.convert(range, done, from, to)
         {
+            done = done.wrapping_add(pages);
             match (from.host_reaches(), to.host_reaches()) {
-                (_, true) if uniform => {
-                    self.map_identity(machine, whole_block::<G>(piece.first), batch);
-                    self.merge_giant(machine, piece.first, to, batch);
+                (_, true) if uniform => self.map_whole(machine, first, to, batch),
+                (false, true) => {
+                    let mapping = Mapping { page: first, to: Pfn(first), pages, access: Access::Memory };
+                    self.tables.map(machine, &mut self.pool, mapping, batch);
                 }
-                (false, true) => self.map_identity(machine, piece, batch),
                 (true, false) if seeded!(HostKeepsMapping) => {}
-                (true, false) => {
-                    let Piece { first, pages } = piece;
-                    self.tables.unmap(machine, &mut self.pool, first, pages, batch);
-                }
+                (true, false) => self.tables.unmap(machine, &mut self.pool, first, pages, batch),
                 (true, true) | (false, false) => {}
-            }
-            done = done.saturating_add(piece.pages);
-            match after(range, done) {
-                Some(rest) => left = rest,
-                None => break,
             }
         }
         done
+    }
+
+    /// Maps the block around `page` as one, all of which has the host's access now, and the giant if all of that
+    /// is the host's.
+    #[inline(never)] // mem_share: seldom, so that its registers are not saved for the others
+    fn map_whole<M: Machine<Geometry = G>>(
+        &mut self,
+        machine: &M,
+        page: u64,
+        record: Record,
+        batch: &mut Batch,
+    ) {
+        self.map_identity(machine, whole_block::<G>(page), batch);
+        self.merge_giant(machine, page, record, batch);
     }
 
     /// Maps a giant as one once all of it is the host's again. What a guest shares is not merged so
@@ -229,11 +236,9 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
 
 /// Changes the records of all of a range that is as `from` says.
 fn convert_all<G: Geometry>(records: &mut Records<'_, G>, range: PageRange<Pfn>, from: Record, to: Record) {
-    let mut left = Some(range);
-    while let Some(next) = left
-        && let Some(converted) = records.convert(next, from, to)
-    {
-        left = after(next, converted.piece.pages);
+    let mut done = 0_u64;
+    while let Some(converted) = records.convert(range, done, from, to) {
+        done = done.saturating_add(converted.piece.pages);
     }
 }
 

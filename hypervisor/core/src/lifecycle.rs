@@ -141,21 +141,20 @@ impl<M: Machine> Hypervisor<'_, M> {
     /// | before | owns, alone | - |
     /// | after | nothing | owns, alone |
     pub(crate) fn take_from_host(&self, range: PageRange<Pfn>, to: Record) -> Result<(), CallError> {
-        self.host.with(&self.machine, |host| {
-            if !host.records().is_ram(range) {
-                return Err(CallError::InvalidParameter);
-            }
-            let looked_at = seeded!(range, FirstPageChecked => crate::seeded::first_page(range));
-            let hosts = seeded!(
-                host.records().all(looked_at, Record::HOST),
-                LentTwice => host.records().get(range.first()).is_some_and(Record::host_reaches)
-            );
-            if !hosts {
-                return Err(CallError::Denied);
-            }
-            host.assign(&self.machine, range, Record::HOST, to);
-            Ok(())
-        })
+        let mut host = self.host.lock(&self.machine);
+        if !host.records().is_ram(range) {
+            return Err(CallError::InvalidParameter);
+        }
+        let looked_at = seeded!(range, FirstPageChecked => crate::seeded::first_page(range));
+        let hosts = seeded!(
+            host.records().all(looked_at, Record::HOST),
+            LentTwice => host.records().get(range.first()).is_some_and(Record::host_reaches)
+        );
+        if !hosts {
+            return Err(CallError::Denied);
+        }
+        host.assign(&self.machine, range, Record::HOST, to);
+        Ok(())
     }
 
     /// Gives pages that nobody but `from` says reaches back to the host, wiped.

@@ -71,7 +71,8 @@ impl<'h, 'm, M: Machine> Loaded<'h, 'm, M> {
         let machine = hypervisor.machine();
         let (index, generation) = vm::vm_place(vm);
         let place = hypervisor.places.get(index).ok_or(CallError::NotFound)?;
-        place.with(machine, |found| {
+        let mut found = place.lock(machine);
+        let found = &mut *found;
             let inside = match &mut found.vm {
                 Some(inside) if found.generation == generation => inside,
                 _ => return Err(CallError::NotFound),
@@ -117,7 +118,6 @@ impl<'h, 'm, M: Machine> Loaded<'h, 'm, M> {
                 vcpu,
                 cpu,
             })
-        })
     }
 
     /// Goes on with a vCPU that this CPU has parked, if it is the one that is named and nothing has come
@@ -142,7 +142,7 @@ impl<'h, 'm, M: Machine> Loaded<'h, 'm, M> {
 impl<M: Machine> Loaded<'_, '_, M> {
     /// Works on the VM, under its lock. It is there: a VM is not torn down while a vCPU is loaded.
     fn with_vm<R>(&self, f: impl FnOnce(&mut Vm) -> R) -> Option<R> {
-        self.place.with(self.machine(), |place| place.vm.as_mut().map(f))
+        self.place.lock(self.machine()).vm.as_mut().map(f)
     }
 
     /// The machine below.
@@ -180,7 +180,8 @@ impl<M: Machine> Loaded<'_, '_, M> {
     ///
     /// [`ShareError`]; nothing was done then.
     pub(crate) fn convert(&self, pages: PageRange<Gfn>, sharing: Sharing) -> Result<u64, ShareError> {
-        self.place.with(self.machine(), |place| self.hypervisor.convert(place, pages, sharing))
+        let mut place = self.place.lock(self.machine());
+        self.hypervisor.convert(&mut place, pages, sharing)
     }
 
     /// MEM_RELINQUISH: gives a private page back to the host. Answers whether there was one.
@@ -212,10 +213,9 @@ impl<M: Machine> Loaded<'_, '_, M> {
     /// What is at `gfn` at this moment, and whether a device may be.
     #[inline(never)]
     pub(crate) fn classify_and_ask(&self, gfn: Gfn) -> (GuestPage, bool) {
-        self.place.with(self.machine(), |place| {
-            let page = self.classify_in(place, gfn);
-            (page, page == GuestPage::Unbound && place.guard.allows(gfn))
-        })
+        let mut place = self.place.lock(self.machine());
+        let page = self.classify_in(&mut place, gfn);
+        (page, page == GuestPage::Unbound && place.guard.allows(gfn))
     }
 
     fn classify_in(&self, place: &mut VmPlace, gfn: Gfn) -> GuestPage {
@@ -230,7 +230,7 @@ impl<M: Machine> Loaded<'_, '_, M> {
             Content::Absent => PageState::Absent,
             Content::Poisoned => PageState::Poisoned,
             Content::Present(first) => {
-                let record = self.hypervisor.host.with(self.machine(), |host| host.records().get(first));
+                let record = self.hypervisor.host.lock(self.machine()).records().get(first);
                 if record.is_some_and(Record::host_reaches) { PageState::Shared } else { PageState::Private }
             }
         })
@@ -238,12 +238,11 @@ impl<M: Machine> Loaded<'_, '_, M> {
 
     /// Changes the VM's MMIO guard, under the VM's lock: `f` must not call back into this vCPU.
     pub fn with_guard<R>(&self, f: impl FnOnce(&mut MmioGuard) -> R) -> R {
-        self.place.with(self.machine(), |place| {
-            if let Some(vm) = &place.vm {
-                seeded!(self.hypervisor.revoke(vm), GuardForgotten => ());
-            }
-            f(&mut place.guard)
-        })
+        let mut place = self.place.lock(self.machine());
+        if let Some(vm) = &place.vm {
+            seeded!(self.hypervisor.revoke(vm), GuardForgotten => ());
+        }
+        f(&mut place.guard)
     }
 
     /// PSCI CPU_ON: claims vCPU `target` for power-on at `entry`, x0 = `context_id`. Of many who try

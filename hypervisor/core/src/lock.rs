@@ -53,27 +53,11 @@ impl<T> Lock<T> {
     }
 
     /// Waits for its turn. The caller holds no lock of this rank or a later one.
-    #[inline(never)]
+    #[inline(always)] // mem_share: a guard that is inlined costs nothing but the lock
     pub(crate) fn lock<'a, M: Machine>(&'a self, machine: &'a M) -> Guard<'a, T, M> {
-        self.hold(machine)
-    }
-
-    /// As [`Self::lock`]: for what is to be quick.
-    #[inline(always)]
-    pub(crate) fn hold<'a, M: Machine>(&'a self, machine: &'a M) -> Guard<'a, T, M> {
         let value = self.wait();
         machine.event(|| Event::Taken(self.id));
         Guard { value, machine, id: self.id }
-    }
-
-    /// Works on the value, as under [`Self::lock`]: for what is to be quick.
-    #[inline(always)]
-    pub(crate) fn with<M: Machine, R>(&self, machine: &M, f: impl FnOnce(&mut T) -> R) -> R {
-        let mut value = self.wait();
-        machine.event(|| Event::Taken(self.id));
-        let result = f(&mut value);
-        machine.event(|| Event::Released(self.id));
-        result
     }
 }
 

@@ -50,7 +50,6 @@ impl Run {
 }
 
 /// The most tables that [`Object::set`] takes: for the chunks at the ends of the run.
-#[inline(always)]
 pub(crate) fn tables_for<G: Geometry>(offset: u64, pages: u64) -> u64 {
     touched::<G>(Level::Two, offset, pages).min(2)
 }
@@ -102,7 +101,6 @@ impl Object {
     }
 
     /// What is at `offset`, which is in the object.
-    #[inline(always)]
     pub(crate) fn get<M: Machine>(&self, machine: &M, offset: u64) -> Content {
         let Some((directory, index)) = self.chunk::<M>(offset) else {
             return Content::Absent;
@@ -162,7 +160,6 @@ impl Object {
 
     /// Sets `pages` pages from `offset` on, a run that is in the object, from `from` to `to` (what the
     /// first page is and becomes).
-    #[inline(never)]
     pub(crate) fn set<M: Machine>(
         &mut self,
         machine: &M,
@@ -183,7 +180,6 @@ impl Object {
         }
     }
 
-    #[inline]
     fn count(&mut self, pages: u64, from: Word, to: Word) {
         // What was present was counted, and all pages are fewer than 2^28.
         if from.is_present() {
@@ -194,7 +190,6 @@ impl Object {
         }
     }
 
-    #[inline(never)]
     fn set_piece<M: Machine>(
         &self,
         machine: &M,
@@ -246,7 +241,6 @@ impl Object {
     /// Takes the next run of at most `most` pages out of an object of a VM that is being torn down, and
     /// answers where it was; `None` once nothing is present. The tables keep the stale words: only
     /// [`Self::dismantle`] reads them again.
-    #[inline(always)]
     pub(crate) fn take_next<M: Machine>(&mut self, machine: &M, most: u64) -> Option<(u64, Run)> {
         if self.present == 0 || self.taken >= self.pages {
             return None;

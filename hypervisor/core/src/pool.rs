@@ -79,7 +79,6 @@ impl Pool {
 }
 
 /// The entries of a table that are not zero, and where they are.
-#[inline(always)]
 pub(crate) fn used<M: Machine>(machine: &M, table: TableRef) -> impl Iterator<Item = (usize, u64)> {
     let mut next = 0;
     core::iter::from_fn(move || {
@@ -90,7 +89,6 @@ pub(crate) fn used<M: Machine>(machine: &M, table: TableRef) -> impl Iterator<It
 }
 
 /// Where the first entry from `index` on is that is not zero. Most are: this is what a search takes.
-#[inline(never)]
 fn next_used<M: Machine>(machine: &M, table: TableRef, mut index: usize) -> usize {
     while index < M::Geometry::ENTRIES && machine.read_entry(table, index) == 0 {
         index = index.wrapping_add(1);

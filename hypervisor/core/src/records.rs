@@ -110,7 +110,6 @@ impl<'m, G: Geometry> Records<'m, G> {
     }
 
     /// The record of `page`; `None` if it is no RAM.
-    #[inline]
     pub fn get(&self, page: Pfn) -> Option<Record> {
         let region = self.region(page.0)?;
         let block = self.block(region, page.0)?;
@@ -170,60 +169,73 @@ impl<'m, G: Geometry> Records<'m, G> {
         same
     }
 
-    /// Changes the records of the pages of `range` that are in its first block, up to the first that is
-    /// not as `from` says: `from` and `to` are the first page's, the others' follow from them.
-    pub(crate) fn convert(&mut self, range: PageRange<Pfn>, from: Record, to: Record) -> Option<Converted> {
-        let first = range.first().0;
+    /// Changes the records of the pages of `range` from its page number `done` on, as far as they are in one block,
+    /// up to the first that is not as `from` says: `from` and `to` are the records of the range's first page, the
+    /// others' follow from them. `None` if there is no page to change.
+    #[inline(always)] // mem_share: it is the better part of the host's side of each transition
+    pub(crate) fn convert(
+        &mut self,
+        range: PageRange<Pfn>,
+        done: u64,
+        from: Record,
+        to: Record,
+    ) -> Option<Converted> {
+        let (from, to) = (from.advance(done), to.advance(done));
+        let first = range.first().0.wrapping_add(done);
+        let end = range.end().0.min(G::next(Level::Two, first));
+        if first >= end {
+            return None;
+        }
         let region = *self.region(first)?;
-        let end = range.end().min(region.pages.end()).0;
-        let piece = Piece { first, pages: end.min(G::next(Level::Two, first)).saturating_sub(first) };
-        let block_word = block_word::<G>(&region, first);
-        let block = BlockWord(*self.words.get(block_word)?);
-        if let Some(base) = block.uniform() {
+        let end = end.min(region.pages.end().0);
+        let piece = Piece { first, pages: end.wrapping_sub(first) };
+        let block_index = block_word::<G>(&region, first);
+        let block = BlockWord(*self.words.get(block_index)?);
+        if let Some(base) = block.uniform()
+            && (!block.is_split() || piece.pages == G::BLOCK_PAGES)
+        {
             if base.advance(G::block_offset(first)) != from {
                 return None;
             }
             if piece.pages == G::BLOCK_PAGES {
-                *self.words.get_mut(block_word)? = to.0;
+                *self.words.get_mut(block_index)? = to.0;
                 return Some(Converted { piece, uniform: true });
             }
-            if !block.is_split() {
-                self.split(&region, first, base)?;
-            }
+            self.split(&region, first, base)?;
         }
-        let (pages, block) = self.convert_pages(&region, piece, block.base(), block.deviating(), from, to)?;
-        *self.words.get_mut(block_word)? = block.0;
+        let (pages, block) = self.convert_pages(&region, piece, block, from, to)?;
+        *self.words.get_mut(block_index)? = block.0;
         Some(Converted {
             piece: Piece { first, pages },
             uniform: seeded!(block.uniform().is_some(), BlockTooEarly => block.deviating() < 2),
         })
     }
 
-    /// [`Self::convert`] for a split block; answers how many pages, and the block's new word.
+    /// [`Self::convert`] for a split block. Returns how many pages it converted, at least one, and the block's new
+    /// word.
+    #[inline(always)] // mem_share: as of `convert`
     fn convert_pages(
         &mut self,
         region: &Region,
         piece: Piece,
-        base: Record,
-        deviating: u64,
+        block: BlockWord,
         from: Record,
         to: Record,
     ) -> Option<(u64, BlockWord)> {
-        let mut expected = base.advance(G::block_offset(piece.first)).0;
-        let (mut old, mut new) = (from.0, to.0);
-        let mut deviating = deviating;
+        let base = block.base();
+        let (mut old, mut new) = (from, to);
+        let mut expected = base.advance(G::block_offset(piece.first));
+        let mut deviating = block.deviating();
         let mut pages = 0_u64;
         for word in self.page_words_mut(region, piece)? {
-            if *word != old {
+            if *word != old.0 {
                 break;
             }
-            *word = new;
+            *word = new.0;
             // Bounded by the pages of a block, and never below 0: a page counts while it deviates.
             deviating =
                 deviating.wrapping_add(u64::from(new != expected)).wrapping_sub(u64::from(old != expected));
-            old = old.wrapping_add(from.step());
-            new = new.wrapping_add(to.step());
-            expected = expected.wrapping_add(base.step());
+            (old, new, expected) = (old.advance(1), new.advance(1), expected.advance(1));
             pages = pages.wrapping_add(1);
         }
         let block = if deviating == G::BLOCK_PAGES {
@@ -288,7 +300,6 @@ pub(crate) fn block_word<G: Geometry>(region: &Region, page: u64) -> usize {
 }
 
 /// Which word is the record of `page`, a page of a block of the region.
-#[inline]
 #[expect(clippy::cast_possible_truncation, reason = "the index of a word in memory")]
 const fn page_word(region: &Region, page: u64) -> usize {
     region.to_page.wrapping_add(page) as usize

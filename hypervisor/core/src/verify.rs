@@ -166,7 +166,8 @@ impl<M: Machine> Loaded<'_, '_, M> {
 
     /// Whether the VM's run was ended.
     pub fn is_stopped(&self) -> bool {
-        self.place.with(self.machine(), |place| place.vm.as_ref().is_none_or(|vm| vm.life != Life::Started))
+        let place = self.place.lock(self.machine());
+        place.vm.as_ref().is_none_or(|vm| vm.life != Life::Started)
     }
 
     /// MEM_SHARE, as a guest calls it.

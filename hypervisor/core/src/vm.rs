@@ -36,7 +36,6 @@ pub(crate) struct Binding {
 impl Binding {
     /// Where the guest sees a page of an object, if it is in this binding and so are the `pages` from
     /// there on.
-    #[inline(always)]
     fn gfn(&self, page: ObjectPage, pages: u64) -> Option<Gfn> {
         let within = page.after(self.first)?;
         let fits = within.checked_add(pages)? <= self.guest.len();
@@ -128,7 +127,6 @@ pub struct VmReport {
 
 impl Vm {
     /// Where the guest sees a run of object pages that lie in one binding.
-    #[inline(always)]
     pub(crate) fn gfn(&self, page: ObjectPage, pages: u64) -> Option<Gfn> {
         for binding in &self.bindings {
             if let Some(gfn) = binding.gfn(page, pages) {
@@ -149,7 +147,6 @@ impl Vm {
 
     /// Which page of which object the guest sees at `gfn`, and how many of the pages from there on
     /// follow in the same binding.
-    #[inline]
     pub(crate) fn object_run(&self, gfn: Gfn) -> Option<(ObjectPage, u64)> {
         let binding = self.bindings.iter().find(|binding| binding.guest.contains(gfn))?;
         let within = gfn.0.wrapping_sub(binding.guest.first().0);
@@ -170,7 +167,6 @@ impl Vm {
 
     /// Fails unless the pool has the tables that a change of `pages` pages from `offset` of an object on,
     /// at `gfn`, may take. That they may turn out not to be needed is the price of not looking twice.
-    #[inline]
     pub(crate) fn has_tables<G: Geometry>(
         &self,
         offset: u64,

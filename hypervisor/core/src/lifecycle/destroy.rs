@@ -35,7 +35,6 @@ impl Budget {
 
 impl<M: Machine> Hypervisor<'_, M> {
     /// Ends a VM, as far as one call goes. Answers how many pages came back in the last call.
-    #[inline(never)]
     pub(crate) fn vm_destroy(&self, handle: VmHandle) -> Result<u64, CallFailure> {
         let mut budget = Budget { left: M::Geometry::PAGES_PER_CALL, returned: 0 };
         self.with_vm(handle, |vm, objects| {

@@ -18,7 +18,6 @@ use crate::pool::{Pool, used};
 
 /// The most tables that a run of IPA pages takes to be mapped or unmapped, whatever is there: one for
 /// each giant and one for each block that it touches.
-#[inline(always)]
 pub(crate) fn tables_for<G: Geometry>(first: u64, pages: u64) -> u64 {
     let giants = touched::<G>(Level::One, first, pages);
     giants.saturating_add(touched::<G>(Level::Two, first, pages))
@@ -45,12 +44,11 @@ impl Slot {
         machine.read_entry(self.table, self.index)
     }
 
-    #[inline(always)]
+    #[inline(always)] // mem_share: a walk reads three entries
     fn kind<M: Machine>(self, machine: &M) -> Kind {
         descriptor::kind(self.level, self.read(machine))
     }
 
-    #[inline(always)]
     pub(crate) fn write<M: Machine>(self, machine: &M, value: u64) {
         machine.write_entry(self.table, self.index, value);
     }
@@ -101,7 +99,6 @@ impl Stage2 {
     }
 
     /// What VTTBR_EL2 holds for it.
-    #[inline]
     pub(crate) const fn space(&self) -> Space {
         Space { root: self.root.address(), vmid: self.vmid }
     }
@@ -120,18 +117,17 @@ impl Stage2 {
         }
     }
 
-    /// The level-3 entry for `page`, a page of the IPA space, if there is a table for it.
-    #[inline(always)]
-    fn page_slot<M: Machine>(&self, machine: &M, page: u64) -> Option<Slot> {
-        let giant = self.root_slot::<M>(page);
-        let Kind::Table(blocks) = giant.kind(machine) else {
-            return None;
-        };
-        let block = giant.below::<M>(blocks, page);
-        let Kind::Table(pages) = block.kind(machine) else {
-            return None;
-        };
-        Some(block.below::<M>(pages, page))
+    /// The level-3 entry for `page`, if the walk gets to a table of that level.
+    #[inline(always)] // mem_share: its walk is the host's side of a transition
+    fn page_entry<M: Machine>(&self, machine: &M, page: u64) -> Option<Slot> {
+        let mut slot = self.root_slot::<M>(page);
+        while slot.level != Level::Three {
+            let Kind::Table(table) = slot.kind(machine) else {
+                return None;
+            };
+            slot = slot.below::<M>(table, page);
+        }
+        Some(slot)
     }
 
     /// The entry for `page` in the lowest table that the walk gets to, and what it is.
@@ -152,29 +148,30 @@ impl Stage2 {
 
     /// Maps a run in the largest leaves that fit it. What of it is mapped already is mapped to the same
     /// pages; tables that a leaf takes the place of go back to the pool.
-    #[inline(never)]
+    #[inline(always)] // mem_share: one page is one entry of a table that is there
     pub(crate) fn map<M: Machine>(&self, machine: &M, pool: &mut Pool, mapping: Mapping, batch: &mut Batch) {
         let mut left = mapping;
         while left.pages != 0 {
-            let Some(slot) = self.page_slot(machine, left.page).filter(|_| !fits::<M>(Level::Two, left))
-            else {
-                left = left.skip(self.map_above(machine, pool, left, batch));
-                continue;
+            let done = match self.page_entry(machine, left.page) {
+                Some(slot) if !fits::<M>(Level::Two, left) => {
+                    let mut next = descriptor::leaf(Level::Three, left.to, left.access);
+                    let entries = pages_in_table::<M>(slot, left.pages);
+                    let pages = entries.len() as u64;
+                    for index in entries {
+                        machine.write_entry(slot.table, index, next);
+                        next = next.wrapping_add(PAGE_SIZE);
+                    }
+                    batch.added();
+                    pages
+                }
+                _ => self.map_above(machine, pool, left, batch),
             };
-            let mut next = descriptor::leaf(Level::Three, left.to, left.access);
-            let entries = pages_in_table::<M>(slot, left.pages);
-            left = left.skip(entries.len() as u64);
-            for index in entries {
-                machine.write_entry(slot.table, index, next);
-                next = next.wrapping_add(PAGE_SIZE);
-            }
-            batch.added();
+            left = left.skip(done);
         }
     }
 
-    /// Maps the start of a run above level 3: a leaf, or tables for the pages. Answers how many pages
+    /// Maps the start of a run above level 3: a leaf, or tables for the pages. Returns how many pages
     /// were mapped, or can't be for want of a table.
-    #[inline(never)]
     fn map_above<M: Machine>(&self, machine: &M, pool: &mut Pool, run: Mapping, batch: &mut Batch) -> u64 {
         let mut slot = self.root_slot::<M>(run.page);
         while slot.level != Level::Three {
@@ -206,6 +203,7 @@ impl Stage2 {
     }
 
     /// Takes every translation of the run away; leaves that reach beyond it are split.
+    #[inline(always)] // mem_unshare: one page is one entry of a table that is there
     pub(crate) fn unmap<M: Machine>(
         &self,
         machine: &M,
@@ -217,34 +215,43 @@ impl Stage2 {
         let end = first.saturating_add(pages);
         let mut page = first;
         while page < end {
-            let (slot, kind) = self.walk(machine, page);
-            let start = M::Geometry::align_down(slot.level, page);
-            let next = M::Geometry::next(slot.level, page);
-            match kind {
-                _ if slot.level == Level::Three => {
-                    for index in pages_in_table::<M>(slot, end.wrapping_sub(page)) {
-                        if machine.read_entry(slot.table, index) != INVALID {
-                            machine.write_entry(slot.table, index, INVALID);
-                            batch.removed(page, Level::Three);
-                        }
-                        page = page.wrapping_add(1);
-                    }
-                    continue;
+            let Some(slot) = self.page_entry(machine, page) else {
+                page = self.unmap_above(machine, pool, page, end, batch);
+                continue;
+            };
+            for index in pages_in_table::<M>(slot, end.wrapping_sub(page)) {
+                if machine.read_entry(slot.table, index) != INVALID {
+                    machine.write_entry(slot.table, index, INVALID);
+                    batch.removed(page, Level::Three);
                 }
-                Kind::Leaf(_) if start < page || next > end => {
-                    // A split that finds no table leaves the whole leaf invalid; go on behind it then.
-                    if self.split(machine, pool, slot, start).is_some() {
-                        continue;
-                    }
-                }
-                Kind::Leaf(_) => {
-                    slot.write(machine, INVALID);
-                    batch.removed(start, slot.level);
-                }
-                Kind::Table(_) | Kind::Invalid => {}
+                page = page.wrapping_add(1);
             }
-            page = next;
         }
+    }
+
+    /// Takes the translations away above level 3, from `page` on. Returns where to go on: at the same page if a leaf
+    /// was split, which reaches beyond the run that ends at `end`.
+    fn unmap_above<M: Machine>(
+        &self,
+        machine: &M,
+        pool: &mut Pool,
+        page: u64,
+        end: u64,
+        batch: &mut Batch,
+    ) -> u64 {
+        let (slot, kind) = self.walk(machine, page);
+        let start = M::Geometry::align_down(slot.level, page);
+        let next = M::Geometry::next(slot.level, page);
+        if let Kind::Leaf(_) = kind {
+            if start >= page && next <= end {
+                slot.write(machine, INVALID);
+                batch.removed(start, slot.level);
+            } else if self.split(machine, pool, slot, start).is_some() {
+                return page;
+            }
+            // A split that finds no table leaves the whole leaf invalid.
+        }
+        next
     }
 
     /// Takes a whole table out of the walk and the TLBs: its leaves may be cached one by one, so
@@ -300,7 +307,6 @@ impl Stage2 {
 }
 
 /// The tables that a table of `level` names, and by which entries.
-#[inline(always)]
 fn tables_in<M: Machine>(machine: &M, from: TableRef, at: Level) -> impl Iterator<Item = (usize, TableRef)> {
     used(machine, from).filter_map(move |(index, entry)| match descriptor::kind(at, entry) {
         Kind::Table(below) => Some((index, TableRef::new(below))),

@@ -32,7 +32,6 @@ impl<M: Machine> Hypervisor<'_, M> {
     /// | after, ordinary VM | owns, lent | reaches it |
     ///
     /// Each part that one call does succeeds whole or changes nothing.
-    #[inline(never)]
     pub(crate) fn populate(
         &self,
         handle: ObjectHandle,
@@ -70,7 +69,6 @@ impl<M: Machine> Hypervisor<'_, M> {
         })
     }
 
-    #[inline(always)]
     fn commit(&self, vm: &mut Vm, object: &mut Object, request: Request, fill: Fill) {
         let Request { page, gfn, range } = request;
         let (frames, pages) = (Frames::new(range), range.len());
@@ -91,7 +89,6 @@ impl<M: Machine> Hypervisor<'_, M> {
     }
 
     /// Maps what was populated, at its ends in leaves that reach beyond it where that can be.
-    #[inline(never)]
     fn map_and_merge(&self, vm: &mut Vm, object: &Object, request: Request) {
         let Request { page, gfn, range } = request;
         let mut batch = Batch::new(vm.tables.space());
@@ -106,7 +103,6 @@ impl<M: Machine> Hypervisor<'_, M> {
     }
 
     /// Measures pages that the guest is to see from page `first` on.
-    #[inline(never)]
     fn measure(&self, vm: &mut Vm, frames: &Frames, first: u64) {
         for (gfn, index) in (first..).zip(0..frames.range().len()) {
             self.machine.with_page(frames, index, |content| vm.measurement.page(Gfn(gfn), content));
@@ -115,7 +111,6 @@ impl<M: Machine> Hypervisor<'_, M> {
 
     /// Maps the block, and then the giant, around a page of an object as one, if all of it is present
     /// and lies in memory as the guest sees it.
-    #[inline(never)]
     fn merge(&self, vm: &mut Vm, object: &Object, page: ObjectPage, batch: &mut Batch) {
         for level in [Level::Two, Level::One] {
             let offset = page.offset();

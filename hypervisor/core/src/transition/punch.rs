@@ -20,7 +20,6 @@ impl<M: Machine> Hypervisor<'_, M> {
     /// | after | owns, alone; wiped | absent before the start, poisoned after it |
     /// | before, ordinary VM | owns, lent | reaches it |
     /// | after, ordinary VM | owns, alone | absent |
-    #[inline(never)]
     pub(crate) fn punch(&self, handle: ObjectHandle, offset: u64, pages: u64) -> Result<u64, CallFailure> {
         self.with_object(handle, |vm, index, place| {
             let object = place.object.as_mut().ok_or(CallError::NotFound)?;
@@ -48,7 +47,6 @@ impl<M: Machine> Hypervisor<'_, M> {
 
     /// Takes one page of a protected VM's back, by its number. The table is that of [`Self::punch`],
     /// but a page that the guest shares is not taken: the host reaches it anyway.
-    #[inline(never)]
     pub(crate) fn force_reclaim(&self, page: Pfn) -> Result<(), CallFailure> {
         let single = PageRange::<Pfn>::new(page, 1).ok_or(CallError::InvalidParameter)?;
         let claim = {

@@ -21,7 +21,6 @@ pub(crate) enum Sharing {
 
 impl Sharing {
     /// The record that a page of a guest's has to have, and the one that it gets.
-    #[inline]
     pub(super) const fn records(self, page: ObjectPage) -> (Record, Record) {
         let (private, shared) = (Record::guest(page), Record::guest_shared(page));
         match self {
@@ -31,7 +30,6 @@ impl Sharing {
     }
 
     /// How many pages are shared when `pages` more were converted.
-    #[inline]
     pub(super) fn count(self, shared: u64, pages: u64) -> u64 {
         match self {
             Self::Share => shared.wrapping_add(pages),
@@ -52,7 +50,6 @@ impl<M: Machine> Hypervisor<'_, M> {
     ///
     /// The content stays; the guest's tables are not touched. What is not as it has to be ends the call
     /// there: the answer is how many pages, at least one, were done.
-    #[inline(never)]
     pub(crate) fn convert(
         &self,
         place: &mut VmPlace,

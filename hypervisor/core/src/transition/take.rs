@@ -58,11 +58,11 @@ impl<M: Machine> Hypervisor<'_, M> {
         if vm.protected {
             vm.report.returned = vm.report.returned.wrapping_add(pages);
         }
-        self.host.with(&self.machine, |host| self.return_run(host, vm, page, range));
+        let mut host = self.host.lock(&self.machine);
+        self.return_run(&mut host, vm, page, range);
     }
 
     /// Gives pages of a VM's to the host, some of which the guest may share.
-    #[inline(never)]
     fn return_run(
         &self,
         host: &mut HostMemory<'_, M::Geometry>,
