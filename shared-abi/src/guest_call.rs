@@ -7,7 +7,7 @@
 
 use crate::addr::{Gfn, Ipa, PageRange};
 use crate::error::CallError;
-use crate::kvm::{function, trng};
+use crate::kvm::{feature, function, trng};
 
 /// x0 to x3 of a guest's call.
 pub type GuestRegisters = [u64; 4];
@@ -90,43 +90,52 @@ impl GuestCall {
     ///
     /// [`CallError::NotSupported`] for an unknown function, [`CallError::InvalidParameter`] for an argument
     /// that is no value of its type.
-    #[inline]
+    #[inline(always)] // null_hypercall: parsing and serving are one match
     pub fn parse(offered: u32, x: &GuestRegisters) -> Result<Self, CallError> {
         let [_, x1, x2, x3] = *x;
-        let id = function_id(x);
-        let zero = |registers: u64| if registers == 0 { Ok(()) } else { Err(CallError::InvalidParameter) };
-        match id {
+        let offers = |feature: u32| offered & feature != 0;
+        match function_id(x) {
             function::FEATURES => Ok(Self::Features),
-            function::UID => Ok(Self::Uid),
-            function::MEMINFO..=function::MEM_RELINQUISH => {
-                // The lower half of the function ID is the function number.
-                if offered >> (id & 0xffff) & 1 == 0 {
-                    return Err(CallError::NotSupported);
-                }
-                match id {
-                    function::MEM_SHARE => zero(x3).and_then(|()| Ok(Self::MemShare { pages: range(x1, x2)? })),
-                    function::MEM_UNSHARE => {
-                        zero(x3).and_then(|()| Ok(Self::MemUnshare { pages: range(x1, x2)? }))
-                    }
-                    function::MEM_RELINQUISH => {
-                        zero(x2 | x3).and_then(|()| Ok(Self::MemRelinquish { gfn: page(x1)? }))
-                    }
-                    function::MEMINFO => zero(x1 | x2 | x3).map(|()| Self::MemInfo),
-                    function::MMIO_GUARD_INFO => zero(x1 | x2 | x3).map(|()| Self::MmioGuardInfo),
-                    function::MMIO_GUARD_ENROLL => zero(x1 | x2 | x3).map(|()| Self::MmioGuardEnroll),
-                    // Older guests pass memory attributes in x2.
-                    function::MMIO_GUARD_MAP => Ok(Self::MmioGuardMap { gfn: page(x1)? }),
-                    _ => Ok(Self::MmioGuardUnmap { gfn: page(x1)? }),
-                }
+            function::MEM_SHARE if offers(feature::MEM_SHARE) => {
+                Ok(Self::MemShare { pages: range(x1, x2, x3)? })
             }
+            function::MEM_UNSHARE if offers(feature::MEM_UNSHARE) => {
+                Ok(Self::MemUnshare { pages: range(x1, x2, x3)? })
+            }
+            id => Self::parse_seldom(id, offered, [x1, x2, x3]),
+        }
+    }
+
+    /// [`Self::parse`], of the functions that guests seldom call.
+    #[inline(never)] // null_hypercall: the functions that guests call most are told apart first
+    fn parse_seldom(id: u32, offered: u32, [x1, x2, x3]: [u64; 3]) -> Result<Self, CallError> {
+        let offers = |feature: u32| offered & feature != 0;
+        match id {
+            function::MEM_RELINQUISH if offers(feature::MEM_RELINQUISH) => {
+                zero(x2 | x3)?;
+                Ok(Self::MemRelinquish { gfn: page(x1)? })
+            }
+            function::MEMINFO if offers(feature::MEMINFO) => zero(x1 | x2 | x3).map(|()| Self::MemInfo),
+            function::MMIO_GUARD_INFO if offers(feature::MMIO_GUARD_INFO) => {
+                zero(x1 | x2 | x3).map(|()| Self::MmioGuardInfo)
+            }
+            function::MMIO_GUARD_ENROLL if offers(feature::MMIO_GUARD_ENROLL) => {
+                zero(x1 | x2 | x3).map(|()| Self::MmioGuardEnroll)
+            }
+            // Older guests pass memory attributes in x2.
+            function::MMIO_GUARD_MAP if offers(feature::MMIO_GUARD_MAP) => {
+                Ok(Self::MmioGuardMap { gfn: page(x1)? })
+            }
+            function::MMIO_GUARD_UNMAP if offers(feature::MMIO_GUARD_UNMAP) => {
+                Ok(Self::MmioGuardUnmap { gfn: page(x1)? })
+            }
+            function::UID => Ok(Self::Uid),
             SMCCC_VERSION => Ok(Self::SmcccVersion),
             SMCCC_ARCH_FEATURES => Ok(Self::SmcccArchFeatures { function: low_word(x1) }),
             trng::VERSION | trng::FEATURES | trng::GET_UUID | trng::RND32 | trng::RND64 => {
                 Ok(Self::Trng { function: id, argument: x1 })
             }
-            _ if (PSCI_FIRST..=PSCI_LAST).contains(&(id & !SMC64)) => {
-                Ok(Self::Psci([id.into(), x1, x2, x3]))
-            }
+            _ if (PSCI_FIRST..=PSCI_LAST).contains(&(id & !SMC64)) => Ok(Self::Psci([id.into(), x1, x2, x3])),
             _ => Err(CallError::NotSupported),
         }
     }
@@ -174,9 +183,15 @@ fn page(ipa: u64) -> Result<Gfn, CallError> {
     Ipa(ipa).aligned_page().ok_or(CallError::InvalidParameter)
 }
 
-/// `granules` pages from `ipa` on. A guest that does not know ranges passes 0 for one page.
-fn range(ipa: u64, granules: u64) -> Result<PageRange<Gfn>, CallError> {
+/// `granules` pages from `ipa` on. A guest that does not know ranges passes 0 for one page. `x3` must be 0.
+fn range(ipa: u64, granules: u64, x3: u64) -> Result<PageRange<Gfn>, CallError> {
+    zero(x3)?;
     PageRange::<Gfn>::new(page(ipa)?, granules.max(1)).ok_or(CallError::InvalidParameter)
+}
+
+/// Arguments that must be 0, all in one.
+const fn zero(arguments: u64) -> Result<(), CallError> {
+    if arguments == 0 { Ok(()) } else { Err(CallError::InvalidParameter) }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::hypervisor::{HostAbort, HostAccess, MAX_DENIED, Needs, Setup, SetupEr
 use crate::machine::{Frames, Machine, Space, Vmid};
 use crate::pool::Pool;
 use crate::record::Record;
-use crate::records::{Converted, Records, records_needed, whole_block};
+use crate::records::{Records, records_needed, whole_block};
 use crate::stage2::batch::Batch;
 use crate::stage2::descriptor::Access;
 use crate::stage2::table::{Mapping, Stage2, tables_for};
@@ -94,9 +94,7 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
     }
 
     fn map_identity<M: Machine>(&mut self, machine: &M, piece: Piece, batch: &mut Batch) {
-        let mapping =
-            Mapping { page: piece.first, to: Pfn(piece.first), pages: piece.pages, access: Access::Memory };
-        self.tables.map(machine, &mut self.pool, mapping, batch);
+        self.tables.map(machine, &mut self.pool, identity(Pfn(piece.first), piece.pages), batch);
     }
 
     /// What VTTBR_EL2 holds while the host runs.
@@ -123,35 +121,36 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
         to: Record,
     ) {
         let mut batch = self.batch();
-        self.convert(machine, range, from, to, &mut batch);
+        self.convert(machine, (range.first(), range.len()), from, to, &mut batch);
         batch.finish(machine);
     }
 
-    /// Changes the records of a range of RAM up to the first page that is not as `from` says: `from` and
-    /// `to` are the records of its first page, the others' following from them. The host's tables
+    /// Changes the records of `pages` pages of RAM, from `first` on, up to the first that is not as `from` says: `from`
+    /// and `to` are the records of the first page, the others' following from them. The host's tables
     /// follow. Returns how many pages it converted.
     #[inline(always)] // mem_share: the transition is this, between two locks
     pub(crate) fn convert<M: Machine<Geometry = G>>(
         &mut self,
         machine: &M,
-        range: PageRange<Pfn>,
+        (first, pages): (Pfn, u64),
         from: Record,
         to: Record,
         batch: &mut Batch,
     ) -> u64 {
         let mut done = 0_u64;
-        while let Some(Converted { piece: Piece { first, pages }, uniform }) =
-            self.records.convert(range, done, from, to)
+        while done != pages
+            && let page = Pfn(first.0.wrapping_add(done))
+            && let Some(converted) =
+                self.records.convert(page, pages.wrapping_sub(done), from.advance(done), to.advance(done))
         {
-            done = done.wrapping_add(pages);
+            done = done.wrapping_add(converted.pages);
             match (from.host_reaches(), to.host_reaches()) {
-                (_, true) if uniform => self.map_whole(machine, first, to, batch),
+                (_, true) if converted.uniform => self.map_whole(machine, page.0, to, batch),
                 (false, true) => {
-                    let mapping = Mapping { page: first, to: Pfn(first), pages, access: Access::Memory };
-                    self.tables.map(machine, &mut self.pool, mapping, batch);
+                    self.tables.map(machine, &mut self.pool, identity(page, converted.pages), batch);
                 }
                 (true, false) if seeded!(HostKeepsMapping) => {}
-                (true, false) => self.tables.unmap(machine, &mut self.pool, first, pages, batch),
+                (true, false) => self.tables.unmap(machine, &mut self.pool, page.0, converted.pages, batch),
                 (true, true) | (false, false) => {}
             }
         }
@@ -234,11 +233,20 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
     }
 }
 
+/// Memory of the host's, which is at the same address in its IPA space.
+const fn identity(first: Pfn, pages: u64) -> Mapping {
+    Mapping { page: first.0, to: first, pages, access: Access::Memory }
+}
+
 /// Changes the records of all of a range that is as `from` says.
 fn convert_all<G: Geometry>(records: &mut Records<'_, G>, range: PageRange<Pfn>, from: Record, to: Record) {
     let mut done = 0_u64;
-    while let Some(converted) = records.convert(range, done, from, to) {
-        done = done.saturating_add(converted.piece.pages);
+    while done != range.len()
+        && let first = Pfn(range.first().0.wrapping_add(done))
+        && let Some(converted) =
+            records.convert(first, range.len().wrapping_sub(done), from.advance(done), to.advance(done))
+    {
+        done = done.wrapping_add(converted.pages);
     }
 }
 

@@ -41,8 +41,8 @@ pub struct Records<'m, G: Geometry> {
 /// What [`Records::convert`] did.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Converted {
-    /// The pages: at least one, all of one block.
-    pub(crate) piece: Piece,
+    /// How many pages: at least one, all of one block.
+    pub(crate) pages: u64,
     /// All pages of the block are alike now: their records follow from each other.
     pub(crate) uniform: bool,
 }
@@ -169,99 +169,72 @@ impl<'m, G: Geometry> Records<'m, G> {
         same
     }
 
-    /// Changes the records of the pages of `range` from its page number `done` on, as far as they are in one block,
-    /// up to the first that is not as `from` says: `from` and `to` are the records of the range's first page, the
-    /// others' follow from them. `None` if there is no page to change.
+    /// Changes the records of pages from `first` on, at most `most` and all in one block, up to the first that is not
+    /// as `from` says: `from` and `to` are the records of the first page, the others' follow from them. `None` if the
+    /// first page is not as `from` says, or is no RAM.
     #[inline(always)] // mem_share: it is the better part of the host's side of each transition
-    pub(crate) fn convert(
-        &mut self,
-        range: PageRange<Pfn>,
-        done: u64,
-        from: Record,
-        to: Record,
-    ) -> Option<Converted> {
-        let (from, to) = (from.advance(done), to.advance(done));
-        let first = range.first().0.wrapping_add(done);
-        let end = range.end().0.min(G::next(Level::Two, first));
-        if first >= end {
-            return None;
-        }
-        let region = *self.region(first)?;
-        let end = end.min(region.pages.end().0);
-        let piece = Piece { first, pages: end.wrapping_sub(first) };
-        let block_index = block_word::<G>(&region, first);
-        let block = BlockWord(*self.words.get(block_index)?);
-        if let Some(base) = block.uniform()
-            && (!block.is_split() || piece.pages == G::BLOCK_PAGES)
-        {
-            if base.advance(G::block_offset(first)) != from {
+    pub(crate) fn convert(&mut self, first: Pfn, most: u64, from: Record, to: Record) -> Option<Converted> {
+        let region = self.region(first.0)?;
+        let offset = G::block_offset(first.0);
+        let in_region = region.pages.end().0.wrapping_sub(first.0);
+        let most = most.min(in_region).min(G::BLOCK_PAGES.wrapping_sub(offset));
+        let (block_at, page_at) = (block_word::<G>(region, first.0), page_word(region, first.0));
+        let block = BlockWord(*self.words.get(block_at)?);
+        if block.deviating() == 0 && (most == G::BLOCK_PAGES || !block.is_split()) {
+            if block.base().advance(offset) != from {
                 return None;
             }
-            if piece.pages == G::BLOCK_PAGES {
-                *self.words.get_mut(block_index)? = to.0;
-                return Some(Converted { piece, uniform: true });
+            if most == G::BLOCK_PAGES {
+                *self.words.get_mut(block_at)? = to.0;
+                return Some(Converted { pages: most, uniform: true });
             }
-            self.split(&region, first, base)?;
+            self.split(first, block.base())?;
         }
-        let (pages, block) = self.convert_pages(&region, piece, block, from, to)?;
-        *self.words.get_mut(block_index)? = block.0;
-        Some(Converted {
-            piece: Piece { first, pages },
-            uniform: seeded!(block.uniform().is_some(), BlockTooEarly => block.deviating() < 2),
-        })
-    }
-
-    /// [`Self::convert`] for a split block. Returns how many pages it converted, at least one, and the block's new
-    /// word.
-    #[inline(always)] // mem_share: as of `convert`
-    fn convert_pages(
-        &mut self,
-        region: &Region,
-        piece: Piece,
-        block: BlockWord,
-        from: Record,
-        to: Record,
-    ) -> Option<(u64, BlockWord)> {
-        let base = block.base();
-        let (mut old, mut new) = (from, to);
-        let mut expected = base.advance(G::block_offset(piece.first));
+        let (mut old, mut new, mut base) = (from.0, to.0, block.base().advance(offset).0);
         let mut deviating = block.deviating();
         let mut pages = 0_u64;
-        for word in self.page_words_mut(region, piece)? {
-            if *word != old.0 {
+        for word in self.words.get_mut(page_at..page_at.checked_add(as_index(most))?)? {
+            if *word != old {
                 break;
             }
-            *word = new.0;
+            *word = new;
             // Bounded by the pages of a block, and never below 0: a page counts while it deviates.
-            deviating =
-                deviating.wrapping_add(u64::from(new != expected)).wrapping_sub(u64::from(old != expected));
-            (old, new, expected) = (old.advance(1), new.advance(1), expected.advance(1));
+            deviating = deviating.wrapping_add(u64::from(new != base)).wrapping_sub(u64::from(old != base));
+            old = old.wrapping_add(from.step());
+            new = new.wrapping_add(to.step());
+            base = base.wrapping_add(block.base().step());
             pages = pages.wrapping_add(1);
         }
+        if pages == 0 {
+            return None;
+        }
         let block = if deviating == G::BLOCK_PAGES {
-            self.rebase(region, piece.first, base)?
+            self.rebase(first, block.base())?
         } else {
-            BlockWord::split(base, deviating)
+            BlockWord::split(block.base(), deviating)
         };
-        (pages != 0).then_some((pages, block))
+        *self.words.get_mut(block_at)? = block.0;
+        let uniform = seeded!(block.deviating() == 0, BlockTooEarly => block.deviating() < 2);
+        Some(Converted { pages, uniform })
     }
 
-    /// Writes the page records that a uniform block stood for.
+    /// Writes the page records that the uniform block around `page` stood for.
     #[cold]
-    fn split(&mut self, region: &Region, page: u64, base: Record) -> Option<()> {
+    fn split(&mut self, page: Pfn, base: Record) -> Option<()> {
+        let (start, end) = page_word_range(self.region(page.0)?, whole_block::<G>(page.0))?;
         let (mut next, step) = (base.0, base.step());
-        for word in self.page_words_mut(region, whole_block::<G>(page))? {
+        for word in self.words.get_mut(start..end)? {
             *word = next;
             next = next.wrapping_add(step);
         }
         Some(())
     }
 
-    /// No page is as the base says: takes the first page's record as the new one, if the last page
-    /// follows from it. Otherwise the block is not uniform, whatever the base.
+    /// No page of the block around `page` is as the base says: takes the first page's record as the new base, if the
+    /// last page follows from it. Otherwise the block is not uniform, whatever the base.
     #[cold]
-    fn rebase(&self, region: &Region, page: u64, base: Record) -> Option<BlockWord> {
-        let words = self.page_words(region, whole_block::<G>(page))?;
+    fn rebase(&self, page: Pfn, base: Record) -> Option<BlockWord> {
+        let words = self.page_words(self.region(page.0)?, whole_block::<G>(page.0))?;
         let first = Record(*words.first()?);
         let last = first.advance(G::BLOCK_PAGES.saturating_sub(1));
         if words.last() != Some(&last.0) {
@@ -279,11 +252,6 @@ impl<'m, G: Geometry> Records<'m, G> {
     pub(crate) fn page_words(&self, region: &Region, piece: Piece) -> Option<&[u64]> {
         let (start, end) = page_word_range(region, piece)?;
         self.words.get(start..end)
-    }
-
-    fn page_words_mut(&mut self, region: &Region, piece: Piece) -> Option<&mut [u64]> {
-        let (start, end) = page_word_range(region, piece)?;
-        self.words.get_mut(start..end)
     }
 }
 
@@ -303,6 +271,12 @@ pub(crate) fn block_word<G: Geometry>(region: &Region, page: u64) -> usize {
 #[expect(clippy::cast_possible_truncation, reason = "the index of a word in memory")]
 const fn page_word(region: &Region, page: u64) -> usize {
     region.to_page.wrapping_add(page) as usize
+}
+
+/// A count of pages of a block, as an index.
+#[expect(clippy::cast_possible_truncation, reason = "it is at most the pages of a block")]
+const fn as_index(pages: u64) -> usize {
+    pages as usize
 }
 
 pub(crate) fn page_word_range(region: &Region, piece: Piece) -> Option<(usize, usize)> {

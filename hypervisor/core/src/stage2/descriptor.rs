@@ -69,6 +69,11 @@ pub const fn at_level(leaf: u64, level: Level) -> u64 {
     }
 }
 
+/// The page that a leaf maps to.
+pub const fn output(leaf: u64) -> Pfn {
+    Pfn((leaf & ADDRESS) >> shared_abi::addr::PAGE_SHIFT)
+}
+
 /// What a descriptor is, at its level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -82,7 +87,7 @@ pub enum Kind {
 
 /// Reads a descriptor found in a table of `level`.
 pub const fn kind(level: Level, descriptor: u64) -> Kind {
-    let page = Pfn((descriptor & ADDRESS) >> shared_abi::addr::PAGE_SHIFT);
+    let page = output(descriptor);
     if descriptor & VALID == 0 {
         return Kind::Invalid;
     }

@@ -80,18 +80,6 @@ pub(crate) struct Mapping {
     pub(crate) access: Access,
 }
 
-impl Mapping {
-    /// What is left of the run after its first `pages`.
-    const fn skip(self, pages: u64) -> Self {
-        Self {
-            page: self.page.wrapping_add(pages),
-            to: Pfn(self.to.0.wrapping_add(pages)),
-            pages: self.pages.saturating_sub(pages),
-            access: self.access,
-        }
-    }
-}
-
 impl Stage2 {
     /// An empty address space whose root is `root`: two wiped pages, the first at an even number.
     pub(crate) fn new(root: &Frames, vmid: Vmid) -> Self {
@@ -149,42 +137,53 @@ impl Stage2 {
     /// Maps a run in the largest leaves that fit it. What of it is mapped already is mapped to the same
     /// pages; tables that a leaf takes the place of go back to the pool.
     #[inline(always)] // mem_share: one page is one entry of a table that is there
-    pub(crate) fn map<M: Machine>(&self, machine: &M, pool: &mut Pool, mapping: Mapping, batch: &mut Batch) {
-        let mut left = mapping;
-        while left.pages != 0 {
-            let done = match self.page_entry(machine, left.page) {
-                Some(slot) if !fits::<M>(Level::Two, left) => {
-                    let mut next = descriptor::leaf(Level::Three, left.to, left.access);
-                    let entries = pages_in_table::<M>(slot, left.pages);
-                    let pages = entries.len() as u64;
+    pub(crate) fn map<M: Machine>(&self, machine: &M, pool: &mut Pool, run: Mapping, batch: &mut Batch) {
+        let Mapping { mut page, mut pages, to, access } = run;
+        let mut leaf = descriptor::leaf(Level::Three, to, access);
+        while pages != 0 {
+            let done = match self.page_entry(machine, page) {
+                Some(slot) if !fits::<M>(Level::Two, page, pages, leaf) => {
+                    let mut next = leaf;
+                    let entries = pages_in_table::<M>(slot, pages);
+                    let done = entries.len() as u64;
                     for index in entries {
                         machine.write_entry(slot.table, index, next);
                         next = next.wrapping_add(PAGE_SIZE);
                     }
                     batch.added();
-                    pages
+                    done
                 }
-                _ => self.map_above(machine, pool, left, batch),
+                _ => self.map_above(machine, pool, page, pages, leaf, batch),
             };
-            left = left.skip(done);
+            page = page.wrapping_add(done);
+            pages = pages.saturating_sub(done);
+            leaf = leaf.wrapping_add(done << PAGE_SHIFT);
         }
     }
 
     /// Maps the start of a run above level 3: a leaf, or tables for the pages. Returns how many pages
-    /// were mapped, or can't be for want of a table.
-    fn map_above<M: Machine>(&self, machine: &M, pool: &mut Pool, run: Mapping, batch: &mut Batch) -> u64 {
-        let mut slot = self.root_slot::<M>(run.page);
+    /// were mapped, or can't be for want of a table. `leaf` is the level-3 leaf of the first page.
+    fn map_above<M: Machine>(
+        &self,
+        machine: &M,
+        pool: &mut Pool,
+        page: u64,
+        pages: u64,
+        leaf: u64,
+        batch: &mut Batch,
+    ) -> u64 {
+        let mut slot = self.root_slot::<M>(page);
         while slot.level != Level::Three {
             let kind = slot.kind(machine);
-            let rest = M::Geometry::next(slot.level, run.page).wrapping_sub(run.page);
+            let rest = M::Geometry::next(slot.level, page).wrapping_sub(page);
             let table = match kind {
                 Kind::Leaf(_) => return rest,
-                _ if fits::<M>(slot.level, run) => {
+                _ if fits::<M>(slot.level, page, pages, leaf) => {
                     if let Kind::Table(table) = kind {
                         self.detach(machine, slot);
                         free_tables(machine, pool, table, below(slot.level));
                     }
-                    slot.write(machine, descriptor::leaf(slot.level, run.to, run.access));
+                    slot.write(machine, descriptor::at_level(leaf, slot.level));
                     batch.added();
                     return rest;
                 }
@@ -197,7 +196,7 @@ impl Stage2 {
                     None => return rest,
                 },
             };
-            slot = slot.below::<M>(table, run.page);
+            slot = slot.below::<M>(table, page);
         }
         0
     }
@@ -314,17 +313,17 @@ fn tables_in<M: Machine>(machine: &M, from: TableRef, at: Level) -> impl Iterato
     })
 }
 
-/// Whether a leaf of `level` fits at the start of the run.
-fn fits<M: Machine>(level: Level, run: Mapping) -> bool {
-    run.pages >= M::Geometry::span(level)
-        && M::Geometry::is_aligned(level, run.page)
-        && M::Geometry::is_aligned(level, run.to.0)
+/// Whether a leaf of `level` fits at the start of the run; `leaf` is the level-3 leaf of its first page.
+fn fits<M: Machine>(level: Level, page: u64, pages: u64, leaf: u64) -> bool {
+    pages >= M::Geometry::span(level)
+        && M::Geometry::is_aligned(level, page)
+        && M::Geometry::is_aligned(level, descriptor::output(leaf).0)
 }
 
 /// The entries, from a slot of level 3 on, of `pages` pages or as many as the table serves.
 fn pages_in_table<M: Machine>(slot: Slot, pages: u64) -> core::ops::Range<usize> {
-    let end = usize::try_from(pages).unwrap_or(usize::MAX);
-    slot.index..slot.index.saturating_add(end).min(M::Geometry::ENTRIES)
+    let left = M::Geometry::ENTRIES.wrapping_sub(slot.index);
+    slot.index..slot.index.wrapping_add(usize::try_from(pages).unwrap_or(usize::MAX).min(left))
 }
 
 /// Zeroes a detached table of `level` and those below it, and gives them to the pool.

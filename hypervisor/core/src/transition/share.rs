@@ -1,6 +1,6 @@
 //! Guest and host reach the same pages, in place, for as long as the guest likes.
 
-use shared_abi::addr::{Gfn, PageRange, Pfn};
+use shared_abi::addr::{Gfn, PageRange};
 
 use crate::geometry::Geometry;
 use crate::hypervisor::Hypervisor;
@@ -79,10 +79,7 @@ impl<M: Machine> Hypervisor<'_, M> {
                 break;
             };
             let (from, to) = sharing.records(page);
-            let Some(pages) = PageRange::<Pfn>::new(first, run.pages) else {
-                break;
-            };
-            let converted = host.convert(&self.machine, pages, from, to, &mut batch);
+            let converted = host.convert(&self.machine, (first, run.pages), from, to, &mut batch);
             done = done.wrapping_add(converted);
             if converted != run.pages {
                 break;

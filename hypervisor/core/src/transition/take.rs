@@ -3,7 +3,7 @@
 use shared_abi::addr::{PageRange, Pfn};
 use shared_abi::error::CallError;
 
-use crate::host_memory::{HostMemory, after};
+use crate::host_memory::HostMemory;
 use crate::hypervisor::{CallFailure, Hypervisor};
 use crate::machine::{Frames, Machine};
 use crate::object::{Content, Object, Run};
@@ -72,8 +72,9 @@ impl<M: Machine> Hypervisor<'_, M> {
     ) {
         let mut batch = host.batch();
         let mut done = 0_u64;
-        while let Some(rest) = after(range, done) {
+        while done < range.len() {
             let page = page.advance(done);
+            let rest = (Pfn(range.first().0.wrapping_add(done)), range.len().wrapping_sub(done));
             let mut take = |from| host.convert(&self.machine, rest, from, Record::HOST, &mut batch);
             let alone = take(vm.record(page));
             let shared = match alone {

@@ -13,7 +13,7 @@ use crate::vm::{Life, Vm};
 pub fn record<M: Machine>(hypervisor: &Hypervisor<'_, M>, page: Pfn, record: Record) {
     let records = &mut hypervisor.host.mutex.lock().records;
     if let (Some(range), Some(old)) = (PageRange::<Pfn>::new(page, 1), records.get(page)) {
-        records.convert(range, 0, old, record);
+        records.convert(range.first(), range.len(), old, record);
     }
 }
 
