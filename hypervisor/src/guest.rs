@@ -37,8 +37,7 @@ pub(crate) fn run(
 ) -> Result<ExitRecord, CallError> {
     let Cpu { services, resident, traps, host, fp, .. } = cpu;
     let mut run = |loaded: &mut _| {
-        guest_entry(loaded, entry.resume)
-            .map(|()| run_loaded(loaded, services, entry, traps, host, fp))
+        guest_entry(loaded, entry.resume).map(|()| run_loaded(loaded, services, entry, traps, host, fp))
     };
     resident.run(vm, vcpu, &mut run)?
 }
@@ -104,9 +103,7 @@ fn until_exit(fp: &mut HostFp, running: &mut Running<'_>) -> Exit {
         let _looks = crate::oracle::after(crate::oracle::Calls::GUEST);
         let action = match vector {
             Vector::Hypercall => *action,
-            Vector::Synchronous => {
-                guest_exit(loaded, services, Trap::Synchronous(state::syndrome()))
-            }
+            Vector::Synchronous => guest_exit(loaded, services, Trap::Synchronous(state::syndrome())),
             Vector::Interrupt => guest_exit(loaded, services, Trap::Interrupt),
             Vector::SError => guest_exit(loaded, services, Trap::SystemError),
         };

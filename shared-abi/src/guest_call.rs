@@ -102,15 +102,6 @@ impl GuestCall {
             function::MEM_UNSHARE if offers(feature::MEM_UNSHARE) => {
                 Ok(Self::MemUnshare { pages: range(x1, x2, x3)? })
             }
-            id => Self::parse_seldom(id, offered, [x1, x2, x3]),
-        }
-    }
-
-    /// [`Self::parse`], of the functions that guests seldom call.
-    #[inline(never)] // null_hypercall: the functions that guests call most are told apart first
-    fn parse_seldom(id: u32, offered: u32, [x1, x2, x3]: [u64; 3]) -> Result<Self, CallError> {
-        let offers = |feature: u32| offered & feature != 0;
-        match id {
             function::MEM_RELINQUISH if offers(feature::MEM_RELINQUISH) => {
                 zero(x2 | x3)?;
                 Ok(Self::MemRelinquish { gfn: page(x1)? })
@@ -132,10 +123,12 @@ impl GuestCall {
             function::UID => Ok(Self::Uid),
             SMCCC_VERSION => Ok(Self::SmcccVersion),
             SMCCC_ARCH_FEATURES => Ok(Self::SmcccArchFeatures { function: low_word(x1) }),
-            trng::VERSION | trng::FEATURES | trng::GET_UUID | trng::RND32 | trng::RND64 => {
+            id @ (trng::VERSION | trng::FEATURES | trng::GET_UUID | trng::RND32 | trng::RND64) => {
                 Ok(Self::Trng { function: id, argument: x1 })
             }
-            _ if (PSCI_FIRST..=PSCI_LAST).contains(&(id & !SMC64)) => Ok(Self::Psci([id.into(), x1, x2, x3])),
+            id if (PSCI_FIRST..=PSCI_LAST).contains(&(id & !SMC64)) => {
+                Ok(Self::Psci([id.into(), x1, x2, x3]))
+            }
             _ => Err(CallError::NotSupported),
         }
     }
@@ -143,9 +136,8 @@ impl GuestCall {
     /// Writes the call to x0 to x3.
     #[must_use]
     pub fn emit(&self) -> GuestRegisters {
-        let range = |function: u32, pages: PageRange<Gfn>| {
-            [function.into(), pages.first().base().0, pages.len(), 0]
-        };
+        let range =
+            |function: u32, pages: PageRange<Gfn>| [function.into(), pages.first().base().0, pages.len(), 0];
         let page = |function: u32, gfn: Gfn| [function.into(), gfn.base().0, 0, 0];
         let plain = |function: u32| [function.into(), 0, 0, 0];
         match *self {
@@ -223,7 +215,11 @@ mod tests {
             let x = call.emit();
             assert_eq!(GuestCall::parse(u32::MAX, &x), Ok(call));
             let hinted = [x[0] | 0xffff_ffff_0001_0000, x[1], x[2], x[3]];
-            assert_eq!(GuestCall::parse(u32::MAX, &hinted), Ok(call), "the hint and the upper half are ignored");
+            assert_eq!(
+                GuestCall::parse(u32::MAX, &hinted),
+                Ok(call),
+                "the hint and the upper half are ignored"
+            );
         }
     }
 
@@ -241,7 +237,10 @@ mod tests {
     #[test]
     fn an_argument_that_is_no_value_of_its_type_is_refused() {
         let share = u64::from(function::MEM_SHARE);
-        assert_eq!(GuestCall::parse(u32::MAX, &[share, 0x7000, 0, 0]), Ok(GuestCall::MemShare { pages: pages(7, 1) }));
+        assert_eq!(
+            GuestCall::parse(u32::MAX, &[share, 0x7000, 0, 0]),
+            Ok(GuestCall::MemShare { pages: pages(7, 1) })
+        );
         for (function, x) in [
             (function::MEM_SHARE, [0x7001, 1, 0]),
             (function::MEM_SHARE, [0x7000, 1, 1]),

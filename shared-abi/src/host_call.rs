@@ -225,10 +225,23 @@ impl HostCall {
     ///
     /// [`CallError::NotSupported`] for an unknown function, [`CallError::InvalidParameter`] for an
     /// argument that is no value of its type.
+    #[inline(always)] // mmio_exit: `VcpuRun` is told apart first, and its arguments stay in registers
     pub fn parse(function: u32, x: &Arguments) -> Result<Self, CallError> {
+        match function.checked_sub(BASE).ok_or(CallError::NotSupported)? {
+            RUN => Ok(Self::VcpuRun {
+                vm: VmHandle(handle(x[0])?),
+                vcpu: VcpuIndex(handle(x[1])?),
+                entry: Entry::parse(x)?,
+            }),
+            number => Self::parse_other(number, x),
+        }
+    }
+
+    /// [`Self::parse`] of a call other than `VcpuRun`.
+    fn parse_other(number: u32, x: &Arguments) -> Result<Self, CallError> {
         let vm = || handle(x[0]).map(VmHandle);
         let object = || handle(x[0]).map(ObjectHandle);
-        match function.checked_sub(BASE).ok_or(CallError::NotSupported)? {
+        match number {
             0 => Ok(Self::Version),
             1 => Ok(Self::VmCreate { protected: flag(x[0])?, first: Pfn(x[1]), pages: x[2] }),
             2 => Ok(Self::VmTopUp { vm: vm()?, first: Pfn(x[1]), pages: x[2] }),
@@ -247,11 +260,6 @@ impl HostCall {
             9 => Ok(Self::ObjectDestroy { object: object()? }),
             10 => Ok(Self::VcpuCreate { vm: vm()?, index: VcpuIndex(handle(x[1])?) }),
             11 => Ok(Self::VmStart { vm: vm()?, entry: Ipa(x[1]), argument: x[2] }),
-            RUN => Ok(Self::VcpuRun {
-                vm: vm()?,
-                vcpu: VcpuIndex(handle(x[1])?),
-                entry: Entry::parse(x)?,
-            }),
             13 => Ok(Self::VmDestroy { vm: vm()? }),
             14 => Ok(Self::ForceReclaim { page: Pfn(x[0]) }),
             15 => Ok(Self::VmCounters { vm: vm()? }),

@@ -11,9 +11,7 @@ use crate::inject::{Abort, Exception};
 use crate::loaded::{GuestPage, Loaded};
 use crate::machine::Machine;
 use crate::mmio;
-use crate::syndrome::{
-    DataAbort, Fault, Syndrome, SyndromeRegisters, SysRegAccess, SysRegId, class,
-};
+use crate::syndrome::{DataAbort, Fault, Syndrome, SyndromeRegisters, SysRegAccess, SysRegId, class};
 use crate::sysreg;
 use crate::trng::Trng;
 use crate::vcpu::{VcpuContext, pstate};
@@ -132,9 +130,8 @@ fn system_register<M: Machine>(
     services: &Services<'_>,
     access: SysRegAccess,
 ) -> GuestAction {
-    let emulate = |context: &mut VcpuContext| {
-        sysreg::emulate(access, &mut context.registers, services.id_register)
-    };
+    let emulate =
+        |context: &mut VcpuContext| sysreg::emulate(access, &mut context.registers, services.id_register);
     match vcpu.with_context(emulate) {
         None => GuestAction::Resume,
         Some(sgi1r) => {

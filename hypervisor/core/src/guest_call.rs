@@ -61,11 +61,7 @@ pub fn guest_call<M: Machine>(
 
 /// Handles the calls that guests seldom make.
 #[inline(never)] // null_hypercall: its registers are not saved for the others
-fn serve<M: Machine>(
-    vcpu: &mut Loaded<'_, '_, M>,
-    services: &Services<'_>,
-    call: GuestCall,
-) -> GuestAction {
+fn serve<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, services: &Services<'_>, call: GuestCall) -> GuestAction {
     match call {
         GuestCall::Uid => complete(vcpu, kvm::UID.map(u64::from)),
         GuestCall::MemInfo => complete(vcpu, [PAGE_SIZE, kvm::MEMINFO_RANGES, 0, 0]),
@@ -121,11 +117,7 @@ fn replay<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, exit: Exit) -> GuestAction {
 
 /// MEM_SHARE and MEM_UNSHARE. A share whose first page is absent does not fail: the host populates the page, and
 /// the call runs again.
-fn convert<M: Machine>(
-    vcpu: &mut Loaded<'_, '_, M>,
-    pages: PageRange<Gfn>,
-    sharing: Sharing,
-) -> GuestAction {
+fn convert<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, pages: PageRange<Gfn>, sharing: Sharing) -> GuestAction {
     if pages.end().0 > M::Geometry::IPA_PAGES {
         return refuse(vcpu, CallError::InvalidParameter);
     }

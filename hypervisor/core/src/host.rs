@@ -37,6 +37,7 @@ pub enum HostAction {
 /// Handles an HVC or SMC of the host's. The PC is past the instruction.
 ///
 /// Of the host's registers only x0 to x18 have to be in `registers` by now.
+#[inline(always)] // mmio_exit: the arguments of `VcpuRun` go straight to where they are used
 pub fn host_call<M: Machine>(
     hypervisor: &Hypervisor<'_, M>,
     registers: &mut Registers,
@@ -57,19 +58,22 @@ pub fn host_call<M: Machine>(
             }
         };
     }
-    let machine = hypervisor.machine();
-    machine.event(|| Event::CallBegin(function));
-    let result = match HostCall::parse(function, arguments(registers)) {
+    hypervisor.machine().event(|| Event::CallBegin(function));
+    match HostCall::parse(function, arguments(registers)) {
         Ok(HostCall::VcpuRun { vm, vcpu, entry }) => return HostAction::RunVcpu { vm, vcpu, entry },
-        Ok(call) => hypervisor.host_call(&call),
-        Err(error) => Err(error.into()),
-    };
-    let (x0, results) = match result {
+        Ok(call) => serve(hypervisor, registers, &call),
+        Err(error) => complete(hypervisor.machine(), registers, error.code(), [0; 5]),
+    }
+    HostAction::Resume
+}
+
+/// Serves every call but `VcpuRun`.
+fn serve<M: Machine>(hypervisor: &Hypervisor<'_, M>, registers: &mut Registers, call: &HostCall) {
+    let (x0, results) = match hypervisor.host_call(call) {
         Ok(results) => (0, results),
         Err(CallFailure { error, value }) => (error.code(), [value, 0, 0, 0, 0]),
     };
-    complete(machine, registers, x0, results);
-    HostAction::Resume
+    complete(hypervisor.machine(), registers, x0, results);
 }
 
 /// Completes a `VcpuRun`: `result` is the exit, or the reason why the vCPU was not entered.
@@ -155,16 +159,11 @@ const fn arguments(registers: &Registers) -> &Arguments {
 }
 
 /// Completes a call: writes x0, and the results from x1 on. All other registers are preserved.
-fn complete<M: Machine, const N: usize>(
-    machine: &M,
-    registers: &mut Registers,
-    x0: u64,
-    results: [u64; N],
-) {
+fn complete<M: Machine, const N: usize>(machine: &M, registers: &mut Registers, x0: u64, results: [u64; N]) {
     machine.event(|| Event::CallEnd(x0));
-    let [first, rest @ ..] = &mut registers.x;
-    *first = x0;
-    for (register, result) in rest.iter_mut().zip(results) {
-        *register = result;
+    registers.set(0, x0);
+    let [_, rest @ ..] = &mut registers.x;
+    if let Some(registers) = rest.first_chunk_mut() {
+        *registers = results;
     }
 }

@@ -73,51 +73,51 @@ impl<'h, 'm, M: Machine> Loaded<'h, 'm, M> {
         let place = hypervisor.places.get(index).ok_or(CallError::NotFound)?;
         let mut found = place.lock(machine);
         let found = &mut *found;
-            let inside = match &mut found.vm {
-                Some(inside) if found.generation == generation => inside,
-                _ => return Err(CallError::NotFound),
-            };
-            match inside.life {
-                Life::Started => {}
-                Life::New | Life::Stopped => return Err(CallError::Denied),
-                Life::Dying => return Err(CallError::Busy),
-            }
-            let found = inside.vcpu(vcpu).ok_or(CallError::NotFound)?;
-            let claim = hypervisor.claim(index, vcpu).ok_or(CallError::NotFound)?;
-            if claim.is_running() {
-                return Err(CallError::Busy);
-            }
-            if !found.on {
-                seeded!(ClaimLeaked => { claim.take(cpu); });
-                return Err(CallError::Denied);
-            }
-            if !claim.take(cpu) {
-                return Err(CallError::Busy);
-            }
-            let mut context = VcpuClaim::new(found.context);
-            if let Some(start) = found.start.take() {
-                let reset = VcpuContext::new(vcpu, start.entry, start.argument);
-                machine.put_context(&mut context, reset);
-            }
-            let space = inside.tables.space();
-            if inside.runs_on(cpu, vcpu) && !seeded!(PreviousVcpu) {
-                machine.forget_previous_vcpu(space);
-            }
-            machine.event(|| Event::Load(space.vmid, vcpu));
-            let protected = inside.protected;
-            Ok(Self {
-                hypervisor,
-                place,
-                claim,
-                context,
-                space,
-                protected,
-                running: true,
-                device: None,
-                vm,
-                vcpu,
-                cpu,
-            })
+        let inside = match &mut found.vm {
+            Some(inside) if found.generation == generation => inside,
+            _ => return Err(CallError::NotFound),
+        };
+        match inside.life {
+            Life::Started => {}
+            Life::New | Life::Stopped => return Err(CallError::Denied),
+            Life::Dying => return Err(CallError::Busy),
+        }
+        let found = inside.vcpu(vcpu).ok_or(CallError::NotFound)?;
+        let claim = hypervisor.claim(index, vcpu).ok_or(CallError::NotFound)?;
+        if claim.is_running() {
+            return Err(CallError::Busy);
+        }
+        if !found.on {
+            seeded!(ClaimLeaked => { claim.take(cpu); });
+            return Err(CallError::Denied);
+        }
+        if !claim.take(cpu) {
+            return Err(CallError::Busy);
+        }
+        let mut context = VcpuClaim::new(found.context);
+        if let Some(start) = found.start.take() {
+            let reset = VcpuContext::new(vcpu, start.entry, start.argument);
+            machine.put_context(&mut context, reset);
+        }
+        let space = inside.tables.space();
+        if inside.runs_on(cpu, vcpu) && !seeded!(PreviousVcpu) {
+            machine.forget_previous_vcpu(space);
+        }
+        machine.event(|| Event::Load(space.vmid, vcpu));
+        let protected = inside.protected;
+        Ok(Self {
+            hypervisor,
+            place,
+            claim,
+            context,
+            space,
+            protected,
+            running: true,
+            device: None,
+            vm,
+            vcpu,
+            cpu,
+        })
     }
 
     /// Goes on with a vCPU that this CPU has parked, if it is the one that is named and nothing has come

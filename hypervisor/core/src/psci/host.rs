@@ -54,7 +54,8 @@ pub(crate) const fn serves(function: u32) -> bool {
     /// Owner 4, 32-bit or 64-bit, numbers 0 to 0x1f, whatever the hint in bit 16 says.
     const OWNER_AND_NUMBER: u32 = 0xbffe_ffe0;
     const STANDARD_SECURE: u32 = 0x8400_0000;
-    function == SMCCC_VERSION || function == SMCCC_ARCH_FEATURES
+    function == SMCCC_VERSION
+        || function == SMCCC_ARCH_FEATURES
         || function & OWNER_AND_NUMBER == STANDARD_SECURE
 }
 

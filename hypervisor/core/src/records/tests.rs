@@ -18,7 +18,10 @@ fn what_the_words_of_a_whole_block_once_said_counts_for_nothing() {
         (page, guest(9), Record::HOST),
         (block, Record::HOST, guest(0)),
     ] {
-        assert_eq!(records.convert(pages.first(), pages.len(), from, to).map(|done| done.pages), Some(pages.len()));
+        assert_eq!(
+            records.convert(pages.first(), pages.len(), from, to).map(|done| done.pages),
+            Some(pages.len())
+        );
     }
     assert!(records.convert(Pfn(10), 1, Record::HOST, Record::pool(VmIndex(3))).is_none());
     assert_eq!(records.get(Pfn(10)), Some(guest(2)));
