@@ -1,9 +1,10 @@
-//! The values of EL2's control registers, for the host and for a guest: which of EL1's doings come to EL2, and
-//! how EL2 itself translates.
+//! The values of EL2's control registers, for the host and for a guest: what traps to EL2, and how EL2 itself
+//! translates.
 //!
-//! They are plain numbers, so that the tests compare them bit by bit with a table of their own
-//! (`controls/tests.rs`), on any machine. `state`, `gic` and `mmu` write them.
+//! They are plain numbers, so that `controls/tests.rs` compares them bit by bit with its own table, on any machine.
+//! `cpu::select`, `cpu::setup`, `cpu::gic` and `machine::stage1` write them.
 
+use hyp_core::machine::{Space, Vmid};
 use hyp_core::stage2::VTCR;
 
 /// A value that has these bits set.
@@ -34,6 +35,19 @@ pub(crate) const GUEST_HCR: u64 = HOST_HCR | bits(&[2, 3, 4, 5, 9, 10, 13, 14, 2
 /// Whether stage 2 is on, by a value of HCR_EL2.
 pub(crate) const fn stage2_is_on(hcr: u64) -> bool {
     hcr & HCR_VM != 0
+}
+
+/// VTTBR_EL2.VMID (Arm ARM DDI0487, D24.2.207): 8 bits, since `VTCR` leaves VS at 0.
+const VMID_SHIFT: u32 = 48;
+
+/// VTTBR_EL2 of a stage-2 address space.
+pub(crate) const fn vttbr(space: Space) -> u64 {
+    space.root.0 | ((space.vmid.0 as u64) << VMID_SHIFT)
+}
+
+/// The VMID in a value of VTTBR_EL2.
+pub(crate) const fn vmid(vttbr: u64) -> Vmid {
+    Vmid((vttbr >> VMID_SHIFT) as u8)
 }
 
 /// CPTR_EL2.TFP with E2H = 0: FP and SIMD trap (Arm ARM DDI0487, D24.2.35).

@@ -1,17 +1,15 @@
 //! One instruction a function: system registers, barriers, caches, TLBs.
 //!
-//! Everything here has its effect and no other; what order they must come in is the callers' to say.
+//! A function has the effect of its instruction and no other. The callers choose the order.
 
 use core::arch::asm;
-
-use shared_abi::addr::PAGE_SIZE;
 
 /// Reads a system register by its name in the Arm ARM.
 macro_rules! read {
     ($register:expr) => {{
         let value: u64;
-        // SAFETY: the registers that the callers name exist at EL2 on every CPU that `cpu::take_el2` accepts, and
-        // a read of them changes neither memory nor the CPU.
+        // SAFETY: the register exists at EL2: `cpu::setup::take_el2` accepts no CPU without those that the callers
+        // name. The read changes neither memory nor the CPU.
         unsafe {
             core::arch::asm!(concat!("mrs {}, ", $register), out(reg) value, options(nomem, nostack));
         }
@@ -21,8 +19,8 @@ macro_rules! read {
 
 /// Writes a system register by its name in the Arm ARM.
 ///
-/// The `unsafe` block is at the place of use: a register may change what memory is and who may reach it, so that
-/// place says why the value is right.
+/// The caller has the `unsafe` block, and says there why the value is right: a register may change what memory is
+/// and which party may reach it.
 macro_rules! write {
     ($register:expr, $value:expr) => {{
         let value: u64 = $value;
@@ -37,8 +35,8 @@ macro_rules! instructions {
         $(
             $(#[$doc])*
             pub(crate) fn $name() {
-                // SAFETY: the instructions below are barriers, hints, and invalidations of what a CPU reads again
-                // from memory that EL2 keeps right; none takes an operand or changes a register.
+                // SAFETY: the list below has barriers, hints and invalidations alone. The architecture lets EL2
+                // execute them at any time; none changes memory or a register.
                 unsafe { asm!($instruction, options(nostack, preserves_flags)) }
             }
         )*
@@ -76,42 +74,20 @@ instructions! {
 
 /// TLBI IPAS2E1IS: the stage-2 translations of one IPA page, for the VMID in VTTBR_EL2, on all CPUs.
 pub(crate) fn tlbi_ipas2e1is(page: u64) {
-    // SAFETY: for any operand the instruction makes CPUs walk the tables again, which the core keeps right; it
+    // SAFETY: for any operand the instruction only makes CPUs walk the tables again, which the core keeps valid; it
     // changes no memory.
     unsafe { asm!("tlbi ipas2e1is, {}", in(reg) page, options(nostack, preserves_flags)) }
-}
-
-/// Writes a page of 8-byte entries: `first`, and each one `step` more than the one before it.
-///
-/// # Safety
-///
-/// It is a page of mapped RAM that nobody else uses.
-#[inline(never)]
-pub(crate) unsafe fn fill(page: *mut u64, first: u64, step: u64) {
-    // SAFETY: the caller gives a whole page of mapped RAM that is its alone; the loop stores to that page and
-    // nowhere else, since it ends where the page does.
-    unsafe {
-        asm!(
-            "2:",
-            ".rept 16",
-            "stp {even}, {odd}, [{at}], #16",
-            "add {even}, {even}, {step}",
-            "add {odd}, {odd}, {step}",
-            ".endr",
-            "cmp {at}, {end}",
-            "b.ne 2b",
-            at = inout(reg) page => _,
-            end = in(reg) page.wrapping_byte_add(PAGE_SIZE as usize),
-            even = inout(reg) first => _,
-            odd = inout(reg) first.wrapping_add(step) => _,
-            step = in(reg) step.wrapping_mul(2),
-            options(nostack),
-        );
-    }
 }
 
 /// The PA bits that stage 1 and stage 2 may put out: ID_AA64MMFR0_EL1.PARange, at most 48 bits.
 pub(crate) fn physical_range() -> u64 {
     const PA_48_BITS: u64 = 5;
     (read!("id_aa64mmfr0_el1") & 0xf).min(PA_48_BITS)
+}
+
+/// The affinity fields of this CPU's MPIDR_EL1. The device tree and PSCI name CPUs by them.
+pub(crate) fn affinity() -> u64 {
+    /// Aff3, Aff2, Aff1, Aff0 (Arm ARM DDI0487, D24.2.129).
+    const AFFINITY: u64 = 0xff_00ff_ffff;
+    read!("mpidr_el1") & AFFINITY
 }

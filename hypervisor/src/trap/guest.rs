@@ -1,25 +1,26 @@
-//! Running a vCPU: from the host's `VcpuRun` to the exit that the host is told of.
+//! Running a vCPU: from the host's call `VcpuRun` to the exit record that the host gets.
 
 use hyp_core::exit::{GuestAction, Services, Trap, guest_entry, guest_exit};
 use hyp_core::guest_call::guest_call;
 use hyp_core::loaded::Loaded;
-use hyp_core::syndrome::{self, SysRegId};
+use hyp_core::syndrome;
 use hyp_core::vcpu::Registers;
 use shared_abi::error::CallError;
 use shared_abi::host_call::{VcpuIndex, VmHandle};
 use shared_abi::vcpu::{Entry, Exit, ExitRecord};
 
-use crate::cpu::{Cpu, HostFp};
-use crate::el2::El2;
-use crate::state::OwnTraps;
-use crate::switch::{self, Then, Vector};
-use crate::{arch, gic, state};
+use crate::arch;
+use crate::cpu::fp::HostFp;
+use crate::cpu::select::{self, HostControls};
+use crate::cpu::switch::{self, AfterHypercall, Vector};
+use crate::cpu::{Cpu, el1_registers, gic};
+use crate::machine::el2::El2;
 
-/// A vCPU that runs, as its hypercalls see it.
+/// The vCPU that runs, for [`hypercall`].
 struct Running<'a> {
     loaded: &'a mut Loaded<'static, 'static, El2>,
     services: &'a Services<'static>,
-    /// What a hypercall came to that is not just answered.
+    /// What remains to do after a hypercall, if the guest does not just resume.
     action: GuestAction,
 }
 
@@ -27,41 +28,40 @@ struct Running<'a> {
 ///
 /// # Errors
 ///
-/// Why it was not entered.
-#[inline(always)]
+/// Why the vCPU was not entered.
+#[inline(always)] // mmio_exit
 pub(crate) fn run(
     cpu: &mut Cpu,
     vm: VmHandle,
     vcpu: VcpuIndex,
     entry: &Entry,
 ) -> Result<ExitRecord, CallError> {
-    let Cpu { services, resident, traps, host, fp, .. } = cpu;
+    let Cpu { services, resident, controls, host, fp, .. } = cpu;
     let mut run = |loaded: &mut _| {
-        guest_entry(loaded, entry.resume)
-            .map(|()| run_loaded(loaded, services, entry, traps, host, fp))
+        guest_entry(loaded, entry.resume).map(|()| run_loaded(loaded, services, entry, controls, host, fp))
     };
     resident.run(vm, vcpu, &mut run)?
 }
 
-/// [`run`], of a vCPU that this CPU has claimed; the host's is what is loaded before and after it.
-#[inline(always)]
+/// [`run`], of a vCPU that this CPU owns. The host's system registers are in the CPU before and after it.
+#[inline(always)] // mmio_exit
 fn run_loaded(
     loaded: &mut Loaded<'static, 'static, El2>,
     services: &Services<'static>,
     entry: &Entry,
-    traps: &OwnTraps,
+    controls: &HostControls,
     host: &mut Registers,
     fp: &mut HostFp,
 ) -> ExitRecord {
-    state::save_system(&mut host.system);
+    el1_registers::save_system(&mut host.system);
     let space = loaded.space();
     loaded.with_context(|context| {
-        // SAFETY: `Resident::run` has claimed the vCPU for this CPU, `context` and `space` are that vCPU's and its
-        // VM's, and `traps` is this CPU's; EL1 runs next as that vCPU, in `until_exit`.
+        // SAFETY: `Resident::run` has made this CPU the vCPU's owner. `context` is that vCPU's, `space` is its VM's,
+        // and `controls` is this CPU's. `until_exit` enters that vCPU next.
         unsafe {
-            state::load_system(&context.registers.system);
+            el1_registers::load_system(&context.registers.system);
             gic::load(&context.gic, entry.list_registers);
-            state::select_guest(traps, space, context.vmpidr);
+            select::select_guest(controls, space, context.vmpidr);
         }
     });
     let mut running = Running { loaded, services, action: GuestAction::Resume };
@@ -77,36 +77,32 @@ fn run_loaded(
             timer_fired: context.timer_fired(arch::read!("cntvct_el0")),
         }
     });
-    // SAFETY: `host` is what was stored of this CPU's host above, `traps` is this CPU's, and the host runs
-    // next.
+    // SAFETY: the system registers in `host` were stored above, `controls` is this CPU's, and the host runs next.
     unsafe {
-        state::load_system(&host.system);
-        state::select_host(traps, fp.traps());
+        el1_registers::load_system(&host.system);
+        select::select_host(controls, fp.traps());
     }
     record
 }
 
-/// Enters the loaded vCPU again and again, as long as the hypervisor answers it alone. When this
-/// returns, its system registers are stored.
-#[inline(always)]
+/// Enters the loaded vCPU until an exit needs the host. Its system registers are stored when this returns.
+#[inline(always)] // mmio_exit
 fn until_exit(fp: &mut HostFp, running: &mut Running<'_>) -> Exit {
     loop {
         El2.note_entry();
         let registers = running.loaded.with_context(|context| &raw mut context.registers);
-        // SAFETY: they are the registers of a vCPU that this CPU has claimed,
-        // and `run_loaded` has loaded the system registers. Only `VcpuContext::new`, the guest itself and
-        // injected exceptions set PSTATE, to EL1 or EL0. `hypercall` takes a `Running`.
+        // SAFETY: this CPU owns the vCPU, so that only `enter` and `hypercall`, which takes a `Running`, use its
+        // registers meanwhile. `run_loaded` has loaded its system registers. Its PSTATE is one of EL1 or EL0: only
+        // `VcpuContext::new`, the guest itself and injected exceptions set it.
         let vector = unsafe { switch::enter(registers, (&raw mut *running).cast(), hypercall) };
         let Running { loaded, services, action } = &mut *running;
-        // Whatever may make the guest take an exception works on stored registers.
-        loaded.with_context(|context| state::save_system(&mut context.registers.system));
+        // The core injects exceptions into stored registers.
+        loaded.with_context(|context| el1_registers::save_system(&mut context.registers.system));
         #[cfg(feature = "oracle")]
         let _looks = crate::oracle::after(crate::oracle::Calls::GUEST);
         let action = match vector {
             Vector::Hypercall => *action,
-            Vector::Synchronous => {
-                guest_exit(loaded, services, Trap::Synchronous(state::syndrome()))
-            }
+            Vector::Synchronous => guest_exit(loaded, services, Trap::Synchronous(el1_registers::syndrome())),
             Vector::Interrupt => guest_exit(loaded, services, Trap::Interrupt),
             Vector::SError => guest_exit(loaded, services, Trap::SystemError),
         };
@@ -116,22 +112,21 @@ fn until_exit(fp: &mut HostFp, running: &mut Running<'_>) -> Exit {
                 loaded.with_context(|context| fp.give_to_guest(context));
             }
             GuestAction::Resume => loaded.with_context(|context| {
-                // SAFETY: `context` is the claimed vCPU's, stored above and perhaps changed by an exception that it
-                // takes; its stage 2 is still selected, and it runs next.
-                unsafe { state::load_system(&context.registers.system) }
+                // SAFETY: `context` is this vCPU's: stored above, and perhaps changed by an injected exception. Its
+                // stage 2 is still selected, and it runs next.
+                unsafe { el1_registers::load_system(&context.registers.system) }
             }),
         }
     }
 }
 
-/// Answers a hypercall while the guest's registers are still in the CPU, all but x0 to x18 and x30.
+/// Handles a hypercall of the guest, of whose registers only x0 to x18, x30, PC and PSTATE are stored.
 ///
 /// # Safety
 ///
-/// `running` points to the [`Running`] of the vCPU that made the call, which nobody else uses.
-unsafe extern "C" fn hypercall(running: *mut ()) -> Then {
-    // SAFETY: the caller gives the pointer that `until_exit` made of its `Running`, which it does not use while
-    // `enter` has it.
+/// `running` points to the [`Running`] of the vCPU that made the call, and nothing else uses it meanwhile.
+unsafe extern "C" fn hypercall(running: *mut ()) -> AfterHypercall {
+    // SAFETY: `until_exit` passes its own `Running` to `enter`, and does not use it before `enter` returns.
     let running = unsafe { &mut *running.cast::<Running<'_>>() };
     #[cfg(feature = "oracle")]
     let _looks = crate::oracle::after(crate::oracle::Calls::GUEST);
@@ -139,28 +134,11 @@ unsafe extern "C" fn hypercall(running: *mut ()) -> Then {
     match guest_call(running.loaded, running.services, imm) {
         GuestAction::Resume => {
             El2.note_entry();
-            Then::Resume
+            AfterHypercall::Resume
         }
         action => {
             running.action = action;
-            Then::Return
+            AfterHypercall::Return
         }
-    }
-}
-
-/// Reads an ID register of this CPU, of those of which EL1 is to see anything.
-pub(crate) fn id_register(register: SysRegId) -> u64 {
-    let (.., crm, op2) = register.fields();
-    match (crm, op2) {
-        (4, 0) => arch::read!("id_aa64pfr0_el1"),
-        (4, 1) => arch::read!("id_aa64pfr1_el1"),
-        (5, 0) => arch::read!("id_aa64dfr0_el1"),
-        (6, 0) => arch::read!("id_aa64isar0_el1"),
-        (6, 1) => arch::read!("id_aa64isar1_el1"),
-        (6, 2) => arch::read!("s3_0_c0_c6_2"), // ID_AA64ISAR2_EL1
-        (7, 0) => arch::read!("id_aa64mmfr0_el1"),
-        (7, 1) => arch::read!("id_aa64mmfr1_el1"),
-        (7, 2) => arch::read!("id_aa64mmfr2_el1"),
-        _ => 0,
     }
 }
