@@ -56,7 +56,6 @@ impl HostFp {
     }
 
     /// Stores the registers of the guest that leaves the CPU, if they are in it.
-    #[inline(always)] // mmio_exit
     pub(crate) fn take_from_guest(context: &mut VcpuContext) {
         if context.fp_live != 0 {
             // SAFETY: `give_to_guest`, which sets `fp_live`, has untrapped FP, and it traps again only with the

@@ -123,7 +123,6 @@ impl Machine for El2 {
         unsafe { page_pointer::<VcpuContext>(claim.page()).write(context) };
     }
 
-    #[inline(always)] // mmio_exit
     fn with_context<R>(&self, claim: &mut VcpuClaim, f: impl FnOnce(&mut VcpuContext) -> R) -> R {
         // SAFETY: the core uses a `VcpuClaim` only while this CPU owns the vCPU. The token is borrowed mutably, so no
         // other reference to its page exists. The page is in the core's custody, RAM and mapped (`stage1`), and

@@ -29,7 +29,6 @@ struct Running<'a> {
 /// # Errors
 ///
 /// Why the vCPU was not entered.
-#[inline(always)] // mmio_exit
 pub(crate) fn run(
     cpu: &mut Cpu,
     vm: VmHandle,
@@ -44,7 +43,6 @@ pub(crate) fn run(
 }
 
 /// [`run`], of a vCPU that this CPU owns. The host's system registers are in the CPU before and after it.
-#[inline(always)] // mmio_exit
 fn run_loaded(
     loaded: &mut Loaded<'static, 'static, El2>,
     services: &Services<'static>,
@@ -86,7 +84,6 @@ fn run_loaded(
 }
 
 /// Enters the loaded vCPU until an exit needs the host. Its system registers are stored when this returns.
-#[inline(always)] // mmio_exit
 fn until_exit(fp: &mut HostFp, running: &mut Running<'_>) -> Exit {
     loop {
         El2.note_entry();

@@ -2,7 +2,7 @@
 
 use std::mem::offset_of;
 
-use hyp_core::vcpu::{FpRegisters, SystemRegisters, Registers};
+use hyp_core::vcpu::{FpRegisters, Registers, SystemRegisters};
 
 use crate::a64::{Op, Q0, SP};
 use crate::binary::shipped;
@@ -51,7 +51,8 @@ fn straight(path: &[&str]) -> Effects {
 
 #[test]
 fn every_system_register_is_stored_and_loaded() {
-    let (stores, loads) = (straight(&["el1_registers", "save_system"]), straight(&["el1_registers", "load_system"]));
+    let (stores, loads) =
+        (straight(&["el1_registers", "save_system"]), straight(&["el1_registers", "load_system"]));
     for (register, offset) in system_registers() {
         assert_eq!(stores.stored(0, offset), Some(&Value::System(register.clone())), "{register} is stored");
         assert_eq!(loads.system.get(&register), Some(&loaded(offset)), "{register} is loaded");
