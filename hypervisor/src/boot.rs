@@ -52,8 +52,9 @@ pub(crate) fn main(tree: u64) -> ! {
     platform.seed.fill(0);
     let platform = PLATFORM.call_once(|| platform);
     if let Some(console) = platform.hypervisor_console {
-        // SAFETY: `Platform::parse` found it to be the second PL011, which `device_tree::filter` keeps from the host.
-        // With the MMU off all accesses are to device memory, and `prepare` maps its page as a device.
+        // SAFETY: `Platform::parse` found it to be the second PL011, which `device_tree::filter` keeps from
+        // the host. With the MMU off all accesses are to device memory, and `prepare` maps its page as a
+        // device.
         unsafe { console::init(console.base) };
     }
     match prepare(tree, platform, trng) {
@@ -79,12 +80,12 @@ fn prepare(tree: &'static [u8], platform: &'static Platform, trng: &'static Trng
     let block = layout::plan(&ram, &used, needs, Stage1::tables_needed(&ram), cpus.len() as u64)
         .ok_or(BootError::Memory)?;
     let devices: Vec<u64, 1> = platform.hypervisor_console.iter().map(|console| console.base.0).collect();
-    // SAFETY: `layout::plan` has just reserved the block, in RAM that touches nothing in `used`. The MMU is off until
-    // `enable` below.
+    // SAFETY: `layout::plan` has just reserved the block, in RAM that touches nothing in `used`. The MMU is
+    // off until `enable` below.
     let stage1 = unsafe { Stage1::new(block.stage1.clone(), &loaded.layout, &ram, &devices) }
         .map_err(|_| BootError::Stage1)?;
-    // SAFETY: `take_el2` has taken EL2, and the MMU is off since the boot loader. The map has all RAM (so this code, its
-    // stack and the tables) and the console's page.
+    // SAFETY: `take_el2` has taken EL2, and the MMU is off since the boot loader. The map has all RAM (so
+    // this code, its stack and the tables) and the console's page.
     unsafe { stage1.enable() };
 
     report(&loaded, &block, &ram, cpus.len());
@@ -137,8 +138,8 @@ fn start_trace(
 
     let bytes = cpus.len() as u64 * trace::RING_BYTES;
     let start = layout::place(ram, used, bytes, PAGE_SIZE).ok_or(BootError::Memory)?;
-    // SAFETY: `layout::place` has found RAM that touches nothing in `used`, which has all memory in use. The map has all
-    // RAM, and `own` keeps these pages the hypervisor's.
+    // SAFETY: `layout::place` has found RAM that touches nothing in `used`, which has all memory in use. The
+    // map has all RAM, and `own` keeps these pages the hypervisor's.
     unsafe { trace::start(start, cpus) };
     let rings = start..start + bytes;
     used.extend([rings.clone()]);

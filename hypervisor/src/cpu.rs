@@ -1,4 +1,5 @@
-//! One physical CPU: how it enters EL1 and comes back, and the registers that change hands between host and guests.
+//! One physical CPU: how it enters EL1 and comes back, and the registers that change hands between host and
+//! guests.
 
 /// The system registers of EL1.
 pub(crate) mod el1_registers;

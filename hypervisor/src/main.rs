@@ -1,16 +1,17 @@
 //! Cloister's EL2 hypervisor: the thin layer over `hyp-core` that touches the machine.
 //!
-//! [`hyp_core`] decides; this binary brings the machine up, switches worlds and executes the decisions. Its rooms,
-//! the lowest first; a room imports only from those above it in this list:
+//! [`hyp_core`] decides; this binary brings the machine up, switches worlds and executes the decisions. Its
+//! rooms, the lowest first; a room imports only from those above it in this list:
 //!
-//! * `arch`: instructions and control values. `arch::read!`, `arch::write!`, `arch::controls`.
-//! * `machine`: what all CPUs share. `machine::el2::El2` (the core's `Machine`), `machine::maintenance`,
-//!   `machine::stage1::Stage1`, `machine::console::record`, `machine::power`, `machine::trace`.
-//! * `cpu`: one CPU: its vectors, the world switch, registers that change hands. `cpu::Cpu`, `cpu::vectors`,
-//!   `cpu::switch::enter`, `cpu::select`, `cpu::fp::HostFp`.
-//! * `oracle`: only with that feature, a check of all state after each call. `oracle::host_call`, `oracle::after`.
+//! * `arch`: instructions, and the values of control registers. `arch::read!`, `arch::write!`, `arch::controls`.
+//! * `machine`: memory, EL2's map, console and power, which all CPUs share. `machine::el2::El2` (the core's
+//!   `Machine`), `machine::maintenance`, `machine::stage1::Stage1`.
+//! * `cpu`: one CPU: vectors, world switch, and the registers that change hands. `cpu::Cpu`,
+//!   `cpu::switch::enter`, `cpu::fp::HostFp`.
+//! * `oracle`: only with that feature, a check of all state after each call. `oracle::after`.
 //! * `trap`: what EL1 comes to EL2 for. `trap::host::run`, `trap::guest::run`, `trap::host_psci::serve`.
-//! * `boot`: from the first instruction to the host's. `boot::main`, `boot::secondary::main`, `boot::layout::plan`.
+//! * `boot`: from the first instruction to the host's. `boot::main`, `boot::secondary::main`,
+//!   `boot::layout::plan`.
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![cfg_attr(

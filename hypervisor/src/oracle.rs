@@ -1,5 +1,5 @@
-//! The oracle at EL2 (feature `oracle`): after each call and each exit it checks all state, and stops the machine at
-//! the first difference. The shipped hypervisor has no oracle.
+//! The oracle at EL2 (feature `oracle`): after each call and each exit it checks all state, and stops the
+//! machine at the first difference. The shipped hypervisor has no oracle.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -17,7 +17,8 @@ use crate::machine::{console, power};
 
 pub(crate) use hyp_verify::oracle::changes::Calls;
 
-/// The oracle, and the core that it checks. Its lock is taken before all locks of the core: one CPU checks at a time.
+/// The oracle, and the core that it checks. Its lock is taken before all locks of the core: one CPU checks at
+/// a time.
 static ORACLE: Once<(&Hypervisor<'static, El2>, TicketMutex<Oracle<'static>>)> = Once::new();
 
 /// The number of checks so far.
@@ -84,8 +85,8 @@ impl Drop for Watched {
     }
 }
 
-/// Reads EL2's control registers of this CPU back: they hold the values for the host, or for a guest. No lock orders
-/// their writes, some of which are at each switch.
+/// Reads EL2's control registers of this CPU back: they hold the values for the host, or for a guest. No lock
+/// orders their writes, some of which are at each switch.
 fn held(guest: bool) {
     macro_rules! hold {
         ($($register:literal = $value:expr, in $mask:expr;)*) => {
@@ -101,8 +102,8 @@ fn held(guest: bool) {
             })*
         };
     }
-    /// ICC_SRE_EL2.Enable, which reads as one where the system registers are the only way to the CPU interface
-    /// (IHI 0069, section 12.2.24).
+    /// ICC_SRE_EL2.Enable, which reads as one where the system registers are the only way to the CPU
+    /// interface (IHI 0069, section 12.2.24).
     const SRE_ENABLE: u64 = 1 << 3;
     /// ICH_HCR_EL2.EOIcount, which the hardware counts.
     const EOI_COUNT: u64 = 0x1f << 27;

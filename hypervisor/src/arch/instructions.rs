@@ -8,8 +8,8 @@ use core::arch::asm;
 macro_rules! read {
     ($register:expr) => {{
         let value: u64;
-        // SAFETY: the register exists at EL2: `cpu::setup::take_el2` accepts no CPU without those that the callers
-        // name. The read changes neither memory nor the CPU.
+        // SAFETY: the register exists at EL2: `cpu::setup::take_el2` accepts no CPU without those that the
+        // callers name. The read changes neither memory nor the CPU.
         unsafe {
             core::arch::asm!(concat!("mrs {}, ", $register), out(reg) value, options(nomem, nostack));
         }
@@ -19,8 +19,8 @@ macro_rules! read {
 
 /// Writes a system register by its name in the Arm ARM.
 ///
-/// The caller has the `unsafe` block, and says there why the value is right: a register may change what memory is
-/// and which party may reach it.
+/// The caller has the `unsafe` block, and says there why the value is right: a register may change what
+/// memory is and which party may reach it.
 macro_rules! write {
     ($register:expr, $value:expr) => {{
         let value: u64 = $value;
@@ -35,8 +35,8 @@ macro_rules! instructions {
         $(
             $(#[$doc])*
             pub(crate) fn $name() {
-                // SAFETY: the list below has barriers, hints and invalidations alone. The architecture lets EL2
-                // execute them at any time; none changes memory or a register.
+                // SAFETY: the list below has barriers, hints and invalidations alone. The architecture lets
+                // EL2 execute them at any time; none changes memory or a register.
                 unsafe { asm!($instruction, options(nostack, preserves_flags)) }
             }
         )*
@@ -74,8 +74,8 @@ instructions! {
 
 /// TLBI IPAS2E1IS: the stage-2 translations of one IPA page, for the VMID in VTTBR_EL2, on all CPUs.
 pub(crate) fn tlbi_ipas2e1is(page: u64) {
-    // SAFETY: for any operand the instruction only makes CPUs walk the tables again, which the core keeps valid; it
-    // changes no memory.
+    // SAFETY: for any operand the instruction only makes CPUs walk the tables again, which the core keeps
+    // valid; it changes no memory.
     unsafe { asm!("tlbi ipas2e1is, {}", in(reg) page, options(nostack, preserves_flags)) }
 }
 

@@ -11,7 +11,8 @@ use super::image::LoadedImage;
 use super::layout;
 use crate::machine::maintenance;
 
-/// Writes the host's device tree into the host's memory, erases the original, and returns the new tree's address.
+/// Writes the host's device tree into the host's memory, erases the original, and returns the new tree's
+/// address.
 pub(super) fn write(
     loaded: &LoadedImage,
     ram: &[Range<u64>],
@@ -35,8 +36,8 @@ pub(super) fn write(
     device_tree::filter(tree, &edits, out).map_err(BootError::HostTree)?;
     maintenance::clean_and_invalidate(place, room);
     // The original has the seeds, which the host must not read.
-    // SAFETY: `LoadedImage::find` has checked that `loaded.tree`, the range of `tree`, is RAM apart from the image.
-    // `filter` was the last to read it.
+    // SAFETY: `LoadedImage::find` has checked that `loaded.tree`, the range of `tree`, is RAM apart from the
+    // image. `filter` was the last to read it.
     unsafe {
         core::ptr::with_exposed_provenance_mut::<u8>(loaded.tree.start as usize)
             .write_bytes(0, (loaded.tree.end - loaded.tree.start) as usize);

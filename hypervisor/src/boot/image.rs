@@ -55,9 +55,9 @@ impl LoadedImage {
 
 /// Bytes of the image.
 fn bytes_at(start: u64, bytes: usize) -> &'static [u8] {
-    // SAFETY: `LoadedImage::find` has checked that these bytes are in the device tree's RAM: the manifest's page before
-    // it is parsed, the rest before `verify` can be called. Nobody writes the image before the host runs, and boot
-    // does not read it after that.
+    // SAFETY: `LoadedImage::find` has checked that these bytes are in the device tree's RAM: the manifest's
+    // page before it is parsed, the rest before `verify` can be called. Nobody writes the image before the
+    // host runs, and boot does not read it after that.
     unsafe { core::slice::from_raw_parts(core::ptr::with_exposed_provenance(start as usize), bytes) }
 }
 
@@ -71,11 +71,11 @@ pub(super) unsafe fn device_tree_at(address: u64) -> Option<&'static [u8]> {
     if start.is_null() || !start.cast::<u64>().is_aligned() {
         return None;
     }
-    // SAFETY: the caller gives the address where the boot loader put a device tree. It is not null and is aligned, as
-    // was just checked, and a device tree has a header of 40 bytes.
+    // SAFETY: the caller gives the address where the boot loader put a device tree. It is not null and is
+    // aligned, as was just checked, and a device tree has a header of 40 bytes.
     let header = unsafe { &*start.cast::<[u8; 8]>() };
     let bytes = device_tree::total_bytes(header).ok()?;
-    // SAFETY: the boot loader wrote as many bytes as the header says. Only EL2 runs until the host is entered, and the
-    // last use of the tree is before that (`host_tree`).
+    // SAFETY: the boot loader wrote as many bytes as the header says. Only EL2 runs until the host is
+    // entered, and the last use of the tree is before that (`host_tree`).
     Some(unsafe { core::slice::from_raw_parts(start, bytes) })
 }

@@ -1,5 +1,5 @@
-//! The layout of the hypervisor's own memory: beside its image, one block at the top of RAM for all that grows with
-//! the machine.
+//! The layout of the hypervisor's own memory: beside its image, one block at the top of RAM for all that
+//! grows with the machine.
 
 use core::ops::Range;
 

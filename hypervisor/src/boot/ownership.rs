@@ -31,8 +31,8 @@ pub(super) fn hypervisor(
 ) -> Result<&'static Hypervisor<'static, El2>, BootError> {
     let tables = layout::pages(&block.host_tables).ok_or(BootError::Memory)?;
     let records = &block.records;
-    // SAFETY: `layout::plan` has reserved the range for the records alone, in RAM, aligned to pages. `boot::prepare`
-    // calls this once, and any content is a valid `u64`.
+    // SAFETY: `layout::plan` has reserved the range for the records alone, in RAM, aligned to pages.
+    // `boot::prepare` calls this once, and any content is a valid `u64`.
     let records = unsafe {
         core::slice::from_raw_parts_mut(
             core::ptr::with_exposed_provenance_mut(records.start as usize),

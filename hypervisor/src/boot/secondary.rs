@@ -1,7 +1,7 @@
 //! Secondary CPUs: from the firmware's CPU_ON to the host's entry point.
 //!
-//! A CPU starts at EL2 in [`main`], sets itself up as the boot CPU did, and only then enters the host: no CPU ever
-//! runs host code without the host's stage 2.
+//! A CPU starts at EL2 in [`main`], sets itself up as the boot CPU did, and only then enters the host: no CPU
+//! ever runs host code without the host's stage 2.
 
 use bare_rt::image::SecondaryBoot;
 use hyp_core::hypervisor::{CpuIndex, Hypervisor, MAX_CPUS};
@@ -53,8 +53,8 @@ pub(super) fn prepare(
 fn boot_structure(block: &Block, cpu: usize) -> Pa {
     let stack = block.stack(cpu);
     let structure = SecondaryBoot { stack_top: stack.end, entry: main, argument: cpu as u64 };
-    // SAFETY: `layout::plan` has reserved the stacks, in RAM that is mapped by now. No code runs on this one: its CPU
-    // has not started, and the boot CPU's stack is in the image.
+    // SAFETY: `layout::plan` has reserved the stacks, in RAM that is mapped by now. No code runs on this one:
+    // its CPU has not started, and the boot CPU's stack is in the image.
     unsafe {
         core::ptr::with_exposed_provenance_mut::<SecondaryBoot>(stack.start as usize).write(structure);
     };
@@ -72,8 +72,8 @@ extern "C" fn main(index: u64) -> ! {
     if let Err(why) = setup::take_el2() {
         power::refuse(why);
     }
-    // SAFETY: PSCI starts a CPU with its MMU off, and `take_el2` has taken EL2. The boot CPU's map has all RAM, so this
-    // code, this stack and the tables.
+    // SAFETY: PSCI starts a CPU with its MMU off, and `take_el2` has taken EL2. The boot CPU's map has all
+    // RAM, so this code, this stack and the tables.
     unsafe { common.stage1.enable() };
     setup::init_cpu();
     let index = CpuIndex(index as usize);

@@ -15,8 +15,8 @@ macro_rules! system_registers {
         // symbol: tests/tests/metal reads its instructions.
         #[inline(never)]
         pub(crate) fn save_system(registers: &mut SystemRegisters) {
-            // SAFETY: a read of EL1's registers changes nothing. Each store is to two fields of `registers`, which is
-            // borrowed mutably; `pair` has checked that the fields follow each other.
+            // SAFETY: a read of EL1's registers changes nothing. Each store is to two fields of `registers`,
+            // which is borrowed mutably; `pair` has checked that the fields follow each other.
             $(unsafe {
                 asm!(
                     concat!("mrs {a}, ", stringify!($a)),
@@ -39,8 +39,9 @@ macro_rules! system_registers {
         // symbol: tests/tests/metal reads its instructions.
         #[inline(never)]
         pub(crate) unsafe fn load_system(registers: &SystemRegisters) {
-            // SAFETY: these registers have no effect on EL2. The caller gives those of the party that runs next, and
-            // selects its stage 2 before EL1 runs. Each load is of two fields of `registers`, as `pair` has checked.
+            // SAFETY: these registers have no effect on EL2. The caller gives those of the party that runs
+            // next, and selects its stage 2 before EL1 runs. Each load is of two fields of `registers`, as
+            // `pair` has checked.
             $(unsafe {
                 asm!(
                     "ldp {a}, {b}, [{registers}, #{offset}]",

@@ -1,6 +1,8 @@
-//! FP and SIMD registers, switched lazily: the first touch traps, and loads the registers of the party that runs.
+//! FP and SIMD registers, switched lazily: the first touch traps, and loads the registers of the party that
+//! runs.
 //!
-//! A party's registers are never in the CPU while another party can use FP. EL2 itself is compiled without them.
+//! A party's registers are never in the CPU while another party can use FP. EL2 itself is compiled without
+//! them.
 
 use core::arch::naked_asm;
 use core::mem::offset_of;
@@ -18,8 +20,8 @@ pub(crate) struct HostFp {
 }
 
 impl HostFp {
-    /// All zero, and not in the CPU: the CPU's registers may hold what the firmware left there, so that the host's
-    /// first touch loads these.
+    /// All zero, and not in the CPU: the CPU's registers may hold what the firmware left there, so that the
+    /// host's first touch loads these.
     pub(crate) fn new() -> Self {
         Self { registers: FpRegisters::default(), saved: true }
     }
@@ -34,8 +36,8 @@ impl HostFp {
         // SAFETY: the host runs next, and its registers are in the CPU, or the lines below load them.
         unsafe { untrap_fp() };
         if self.saved {
-            // SAFETY: `untrap_fp` has just untrapped FP, and `registers` is the host's: `give_to_guest` stored it, or
-            // `new` zeroed it.
+            // SAFETY: `untrap_fp` has just untrapped FP, and `registers` is the host's: `give_to_guest`
+            // stored it, or `new` zeroed it.
             unsafe { load(&raw const self.registers) };
             self.saved = false;
         }
@@ -50,7 +52,8 @@ impl HostFp {
             unsafe { save(&raw mut self.registers) };
             self.saved = true;
         }
-        // SAFETY: `untrap_fp` has just untrapped FP, and `context` is that of the guest that trapped, which runs next.
+        // SAFETY: `untrap_fp` has just untrapped FP, and `context` is that of the guest that trapped, which
+        // runs next.
         unsafe { load(&raw const context.fp) };
         context.fp_live = 1;
     }
@@ -58,8 +61,8 @@ impl HostFp {
     /// Stores the registers of the guest that leaves the CPU, if they are in it.
     pub(crate) fn take_from_guest(context: &mut VcpuContext) {
         if context.fp_live != 0 {
-            // SAFETY: `give_to_guest`, which sets `fp_live`, has untrapped FP, and it traps again only with the
-            // next `select_host`; `context` is borrowed mutably.
+            // SAFETY: `give_to_guest`, which sets `fp_live`, has untrapped FP, and it traps again only with
+            // the next `select_host`; `context` is borrowed mutably.
             unsafe { save(&raw mut context.fp) };
             context.fp_live = 0;
         }

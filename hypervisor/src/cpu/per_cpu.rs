@@ -17,8 +17,8 @@ use crate::machine::el2::El2;
 #[derive(Debug)]
 #[repr(C)] // The general registers come first, where LDP and STP reach them.
 pub(crate) struct Cpu {
-    /// The host's registers: the general ones, PC and PSTATE while EL2 runs, the system registers while a guest
-    /// runs.
+    /// The host's registers: the general ones, PC and PSTATE while EL2 runs, the system registers while a
+    /// guest runs.
     pub(crate) host: Registers,
     /// The ownership core.
     pub(crate) hypervisor: &'static Hypervisor<'static, El2>,
@@ -37,7 +37,8 @@ pub(crate) struct Cpu {
 }
 
 impl Cpu {
-    /// The CPU that this runs on, whose host is about to start at `entry` as PSCI starts a CPU (DEN0022, 6.4).
+    /// The CPU that this runs on, whose host is about to start at `entry` as PSCI starts a CPU (DEN0022,
+    /// 6.4).
     pub(crate) fn new(
         hypervisor: &'static Hypervisor<'static, El2>,
         trng: &'static Trng,

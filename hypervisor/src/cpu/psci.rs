@@ -1,7 +1,7 @@
 //! Starting and stopping CPUs by the firmware's PSCI (DEN0022), for the host.
 //!
-//! No CPU runs host code without the host's stage 2: the firmware starts it at EL2, in the function that its boot
-//! structure names, and only that function enters the host.
+//! No CPU runs host code without the host's stage 2: the firmware starts it at EL2, in the function that its
+//! boot structure names, and only that function enters the host.
 
 use bare_rt::image::secondary_start;
 use heapless::Vec;

@@ -28,8 +28,8 @@ impl HostControls {
 // symbol: tests/tests/metal reads its instructions.
 #[inline(never)]
 pub(crate) unsafe fn select_host(own: &HostControls, trap_fp: bool) {
-    // SAFETY: the caller gives this CPU's `own`: the host's stage 2, made at boot, and this CPU's identity. The
-    // values of `controls` give the host no access but to its own.
+    // SAFETY: the caller gives this CPU's `own`: the host's stage 2, made at boot, and this CPU's identity.
+    // The values of `controls` give the host no access but to its own.
     unsafe {
         arch::write!("vttbr_el2", own.vttbr);
         arch::write!("hcr_el2", controls::HOST_HCR);
@@ -49,8 +49,8 @@ pub(crate) unsafe fn select_host(own: &HostControls, trap_fp: bool) {
 // symbol: tests/tests/metal reads its instructions.
 #[inline(never)]
 pub(crate) unsafe fn select_guest(own: &HostControls, space: Space, vmpidr: u64) {
-    // SAFETY: the caller gives the stage 2 of the VM whose vCPU runs next, and this CPU's `own`. The values of
-    // `controls` give a guest no access but to its own.
+    // SAFETY: the caller gives the stage 2 of the VM whose vCPU runs next, and this CPU's `own`. The values
+    // of `controls` give a guest no access but to its own.
     unsafe {
         arch::write!("vttbr_el2", controls::vttbr(space));
         arch::write!("hcr_el2", controls::GUEST_HCR);
@@ -71,8 +71,8 @@ pub(crate) unsafe fn select_guest(own: &HostControls, space: Space, vmpidr: u64)
 #[inline(never)]
 pub(super) unsafe fn untrap_fp() {
     let cptr = arch::read!("cptr_el2");
-    // SAFETY: the caller loads the FP registers of the party that runs next before EL1 is entered. EL2 is compiled
-    // without FP.
+    // SAFETY: the caller loads the FP registers of the party that runs next before EL1 is entered. EL2 is
+    // compiled without FP.
     unsafe { arch::write!("cptr_el2", cptr & !controls::CPTR_TFP) };
     arch::isb();
 }

@@ -1,4 +1,5 @@
-//! What each CPU sets up once, before EL1 runs on it: EL2 itself, then the controls that host and guests share.
+//! What each CPU sets up once, before EL1 runs on it: EL2 itself, then the controls that host and guests
+//! share.
 
 use hyp_core::vcpu::RESET_SCTLR_EL1;
 
@@ -10,8 +11,8 @@ use crate::arch::{self, controls};
 #[inline(never)]
 pub(crate) fn take_el2() -> Result<(), &'static str> {
     const E2H: u64 = 1 << 34;
-    // SAFETY: each CPU calls this first at EL2 (`boot::main`, `boot::secondary::main`): nothing runs at EL1 yet, and no
-    // register whose layout depends on E2H has been written.
+    // SAFETY: each CPU calls this first at EL2 (`boot::main`, `boot::secondary::main`): nothing runs at EL1
+    // yet, and no register whose layout depends on E2H has been written.
     unsafe {
         arch::write!("hcr_el2", controls::HCR_RW);
         arch::write!("icc_sre_el2", controls::ICC_SRE);
@@ -32,8 +33,8 @@ pub(crate) fn take_el2() -> Result<(), &'static str> {
 pub(crate) fn init_cpu() {
     let midr = arch::read!("midr_el1");
     let physical_range = arch::physical_range();
-    // SAFETY: EL1 has not run yet on this CPU, and `take_el2` left stage 2 off. The values take rights from EL1 or are
-    // those of a reset.
+    // SAFETY: EL1 has not run yet on this CPU, and `take_el2` left stage 2 off. The values take rights from
+    // EL1 or are those of a reset.
     unsafe {
         arch::write!("vtcr_el2", controls::vtcr(physical_range));
         arch::write!("hstr_el2", 0);
@@ -50,8 +51,8 @@ pub(crate) fn init_cpu() {
     arch::isb();
 }
 
-/// Turns off newer extensions and their traps, whatever the firmware left in them. Features that EL1 does not have
-/// are undefined there already, by ID registers and other traps.
+/// Turns off newer extensions and their traps, whatever the firmware left in them. Features that EL1 does not
+/// have are undefined there already, by ID registers and other traps.
 // symbol: tests/tests/metal reads its instructions.
 #[inline(never)]
 fn no_extensions() {
@@ -64,8 +65,8 @@ fn no_extensions() {
     let has = |register: u64, shift: u32| (register >> shift) & 0xf != 0;
     let (dfr0, mmfr0, mmfr1) =
         (arch::read!("id_aa64dfr0_el1"), arch::read!("id_aa64mmfr0_el1"), arch::read!("id_aa64mmfr1_el1"));
-    // SAFETY: each register is written only if an ID register says that this CPU has it. EL1 has not run yet on this
-    // CPU, and zero takes rights from it.
+    // SAFETY: each register is written only if an ID register says that this CPU has it. EL1 has not run yet
+    // on this CPU, and zero takes rights from it.
     unsafe {
         if has(dfr0, TRACE_FILTER_SHIFT) {
             arch::write!("s3_0_c1_c2_1", 0); // TRFCR_EL1

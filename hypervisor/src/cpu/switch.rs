@@ -1,12 +1,13 @@
 //! The world switch: one function enters EL1 and comes back, for the host and for guests.
 //!
-//! [`enter`] loads the general registers, PC and PSTATE. It returns when an exception has brought the CPU back to EL2
-//! and the registers are stored again. The callers switch system registers ([`super::el1_registers`]).
+//! [`enter`] loads the general registers, PC and PSTATE. It returns when an exception has brought the CPU
+//! back to EL2 and the registers are stored again. The callers switch system registers
+//! ([`super::el1_registers`]).
 //!
-//! A hypercall takes a shorter way. AAPCS64 has every function preserve x19 to x29, so the vector stores only x0 to
-//! x18 and x30, calls the handler that [`enter`] was given on the same stack, and goes back to EL1 when the handler
-//! returns. If the handler returns [`AfterHypercall::Return`], the other registers are stored as well and [`enter`]
-//! returns.
+//! A hypercall takes a shorter way. AAPCS64 has every function preserve x19 to x29, so the vector stores only
+//! x0 to x18 and x30, calls the handler that [`enter`] was given on the same stack, and goes back to EL1 when
+//! the handler returns. If the handler returns [`AfterHypercall::Return`], the other registers are stored as
+//! well and [`enter`] returns.
 
 use core::arch::naked_asm;
 use core::mem::offset_of;
@@ -38,8 +39,8 @@ pub(crate) enum AfterHypercall {
     Resume = 1,
 }
 
-/// Handles a hypercall. `owner` is the pointer that [`enter`] was given. In the stored registers, x19 to x29 are
-/// stale.
+/// Handles a hypercall. `owner` is the pointer that [`enter`] was given. In the stored registers, x19 to x29
+/// are stale.
 pub(crate) type Handler = unsafe extern "C" fn(owner: *mut ()) -> AfterHypercall;
 
 /// The stack frame of [`enter`] while EL1 runs.
@@ -157,8 +158,8 @@ pub(crate) unsafe extern "C" fn enter(registers: *mut Registers, owner: *mut (),
     )
 }
 
-/// The second half of [`enter`]. The vectors for exceptions from a lower level branch here, with x0 and x1 of EL1 in
-/// the frame and the [`Vector`] in x1.
+/// The second half of [`enter`]. The vectors for exceptions from a lower level branch here, with x0 and x1 of
+/// EL1 in the frame and the [`Vector`] in x1.
 ///
 /// # Safety
 ///

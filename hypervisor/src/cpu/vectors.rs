@@ -61,8 +61,8 @@ pub(crate) fn install() {
         safe static hypervisor_vectors: u8;
     }
     let vectors = (&raw const hypervisor_vectors).addr() as u64;
-    // SAFETY: the assembly above aligns the sixteen vectors to 2 KiB and puts them into `.text`, which EL2's map
-    // (`machine::stage1`) makes executable at the same address.
+    // SAFETY: the assembly above aligns the sixteen vectors to 2 KiB and puts them into `.text`, which EL2's
+    // map (`machine::stage1`) makes executable at the same address.
     unsafe { arch::write!("vbar_el2", vectors) };
     arch::isb();
 }

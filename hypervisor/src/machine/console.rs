@@ -53,8 +53,8 @@ fn write(uart: &mut Uart<'static>, line: &dyn Display) {
     let _ = write!(uart, "{line}\r\n");
 }
 
-/// Writes the last line of a CPU that failed. If the console's lock is held for long (by another CPU, or by this one
-/// when it failed), the line is written without it.
+/// Writes the last line of a CPU that failed. If the console's lock is held for long (by another CPU, or by
+/// this one when it failed), the line is written without it.
 pub(crate) fn last_line(record: &Record<'_>) {
     /// Turns to wait for the holder: far more than a line takes.
     const PATIENCE: u32 = 1 << 24;
@@ -65,8 +65,9 @@ pub(crate) fn last_line(record: &Record<'_>) {
         }
         core::hint::spin_loop();
     }
-    // SAFETY: `force_unlock` asks for a lock whose holder does not use it any more. A holder that still runs writes to
-    // the PL011 alone, by single volatile stores to one register (the driver), so that only the lines mix.
+    // SAFETY: `force_unlock` asks for a lock whose holder does not use it any more. A holder that still runs
+    // writes to the PL011 alone, by single volatile stores to one register (the driver), so that only the
+    // lines mix.
     unsafe { console.force_unlock() };
     write(&mut console.lock(), record);
 }

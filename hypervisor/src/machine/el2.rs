@@ -1,7 +1,7 @@
 //! [`Machine`] on metal: the machine below the core.
 //!
-//! All RAM is mapped at its own address, writable and never executable ([`super::stage1`]). The core proves by the
-//! tokens that it passes which pages it may touch.
+//! All RAM is mapped at its own address, writable and never executable ([`super::stage1`]). The core proves
+//! by the tokens that it passes which pages it may touch.
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -35,9 +35,9 @@ fn page_pointer<T>(page: Pfn) -> *mut T {
 
 fn entry(table: TableRef, index: usize) -> &'static AtomicU64 {
     assert!(index < Granule4K::ENTRIES);
-    // SAFETY: the core makes a `TableRef` only for pages in its custody, which are RAM and mapped (`stage1`). The
-    // index is within the page, as was just asserted. Table walkers and other CPUs use the entry by single 64-bit
-    // accesses only.
+    // SAFETY: the core makes a `TableRef` only for pages in its custody, which are RAM and mapped (`stage1`).
+    // The index is within the page, as was just asserted. Table walkers and other CPUs use the entry by
+    // single 64-bit accesses only.
     unsafe { AtomicU64::from_ptr(page_pointer::<u64>(table.page()).wrapping_add(index)) }
 }
 
@@ -47,8 +47,8 @@ fn entry(table: TableRef, index: usize) -> &'static AtomicU64 {
 ///
 /// `page` is a page of mapped RAM that nobody else uses.
 unsafe fn fill(page: *mut u64, first: u64, step: u64) {
-    // SAFETY: the caller gives a page of mapped RAM that nobody else uses. The loop stores to that page alone: it ends
-    // where the page does.
+    // SAFETY: the caller gives a page of mapped RAM that nobody else uses. The loop stores to that page
+    // alone: it ends where the page does.
     unsafe {
         asm!(
             "2:",
@@ -82,9 +82,9 @@ impl Machine for El2 {
     }
 
     fn fill(&self, table: TableRef, first: u64, step: u64) {
-        // SAFETY: the core makes a `TableRef` only for pages in its custody, which are RAM and mapped (`stage1`). By
-        // the contract of `Machine::fill` no walker reaches the table, so this CPU is alone with it until a release
-        // links it.
+        // SAFETY: the core makes a `TableRef` only for pages in its custody, which are RAM and mapped
+        // (`stage1`). By the contract of `Machine::fill` no walker reaches the table, so this CPU is alone
+        // with it until a release links it.
         unsafe { fill(page_pointer(table.page()), first, step) };
         #[cfg(feature = "trace")]
         for (index, entry) in (0..Granule4K::ENTRIES).zip(0..) {
@@ -95,8 +95,8 @@ impl Machine for El2 {
 
     fn wipe(&self, pages: &Frames) {
         let range = pages.range();
-        // SAFETY: `Frames` proves that the pages are in the core's custody, and the core relies on none of their
-        // content. They are RAM and mapped (`stage1`).
+        // SAFETY: `Frames` proves that the pages are in the core's custody, and the core relies on none of
+        // their content. They are RAM and mapped (`stage1`).
         unsafe { maintenance::wipe(range.first().base().0, range.len() << PAGE_SHIFT) };
         self.event(|| Event::Wipe(range));
     }
@@ -111,22 +111,22 @@ impl Machine for El2 {
         let range = pages.range();
         assert!(index < range.len());
         let page = Pfn(range.first().0 + index);
-        // SAFETY: the core makes `Frames` only for pages in its custody, which are RAM and mapped (`stage1`). The
-        // borrow keeps them there while `f` runs, so that nobody writes the page.
+        // SAFETY: the core makes `Frames` only for pages in its custody, which are RAM and mapped (`stage1`).
+        // The borrow keeps them there while `f` runs, so that nobody writes the page.
         f(unsafe { &*page_pointer::<[u8; 4096]>(page) })
     }
 
     fn put_context(&self, claim: &mut VcpuClaim, context: VcpuContext) {
-        // SAFETY: the core uses a `VcpuClaim` only while this CPU owns the vCPU. The token is borrowed mutably, so no
-        // other reference to its page exists. The page is in the core's custody, RAM, mapped (`stage1`), and larger
-        // than a context (the core asserts that beside `VcpuContext`).
+        // SAFETY: the core uses a `VcpuClaim` only while this CPU owns the vCPU. The token is borrowed
+        // mutably, so no other reference to its page exists. The page is in the core's custody, RAM, mapped
+        // (`stage1`), and larger than a context (the core asserts that beside `VcpuContext`).
         unsafe { page_pointer::<VcpuContext>(claim.page()).write(context) };
     }
 
     fn with_context<R>(&self, claim: &mut VcpuClaim, f: impl FnOnce(&mut VcpuContext) -> R) -> R {
-        // SAFETY: the core uses a `VcpuClaim` only while this CPU owns the vCPU. The token is borrowed mutably, so no
-        // other reference to its page exists. The page is in the core's custody, RAM and mapped (`stage1`), and
-        // `put_context` wrote a context there before any CPU could own the vCPU.
+        // SAFETY: the core uses a `VcpuClaim` only while this CPU owns the vCPU. The token is borrowed
+        // mutably, so no other reference to its page exists. The page is in the core's custody, RAM and
+        // mapped (`stage1`), and `put_context` wrote a context there before any CPU could own the vCPU.
         f(unsafe { &mut *page_pointer::<VcpuContext>(claim.page()) })
     }
 

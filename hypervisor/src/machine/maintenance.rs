@@ -1,7 +1,7 @@
 //! Maintenance of caches and TLBs: each sequence is a function that the compiler keeps in one piece.
 //!
-//! `tests/tests/metal` finds each function in the shipped ELF file by its name, and compares its instructions with
-//! the order that the core states ([`Maintenance`]).
+//! `tests/tests/metal` finds each function in the shipped ELF file by its name, and compares its instructions
+//! with the order that the core states ([`Maintenance`]).
 
 use core::arch::asm;
 use core::ops::Range;
@@ -107,8 +107,9 @@ const UNROLLED: u64 = 16;
 /// The logarithm of the words of the longest line of which [`UNROLLED`] are at most a page.
 const MOST_WORDS: u64 = (PAGE_SIZE / UNROLLED / 4).ilog2() as u64;
 
-/// Executes `$each`, on register `{line}`, for every cache line of a range that starts at a page: [`UNROLLED`] lines a
-/// turn, which are at most a page. The last turn may go beyond the range, to the end of its page.
+/// Executes `$each`, on register `{line}`, for every cache line of a range that starts at a page:
+/// [`UNROLLED`] lines a turn, which are at most a page. The last turn may go beyond the range, to the end of
+/// its page.
 macro_rules! for_each_line {
     ($range:expr, $step:expr, $each:literal) => {{
         let (range, step): (Range<u64>, u64) = ($range, $step);
@@ -135,9 +136,9 @@ macro_rules! for_each_line {
 #[inline(never)]
 pub(crate) fn clean_and_invalidate(start: u64, bytes: u64) {
     let (first, end) = (start & !(PAGE_SIZE - 1), start + bytes);
-    // SAFETY: DC CIVAC changes no content at any address. The caller names mapped pages; any other address faults at
-    // EL2, which stops the machine. A turn of the loop is at most a page, by `MOST_WORDS`: with longer lines the same
-    // line is cleaned again.
+    // SAFETY: DC CIVAC changes no content at any address. The caller names mapped pages; any other address
+    // faults at EL2, which stops the machine. A turn of the loop is at most a page, by `MOST_WORDS`: with
+    // longer lines the same line is cleaned again.
     unsafe { for_each_line!(first..end, 4 << line_words().min(MOST_WORDS), "dc civac, {line}") };
     arch::dsb_ish();
 }
@@ -150,13 +151,13 @@ pub(crate) fn clean(start: u64, bytes: u64) {
     forget_instructions();
 }
 
-/// [`Machine::wipe`]: zeroes pages and cleans them to the point of coherency, and no CPU goes on executing what
-/// was there.
+/// [`Machine::wipe`]: zeroes pages and cleans them to the point of coherency, and no CPU goes on executing
+/// what was there.
 ///
 /// # Safety
 ///
-/// The bytes are whole pages of mapped RAM on whose content nobody relies. (EL1 may reach pages that were shared or
-/// lent.)
+/// The bytes are whole pages of mapped RAM on whose content nobody relies. (EL1 may reach pages that were
+/// shared or lent.)
 // symbol: tests/tests/metal reads its instructions.
 #[inline(never)]
 pub(crate) unsafe fn wipe(start: u64, bytes: u64) {
@@ -165,8 +166,8 @@ pub(crate) unsafe fn wipe(start: u64, bytes: u64) {
     // DDI0487, D24.2.39). With longer lines a turn of the loop would go beyond a page.
     if arch::read!("dczid_el0") & 0x1f == words && words <= MOST_WORDS {
         let end = start.wrapping_add(bytes);
-        // SAFETY: the caller gives whole pages of mapped RAM on whose content nobody relies. The loop stays within
-        // them, since a turn is at most a page.
+        // SAFETY: the caller gives whole pages of mapped RAM on whose content nobody relies. The loop stays
+        // within them, since a turn is at most a page.
         unsafe { for_each_line!(start..end, 4 << words, "dc zva, {line}\ndc civac, {line}") };
         arch::dsb_ish();
     } else {

@@ -25,9 +25,9 @@ pub(crate) fn refuse(why: impl fmt::Display) -> ! {
     off()
 }
 
-/// Reports a panic, and powers off. The record has no message, since the code that formats messages would be a tenth
-/// of the hypervisor. It has the words on the stack that may be return addresses, as offsets in the ELF file; the first
-/// is in the function that panicked.
+/// Reports a panic, and powers off. The record has no message, since the code that formats messages would be
+/// a tenth of the hypervisor. It has the words on the stack that may be return addresses, as offsets in the
+/// ELF file; the first is in the function that panicked.
 pub(crate) fn panic() -> ! {
     let text = Layout::current().text;
     let stack: *const u64;
@@ -36,8 +36,8 @@ pub(crate) fn panic() -> ! {
     let words = (PAGE_SIZE - stack.addr() as u64 % PAGE_SIZE) / 8;
     let mut calls = Message::new();
     for index in 0..words as usize {
-        // SAFETY: `index` stays within the stack pointer's page, which is mapped RAM (`stage1`). Any word of it is a
-        // valid `u64`, and it is only printed.
+        // SAFETY: `index` stays within the stack pointer's page, which is mapped RAM (`stage1`). Any word of
+        // it is a valid `u64`, and it is only printed.
         let word = unsafe { stack.wrapping_add(index).read_volatile() };
         if text.contains(&word) {
             // If the text is too long, it is cut.
@@ -47,8 +47,8 @@ pub(crate) fn panic() -> ! {
     panicked(format_args!("called from{calls}"))
 }
 
-/// Reports that the hypervisor itself failed, and powers off. Only the first CPU that fails reports. Any other waits
-/// some time for that report before it powers off.
+/// Reports that the hypervisor itself failed, and powers off. Only the first CPU that fails reports. Any
+/// other waits some time for that report before it powers off.
 pub(crate) fn panicked(what: fmt::Arguments<'_>) -> ! {
     static REPORTED: AtomicBool = AtomicBool::new(false);
     if !REPORTED.swap(true, Ordering::Relaxed) {

@@ -1,5 +1,5 @@
-//! EL2's own stage 1: an identity map. Text is executable and read-only, constants are read-only, all other RAM is
-//! writable and never executable. Only the hypervisor's own devices are mapped.
+//! EL2's own stage 1: an identity map. Text is executable and read-only, constants are read-only, all other
+//! RAM is writable and never executable. Only the hypervisor's own devices are mapped.
 
 use core::ops::Range;
 use core::ptr::NonNull;
@@ -33,8 +33,8 @@ impl Translation<El23Attributes> for Tables {
         assert!(page < self.free.end, "stage 1 of EL2 takes more tables than were set aside");
         self.free.start += PAGE_SIZE as u64;
         let table = self.physical_to_virtual(PhysicalAddress(page as usize));
-        // SAFETY: the page is in the range that the caller of `Stage1::new` gave for tables alone, as was just
-        // asserted, and each page is handed out once.
+        // SAFETY: the page is in the range that the caller of `Stage1::new` gave for tables alone, as was
+        // just asserted, and each page is handed out once.
         unsafe { table.write_bytes(0, 1) };
         (table, PhysicalAddress(page as usize))
     }
@@ -55,8 +55,8 @@ pub(crate) struct Stage1 {
 }
 
 impl Stage1 {
-    /// The number of table pages for a map of `ram`: one for each gigabyte that it touches, two for the edges of each
-    /// range, and some for devices and the top levels.
+    /// The number of table pages for a map of `ram`: one for each gigabyte that it touches, two for the edges
+    /// of each range, and some for devices and the top levels.
     pub(crate) fn tables_needed(ram: &[Range<u64>]) -> u64 {
         const FIXED: u64 = 16;
         ram.iter().map(|range| ((range.end - range.start) >> 30) + 6).sum::<u64>() + FIXED
@@ -112,8 +112,9 @@ impl Stage1 {
     pub(crate) unsafe fn enable(self) {
         let tcr = controls::tcr(arch::physical_range());
         arch::tlbi_alle2();
-        // SAFETY: the caller calls this with the MMU off, and with a map of all memory that this CPU uses. It is an
-        // identity map, so that the instruction after the write of SCTLR_EL2 is fetched from the same address.
+        // SAFETY: the caller calls this with the MMU off, and with a map of all memory that this CPU uses. It
+        // is an identity map, so that the instruction after the write of SCTLR_EL2 is fetched from the same
+        // address.
         unsafe {
             arch::write!("mair_el2", controls::MAIR);
             arch::write!("tcr_el2", tcr);

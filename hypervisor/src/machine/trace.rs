@@ -1,8 +1,10 @@
-//! The trace (feature `trace`): each CPU's typed events, in a ring of its own. The shipped hypervisor has no trace.
+//! The trace (feature `trace`): each CPU's typed events, in a ring of its own. The shipped hypervisor has no
+//! trace.
 //!
-//! A ring that is half full is drained to the hypervisor's console, a line per event, as soon as its CPU holds no
-//! lock. Power-off drains the rest. All CPUs share one sequence of numbers, so that a reader restores one order: an
-//! event under a lock comes before those of the next holder, and a CPU's put of a vCPU before another CPU's load.
+//! A ring that is half full is drained to the hypervisor's console, a line per event, as soon as its CPU
+//! holds no lock. Power-off drains the rest. All CPUs share one sequence of numbers, so that a reader
+//! restores one order: an event under a lock comes before those of the next holder, and a CPU's put of a vCPU
+//! before another CPU's load.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -61,8 +63,8 @@ pub(crate) unsafe fn start(memory: u64, cpus: &[u64]) {
             let first = core::ptr::with_exposed_provenance_mut(first as usize);
             let ring = TicketMutex::new(Ring {
                 cpu,
-                // SAFETY: the caller gives `RING_BYTES` of mapped RAM for each CPU, which nobody else uses. Each
-                // CPU's part is handed out once, and any content is a valid entry.
+                // SAFETY: the caller gives `RING_BYTES` of mapped RAM for each CPU, which nobody else uses.
+                // Each CPU's part is handed out once, and any content is a valid entry.
                 entries: unsafe { core::slice::from_raw_parts_mut(first, CAPACITY) },
                 used: 0,
                 dropped: 0,

@@ -54,8 +54,8 @@ fn run_loaded(
     el1_registers::save_system(&mut host.system);
     let space = loaded.space();
     loaded.with_context(|context| {
-        // SAFETY: `Resident::run` has made this CPU the vCPU's owner. `context` is that vCPU's, `space` is its VM's,
-        // and `controls` is this CPU's. `until_exit` enters that vCPU next.
+        // SAFETY: `Resident::run` has made this CPU the vCPU's owner. `context` is that vCPU's, `space` is
+        // its VM's, and `controls` is this CPU's. `until_exit` enters that vCPU next.
         unsafe {
             el1_registers::load_system(&context.registers.system);
             gic::load(&context.gic, entry.list_registers);
@@ -75,7 +75,8 @@ fn run_loaded(
             timer_fired: context.timer_fired(arch::read!("cntvct_el0")),
         }
     });
-    // SAFETY: the system registers in `host` were stored above, `controls` is this CPU's, and the host runs next.
+    // SAFETY: the system registers in `host` were stored above, `controls` is this CPU's, and the host runs
+    // next.
     unsafe {
         el1_registers::load_system(&host.system);
         select::select_host(controls, fp.traps());
@@ -88,9 +89,9 @@ fn until_exit(fp: &mut HostFp, running: &mut Running<'_>) -> Exit {
     loop {
         El2.note_entry();
         let registers = running.loaded.with_context(|context| &raw mut context.registers);
-        // SAFETY: this CPU owns the vCPU, so that only `enter` and `hypercall`, which takes a `Running`, use its
-        // registers meanwhile. `run_loaded` has loaded its system registers. Its PSTATE is one of EL1 or EL0: only
-        // `VcpuContext::new`, the guest itself and injected exceptions set it.
+        // SAFETY: this CPU owns the vCPU, so that only `enter` and `hypercall`, which takes a `Running`, use
+        // its registers meanwhile. `run_loaded` has loaded its system registers. Its PSTATE is one of EL1 or
+        // EL0: only `VcpuContext::new`, the guest itself and injected exceptions set it.
         let vector = unsafe { switch::enter(registers, (&raw mut *running).cast(), hypercall) };
         let Running { loaded, services, action } = &mut *running;
         // The core injects exceptions into stored registers.
@@ -109,8 +110,8 @@ fn until_exit(fp: &mut HostFp, running: &mut Running<'_>) -> Exit {
                 loaded.with_context(|context| fp.give_to_guest(context));
             }
             GuestAction::Resume => loaded.with_context(|context| {
-                // SAFETY: `context` is this vCPU's: stored above, and perhaps changed by an injected exception. Its
-                // stage 2 is still selected, and it runs next.
+                // SAFETY: `context` is this vCPU's: stored above, and perhaps changed by an injected
+                // exception. Its stage 2 is still selected, and it runs next.
                 unsafe { el1_registers::load_system(&context.registers.system) }
             }),
         }

@@ -21,14 +21,16 @@ pub(crate) fn run(cpu: &mut Cpu) -> ! {
     });
     El2.note_entry();
     loop {
-        // SAFETY: `cpu` is borrowed mutably, so that only `enter` and `hypercall`, which takes a `Cpu`, use `cpu.host`
-        // meanwhile. Its PSTATE is one that the host had at EL1 or EL0, or that of a started CPU or an injected
-        // exception. The host's system registers are in the CPU: `guest::run` and `synchronous` load them again.
+        // SAFETY: `cpu` is borrowed mutably, so that only `enter` and `hypercall`, which takes a `Cpu`, use
+        // `cpu.host` meanwhile. Its PSTATE is one that the host had at EL1 or EL0, or that of a started CPU
+        // or an injected exception. The host's system registers are in the CPU: `guest::run` and
+        // `synchronous` load them again.
         let vector = unsafe { switch::enter(&raw mut cpu.host, (&raw mut *cpu).cast(), hypercall) };
         if vector == Vector::Synchronous {
             synchronous(cpu);
         }
-        // HCR_EL2 routes the host's interrupts to EL1. One that came to EL2 all the same is still pending there.
+        // HCR_EL2 routes the host's interrupts to EL1. One that came to EL2 all the same is still pending
+        // there.
         El2.note_entry();
     }
 }
@@ -58,8 +60,8 @@ fn synchronous(cpu: &mut Cpu) {
     let _looks = crate::oracle::host_call(&cpu.host);
     let action =
         host_trap(cpu.hypervisor, &mut cpu.host, el1_registers::syndrome(), cpu.services.id_register);
-    // SAFETY: `cpu.host.system` is the host's: stored above, and perhaps changed by an injected exception. The host's
-    // stage 2 is selected, and the host runs next.
+    // SAFETY: `cpu.host.system` is the host's: stored above, and perhaps changed by an injected exception.
+    // The host's stage 2 is selected, and the host runs next.
     unsafe { el1_registers::load_system(&cpu.host.system) };
     act(cpu, action);
 }

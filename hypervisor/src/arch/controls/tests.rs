@@ -1,16 +1,16 @@
 //! Each bit of each control register, for the host and for a guest, and why it is so.
 //!
-//! The table is written from the Arm ARM (DDI0487) and the GIC architecture (IHI 0069), not from the code: a bit
-//! that the code loses or gains is reported by its name. `tests/tests/metal` finds the writes in the ELF file, and the
-//! oracle reads the values back at EL2.
+//! The table is written from the Arm ARM (DDI0487) and the GIC architecture (IHI 0069), not from the code: a
+//! bit that the code loses or gains is reported by its name. `tests/tests/metal` finds the writes in the ELF
+//! file, and the oracle reads the values back at EL2.
 
 use hyp_core::vcpu::RESET_SCTLR_EL1;
 use shared_abi::addr::Pa;
 
 use super::*;
 
-/// Bits of a register from the highest to the lowest: their name, what they hold for the host and for a guest, and
-/// why.
+/// Bits of a register from the highest to the lowest: their name, what they hold for the host and for a
+/// guest, and why.
 type Field = (u32, u32, &'static str, u64, u64, &'static str);
 
 /// A register: its name, where it is described, its fields.
