@@ -33,17 +33,17 @@ macro_rules! image_main {
         const _: () = {
             #[repr(C, align(4096))]
             struct Stack(core::cell::UnsafeCell<[u8; $bytes]>);
-            // SAFETY: `Sync` promises that shared references race nowhere: there are none. `_start` makes the boot
-            // CPU's stack pointer of the section's end, and no code names `STACK`.
+            // SAFETY: `Sync` promises that shared references race nowhere: there are none. `_start` makes the
+            // boot CPU's stack pointer of the section's end, and no code names `STACK`.
             unsafe impl Sync for Stack {}
-            // SAFETY: `image.ld` gives `.stack` no other content, and reserves it in memory behind `.bss`; any bytes
-            // are valid there.
+            // SAFETY: `image.ld` gives `.stack` no other content, and reserves it in memory behind `.bss`;
+            // any bytes are valid there.
             #[unsafe(link_section = ".stack")]
             #[used]
             static STACK: Stack = Stack(core::cell::UnsafeCell::new([0; $bytes]));
 
-            // SAFETY: no other crate exports this symbol (a second one is a linker error), and the function has the
-            // signature by which `_start` branches to it.
+            // SAFETY: no other crate exports this symbol (a second one is a linker error), and the function
+            // has the signature by which `_start` branches to it.
             #[unsafe(export_name = "bare_rt_main")]
             extern "C" fn bare_rt_main(device_tree: u64) -> ! {
                 let main: fn(u64) -> ! = $main;

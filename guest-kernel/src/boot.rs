@@ -239,12 +239,13 @@ fn tree_span(address: u64) -> Result<Span, machine::Error> {
         return Err(machine::Error::Placement("device tree"));
     }
     let header = ptr::with_exposed_provenance::<u32>(address as usize);
-    // SAFETY: the boot protocol has x0 point to a device tree. The MMU is off, so that a wrong address
-    // is a fault at worst.
+    // SAFETY: by the boot protocol `address`, x0, points to a device tree, whose header starts with this
+    // word. The MMU is off, so that a wrong address faults at worst.
     let magic = u32::from_be(unsafe { header.read_volatile() });
-    // SAFETY: the header's second word.
+    // SAFETY: by the boot protocol the device tree is here, and its header has a second word (Devicetree
+    // Specification 0.4, 5.2).
     let size = unsafe { header.add(1) };
-    // SAFETY: as for the first word.
+    // SAFETY: by the boot protocol the device tree is here, and the word is within its header.
     let size = u32::from_be(unsafe { size.read_volatile() });
     if magic != MAGIC || size > LIMIT {
         return Err(machine::Error::Malformed);
@@ -258,6 +259,6 @@ fn tree_span(address: u64) -> Result<Span, machine::Error> {
 /// The range is mapped memory that is not empty and that nothing writes to from now on.
 unsafe fn bytes_at(span: &Range<u64>) -> &'static [u8] {
     let start = ptr::with_exposed_provenance(span.start as usize);
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller gives a range of mapped memory that nothing writes to from now on.
     unsafe { slice::from_raw_parts(start, (span.end - span.start) as usize) }
 }

@@ -69,9 +69,11 @@ impl Interrupts {
         let redistributor =
             NonNull::new(ptr::with_exposed_provenance_mut::<GicrSgi>(gic.redistributor as usize));
         let (distributor, redistributor) = distributor.zip(redistributor).ok_or(Error)?;
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller calls this once, with the distributor mapped as a device and used by nothing
+        // else.
         let distributor = unsafe { UniqueMmioPointer::new(distributor) };
-        // SAFETY: the caller's promise; only the first redistributor is ever used.
+        // SAFETY: the caller calls this once, with the redistributor mapped as a device and used by nothing
+        // else. The driver gets one CPU, so that it uses the first redistributor alone.
         let mut gic = unsafe { GicV3::new(distributor, redistributor, BOOT_CPU + 1) }.map_err(|_| Error)?;
         gic.setup(BOOT_CPU);
         GicCpuInterface::set_priority_mask(LOWEST_PRIORITY);

@@ -82,7 +82,7 @@ impl<C: Call> SharedPool<C> {
             Some(hypervisor) => hypervisor.sharing().map_err(Error::Granule)?,
             None => Sharing { granule: PAGE_SIZE, ranges: false },
         };
-        // SAFETY: the layout's size is not 0.
+        // SAFETY: the size is not 0: `layout` always makes it `POOL_BYTES`.
         let memory = unsafe { alloc_zeroed(layout(sharing.granule)) };
         let mut pool = Self {
             memory: NonNull::new(memory).ok_or(Error::OutOfMemory)?,
@@ -218,14 +218,16 @@ impl SharedPages {
         for word in words {
             // SAFETY: the words before `tail` fit in the run, which is page aligned and owned.
             unsafe { to.write_volatile(u64::from_ne_bytes(*word)) };
-            // SAFETY: one past a word within the run.
+            // SAFETY: `to` points to a word within the run, by the assertion, so that the end of the word is
+            // within it or one past it.
             to = unsafe { to.add(1) };
         }
         let mut to = to.cast::<u8>();
         for byte in tail {
             // SAFETY: the tail ends within the run, by the assertion.
             unsafe { to.write_volatile(*byte) };
-            // SAFETY: one past a byte within the run.
+            // SAFETY: `to` points to a byte within the run, by the assertion, so that the next one is within
+            // it or one past it.
             to = unsafe { to.add(1) };
         }
     }
@@ -242,14 +244,16 @@ impl SharedPages {
         for word in words {
             // SAFETY: the words before `tail` fit in the run, which is page aligned and owned.
             *word = unsafe { from.read_volatile() }.to_ne_bytes();
-            // SAFETY: one past a word within the run.
+            // SAFETY: `from` points to a word within the run, by the assertion, so that the end of the word
+            // is within it or one past it.
             from = unsafe { from.add(1) };
         }
         let mut from = from.cast::<u8>();
         for byte in tail {
             // SAFETY: the tail ends within the run, by the assertion.
             *byte = unsafe { from.read_volatile() };
-            // SAFETY: one past a byte within the run.
+            // SAFETY: `from` points to a byte within the run, by the assertion, so that the next one is
+            // within it or one past it.
             from = unsafe { from.add(1) };
         }
     }
@@ -258,9 +262,9 @@ impl SharedPages {
     fn wipe(&self) {
         let words = self.memory.cast::<u64>();
         for index in 0..self.len() / size_of::<u64>() {
-            // SAFETY: `index` is within the run, which is page aligned and owned.
+            // SAFETY: the loop ends with the run, so that `index` is within it.
             let word = unsafe { words.add(index) };
-            // SAFETY: as above.
+            // SAFETY: `word` is within the run, which is page aligned and which `self` alone has.
             unsafe { word.write_volatile(0) };
         }
     }

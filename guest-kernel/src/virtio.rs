@@ -44,7 +44,7 @@ pub(crate) unsafe fn probe(
 ) -> Option<(DeviceType, Result<Transport, Refusal>)> {
     let header = ptr::with_exposed_provenance_mut::<VirtIOHeader>(slot.registers.start as usize);
     let bytes = (slot.registers.end - slot.registers.start) as usize;
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller calls this once per slot, whose registers are mapped as a device and stay so.
     let transport = unsafe { MmioTransport::new(NonNull::new(header)?, bytes) }.ok()?;
     if transport.version() != MmioVersion::Modern {
         return None;

@@ -77,10 +77,11 @@ fn pages_layout(pages: usize) -> Layout {
     Layout::from_size_align(pages * PAGE_SIZE, PAGE_SIZE).unwrap()
 }
 
-// SAFETY: the memory is zeroed, page aligned, and nobody else's until it is given back.
+// SAFETY: `dma_alloc` takes zeroed, page-aligned memory from the allocator, which gives it to nobody else
+// until `dma_dealloc`.
 unsafe impl Hal for ProcessHal {
     fn dma_alloc(pages: usize, _direction: BufferDirection) -> (PhysAddr, NonNull<u8>) {
-        // SAFETY: the size is not zero.
+        // SAFETY: the driver asks for at least one page, so that the size is not 0.
         let memory = NonNull::new(unsafe { alloc_zeroed(pages_layout(pages)) }).unwrap();
         let address = memory.as_ptr().expose_provenance() as u64;
         (make_reachable(address, pages * PAGE_SIZE), memory)

@@ -1,17 +1,17 @@
 //! Cloister's EL2 hypervisor: the thin layer over `hyp-core` that touches the machine.
 //!
-//! [`hyp_core`] decides; this binary brings the machine up, switches worlds and does what was decided.
+//! [`hyp_core`] decides; this binary brings the machine up, switches worlds and executes the decisions. Its
+//! rooms, the lowest first; a room imports only from those above it in this list:
 //!
-//! * `boot`: the boot CPU's way from the first instruction to the host; `secondary`: the others'.
-//! * `host`: the host's traps, calls and faults; `relay`: its PSCI.
-//! * `guest`: running a vCPU from entry to exit.
-//! * `switch`, `vectors`: entering EL1 and coming back. `state`, `fp`, `gic`: the registers that change
-//!   hands. `controls`: the values of EL2's control registers.
-//! * `el2`: the machine as the core sees it. `maintenance`: its sequences for caches and TLBs. `mmu`, `memory`:
-//!   EL2's own map and memory.
-//! * `oracle`: only with that feature, a look at everything after each call. `trace`: only with that feature, what
-//!   each CPU did.
-//! * `console`, `power`: reporting, and the end. `arch`: one instruction a function.
+//! * `arch`: instructions, and the values of control registers. `arch::read!`, `arch::write!`, `arch::controls`.
+//! * `machine`: memory, EL2's map, console and power, which all CPUs share. `machine::el2::El2` (the core's
+//!   `Machine`), `machine::maintenance`, `machine::stage1::Stage1`.
+//! * `cpu`: one CPU: vectors, world switch, and the registers that change hands. `cpu::Cpu`,
+//!   `cpu::switch::enter`, `cpu::fp::HostFp`.
+//! * `oracle`: only with that feature, a check of all state after each call. `oracle::after`.
+//! * `trap`: what EL1 comes to EL2 for. `trap::host::run`, `trap::guest::run`, `trap::host_psci::serve`.
+//! * `boot`: from the first instruction to the host's. `boot::main`, `boot::secondary::main`,
+//!   `boot::layout::plan`.
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![cfg_attr(
@@ -24,43 +24,27 @@
 )]
 
 #[cfg(any(target_os = "none", test))]
-mod controls;
+mod arch;
 
 cfg_if::cfg_if! {
     if #[cfg(target_os = "none")] {
-        mod arch;
         mod boot;
-        mod console;
         mod cpu;
-        mod el2;
-        mod fp;
-        mod gic;
-        mod guest;
-        mod host;
-        mod maintenance;
-        mod memory;
-        mod mmu;
+        mod machine;
         #[cfg(feature = "oracle")]
         mod oracle;
-        mod power;
-        mod relay;
-        mod secondary;
-        mod state;
-        mod switch;
-        #[cfg(feature = "trace")]
-        mod trace;
-        mod vectors;
+        mod trap;
     }
 }
 
-// The ownership core is made on the stack, and moved, before it is put in its place.
+// `Hypervisor::new` builds the ownership core on the stack and moves it to its static.
 #[cfg(target_os = "none")]
 bare_rt::image_main!(boot::main, stack_bytes = 256 * 1024);
 
 #[cfg(target_os = "none")]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    power::panic()
+    machine::power::panic()
 }
 
 #[cfg(not(target_os = "none"))]

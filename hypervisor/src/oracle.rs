@@ -1,5 +1,5 @@
-//! The oracle at EL2 (feature `oracle`): after each call and each exit it looks at everything, and
-//! stops the machine at the first difference. No part of the shipped hypervisor.
+//! The oracle at EL2 (feature `oracle`): after each call and each exit it checks all state, and stops the
+//! machine at the first difference. The shipped hypervisor has no oracle.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,56 +11,57 @@ use shared_abi::record::Record;
 use spin::Once;
 use spin::mutex::TicketMutex;
 
-use crate::el2::El2;
-use crate::{arch, boot, console, controls, power};
+use crate::arch::{self, controls};
+use crate::machine::el2::El2;
+use crate::machine::{console, power};
 
 pub(crate) use hyp_verify::oracle::changes::Calls;
 
-/// Taken before all locks of the core: one CPU looks at a time.
-static ORACLE: Once<TicketMutex<Oracle<'static>>> = Once::new();
+/// The oracle, and the core that it checks. Its lock is taken before all locks of the core: one CPU checks at
+/// a time.
+static ORACLE: Once<(&Hypervisor<'static, El2>, TicketMutex<Oracle<'static>>)> = Once::new();
 
-/// How often it has looked.
+/// The number of checks so far.
 static CHECKS: AtomicU64 = AtomicU64::new(0);
 
-/// Calls of each kind that have begun, on whatever CPU, and have not been looked at.
+/// For each kind, the calls that have begun on any CPU and have not been checked.
 static UNDER_WAY: [AtomicU64; Calls::KINDS] = [const { AtomicU64::new(0) }; Calls::KINDS];
 
-/// Makes room for what the oracle remembers, behind the records.
+/// Makes room for the oracle's memory, behind the records.
 pub(crate) fn with_room(needs: Needs) -> Needs {
     Needs { records: needs.records * 2, ..needs }
 }
 
-/// Takes that room: answers what is left for the records.
+/// Splits that room off: returns the records, then the oracle's memory.
 pub(crate) fn take_room(records: &'static mut [u64]) -> (&'static mut [u64], &'static mut [u64]) {
     let half = records.len() / 2;
     records.split_at_mut(half)
 }
 
-/// Has the oracle take the machine as it is now for granted.
-pub(crate) fn install(hypervisor: &Hypervisor<'static, El2>, room: &'static mut [u64]) {
+/// Starts the oracle with the state of `hypervisor` as it is now.
+pub(crate) fn install(hypervisor: &'static Hypervisor<'static, El2>, room: &'static mut [u64]) {
     match Oracle::new(hypervisor, room) {
         Ok(oracle) => {
-            ORACLE.call_once(|| TicketMutex::new(oracle));
+            ORACLE.call_once(|| (hypervisor, TicketMutex::new(oracle)));
         }
         Err(difference) => power::panicked(format_args!("{difference}")),
     }
 }
 
-/// Something is being done that may have the effects of these kinds of calls; once it is done, the
-/// oracle looks.
-#[must_use = "the oracle looks when this is dropped"]
+/// Work under way that may have the effects of these kinds of calls. When this is dropped, the oracle checks.
+#[must_use = "the oracle checks when this is dropped"]
 pub(crate) struct Watched(Calls);
 
-/// Announces what is about to be done.
+/// Announces work that may have the effects of these kinds of calls.
 pub(crate) fn after(calls: Calls) -> Watched {
     for count in kinds(calls) {
-        // Before the call takes a lock: whoever looks sees this before what the call does.
+        // Before the call takes a lock: a CPU that checks sees this count before the call's effects.
         count.fetch_add(1, Ordering::SeqCst);
     }
     Watched(calls)
 }
 
-/// [`after`], of the call that the host makes by these registers.
+/// [`after`], for the call that the host makes by these registers.
 pub(crate) fn host_call(registers: &Registers) -> Watched {
     let [x0, arguments @ .., _, _, _, _, _, _, _, _, _, _, _, _, _] = &registers.x;
     let call = u32::try_from(*x0).ok().and_then(|function| HostCall::parse(function, arguments).ok());
@@ -70,7 +71,7 @@ pub(crate) fn host_call(registers: &Registers) -> Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         held(self.0 == Calls::GUEST);
-        let (Some(oracle), Some(hypervisor)) = (ORACLE.get(), boot::hypervisor()) else {
+        let Some((hypervisor, oracle)) = ORACLE.get() else {
             return;
         };
         let result = oracle.lock().check(hypervisor, under_way);
@@ -84,9 +85,8 @@ impl Drop for Watched {
     }
 }
 
-/// Reads EL2's control registers back: they hold what the host, or a guest, is to run with. The system register
-/// interface of the GIC, the traps and both stages' controls are written on each CPU by itself, some of them at each
-/// switch.
+/// Reads EL2's control registers of this CPU back: they hold the values for the host, or for a guest. No lock
+/// orders their writes, some of which are at each switch.
 fn held(guest: bool) {
     macro_rules! hold {
         ($($register:literal = $value:expr, in $mask:expr;)*) => {
@@ -102,8 +102,8 @@ fn held(guest: bool) {
             })*
         };
     }
-    /// ICC_SRE_EL2.Enable, which reads as one where the system registers are the only way to the CPU interface
-    /// (IHI 0069, section 12.2.24).
+    /// ICC_SRE_EL2.Enable, which reads as one where the system registers are the only way to the CPU
+    /// interface (IHI 0069, section 12.2.24).
     const SRE_ENABLE: u64 = 1 << 3;
     /// ICH_HCR_EL2.EOIcount, which the hardware counts.
     const EOI_COUNT: u64 = 0x1f << 27;
@@ -117,7 +117,7 @@ fn held(guest: bool) {
     };
     hold! {
         "hcr_el2" = hcr, in u64::MAX;
-        // Whether FP traps depends on whose registers are in the CPU.
+        // FP traps while another party's FP registers are in the CPU.
         "cptr_el2" = controls::cptr(false), in !controls::CPTR_TFP;
         "mdcr_el2" = mdcr, in u64::MAX;
         "cnthctl_el2" = cnthctl, in u64::MAX;
@@ -150,7 +150,7 @@ fn under_way() -> Calls {
         .fold(Calls::NONE, |calls, (kind, _)| calls.and(Calls::nth(kind)))
 }
 
-/// Tells how often the oracle has looked.
+/// Reports the number of checks.
 pub(crate) fn report() {
     console::record(&Record::Oracle { checks: CHECKS.load(Ordering::Relaxed) });
 }

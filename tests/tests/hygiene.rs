@@ -58,7 +58,6 @@ fn every_unsafe_block_says_why_it_is_sound() {
 }
 
 #[test]
-#[ignore = "until the redesign lands"]
 fn every_safety_comment_names_a_precondition_and_who_upholds_it() {
     let mut seen = 0;
     let mut wrong = Vec::new();

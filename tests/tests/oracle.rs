@@ -21,7 +21,7 @@ const MARKS: [&str; 5] = [
     "hyp_verify6oracle",
     "hyp_core6verify",
     "oracle.rs",
-    "core/src/verify.rs",
+    "core/src/verify",
 ];
 
 /// Other CPUs call meanwhile. That the oracle looked, after each thing that EL2 was asked, is what

@@ -20,7 +20,7 @@ const SHIPPED: &str = "target/bare/aarch64-unknown-none-softfloat/bare/hyperviso
 
 /// What only the trace brings along: the start of an event's line, the argument that asks for it, its module's name
 /// in symbols, its file's in debug information.
-const MARKS: [&str; 4] = ["@event", "trace=on", "10hypervisor5trace", "trace.rs"];
+const MARKS: [&str; 4] = ["@event", "trace=on", "10hypervisor7machine5trace", "trace.rs"];
 
 /// The events of a trace file, in their order, all of them.
 fn read(path: &Path) -> Vec<(usize, Event)> {

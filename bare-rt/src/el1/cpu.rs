@@ -21,8 +21,8 @@ macro_rules! read_register {
         #[must_use]
         pub fn $function() -> u64 {
             let value;
-            // SAFETY: EL1 has the registers named below, and a read of them has no effect on memory or on the CPU's
-            // state.
+            // SAFETY: EL1 has the registers named below, and a read of them has no effect on memory or on the
+            // CPU's state.
             unsafe {
                 asm!(
                     concat!("mrs {}, ", $register),
@@ -39,8 +39,8 @@ macro_rules! write_register {
     ($(#[$doc:meta])* $function:ident, $register:literal) => {
         $(#[$doc])*
         pub fn $function(value: u64) {
-            // SAFETY: the registers named below are timers': they decide when an interrupt is pending, and nothing
-            // else.
+            // SAFETY: the registers named below are timers': they decide when an interrupt is pending, and
+            // nothing else.
             unsafe {
                 asm!(
                     concat!("msr ", $register, ", {}"),
@@ -157,7 +157,7 @@ pub fn disable_irq() {
 /// to use it.
 pub fn mask_irq() -> u64 {
     let daif;
-    // SAFETY: masking an interrupt delays it, no more.
+    // SAFETY: the CPU only delays interrupts that are masked; no memory and no other register changes.
     unsafe {
         asm!("mrs {}, daif", "msr daifset, #2", out(reg) daif, options(nostack, preserves_flags));
     }
@@ -166,8 +166,8 @@ pub fn mask_irq() -> u64 {
 
 /// Sets DAIF to a value that [`mask_irq`] returned.
 pub fn restore_daif(daif: u64) {
-    // SAFETY: `daif` comes from `mask_irq`, so that no more is unmasked than was before; handlers keep every register
-    // of the code that they interrupt (`vectors`).
+    // SAFETY: `daif` comes from `mask_irq`, so that no more is unmasked than was before; handlers keep every
+    // register of the code that they interrupt (`vectors`).
     unsafe {
         asm!("msr daif, {}", in(reg) daif, options(nostack, preserves_flags));
     }

@@ -190,8 +190,8 @@ impl Stage1 {
         let registers = Registers::new(self.mapping.root_address().0 as u64);
         let image = self.layout.image();
         registers::invalidate_stale_lines(image.start, image.end);
-        // SAFETY: `new` has mapped the binary at its own address, so this code and its stack; the caller says that all
-        // else that is used is mapped as well, and that the MMU is off.
+        // SAFETY: `new` has mapped the binary at its own address, so this code and its stack; the caller says
+        // that all else that is used is mapped as well, and that the MMU is off.
         unsafe { registers.enable() };
         // From here on a change that needs break-before-make is refused.
         self.mapping.mark_active();

@@ -148,7 +148,8 @@ fn a_copy_longer_than_the_run_is_a_bug() {
 fn a_run_is_taken_back_once() {
     let mut pool = protected_pool();
     let run = pool.alloc(1).unwrap();
-    // SAFETY: not so: that is what the pool has to notice. Neither copy is used for an access.
+    // SAFETY: this breaks the precondition of `from_parts`, since `run` still exists: the pool has to notice.
+    // Neither copy is used for an access.
     let copy = unsafe { SharedPages::from_parts(run.as_ptr(), 1) };
     pool.free(run);
     pool.free(copy);

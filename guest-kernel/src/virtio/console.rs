@@ -63,7 +63,7 @@ impl<T: transport::Transport> VirtioConsole<T> {
         if !time::wait_until(REQUEST_TIMEOUT, || transmit.can_pop()) {
             return Err(Error::NotReady);
         }
-        // SAFETY: the same buffer as above.
+        // SAFETY: `part` is the buffer that `add` above gave `token` for.
         unsafe { self.transmit.pop_used(token, &[part], &mut [])? };
         Ok(())
     }

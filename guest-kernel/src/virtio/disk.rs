@@ -134,18 +134,21 @@ impl<T: transport::Transport> Disk<T> {
         let token = unsafe { self.device.read_blocks_nb(sector, &mut request, data, &mut response) }
             .map_err(Error::Device)?;
         self.wait_for(token)?;
-        // SAFETY: the same buffers as above, with the token that came back for them.
+        // SAFETY: `read_blocks_nb` above gave `token` for these three buffers, and `wait_for` has seen it
+        // come back.
         let outcome = unsafe { self.device.complete_read_blocks(token, &request, data, &mut response) };
         self.complete(outcome)
     }
 
     fn write_request(&mut self, sector: usize, data: &[u8]) -> Result<(), Error> {
         let (mut request, mut response) = (BlkReq::default(), BlkResp::default());
-        // SAFETY: as in `read_request`.
+        // SAFETY: the device gets copies (`PoolHal`), so that none of the three is accessed before
+        // `complete_write_blocks`, nor at all if that is never reached.
         let token = unsafe { self.device.write_blocks_nb(sector, &mut request, data, &mut response) }
             .map_err(Error::Device)?;
         self.wait_for(token)?;
-        // SAFETY: the same buffers as above, with the token that came back for them.
+        // SAFETY: `write_blocks_nb` above gave `token` for these three buffers, and `wait_for` has seen it
+        // come back.
         let outcome = unsafe { self.device.complete_write_blocks(token, &request, data, &mut response) };
         self.complete(outcome)
     }

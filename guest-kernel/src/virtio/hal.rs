@@ -52,7 +52,8 @@ fn free(run: SharedPages) {
 unsafe fn run_at(address: PhysAddr, bytes: usize) -> SharedPages {
     let memory = core::ptr::with_exposed_provenance_mut(address as usize);
     let memory = NonNull::new(memory).expect("the pool is not at address 0");
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller gives the address and size of a run that `SharedPool::alloc` handed out and that was
+    // not taken back.
     unsafe { SharedPages::from_parts(memory, bytes.div_ceil(PAGE_SIZE)) }
 }
 

@@ -25,7 +25,7 @@ impl Write for Console {
 ///
 /// `registers` is the address of a PL011 that nothing else uses, mapped as a device for good.
 pub(crate) unsafe fn init(registers: u64) {
-    // SAFETY: the caller vouches for the registers.
+    // SAFETY: the caller gives the address of a PL011 that nothing else uses, mapped as a device for good.
     *CONSOLE.lock() = unsafe { open(registers) };
 }
 
@@ -37,7 +37,7 @@ pub(crate) unsafe fn init(registers: u64) {
 unsafe fn open(registers: u64) -> Option<Console> {
     let registers = core::ptr::with_exposed_provenance_mut::<PL011Registers>(registers as usize);
     let registers = NonNull::new(registers)?;
-    // SAFETY: the caller vouches for the registers.
+    // SAFETY: the caller gives the address of a PL011 that nothing else uses.
     Some(Console(Uart::new(unsafe { UniqueMmioPointer::new(registers) })))
 }
 
@@ -47,7 +47,7 @@ unsafe fn open(registers: u64) -> Option<Console> {
 ///
 /// As [`init`], but for the mapping. Nothing else runs, and the machine powers off next.
 pub(crate) unsafe fn early_epitaph(registers: u64, message: fmt::Arguments<'_>) {
-    // SAFETY: the caller vouches for the registers.
+    // SAFETY: the caller gives the address of a PL011. Nothing else runs, so that nothing else uses it.
     if let Some(mut console) = unsafe { open(registers) } {
         let _ = writeln!(console, "{PREFIX}refused {message}");
     }

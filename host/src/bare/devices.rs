@@ -121,6 +121,6 @@ pub(crate) fn request<'a, const SIZE: usize>(
         transport.notify(number);
     }
     wait_until(|| queue.can_pop());
-    // SAFETY: these are the buffers that were added with this token.
+    // SAFETY: `inputs` and `outputs` are the buffers that `add` above gave `token` for.
     unsafe { queue.pop_used(token, inputs, outputs) }
 }

@@ -115,10 +115,10 @@ pub(crate) unsafe fn init(platform: &Platform) -> Result<(), Error> {
         platform.redistributors.start as usize,
     ))
     .ok_or(missing)?;
-    // SAFETY: the caller vouches for the registers.
+    // SAFETY: the caller calls this once, with the distributor mapped as a device for good.
     let distributor = unsafe { UniqueMmioPointer::new(distributor) };
-    // SAFETY: as above; the only alias is in `set_virtual_timer_active`, to two registers that the
-    // driver leaves alone.
+    // SAFETY: the caller calls this once, with all redistributors mapped as devices for good. The only alias
+    // is in `set_virtual_timer_active`, to two registers that the driver does not use.
     let mut gic = unsafe { GicV3::new(distributor, first, platform.cpus.len())? };
     gic.setup(0);
     for (number, affinity) in platform.cpus.iter().enumerate() {

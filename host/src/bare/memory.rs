@@ -35,7 +35,8 @@ pub(crate) unsafe fn init(platform: &Platform) -> Result<(), &'static str> {
     // SAFETY: the frames are free RAM, as `find_room` checked, and page aligned; they are zeroed before
     // a reference to them is made, and `remove` below keeps anyone else from getting them.
     unsafe { words.write_bytes(0, bitmap_bytes as usize / size_of::<u64>()) };
-    // SAFETY: as above.
+    // SAFETY: `find_room` found these free frames, the line above zeroed them, and `remove` below keeps them
+    // from being handed out.
     let words = unsafe { core::slice::from_raw_parts_mut(words, bitmap_bytes as usize / size_of::<u64>()) };
     let mut frames = Frames::new(span, words).ok_or(TOO_SMALL)?;
     for bank in &platform.ram {
@@ -46,7 +47,8 @@ pub(crate) unsafe fn init(platform: &Platform) -> Result<(), &'static str> {
     }
     frames.remove(bitmap..bitmap + bitmap_bytes);
     let memory = frames.allocate(HEAP_BYTES / PAGE_SIZE, 1).ok_or(TOO_SMALL)?;
-    // SAFETY: the frames were just allocated, for the heap alone.
+    // SAFETY: `allocate` has just handed these frames out, mapped RAM, for the heap alone. The caller calls
+    // this once.
     unsafe { heap::init(memory.first().base().0..memory.end().base().0) };
     *FRAMES.lock() = Some(frames);
     Ok(())

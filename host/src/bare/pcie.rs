@@ -70,9 +70,9 @@ impl core::fmt::Display for Error {
 /// Called once. Configuration space (256 MiB) and window are mapped as devices for good.
 pub(crate) unsafe fn enumerate(host: &PciHost) -> Result<Vec<Found>, Error> {
     let base = core::ptr::with_exposed_provenance_mut(host.configuration.start as usize);
-    // SAFETY: the caller vouches for the registers.
+    // SAFETY: the caller calls this once, with configuration space mapped as a device for good.
     let registers = unsafe { MmioCam::new(base, Cam::Ecam) };
-    // SAFETY: the copy is only read, at registers that do not change.
+    // SAFETY: the loop below only reads through the copy, and only registers that the device never changes.
     let constants = unsafe { registers.unsafe_clone() };
     let mut root = PciRoot::new(registers);
     let mut next = host.window.start;

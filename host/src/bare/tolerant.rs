@@ -82,8 +82,8 @@ pub(crate) struct TolerantMemory;
 impl HostMemory for TolerantMemory {
     fn read(&self, from: Pa, into: &mut [u8]) -> Result<(), Fault> {
         let source = core::ptr::with_exposed_provenance(from.0 as usize);
-        // SAFETY: the destination is a live buffer of that length; the source is read by plain loads
-        // that may fail, and no reference to it is made.
+        // SAFETY: `into` is a borrowed buffer of that length. `tolerant_copy` reads the source by plain
+        // loads, makes no reference to it, and returns failure if a load is forbidden (`recover`).
         match unsafe { tolerant_copy(into.as_mut_ptr(), source, into.len()) } {
             0 => Ok(()),
             _ => Err(Fault(from)),

@@ -106,7 +106,7 @@ fn cache_maintenance_is_complete_before_pages_change_hands() {
     );
 }
 
-/// The values are compared by the hypervisor's own test (`hypervisor/src/controls/tests.rs`).
+/// The values are compared by the hypervisor's own test (`hypervisor/src/arch/controls/tests.rs`).
 #[test]
 fn control_registers_are_written_at_each_switch() {
     let switched = list(&[
@@ -118,9 +118,9 @@ fn control_registers_are_written_at_each_switch() {
         "MSR VMPIDR_EL2",
         "ISB",
     ]);
-    exactly(&["state", "select_host"], vec![switched.clone()]);
-    exactly(&["state", "select_guest"], vec![switched]);
-    exactly(&["state", "untrap_fp"], vec![list(&["MRS CPTR_EL2", "MSR CPTR_EL2", "ISB"])]);
+    exactly(&["select", "select_host"], vec![switched.clone()]);
+    exactly(&["select", "select_guest"], vec![switched]);
+    exactly(&["select", "untrap_fp"], vec![list(&["MRS CPTR_EL2", "MSR CPTR_EL2", "ISB"])]);
 
     let list_registers = ["ICH_LR0_EL2", "ICH_LR1_EL2", "ICH_LR2_EL2", "ICH_LR3_EL2"];
     let all = ["ICH_VMCR_EL2", "ICH_AP0R0_EL2", "ICH_AP1R0_EL2"].into_iter().chain(list_registers);
@@ -135,7 +135,7 @@ fn control_registers_are_written_at_each_switch() {
 fn each_cpu_sets_its_control_registers_up() {
     exactly(&["vectors", "install"], vec![list(&["MSR VBAR_EL2", "ISB"])]);
     let takes = ["MSR HCR_EL2", "MSR ICC_SRE_EL2", "ISB", "MRS HCR_EL2"];
-    exactly(&["cpu", "take_el2"], vec![list(&takes), list(&[&takes[..], &["MRS ICH_VTR_EL2"]].concat())]);
+    exactly(&["setup", "take_el2"], vec![list(&takes), list(&[&takes[..], &["MRS ICH_VTR_EL2"]].concat())]);
     exactly(
         &["Stage1", "enable"],
         vec![list(&[
@@ -151,7 +151,7 @@ fn each_cpu_sets_its_control_registers_up() {
         ])],
     );
     exactly(
-        &["state", "init_cpu"],
+        &["setup", "init_cpu"],
         vec![list(&[
             "MRS MIDR_EL1",
             "MRS ID_AA64MMFR0_EL1",
@@ -180,7 +180,7 @@ fn each_cpu_sets_its_control_registers_up() {
         let groups = groups.iter().enumerate().filter(|(group, _)| choice >> group & 1 == 1);
         list(&groups.fold(looks.to_vec(), |all, (_, group)| [&all, *group].concat()))
     };
-    exactly(&["state", "no_extensions"], (0..8).map(chosen).collect());
+    exactly(&["setup", "no_extensions"], (0..8).map(chosen).collect());
 
     let mut clears = list(&["MRS ICH_VTR_EL2", "MSR ICH_HCR_EL2"]);
     clears.extend((0..16).map(|register| format!("MSR ICH_LR{register}_EL2")));

@@ -51,7 +51,8 @@ fn straight(path: &[&str]) -> Effects {
 
 #[test]
 fn every_system_register_is_stored_and_loaded() {
-    let (stores, loads) = (straight(&["state", "save_system"]), straight(&["state", "load_system"]));
+    let (stores, loads) =
+        (straight(&["el1_registers", "save_system"]), straight(&["el1_registers", "load_system"]));
     for (register, offset) in system_registers() {
         assert_eq!(stores.stored(0, offset), Some(&Value::System(register.clone())), "{register} is stored");
         assert_eq!(loads.system.get(&register), Some(&loaded(offset)), "{register} is loaded");

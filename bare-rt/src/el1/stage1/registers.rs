@@ -55,8 +55,8 @@ impl Registers {
     ///
     /// The CPU is at EL1 with its MMU off. The tables still exist and map all that it uses.
     pub unsafe fn enable(self) {
-        // SAFETY: the caller says that the CPU is at EL1 with its MMU off, and that the tables map all that it
-        // uses. Old translations are gone before the MMU is turned on, and the barriers order each step.
+        // SAFETY: the caller says that the CPU is at EL1 with its MMU off, and that the tables map all that
+        // it uses. Old translations are gone before the MMU is turned on, and the barriers order each step.
         unsafe {
             asm!(
                 "dsb sy",

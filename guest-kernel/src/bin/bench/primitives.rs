@@ -90,7 +90,8 @@ fn first_touches(log: &mut Log) -> Result<(), Failure> {
     let region = region(2 * MANY as u64 * PAGE_SIZE, PAGE_SIZE)?;
     let last = region + (2 * MANY as u64 - 1) * PAGE_SIZE;
     for index in 0..MANY as u64 {
-        // SAFETY: the page is in the region, which holds nothing.
+        // SAFETY: the page is in `region`, which the allocator gave to this function and which holds no
+        // value. Stage 1 maps all RAM; the host brings the page at the touch.
         let span = unsafe { stopwatch::store_zero(last - index * PAGE_SIZE) };
         log.add(Operation::FirstTouch, span);
     }
@@ -157,7 +158,8 @@ fn accepted((span, [status, _]): (Span, [u64; 2])) -> Result<Span, Failure> {
 /// A block that the host has brought, whole.
 fn present_block() -> Result<u64, Failure> {
     let block = region(BLOCK, BLOCK)?;
-    // SAFETY: the region holds nothing.
+    // SAFETY: `region` is memory that the allocator gave to this function alone, mapped by stage 1, without a
+    // value.
     let _ = unsafe { stopwatch::store_zero(block) };
     Ok(block)
 }
@@ -165,7 +167,7 @@ fn present_block() -> Result<u64, Failure> {
 /// Memory that is nobody else's from now on, not touched yet.
 fn region(bytes: u64, align: u64) -> Result<u64, Failure> {
     let layout = Layout::from_size_align(bytes as usize, align as usize)?;
-    // SAFETY: the size is not 0.
+    // SAFETY: the callers ask for at least a page, so that the size is not 0.
     let memory = unsafe { alloc(layout) };
     if memory.is_null() {
         return Err("the heap is too small".into());

@@ -35,7 +35,8 @@ pub(crate) fn empty() -> Span {
 /// Times a loop of two instructions, [`CONTROL_TURNS`] times.
 pub(crate) fn control() -> Span {
     let (start, end);
-    // SAFETY: only the registers named change.
+    // SAFETY: the loop touches no memory, and changes the registers that it declares to the compiler and
+    // nothing else.
     unsafe {
         asm!(
             "isb",
@@ -59,8 +60,8 @@ pub(crate) fn hypercall(function: u32, arguments: [u64; 3]) -> (Span, [u64; 2]) 
     let (start, end);
     let [x1, x2, x3] = arguments;
     let (r0, r1);
-    // SAFETY: the calls of this payload's are sharing calls and questions. Pages that are shared hold
-    // nothing, and no reference to them is made. Nothing beyond x17 changes (SMCCC 1.0, 2.4).
+    // SAFETY: this payload makes only sharing calls and queries. The callers share pages that hold no value
+    // and to which there is no reference. The hypervisor changes no register beyond x17 (SMCCC 1.0, 2.4).
     unsafe {
         asm!(
             "isb",
@@ -91,7 +92,7 @@ pub(crate) fn hypercall(function: u32, arguments: [u64; 3]) -> (Span, [u64; 2]) 
 /// `register` is the address of one, mapped, that has no effect when it is read.
 pub(crate) unsafe fn read_register(register: u64) -> Span {
     let (start, end);
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller gives the address of a mapped device register whose read has no effect.
     unsafe {
         asm!(
             "isb",
@@ -116,7 +117,7 @@ pub(crate) unsafe fn read_register(register: u64) -> Span {
 /// `address` is mapped memory that holds no value.
 pub(crate) unsafe fn store_zero(address: u64) -> Span {
     let (start, end);
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller gives the address of mapped memory that holds no value.
     unsafe {
         asm!(
             "isb",

@@ -3,25 +3,26 @@
 use hyp_core::vcpu::GicRegisters;
 use shared_abi::vcpu::{LIST_REGISTERS, ListRegister};
 
-use crate::{arch, controls};
+use crate::arch::{self, controls};
 
-/// Whether this CPU has what is switched: all active priorities of a guest are in ICH_AP0R0_EL2 and
-/// ICH_AP1R0_EL2 (ICH_VTR_EL2.PREbits + 1 is at most 5), and there are [`LIST_REGISTERS`] at least
+/// Whether the switch of this CPU's interface is complete: ICH_AP0R0_EL2 and ICH_AP1R0_EL2 hold all active
+/// priorities of a guest (ICH_VTR_EL2.PREbits + 1 is at most 5), and there are at least [`LIST_REGISTERS`]
 /// (ICH_VTR_EL2.ListRegs + 1).
 pub(crate) fn fits() -> bool {
     let vtr = arch::read!("ich_vtr_el2");
     (vtr >> 26) & 7 <= 4 && (vtr & 0x1f) + 1 >= LIST_REGISTERS as u64
 }
 
-/// Turns the virtual CPU interface off and frees the list registers; once per CPU. Those beyond
+/// Turns the virtual CPU interface off and frees the list registers; once per CPU. List registers beyond
 /// [`LIST_REGISTERS`] are never used.
+// symbol: tests/tests/metal reads its instructions.
 #[inline(never)]
 pub(crate) fn init_cpu() {
     let list_registers = (arch::read!("ich_vtr_el2") & 0x1f) + 1;
     macro_rules! free {
         ($($n:literal)*) => {
             $(if $n < list_registers {
-                // SAFETY: ICH_VTR_EL2 has just said that the register is there; the interface is off, so that its
+                // SAFETY: ICH_VTR_EL2 says that this CPU has the register. The interface is off, so that its
                 // content has no effect.
                 unsafe { arch::write!(concat!("ich_lr", $n, "_el2"), 0) };
             })*
@@ -36,13 +37,14 @@ pub(crate) fn init_cpu() {
 ///
 /// # Safety
 ///
-/// They are that vCPU's registers, and it runs next.
+/// The registers are that vCPU's, and it runs next.
+// symbol: tests/tests/metal reads its instructions.
 #[inline(never)]
 pub(crate) unsafe fn load(registers: &GicRegisters, list_registers: [ListRegister; LIST_REGISTERS]) {
     let [lr0, lr1, lr2, lr3] = list_registers;
-    // SAFETY: the caller gives the registers of the vCPU that runs next. The parser of the entry
-    // (`HostCall::parse_run`) lets no list register through that links to hardware but for the virtual timer, and
-    // `fits` has seen that these registers are there.
+    // SAFETY: the caller gives the registers of the vCPU that runs next. `Entry::parse` refuses list
+    // registers that link to hardware, except for the virtual timer. `fits` has checked that this CPU has
+    // these registers.
     unsafe {
         arch::write!("ich_vmcr_el2", registers.vmcr);
         arch::write!("ich_ap0r0_el2", registers.ap0r0);
@@ -55,8 +57,9 @@ pub(crate) unsafe fn load(registers: &GicRegisters, list_registers: [ListRegiste
     }
 }
 
-/// Takes the virtual CPU interface from the vCPU that ran, and turns it off: what is left in the list
-/// registers has no effect then.
+/// Takes the virtual CPU interface from the vCPU that ran, and turns it off. The content of the list
+/// registers then has no effect.
+// symbol: tests/tests/metal reads its instructions.
 #[inline(never)]
 pub(crate) fn save(registers: &mut GicRegisters) -> [ListRegister; LIST_REGISTERS] {
     registers.vmcr = arch::read!("ich_vmcr_el2");
@@ -68,8 +71,8 @@ pub(crate) fn save(registers: &mut GicRegisters) -> [ListRegister; LIST_REGISTER
         arch::read!("ich_lr2_el2"),
         arch::read!("ich_lr3_el2"),
     ];
-    // SAFETY: the value turns the virtual interface off, so that nothing of the vCPU's reaches the host, which
-    // runs next.
+    // SAFETY: the value turns the virtual interface off, so that no interrupt of the vCPU reaches the host,
+    // which runs next.
     unsafe { arch::write!("ich_hcr_el2", controls::HOST_ICH_HCR) };
     list_registers.map(ListRegister)
 }

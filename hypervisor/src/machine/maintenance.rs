@@ -1,7 +1,7 @@
 //! Maintenance of caches and TLBs: each sequence is a function that the compiler keeps in one piece.
 //!
-//! `tests/tests/metal` finds each function in the shipped ELF file by its name, and compares its instructions with
-//! the order that the core states ([`Maintenance`]).
+//! `tests/tests/metal` finds each function in the shipped ELF file by its name, and compares its instructions
+//! with the order that the core states ([`Maintenance`]).
 
 use core::arch::asm;
 use core::ops::Range;
@@ -11,14 +11,13 @@ use hyp_core::machine::{Machine, Removed, Space};
 use hyp_core::maintenance::Maintenance;
 use shared_abi::addr::PAGE_SIZE;
 
-use crate::el2::El2;
-use crate::{arch, state};
+use super::el2::El2;
+use crate::arch::{self, controls};
 
 /// This CPU's maintenance instructions.
 struct Instructions;
 
 impl Maintenance for Instructions {
-    #[inline(always)]
     fn barrier(&self, barrier: Barrier) {
         match barrier {
             Barrier::DsbIshst => arch::dsb_ishst(),
@@ -29,7 +28,6 @@ impl Maintenance for Instructions {
         El2.event(|| Event::Barrier(barrier));
     }
 
-    #[inline(always)]
     fn forget(&self, scope: Scope) {
         match scope {
             Scope::Ipa(page) => arch::tlbi_ipas2e1is(page),
@@ -38,43 +36,44 @@ impl Maintenance for Instructions {
             Scope::CombinedHere => arch::tlbi_vmalle1(),
             Scope::InstructionsHere => arch::ic_iallu(),
         }
-        El2.event(|| Event::Tlbi { vmid: state::vmid(arch::read!("vttbr_el2")), scope });
+        El2.event(|| Event::Tlbi { vmid: controls::vmid(arch::read!("vttbr_el2")), scope });
     }
 
-    #[inline(always)]
     fn in_space(&self, space: Space, f: impl FnOnce()) {
         let current = arch::read!("vttbr_el2");
-        // SAFETY: EL1 does not run before `current` is back, so nothing is translated by `space` but what the
-        // maintenance names.
-        unsafe { arch::write!("vttbr_el2", state::vttbr(space)) };
+        // SAFETY: EL1 does not run before `current` is back, so only the maintenance in `f` uses `space`.
+        unsafe { arch::write!("vttbr_el2", controls::vttbr(space)) };
         arch::isb();
         f();
-        // SAFETY: `current` is what the switch to the party that runs has put there (`state::select_host`,
-        // `state::select_guest`).
+        // SAFETY: `current` is the value that `cpu::select` wrote for the party that runs.
         unsafe { arch::write!("vttbr_el2", current) };
         arch::isb();
     }
 }
 
 /// [`Machine::publish`].
+// symbol: tests/tests/metal reads its instructions.
 #[inline(never)]
 pub(crate) fn publish() {
     Instructions.publish();
 }
 
 /// [`Machine::invalidate`].
+// symbol: tests/tests/metal reads its instructions.
 #[inline(never)]
 pub(crate) fn invalidate(space: Space, removed: &[Removed]) {
     Instructions.invalidate(space, removed.iter().map(|leaf| leaf.page));
 }
 
 /// [`Machine::invalidate_all`].
+// symbol: tests/tests/metal reads its instructions.
 #[inline(never)]
 pub(crate) fn invalidate_all(space: Space) {
     Instructions.invalidate_all(space);
 }
 
 /// [`Machine::forget_previous_vcpu`].
+// symbol: tests/tests/metal reads its instructions.
 #[inline(never)]
 pub(crate) fn forget_previous_vcpu(space: Space) {
     Instructions.forget_previous_vcpu(space);
@@ -89,6 +88,7 @@ mod ctr {
 }
 
 /// Makes all CPUs fetch instructions anew: IC IALLUIS, unless the CPU has no need of it, and DSB ISH.
+// symbol: tests/tests/metal reads its instructions.
 #[inline(never)]
 fn forget_instructions() {
     if arch::read!("ctr_el0") & ctr::DIC == 0 {
@@ -102,14 +102,14 @@ fn line_words() -> u64 {
     (arch::read!("ctr_el0") >> ctr::DMIN_LINE_SHIFT) & 0xf
 }
 
-/// How many cache lines a turn of the loops below takes.
+/// Cache lines in a turn of the loops below.
 const UNROLLED: u64 = 16;
-/// The logarithm of the words of the longest line of which so many are no more than a page.
+/// The logarithm of the words of the longest line of which [`UNROLLED`] are at most a page.
 const MOST_WORDS: u64 = (PAGE_SIZE / UNROLLED / 4).ilog2() as u64;
 
-/// Does something (`$each`, on register `{line}`) for every cache line from the start of a page up to the
-/// end of the last turn that begins before an end: [`UNROLLED`] lines a turn, which is no more than a
-/// page, since what counts is the number of instructions.
+/// Executes `$each`, on register `{line}`, for every cache line of a range that starts at a page:
+/// [`UNROLLED`] lines a turn, which are at most a page. The last turn may go beyond the range, to the end of
+/// its page.
 macro_rules! for_each_line {
     ($range:expr, $step:expr, $each:literal) => {{
         let (range, step): (Range<u64>, u64) = ($range, $step);
@@ -132,29 +132,33 @@ macro_rules! for_each_line {
 
 /// DC CIVAC for the pages that `bytes` from `start` on are in, which EL2 has mapped: clean and invalidate
 /// to the point of coherency, then DSB ISH.
+// symbol: tests/tests/metal reads its instructions.
 #[inline(never)]
 pub(crate) fn clean_and_invalidate(start: u64, bytes: u64) {
     let (first, end) = (start & !(PAGE_SIZE - 1), start + bytes);
-    // SAFETY: DC CIVAC changes no content, whatever is named (an address that is not mapped is a fault at EL2, which
-    // is reported). A turn of the loop is no more than a page, by `MOST_WORDS`: with longer lines the same line is
-    // cleaned again.
+    // SAFETY: DC CIVAC changes no content at any address. The caller names mapped pages; any other address
+    // faults at EL2, which stops the machine. A turn of the loop is at most a page, by `MOST_WORDS`: with
+    // longer lines the same line is cleaned again.
     unsafe { for_each_line!(first..end, 4 << line_words().min(MOST_WORDS), "dc civac, {line}") };
     arch::dsb_ish();
 }
 
 /// [`Machine::clean`]: [`clean_and_invalidate`], and no CPU goes on executing what was there.
+// symbol: tests/tests/metal reads its instructions.
 #[inline(never)]
 pub(crate) fn clean(start: u64, bytes: u64) {
     clean_and_invalidate(start, bytes);
     forget_instructions();
 }
 
-/// [`Machine::wipe`]: zeroes pages and cleans them to the point of coherency, and no CPU goes on executing what
-/// was there.
+/// [`Machine::wipe`]: zeroes pages and cleans them to the point of coherency, and no CPU goes on executing
+/// what was there.
 ///
 /// # Safety
 ///
-/// They are whole pages of mapped RAM on whose content nobody relies. (EL1 may reach what was shared or lent.)
+/// The bytes are whole pages of mapped RAM on whose content nobody relies. (EL1 may reach pages that were
+/// shared or lent.)
+// symbol: tests/tests/metal reads its instructions.
 #[inline(never)]
 pub(crate) unsafe fn wipe(start: u64, bytes: u64) {
     let words = line_words();
@@ -162,13 +166,13 @@ pub(crate) unsafe fn wipe(start: u64, bytes: u64) {
     // DDI0487, D24.2.39). With longer lines a turn of the loop would go beyond a page.
     if arch::read!("dczid_el0") & 0x1f == words && words <= MOST_WORDS {
         let end = start.wrapping_add(bytes);
-        // SAFETY: the caller gives whole pages of mapped RAM whose content nobody relies on, and the loop stays
-        // within them: its turns are no more than a page. Each DC ZVA zeroes what the DC CIVAC after it cleans.
+        // SAFETY: the caller gives whole pages of mapped RAM on whose content nobody relies. The loop stays
+        // within them, since a turn is at most a page.
         unsafe { for_each_line!(start..end, 4 << words, "dc zva, {line}\ndc civac, {line}") };
         arch::dsb_ish();
     } else {
         let first = core::ptr::with_exposed_provenance_mut::<u8>(start as usize);
-        // SAFETY: the caller gives mapped RAM whose content nobody relies on.
+        // SAFETY: the caller gives whole pages of mapped RAM on whose content nobody relies.
         unsafe { first.write_bytes(0, bytes as usize) };
         clean_and_invalidate(start, bytes);
     }

@@ -1,4 +1,4 @@
-//! The end: power off, for whatever reason.
+//! Power-off, and the record of a refusal or a panic before it.
 
 use core::arch::asm;
 use core::fmt::{self, Write};
@@ -9,24 +9,25 @@ use shared_abi::addr::PAGE_SIZE;
 use shared_abi::record::Record;
 use smccc::{Smc, psci};
 
-use crate::{arch, console};
+use super::console;
+use crate::arch;
 
 /// Powers the machine off.
 pub(crate) fn off() -> ! {
-    // There is nobody to tell if the firmware refuses.
+    // If the firmware refuses, this CPU halts.
     let _ = psci::system_off::<Smc>();
     halt()
 }
 
-/// Says why this machine or image is not acceptable, and powers off.
+/// Reports why this machine or image is refused, and powers off.
 pub(crate) fn refuse(why: impl fmt::Display) -> ! {
     console::record(&Record::Refused { message: &message(format_args!("{why}")) });
     off()
 }
 
-/// Reports a panic, and powers off: not what it says, since the code that says it would be a tenth of the
-/// hypervisor, but what looks like return addresses on the stack, as offsets in the ELF file. The first
-/// is that of the function that panicked.
+/// Reports a panic, and powers off. The record has no message, since the code that formats messages would be
+/// a tenth of the hypervisor. It has the words on the stack that may be return addresses, as offsets in the
+/// ELF file; the first is in the function that panicked.
 pub(crate) fn panic() -> ! {
     let text = Layout::current().text;
     let stack: *const u64;
@@ -35,19 +36,19 @@ pub(crate) fn panic() -> ! {
     let words = (PAGE_SIZE - stack.addr() as u64 % PAGE_SIZE) / 8;
     let mut calls = Message::new();
     for index in 0..words as usize {
-        // SAFETY: `index` stays within the page that the stack pointer is in, which is mapped RAM (`mmu`); any word of
-        // it can be read, and what it says is only printed.
+        // SAFETY: `index` stays within the stack pointer's page, which is mapped RAM (`stage1`). Any word of
+        // it is a valid `u64`, and it is only printed.
         let word = unsafe { stack.wrapping_add(index).read_volatile() };
         if text.contains(&word) {
-            // A text that is too long is cut.
+            // If the text is too long, it is cut.
             let _ = write!(calls, " {:#x}", word - text.start);
         }
     }
     panicked(format_args!("called from{calls}"))
 }
 
-/// Reports that the hypervisor itself failed, once, and powers off. A CPU that fails while another
-/// reports, or in its report, gives the report some time before it does so.
+/// Reports that the hypervisor itself failed, and powers off. Only the first CPU that fails reports. Any
+/// other waits some time for that report before it powers off.
 pub(crate) fn panicked(what: fmt::Arguments<'_>) -> ! {
     static REPORTED: AtomicBool = AtomicBool::new(false);
     if !REPORTED.swap(true, Ordering::Relaxed) {
@@ -61,7 +62,7 @@ pub(crate) fn panicked(what: fmt::Arguments<'_>) -> ! {
 /// Room for the text of a record.
 type Message = heapless::String<160>;
 
-/// A text for a record; if it is too long it is cut.
+/// A text for a record. If it is too long, it is cut.
 fn message(text: fmt::Arguments<'_>) -> Message {
     let mut message = Message::new();
     let _ = message.write_fmt(text);

@@ -9,7 +9,7 @@ use shared_abi::record::Record;
 use spin::Once;
 use spin::mutex::TicketMutex;
 
-/// The usual rate.
+/// The usual baud rate.
 const BAUD: u32 = 115_200;
 /// The usual reference clock of a PL011 on Arm's boards.
 const CLOCK_HZ: u32 = 24_000_000;
@@ -20,20 +20,18 @@ static CONSOLE: Once<TicketMutex<Uart<'static>>> = Once::new();
 ///
 /// # Safety
 ///
-/// `registers` is the PL011 that the device tree names for the hypervisor, mapped as a device, and no
-/// one else uses it.
+/// `registers` is a PL011, mapped as a device, that nobody else uses, now or later.
 pub(crate) unsafe fn init(registers: Pa) {
     let Some(pointer) = core::ptr::NonNull::new(core::ptr::with_exposed_provenance_mut::<PL011Registers>(
         registers.0 as usize,
     )) else {
         return;
     };
-    // SAFETY: the caller gives the registers of a PL011 that are mapped as a device and that nobody else uses, now
-    // or later.
+    // SAFETY: the caller gives a PL011, mapped as a device, that nobody else uses, now or later.
     let registers = unsafe { UniqueMmioPointer::new(pointer) };
     let mut uart = Uart::new(registers);
     let line = LineConfig { data_bits: DataBits::Bits8, parity: Parity::None, stop_bits: StopBits::One };
-    // A rate that can't be had leaves the UART as the firmware set it.
+    // If the rate is refused, the UART stays as the firmware set it.
     let _ = uart.enable(line, BAUD, CLOCK_HZ);
     CONSOLE.call_once(|| TicketMutex::new(uart));
 }
@@ -55,10 +53,10 @@ fn write(uart: &mut Uart<'static>, line: &dyn Display) {
     let _ = write!(uart, "{line}\r\n");
 }
 
-/// Writes one line from a CPU that will do nothing else any more: if another CPU holds the console for
-/// long, or this one did when it failed, the line is written through it all the same.
+/// Writes the last line of a CPU that failed. If the console's lock is held for long (by another CPU, or by
+/// this one when it failed), the line is written without it.
 pub(crate) fn last_line(record: &Record<'_>) {
-    /// Turns to wait for the holder; far more than a line takes.
+    /// Turns to wait for the holder: far more than a line takes.
     const PATIENCE: u32 = 1 << 24;
     let Some(console) = CONSOLE.get() else { return };
     for _ in 0..PATIENCE {
@@ -67,8 +65,9 @@ pub(crate) fn last_line(record: &Record<'_>) {
         }
         core::hint::spin_loop();
     }
-    // SAFETY: the holder, if it runs on, may write to the PL011 at the same time. PL011 writes are single volatile
-    // stores to one register, so that both lines may be garbled and nothing else.
+    // SAFETY: `force_unlock` asks for a lock whose holder does not use it any more. A holder that still runs
+    // writes to the PL011 alone, by single volatile stores to one register (the driver), so that only the
+    // lines mix.
     unsafe { console.force_unlock() };
     write(&mut console.lock(), record);
 }

@@ -1,10 +1,10 @@
-//! The trace (feature `trace`): what each CPU did, as typed events in a ring of its own. No part of the shipped
-//! hypervisor.
+//! The trace (feature `trace`): each CPU's typed events, in a ring of its own. The shipped hypervisor has no
+//! trace.
 //!
-//! A ring that is half full is drained to the hypervisor's console, a line per event, as soon as its CPU holds no
-//! lock; what is left at power-off is drained then. Numbers that all CPUs share bring
-//! the events of the CPUs into one order again: what one CPU did under a lock comes before what the
-//! next holder did, and that it has put a vCPU before that another has loaded it.
+//! A ring that is half full is drained to the hypervisor's console, a line per event, as soon as its CPU
+//! holds no lock. Power-off drains the rest. All CPUs share one sequence of numbers, so that a reader
+//! restores one order: an event under a lock comes before those of the next holder, and a CPU's put of a vCPU
+//! before another CPU's load.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -15,24 +15,27 @@ use shared_abi::addr::PAGE_SIZE;
 use spin::Once;
 use spin::mutex::TicketMutex;
 
-use crate::{boot, console, cpu};
+use super::console;
+use crate::arch;
 
-/// Events that a ring holds: many times what a CPU does under one lock.
+/// The events in a ring: many times those of one CPU under one lock.
 const CAPACITY: usize = 1 << 15;
 /// A ring's memory; whole pages.
-pub(crate) const RING_BYTES: u64 = (CAPACITY * size_of::<Entry>()) as u64;
+pub(crate) const RING_BYTES: u64 = (CAPACITY * size_of::<RingEntry>()) as u64;
 
 const _: () = assert!(RING_BYTES.is_multiple_of(PAGE_SIZE));
 
-/// Whether the rings are there, and take events.
+/// Whether the rings exist and take events.
 static ON: AtomicBool = AtomicBool::new(false);
+/// The number of the next event.
 static NEXT: AtomicU64 = AtomicU64::new(0);
-static RINGS: Once<Vec<TicketMutex<Ring>, MAX_CPUS>> = Once::new();
+/// For each CPU its affinity fields and its ring.
+static RINGS: Once<Vec<(u64, TicketMutex<Ring>), MAX_CPUS>> = Once::new();
 
-/// An event with its number. Any bytes are one.
+/// An event with its number. Any bytes are a valid one.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct Entry {
+struct RingEntry {
     number: u64,
     words: [u64; 2],
 }
@@ -40,7 +43,7 @@ struct Entry {
 /// The events of one CPU, since they were last drained.
 struct Ring {
     cpu: usize,
-    entries: &'static mut [Entry],
+    entries: &'static mut [RingEntry],
     used: usize,
     /// Events for which there was no room.
     dropped: u64,
@@ -48,49 +51,48 @@ struct Ring {
     held: usize,
 }
 
-/// Gives each CPU a ring, and starts; once.
+/// Gives each of `cpus` (affinity fields) a ring, and starts; once.
 ///
 /// # Safety
 ///
-/// `memory` is [`RING_BYTES`] for each of the `cpus` of mapped RAM that nobody else uses.
-pub(crate) unsafe fn start(memory: u64, cpus: usize) {
+/// At `memory` is mapped RAM that nobody else uses, [`RING_BYTES`] for each of the `cpus`.
+pub(crate) unsafe fn start(memory: u64, cpus: &[u64]) {
     RINGS.call_once(|| {
-        let ring = |cpu: usize| {
+        let ring = |(cpu, affinity): (usize, &u64)| {
             let first = memory + cpu as u64 * RING_BYTES;
             let first = core::ptr::with_exposed_provenance_mut(first as usize);
-            TicketMutex::new(Ring {
+            let ring = TicketMutex::new(Ring {
                 cpu,
-                // SAFETY: the caller gives `RING_BYTES` of mapped RAM for each CPU, which nobody else uses, and
-                // each CPU's part is handed out once; any content is an entry.
+                // SAFETY: the caller gives `RING_BYTES` of mapped RAM for each CPU, which nobody else uses.
+                // Each CPU's part is handed out once, and any content is a valid entry.
                 entries: unsafe { core::slice::from_raw_parts_mut(first, CAPACITY) },
                 used: 0,
                 dropped: 0,
                 held: 0,
-            })
+            });
+            (*affinity, ring)
         };
-        (0..cpus.min(MAX_CPUS)).map(ring).collect()
+        cpus.iter().enumerate().take(MAX_CPUS).map(ring).collect()
     });
     ON.store(true, Ordering::Relaxed);
 }
 
-/// Stops, and hands out all that the rings still hold; at power-off.
+/// Stops, and drains all rings; at power-off.
 pub(crate) fn finish() {
     if ON.swap(false, Ordering::Relaxed) {
-        for ring in RINGS.get().into_iter().flatten() {
+        for (_, ring) in RINGS.get().into_iter().flatten() {
             ring.lock().drain(print);
         }
     }
 }
 
 /// Puts an event into the ring of this CPU.
-#[inline(never)]
 pub(crate) fn record(event: Event) {
     if !ON.load(Ordering::Relaxed) {
         return;
     }
-    let own = boot::cpus().iter().position(|id| *id == cpu::affinity());
-    let rings = RINGS.get().map_or(&[][..], |rings| rings);
-    if let Some(ring) = own.and_then(|own| rings.get(own)) {
+    let mut rings = RINGS.get().into_iter().flatten();
+    if let Some((_, ring)) = rings.find(|(affinity, _)| *affinity == arch::affinity()) {
         let mut ring = ring.lock();
         ring.push(event.encode());
         if ring.held == 0 && ring.used >= CAPACITY / 2 {
@@ -100,7 +102,7 @@ pub(crate) fn record(event: Event) {
 }
 
 /// A line of the trace; `hyp_trace` reads it.
-fn print(cpu: usize, entry: &Entry) {
+fn print(cpu: usize, entry: &RingEntry) {
     let [first, second] = entry.words;
     console::line(&format_args!("{} {cpu:x} {:x} {first:x} {second:x}", kind::LINE, entry.number));
 }
@@ -115,15 +117,15 @@ impl Ring {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         match self.entries.get_mut(self.used) {
             Some(entry) => {
-                *entry = Entry { number, words };
+                *entry = RingEntry { number, words };
                 self.used += 1;
             }
             None => self.dropped += 1,
         }
     }
 
-    /// Hands out all events, in their order.
-    fn drain(&mut self, take: impl Fn(usize, &Entry)) {
+    /// Hands all events to `take`, in their order, and empties the ring.
+    fn drain(&mut self, take: impl Fn(usize, &RingEntry)) {
         for entry in self.entries.iter().take(self.used) {
             take(self.cpu, entry);
         }

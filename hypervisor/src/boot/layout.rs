@@ -1,32 +1,39 @@
-//! The hypervisor's own memory: its image, and a block at the top of RAM for everything whose size
-//! depends on the machine.
+//! The layout of the hypervisor's own memory: beside its image, one block at the top of RAM for all that
+//! grows with the machine.
 
 use core::ops::Range;
 
 use hyp_core::hypervisor::Needs;
 use shared_abi::addr::{PAGE_SIZE, PageRange, Pfn};
 
-/// An EL2 stack: the deepest path (a call of the host's that measures pages) takes a few KiB.
-pub(crate) const STACK_BYTES: u64 = 16 * 1024;
+/// An EL2 stack: the deepest path (a host call that measures pages) takes a few KiB.
+const STACK_BYTES: u64 = 16 * 1024;
 
-/// What the block is divided into. All ranges are in bytes, page aligned.
+/// The parts of the block. All ranges are in bytes, page aligned.
 #[derive(Clone, Debug)]
-pub(crate) struct Block {
+pub(super) struct Block {
     /// All of it.
-    pub(crate) whole: Range<u64>,
+    pub(super) whole: Range<u64>,
     /// The host's stage-2 tables, at an even page.
-    pub(crate) host_tables: Range<u64>,
+    pub(super) host_tables: Range<u64>,
     /// Ownership records.
-    pub(crate) records: Range<u64>,
+    pub(super) records: Range<u64>,
     /// Stage-1 tables of EL2.
-    pub(crate) stage1: Range<u64>,
+    pub(super) stage1: Range<u64>,
     /// EL2 stacks of the CPUs, [`STACK_BYTES`] each.
-    pub(crate) stacks: Range<u64>,
+    stacks: Range<u64>,
 }
 
-/// Plans the block and finds a place for it: as high in `ram` as it fits without touching anything in
-/// `used`.
-pub(crate) fn plan(
+impl Block {
+    /// The stack of a CPU.
+    pub(super) fn stack(&self, cpu: usize) -> Range<u64> {
+        let start = self.stacks.start + cpu as u64 * STACK_BYTES;
+        start..start + STACK_BYTES
+    }
+}
+
+/// Plans the block and finds a place for it: as high in `ram` as possible, and apart from all in `used`.
+pub(super) fn plan(
     ram: &[Range<u64>],
     used: &[Range<u64>],
     needs: Needs,
@@ -50,7 +57,7 @@ pub(crate) fn plan(
 }
 
 /// The highest `bytes` of RAM, aligned, that touch nothing in `used`.
-pub(crate) fn place(ram: &[Range<u64>], used: &[Range<u64>], bytes: u64, align: u64) -> Option<u64> {
+pub(super) fn place(ram: &[Range<u64>], used: &[Range<u64>], bytes: u64, align: u64) -> Option<u64> {
     ram.iter().rev().find_map(|region| {
         let mut end = region.end;
         loop {
@@ -68,12 +75,12 @@ pub(crate) fn place(ram: &[Range<u64>], used: &[Range<u64>], bytes: u64, align: 
 }
 
 /// The pages of a range of bytes, rounded outwards.
-pub(crate) fn pages(bytes: &Range<u64>) -> Option<PageRange<Pfn>> {
+pub(super) fn pages(bytes: &Range<u64>) -> Option<PageRange<Pfn>> {
     let first = bytes.start / PAGE_SIZE;
     PageRange::<Pfn>::new(Pfn(first), bytes.end.div_ceil(PAGE_SIZE).checked_sub(first)?)
 }
 
 /// The bytes of a range of pages.
-pub(crate) fn bytes(pages: &PageRange<Pfn>) -> Range<u64> {
+pub(super) fn bytes(pages: &PageRange<Pfn>) -> Range<u64> {
     pages.first().base().0..pages.end().base().0
 }

@@ -1,5 +1,5 @@
-//! EL2's own stage 1: an identity map. Text is executable and read-only, constants are read-only, all
-//! other RAM is writable and never executable, and of the devices only the hypervisor's own are there.
+//! EL2's own stage 1: an identity map. Text is executable and read-only, constants are read-only, all other
+//! RAM is writable and never executable. Only the hypervisor's own devices are mapped.
 
 use core::ops::Range;
 use core::ptr::NonNull;
@@ -9,7 +9,7 @@ use aarch64_paging::paging::{Constraints, El2, MemoryRegion, PAGE_SIZE, PageTabl
 use aarch64_paging::{MapError, Mapping};
 use bare_rt::image::Layout;
 
-use crate::{arch, controls};
+use crate::arch::{self, controls};
 
 /// The tables start at level 0: 48 bits of address.
 const ROOT_LEVEL: usize = 0;
@@ -22,7 +22,7 @@ const TEXT: El23Attributes = NORMAL.union(El23Attributes::READ_ONLY);
 const RODATA: El23Attributes = TEXT.union(El23Attributes::XN);
 const DATA: El23Attributes = NORMAL.union(El23Attributes::XN);
 
-/// Hands out table pages from a range that was set aside.
+/// Hands out table pages from a range that is reserved for them.
 struct Tables {
     free: Range<u64>,
 }
@@ -33,14 +33,14 @@ impl Translation<El23Attributes> for Tables {
         assert!(page < self.free.end, "stage 1 of EL2 takes more tables than were set aside");
         self.free.start += PAGE_SIZE as u64;
         let table = self.physical_to_virtual(PhysicalAddress(page as usize));
-        // SAFETY: the page is in the range that the caller of `Stage1::new` gave for tables alone, as was just
-        // asserted, and it is handed out here once.
+        // SAFETY: the page is in the range that the caller of `Stage1::new` gave for tables alone, as was
+        // just asserted, and each page is handed out once.
         unsafe { table.write_bytes(0, 1) };
         (table, PhysicalAddress(page as usize))
     }
 
     unsafe fn deallocate_table(&mut self, _table: NonNull<PageTable<El23Attributes>>) {
-        // The map only grows, and lives as long as the machine.
+        // The map only grows, and stays for good.
     }
 
     fn physical_to_virtual(&self, pa: PhysicalAddress) -> NonNull<PageTable<El23Attributes>> {
@@ -48,15 +48,15 @@ impl Translation<El23Attributes> for Tables {
     }
 }
 
-/// What a CPU needs to turn the map on; the same for all of them.
+/// The map, for each CPU to turn on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stage1 {
     root: u64,
 }
 
 impl Stage1 {
-    /// How many table pages a map of that much RAM takes: one for each of its gigabytes and those that
-    /// it begins in, two for the edges of each range, and some for devices and the top.
+    /// The number of table pages for a map of `ram`: one for each gigabyte that it touches, two for the edges
+    /// of each range, and some for devices and the top levels.
     pub(crate) fn tables_needed(ram: &[Range<u64>]) -> u64 {
         const FIXED: u64 = 16;
         ram.iter().map(|range| ((range.end - range.start) >> 30) + 6).sum::<u64>() + FIXED
@@ -66,7 +66,7 @@ impl Stage1 {
     ///
     /// # Safety
     ///
-    /// `tables` is RAM that nobody uses for anything else, ever; the MMU is off.
+    /// `tables` is RAM that is never used for anything else. The MMU is off.
     pub(crate) unsafe fn new(
         tables: Range<u64>,
         layout: &Layout,
@@ -97,7 +97,7 @@ impl Stage1 {
             map(*device..*device + PAGE_SIZE as u64, DEVICE)?;
         }
         let root = mapping.root_address().0 as u64;
-        // The tables are to outlive everything.
+        // The tables are never freed.
         core::mem::forget(mapping);
         Ok(Self { root })
     }
@@ -106,13 +106,15 @@ impl Stage1 {
     ///
     /// # Safety
     ///
-    /// The CPU is at EL2 with its MMU off; the map holds all that it uses.
+    /// The CPU is at EL2 with its MMU off, and the map holds all memory that it uses.
+    // symbol: tests/tests/metal reads its instructions.
     #[inline(never)]
     pub(crate) unsafe fn enable(self) {
         let tcr = controls::tcr(arch::physical_range());
         arch::tlbi_alle2();
-        // SAFETY: the caller says that the MMU is off and that the map holds all that this CPU uses. It is an identity
-        // map, so that the instruction after the write of SCTLR_EL2 is fetched from where it was.
+        // SAFETY: the caller calls this with the MMU off, and with a map of all memory that this CPU uses. It
+        // is an identity map, so that the instruction after the write of SCTLR_EL2 is fetched from the same
+        // address.
         unsafe {
             arch::write!("mair_el2", controls::MAIR);
             arch::write!("tcr_el2", tcr);

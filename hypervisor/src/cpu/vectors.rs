@@ -2,11 +2,12 @@
 
 use core::arch::global_asm;
 
-use crate::switch::{self, Vector};
-use crate::{arch, power};
+use super::switch::{self, Vector};
+use crate::arch;
+use crate::machine::power;
 
 global_asm!(
-    // From a lower level: free two registers, say which vector it was, go on in `leave`.
+    // From a lower level: free two registers, number the vector, continue in `leave`.
     ".macro lower vector",
     ".balign 0x80",
     "stp x0, x1, [sp, #{frame}]",
@@ -31,7 +32,7 @@ global_asm!(
     "stp x0, x1, [sp, #{frame}]",
     "b {synchronous_64}",
     "lower {interrupt}",
-    "lower {interrupt}", // FIQ: the host's as well
+    "lower {interrupt}", // FIQ, which is the host's as well
     "lower {serror}",
     "lower {synchronous}", // lower level, AArch32: no hypercall for us
     "lower {interrupt}",
@@ -47,20 +48,21 @@ global_asm!(
     serror = const Vector::SError as u64,
 );
 
-/// EL2 took an exception of its own.
+/// EL2 took an exception from itself: a bug of ours.
 extern "C" fn own_fault(esr: u64, elr: u64, far: u64) -> ! {
     power::panicked(format_args!("exception in EL2: ESR {esr:#x}, ELR {elr:#x}, FAR {far:#x}"))
 }
 
 /// Makes this CPU use the vectors.
+// symbol: tests/tests/metal reads its instructions.
 #[inline(never)]
 pub(crate) fn install() {
     unsafe extern "C" {
         safe static hypervisor_vectors: u8;
     }
     let vectors = (&raw const hypervisor_vectors).addr() as u64;
-    // SAFETY: the assembly above aligns the sixteen vectors to 2 KiB and puts them into `.text`, which EL2's map
-    // (`mmu`) has executable, at the same address.
+    // SAFETY: the assembly above aligns the sixteen vectors to 2 KiB and puts them into `.text`, which EL2's
+    // map (`machine::stage1`) makes executable at the same address.
     unsafe { arch::write!("vbar_el2", vectors) };
     arch::isb();
 }

@@ -1,13 +1,14 @@
-//! PSCI for the host (DEN0022): what the core decides, done by calls that EL2 makes itself.
+//! The host's PSCI (DEN0022): the core decides, and EL2 makes the calls to the firmware itself.
 
 use hyp_core::psci::code;
 use hyp_core::psci::host::PowerRequest;
 use shared_abi::record::Record;
 
+use crate::arch;
 use crate::cpu::Cpu;
-use crate::{arch, console, power, secondary};
+use crate::machine::{console, power};
 
-/// Does what a PSCI call of the host's asks for. Returns x0.
+/// Serves a PSCI call of the host. Returns x0.
 pub(crate) fn serve(cpu: &Cpu, request: PowerRequest) -> u64 {
     match request {
         PowerRequest::Suspend => {
@@ -15,15 +16,15 @@ pub(crate) fn serve(cpu: &Cpu, request: PowerRequest) -> u64 {
             0
         }
         PowerRequest::CpuOn { target, entry, context_id } => {
-            secondary::start(target, entry, context_id).map_or_else(code, |()| 0)
+            cpu.power.start(target, entry, context_id).map_or_else(code, |()| 0)
         }
-        PowerRequest::CpuOff => code(secondary::stop(cpu.index)),
-        PowerRequest::AffinityInfo { target, level } => secondary::affinity_info(target, level),
+        PowerRequest::CpuOff => code(cpu.power.stop(cpu.index)),
+        PowerRequest::AffinityInfo { target, level } => cpu.power.affinity_info(target, level),
         PowerRequest::SystemOff => {
             #[cfg(feature = "oracle")]
             crate::oracle::report();
             #[cfg(feature = "trace")]
-            crate::trace::finish();
+            crate::machine::trace::finish();
             console::record(&Record::PowerOff { host_faults: cpu.hypervisor.host_aborts() });
             power::off()
         }

@@ -1,8 +1,9 @@
-//! The machine below the core: [`Machine`] on metal.
+//! [`Machine`] on metal: the machine below the core.
 //!
-//! All RAM is mapped at its own address, writable and never executable (`mmu.rs`). What the core may
-//! touch of it, it proves by the tokens that it passes.
+//! All RAM is mapped at its own address, writable and never executable ([`super::stage1`]). The core proves
+//! by the tokens that it passes which pages it may touch.
 
+use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use hyp_core::event::Event;
@@ -10,10 +11,11 @@ use hyp_core::geometry::{Geometry, Granule4K};
 use hyp_core::machine::{Frames, Machine, Milestone, Removed, Space, TableRef, VcpuClaim};
 use hyp_core::vcpu::VcpuContext;
 use hyp_core::vm::VmReport;
-use shared_abi::addr::{PAGE_SHIFT, Pfn};
+use shared_abi::addr::{PAGE_SHIFT, PAGE_SIZE, Pfn};
 use shared_abi::record::Record;
 
-use crate::{arch, console, maintenance};
+use super::{console, maintenance};
+use crate::arch;
 
 /// The CPU and memory that this runs on.
 #[derive(Debug)]
@@ -33,10 +35,38 @@ fn page_pointer<T>(page: Pfn) -> *mut T {
 
 fn entry(table: TableRef, index: usize) -> &'static AtomicU64 {
     assert!(index < Granule4K::ENTRIES);
-    // SAFETY: the core makes a `TableRef` only for pages in its custody, which are RAM and mapped (`mmu`); the
-    // index is within the page, as was just seen; table walkers and other CPUs use it by single 64-bit accesses
-    // only.
+    // SAFETY: the core makes a `TableRef` only for pages in its custody, which are RAM and mapped (`stage1`).
+    // The index is within the page, as was just asserted. Table walkers and other CPUs use the entry by
+    // single 64-bit accesses only.
     unsafe { AtomicU64::from_ptr(page_pointer::<u64>(table.page()).wrapping_add(index)) }
+}
+
+/// Writes a page of 8-byte entries: `first`, then each one `step` more than the one before it.
+///
+/// # Safety
+///
+/// `page` is a page of mapped RAM that nobody else uses.
+unsafe fn fill(page: *mut u64, first: u64, step: u64) {
+    // SAFETY: the caller gives a page of mapped RAM that nobody else uses. The loop stores to that page
+    // alone: it ends where the page does.
+    unsafe {
+        asm!(
+            "2:",
+            ".rept 16",
+            "stp {even}, {odd}, [{at}], #16",
+            "add {even}, {even}, {step}",
+            "add {odd}, {odd}, {step}",
+            ".endr",
+            "cmp {at}, {end}",
+            "b.ne 2b",
+            at = inout(reg) page => _,
+            end = in(reg) page.wrapping_byte_add(PAGE_SIZE as usize),
+            even = inout(reg) first => _,
+            odd = inout(reg) first.wrapping_add(step) => _,
+            step = in(reg) step.wrapping_mul(2),
+            options(nostack),
+        );
+    }
 }
 
 impl Machine for El2 {
@@ -46,17 +76,16 @@ impl Machine for El2 {
         entry(table, index).load(Ordering::Relaxed)
     }
 
-    #[inline]
     fn write_entry(&self, table: TableRef, index: usize, value: u64) {
         entry(table, index).store(value, Ordering::Release);
         self.event(|| Event::Write { table: table.page(), index, value });
     }
 
     fn fill(&self, table: TableRef, first: u64, step: u64) {
-        // SAFETY: the core makes a `TableRef` only for pages in its custody, which are RAM and mapped (`mmu`); by
-        // the contract of `Machine::fill` no walker reaches the table, so that this CPU is alone with it until it
-        // is linked, by a release.
-        unsafe { arch::fill(page_pointer(table.page()), first, step) };
+        // SAFETY: the core makes a `TableRef` only for pages in its custody, which are RAM and mapped
+        // (`stage1`). By the contract of `Machine::fill` no walker reaches the table, so this CPU is alone
+        // with it until a release links it.
+        unsafe { fill(page_pointer(table.page()), first, step) };
         #[cfg(feature = "trace")]
         for (index, entry) in (0..Granule4K::ENTRIES).zip(0..) {
             let value = first.wrapping_add(step.wrapping_mul(entry));
@@ -66,8 +95,8 @@ impl Machine for El2 {
 
     fn wipe(&self, pages: &Frames) {
         let range = pages.range();
-        // SAFETY: `Frames` proves that the pages are in the core's custody, who relies on none of their content;
-        // they are RAM and mapped (`mmu.rs`).
+        // SAFETY: `Frames` proves that the pages are in the core's custody, and the core relies on none of
+        // their content. They are RAM and mapped (`stage1`).
         unsafe { maintenance::wipe(range.first().base().0, range.len() << PAGE_SHIFT) };
         self.event(|| Event::Wipe(range));
     }
@@ -82,23 +111,22 @@ impl Machine for El2 {
         let range = pages.range();
         assert!(index < range.len());
         let page = Pfn(range.first().0 + index);
-        // SAFETY: the core makes `Frames` only for pages in its custody, which are RAM and mapped (`mmu`), and the
-        // borrow keeps them so that nobody writes the page while `f` runs.
+        // SAFETY: the core makes `Frames` only for pages in its custody, which are RAM and mapped (`stage1`).
+        // The borrow keeps them there while `f` runs, so that nobody writes the page.
         f(unsafe { &*page_pointer::<[u8; 4096]>(page) })
     }
 
     fn put_context(&self, claim: &mut VcpuClaim, context: VcpuContext) {
-        // SAFETY: the core uses a `VcpuClaim` only while the vCPU's claim is this CPU's, and it is borrowed mutably,
-        // so no other reference to its page exists; the page is the core's then, RAM, mapped (`mmu`), and larger
-        // than a context (asserted in vcpu.rs).
+        // SAFETY: the core uses a `VcpuClaim` only while this CPU owns the vCPU. The token is borrowed
+        // mutably, so no other reference to its page exists. The page is in the core's custody, RAM, mapped
+        // (`stage1`), and larger than a context (the core asserts that beside `VcpuContext`).
         unsafe { page_pointer::<VcpuContext>(claim.page()).write(context) };
     }
 
-    #[inline(always)]
     fn with_context<R>(&self, claim: &mut VcpuClaim, f: impl FnOnce(&mut VcpuContext) -> R) -> R {
-        // SAFETY: the core uses a `VcpuClaim` only while the vCPU's claim is this CPU's, and it is borrowed mutably,
-        // so no other reference to its page exists; the page is the core's then, RAM and mapped (`mmu`), and
-        // `put_context` has put a context there before the vCPU could be claimed.
+        // SAFETY: the core uses a `VcpuClaim` only while this CPU owns the vCPU. The token is borrowed
+        // mutably, so no other reference to its page exists. The page is in the core's custody, RAM and
+        // mapped (`stage1`), and `put_context` wrote a context there before any CPU could own the vCPU.
         f(unsafe { &mut *page_pointer::<VcpuContext>(claim.page()) })
     }
 
@@ -118,7 +146,7 @@ impl Machine for El2 {
         maintenance::forget_previous_vcpu(space);
     }
 
-    /// Reports what the tool wants to know from the hypervisor rather than from the host.
+    /// Reports to the tool what it does not take the host's word for.
     fn report(&self, milestone: Milestone, report: &VmReport) {
         let &VmReport { protected, vcpus, measurement, populated, returned, hypercalls, exits, .. } = report;
         console::record(&match (milestone, measurement) {
@@ -132,6 +160,6 @@ impl Machine for El2 {
 
     #[cfg(feature = "trace")]
     fn event(&self, event: impl FnOnce() -> Event) {
-        crate::trace::record(event());
+        super::trace::record(event());
     }
 }

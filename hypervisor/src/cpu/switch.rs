@@ -1,12 +1,13 @@
-//! Entering EL1 and coming back: one function, for the host and for guests.
+//! The world switch: one function enters EL1 and comes back, for the host and for guests.
 //!
-//! [`enter`] loads the general registers, PC and PSTATE and returns when an exception has brought the
-//! CPU back to EL2, with the registers stored again. System registers are [`crate::state`]'s.
+//! [`enter`] loads the general registers, PC and PSTATE. It returns when an exception has brought the CPU
+//! back to EL2 and the registers are stored again. The callers switch system registers
+//! ([`super::el1_registers`]).
 //!
-//! Hypercalls take a shorter way: AAPCS64 has every function preserve x19 to x29, so the vector stores
-//! x0 to x18 and x30 alone, calls the handler that came with [`enter`] on the same stack, and goes back
-//! to EL1 as soon as it returns. Only when the handler says so, the other registers are stored as well
-//! and [`enter`] returns.
+//! A hypercall takes a shorter way. AAPCS64 has every function preserve x19 to x29, so the vector stores only
+//! x0 to x18 and x30, calls the handler that [`enter`] was given on the same stack, and goes back to EL1 when
+//! the handler returns. If the handler returns [`AfterHypercall::Return`], the other registers are stored as
+//! well and [`enter`] returns.
 
 use core::arch::naked_asm;
 use core::mem::offset_of;
@@ -14,35 +15,35 @@ use core::mem::offset_of;
 use hyp_core::syndrome::class;
 use hyp_core::vcpu::Registers;
 
-/// What brought the CPU back: the vector that it took.
+/// The vector that brought the CPU back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub(crate) enum Vector {
-    /// A synchronous exception, other than an HVC from AArch64: ESR_EL2 says more.
+    /// A synchronous exception, other than an HVC from AArch64: ESR_EL2 has the class.
     Synchronous = 0,
-    /// A physical IRQ or FIQ, which the host is to take.
+    /// A physical IRQ or FIQ, which the host takes.
     Interrupt = 1,
     /// An SError interrupt.
     SError = 2,
-    /// A hypercall, whose handler wants [`enter`] to return.
+    /// A hypercall whose handler returned [`AfterHypercall::Return`].
     Hypercall = 3,
 }
 
-/// Whether EL1 goes on after a hypercall.
+/// What the vector does after a hypercall's handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
-pub(crate) enum Then {
+pub(crate) enum AfterHypercall {
     /// [`enter`] returns [`Vector::Hypercall`].
     Return = 0,
     /// EL1 is entered again.
     Resume = 1,
 }
 
-/// Answers a hypercall of `owner`'s, the pointer that [`enter`] was given. In the registers x19 to x29
-/// are not those of the caller.
-pub(crate) type Handler = unsafe extern "C" fn(owner: *mut ()) -> Then;
+/// Handles a hypercall. `owner` is the pointer that [`enter`] was given. In the stored registers, x19 to x29
+/// are stale.
+pub(crate) type Handler = unsafe extern "C" fn(owner: *mut ()) -> AfterHypercall;
 
-/// What [`enter`] has on the stack while EL1 runs.
+/// The stack frame of [`enter`] while EL1 runs.
 #[repr(C, align(16))]
 struct Frame {
     /// x29, x30, and x19 to x28 of [`enter`]'s caller.
@@ -56,7 +57,7 @@ struct Frame {
     _pad: u64,
 }
 
-/// Where in it a vector puts x0 and x1.
+/// The offset in the frame where a vector stores x0 and x1.
 pub(crate) const FRAME_X0: usize = offset_of!(Frame, x0);
 
 /// Stores x2 to x18, x30, PC and PSTATE of EL1, and x0 and x1 from the frame, to x0; changes x2 and x3.
@@ -124,12 +125,14 @@ macro_rules! store_preserved_and_return {
     };
 }
 
-/// Runs EL1 from `registers` until it comes back with anything but a hypercall, or `handler` wants it.
+/// Runs EL1 from `registers` until an exception other than a hypercall, or until `handler` returns
+/// [`AfterHypercall::Return`].
 ///
 /// # Safety
 ///
-/// `registers` points to [`Registers`] that nobody else uses, `handler` apart; PSTATE in it is one of EL1 or EL0; the system registers are those of that host
-/// or guest, also whenever `handler` returns; `owner` is what `handler` takes.
+/// * `registers` points to [`Registers`] that only `handler` uses meanwhile. Its PSTATE is one of EL1 or EL0.
+/// * The system registers in the CPU are those of the same host or guest, also whenever `handler` returns.
+/// * `owner` is what `handler` takes.
 #[unsafe(naked)]
 pub(crate) unsafe extern "C" fn enter(registers: *mut Registers, owner: *mut (), handler: Handler) -> Vector {
     naked_asm!(
@@ -155,12 +158,12 @@ pub(crate) unsafe extern "C" fn enter(registers: *mut Registers, owner: *mut (),
     )
 }
 
-/// Where the vectors for exceptions from a lower level go on, with x0 and x1 of EL1 in the frame and the
-/// [`Vector`] in x1: the second half of [`enter`].
+/// The second half of [`enter`]. The vectors for exceptions from a lower level branch here, with x0 and x1 of
+/// EL1 in the frame and the [`Vector`] in x1.
 ///
 /// # Safety
 ///
-/// Only for the vectors to branch to.
+/// Only the vectors branch here.
 #[unsafe(naked)]
 pub(crate) unsafe extern "C" fn leave() -> ! {
     naked_asm!(
@@ -174,11 +177,11 @@ pub(crate) unsafe extern "C" fn leave() -> ! {
     )
 }
 
-/// Where the vector for synchronous exceptions from AArch64 goes on, with x0 and x1 of EL1 in the frame.
+/// The vector for synchronous exceptions from AArch64 branches here, with x0 and x1 of EL1 in the frame.
 ///
 /// # Safety
 ///
-/// Only for the vectors to branch to.
+/// Only the vectors branch here.
 #[unsafe(naked)]
 pub(crate) unsafe extern "C" fn synchronous() -> ! {
     naked_asm!(

@@ -1,15 +1,16 @@
 //! Each bit of each control register, for the host and for a guest, and why it is so.
 //!
-//! The table is written from the Arm ARM (DDI0487) and the GIC architecture (IHI 0069), not from the code: a bit
-//! that the code loses or gains is reported by its name. `state`, `gic` and `mmu` are held to write the values by
-//! `tests/tests/metal.rs`, and the oracle reads them back at EL2.
+//! The table is written from the Arm ARM (DDI0487) and the GIC architecture (IHI 0069), not from the code: a
+//! bit that the code loses or gains is reported by its name. `tests/tests/metal` finds the writes in the ELF
+//! file, and the oracle reads the values back at EL2.
 
 use hyp_core::vcpu::RESET_SCTLR_EL1;
+use shared_abi::addr::Pa;
 
 use super::*;
 
-/// Bits of a register from the highest to the lowest: their name, what they hold for the host and for a guest, and
-/// why.
+/// Bits of a register from the highest to the lowest: their name, what they hold for the host and for a
+/// guest, and why.
 type Field = (u32, u32, &'static str, u64, u64, &'static str);
 
 /// A register: its name, where it is described, its fields.
@@ -448,4 +449,12 @@ fn any_other_bit_is_reported_by_its_name() {
 #[test]
 fn stage_2_is_on_for_both() {
     assert!(stage2_is_on(HOST_HCR) && stage2_is_on(GUEST_HCR) && !stage2_is_on(HCR_RW));
+}
+
+/// VTTBR_EL2 has BADDR in bits 47 to 1 and the VMID in bits 63 to 48 (Arm ARM DDI0487, D24.2.207).
+#[test]
+fn vttbr_has_the_root_and_the_vmid() {
+    let vttbr = vttbr(Space { root: Pa(0x4_5678_9000), vmid: Vmid(0xab) });
+    assert_eq!(vttbr, 0x00ab_0004_5678_9000);
+    assert_eq!(vmid(vttbr), Vmid(0xab));
 }

@@ -1,9 +1,10 @@
-//! The values of EL2's control registers, for the host and for a guest: which of EL1's doings come to EL2, and
-//! how EL2 itself translates.
+//! The values of EL2's control registers, for the host and for a guest: what traps to EL2, and how EL2 itself
+//! translates.
 //!
-//! They are plain numbers, so that the tests compare them bit by bit with a table of their own
-//! (`controls/tests.rs`), on any machine. `state`, `gic` and `mmu` write them.
+//! They are plain numbers, so that `controls/tests.rs` compares them bit by bit with its own table, on any
+//! machine. `cpu::select`, `cpu::setup`, `cpu::gic` and `machine::stage1` write them.
 
+use hyp_core::machine::{Space, Vmid};
 use hyp_core::stage2::VTCR;
 
 /// A value that has these bits set.
@@ -36,6 +37,19 @@ pub(crate) const fn stage2_is_on(hcr: u64) -> bool {
     hcr & HCR_VM != 0
 }
 
+/// VTTBR_EL2.VMID (Arm ARM DDI0487, D24.2.207): 8 bits, since `VTCR` leaves VS at 0.
+const VMID_SHIFT: u32 = 48;
+
+/// VTTBR_EL2 of a stage-2 address space.
+pub(crate) const fn vttbr(space: Space) -> u64 {
+    space.root.0 | ((space.vmid.0 as u64) << VMID_SHIFT)
+}
+
+/// The VMID in a value of VTTBR_EL2.
+pub(crate) const fn vmid(vttbr: u64) -> Vmid {
+    Vmid((vttbr >> VMID_SHIFT) as u8)
+}
+
 /// CPTR_EL2.TFP with E2H = 0: FP and SIMD trap (Arm ARM DDI0487, D24.2.35).
 pub(crate) const CPTR_TFP: u64 = bits(&[10]);
 
@@ -49,8 +63,8 @@ pub(crate) const fn cptr(trap_fp: bool) -> u64 {
 }
 
 /// MDCR_EL2 of host and guests alike (Arm ARM DDI0487, D24.3.19): performance monitors (TPMCR and TPM: 5, 6),
-/// statistical profiling (TPMS, 14) and trace filters (TTRF, 19) trap. HPMN, the event counters that EL1 has, is
-/// as it was at `reset`.
+/// statistical profiling (TPMS, 14) and trace filters (TTRF, 19) trap. HPMN, the event counters that EL1 has,
+/// is as it was at `reset`.
 const fn mdcr(reset: u64) -> u64 {
     const HPMN: u64 = 0x1f;
     reset & HPMN | bits(&[5, 6, 14, 19])
@@ -102,8 +116,8 @@ pub(crate) const fn tcr(physical_range: u64) -> u64 {
     RES1 | T0SZ_48_BITS | IRGN0_WRITE_BACK | ORGN0_WRITE_BACK | SH0_INNER | (physical_range << PS_SHIFT)
 }
 
-/// SCTLR_EL2: MMU and caches on (M, 0; C, 2; I, 12), the stack pointer is aligned (SA, 3), writable memory never
-/// executes (WXN, 19) (Arm ARM DDI0487, D24.2.175).
+/// SCTLR_EL2: MMU and caches on (M, 0; C, 2; I, 12), the stack pointer is aligned (SA, 3), writable memory
+/// never executes (WXN, 19) (Arm ARM DDI0487, D24.2.175).
 pub(crate) const SCTLR: u64 = {
     const RES1: u64 = bits(&[4, 5, 11, 16, 18, 22, 23, 28, 29]);
     RES1 | bits(&[0, 2, 3, 12, 19])

@@ -1,0 +1,58 @@
+//! Making the ownership core: from here on every page of RAM has an owner.
+
+use core::ops::Range;
+
+use bootimg::Image;
+use heapless::Vec;
+use hyp_core::device_tree::Platform;
+use hyp_core::hypervisor::{Hypervisor, Setup};
+use shared_abi::addr::{PageRange, Pfn};
+use spin::Once;
+
+use super::error::BootError;
+use super::layout::{self, Block};
+use crate::machine::el2::El2;
+
+static HYPERVISOR: Once<Hypervisor<'static, El2>> = Once::new();
+static RESERVED: Once<Vec<PageRange<Pfn>, 3>> = Once::new();
+
+/// The pages of the hypervisor's `own` memory: its image, its block, and the trace's rings if there are any.
+pub(super) fn reserved(own: &[Range<u64>]) -> Result<&'static [PageRange<Pfn>], BootError> {
+    let pages = own.iter().map(layout::pages).collect::<Option<_>>().ok_or(BootError::Memory)?;
+    Ok(RESERVED.call_once(|| pages))
+}
+
+/// Makes the core. `reserved` is the hypervisor's; the host owns the rest of RAM.
+pub(super) fn hypervisor(
+    platform: &'static Platform,
+    reserved: &'static [PageRange<Pfn>],
+    block: &Block,
+    image: &Image<'_>,
+) -> Result<&'static Hypervisor<'static, El2>, BootError> {
+    let tables = layout::pages(&block.host_tables).ok_or(BootError::Memory)?;
+    let records = &block.records;
+    // SAFETY: `layout::plan` has reserved the range for the records alone, in RAM, aligned to pages.
+    // `boot::prepare` calls this once, and any content is a valid `u64`.
+    let records = unsafe {
+        core::slice::from_raw_parts_mut(
+            core::ptr::with_exposed_provenance_mut(records.start as usize),
+            ((records.end - records.start) / 8) as usize,
+        )
+    };
+    #[cfg(feature = "oracle")]
+    let (records, room) = crate::oracle::take_room(records);
+    let setup = Setup {
+        ram: &platform.ram,
+        reserved,
+        denied_devices: &platform.denied,
+        records,
+        tables,
+        cpus: platform.cpus.len(),
+        expected: image.measurement(),
+    };
+    // The core takes half of the boot stack. The closure builds it in its static, without a copy here.
+    let core = HYPERVISOR.try_call_once(|| Hypervisor::new(El2, setup))?;
+    #[cfg(feature = "oracle")]
+    crate::oracle::install(core, room);
+    Ok(core)
+}

@@ -1,0 +1,62 @@
+//! Starting and stopping CPUs by the firmware's PSCI (DEN0022), for the host.
+//!
+//! No CPU runs host code without the host's stage 2: the firmware starts it at EL2, in the function that its
+//! boot structure names, and only that function enters the host.
+
+use bare_rt::image::secondary_start;
+use heapless::Vec;
+use hyp_core::hypervisor::{CpuIndex, MAX_CPUS};
+use hyp_core::psci::ErrorCode;
+use hyp_core::psci::host::HostCpus;
+use shared_abi::addr::{Ipa, Pa};
+use smccc::psci::error::Error;
+use smccc::{Smc, psci};
+
+/// The power of the host's CPUs.
+#[derive(Debug)]
+pub(crate) struct CpuPower {
+    states: HostCpus,
+    /// For each CPU, the [`SecondaryBoot`](bare_rt::image::SecondaryBoot) that it starts from.
+    boot_structures: Vec<Pa, MAX_CPUS>,
+}
+
+impl CpuPower {
+    /// The CPUs with these affinity fields, all off but `boot`, which runs this.
+    pub(crate) fn new(cpus: &[u64], boot: CpuIndex, boot_structures: Vec<Pa, MAX_CPUS>) -> Self {
+        Self { states: HostCpus::new(cpus, boot), boot_structures }
+    }
+
+    /// CPU_ON: of many callers at once, one starts the CPU.
+    pub(crate) fn start(&self, target: u64, entry: Ipa, argument: u64) -> Result<(), ErrorCode> {
+        let index = self.states.claim(target, entry, argument)?;
+        let structure = self.boot_structures.get(index.0).ok_or(ErrorCode::InternalFailure)?;
+        let first = secondary_start as *const () as usize as u64;
+        psci::cpu_on::<Smc>(target, first, structure.0).map_err(|error| {
+            self.states.release(index);
+            match error {
+                // The CPU is still on its way to off.
+                Error::AlreadyOn => ErrorCode::AlreadyOn,
+                Error::OnPending => ErrorCode::OnPending,
+                _ => ErrorCode::InternalFailure,
+            }
+        })
+    }
+
+    /// A started CPU is at EL2: returns the host's entry point and x0, or `None` if nobody asked for the CPU.
+    pub(crate) fn arrive(&self, cpu: CpuIndex) -> Option<(Ipa, u64)> {
+        self.states.arrive(cpu)
+    }
+
+    /// CPU_OFF, on this CPU; returns only if the firmware refuses.
+    pub(crate) fn stop(&self, cpu: CpuIndex) -> ErrorCode {
+        self.states.leave(cpu);
+        let _ = psci::cpu_off::<Smc>();
+        self.states.stay(cpu);
+        ErrorCode::InternalFailure
+    }
+
+    /// AFFINITY_INFO: x0.
+    pub(crate) fn affinity_info(&self, target: u64, level: u32) -> u64 {
+        self.states.affinity_info(target, level)
+    }
+}

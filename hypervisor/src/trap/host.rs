@@ -1,0 +1,80 @@
+//! The host's calls and traps: the loop that runs it, and what the core's decisions need of this CPU.
+
+use hyp_core::host::{HostAction, host_call, host_trap, vcpu_ran};
+use hyp_core::syndrome;
+use shared_abi::record::Record;
+
+use super::{guest, host_psci};
+use crate::arch::{self, controls};
+use crate::cpu::switch::{self, AfterHypercall, Vector};
+use crate::cpu::{Cpu, el1_registers, select};
+use crate::machine::console;
+use crate::machine::el2::El2;
+
+/// Runs the host on this CPU, for ever.
+pub(crate) fn run(cpu: &mut Cpu) -> ! {
+    // SAFETY: `cpu` is made for this CPU by `Cpu::new`, and the host runs next.
+    unsafe { select::select_host(&cpu.controls, cpu.fp.traps()) };
+    console::record(&Record::HostCpu {
+        cpu: cpu.index.0 as u64,
+        stage2: controls::stage2_is_on(arch::read!("hcr_el2")),
+    });
+    El2.note_entry();
+    loop {
+        // SAFETY: `cpu` is borrowed mutably, so that only `enter` and `hypercall`, which takes a `Cpu`, use
+        // `cpu.host` meanwhile. Its PSTATE is one that the host had at EL1 or EL0, or that of a started CPU
+        // or an injected exception. The host's system registers are in the CPU: `guest::run` and
+        // `synchronous` load them again.
+        let vector = unsafe { switch::enter(&raw mut cpu.host, (&raw mut *cpu).cast(), hypercall) };
+        if vector == Vector::Synchronous {
+            synchronous(cpu);
+        }
+        // HCR_EL2 routes the host's interrupts to EL1. One that came to EL2 all the same is still pending
+        // there.
+        El2.note_entry();
+    }
+}
+
+/// Handles an HVC of the host from AArch64.
+///
+/// # Safety
+///
+/// `cpu` points to the [`Cpu`] of this CPU, and nothing else uses it meanwhile.
+unsafe extern "C" fn hypercall(cpu: *mut ()) -> AfterHypercall {
+    // SAFETY: `run` passes its own `Cpu` to `enter`, and does not use it before `enter` returns.
+    let cpu = unsafe { &mut *cpu.cast::<Cpu>() };
+    #[cfg(feature = "oracle")]
+    let _looks = crate::oracle::host_call(&cpu.host);
+    let action = host_call(cpu.hypervisor, &mut cpu.host, syndrome::immediate(arch::read!("esr_el2")));
+    act(cpu, action);
+    El2.note_entry();
+    AfterHypercall::Resume
+}
+
+/// Handles any other synchronous exception of the host.
+fn synchronous(cpu: &mut Cpu) {
+    // The core injects exceptions into stored registers.
+    el1_registers::save_system(&mut cpu.host.system);
+    // An SMC is a call as well.
+    #[cfg(feature = "oracle")]
+    let _looks = crate::oracle::host_call(&cpu.host);
+    let action =
+        host_trap(cpu.hypervisor, &mut cpu.host, el1_registers::syndrome(), cpu.services.id_register);
+    // SAFETY: `cpu.host.system` is the host's: stored above, and perhaps changed by an injected exception.
+    // The host's stage 2 is selected, and the host runs next.
+    unsafe { el1_registers::load_system(&cpu.host.system) };
+    act(cpu, action);
+}
+
+/// Executes the core's decision.
+fn act(cpu: &mut Cpu, action: HostAction) {
+    match action {
+        HostAction::Resume => {}
+        HostAction::EnableFp => cpu.fp.give_to_host(),
+        HostAction::RunVcpu { vm, vcpu, entry } => {
+            let result = guest::run(cpu, vm, vcpu, &entry);
+            vcpu_ran(cpu.hypervisor, &mut cpu.host, result);
+        }
+        HostAction::Power(request) => cpu.host.x[0] = host_psci::serve(cpu, request),
+    }
+}
