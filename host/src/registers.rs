@@ -1,0 +1,78 @@
+//! The host of the system tests of registers (docs/verification.md): two VMs of one payload share its
+//! CPUs, and nothing of what one of the three has in a register may reach another.
+//!
+//! It is the bare-metal host with another idea of what to run. Nothing of it is in the shipped one.
+
+#![cfg_attr(target_os = "none", no_std, no_main)]
+#![cfg_attr(
+    target_os = "none",
+    expect(
+        unsafe_code,
+        reason = "device registers, page frames and faulting accesses have no safe interface"
+    ),
+    expect(dead_code, reason = "the machine is the host's, which needs more of it")
+)]
+
+#[cfg(target_os = "none")]
+extern crate alloc;
+
+#[cfg(target_os = "none")]
+mod bare;
+
+#[cfg(target_os = "none")]
+mod registers {
+    mod console;
+    mod fp;
+    mod party;
+
+    use core::fmt::Write as _;
+
+    use bootimg::Kind;
+    use host::config::HostConfig;
+
+    use crate::bare::boot_image::BootImage;
+    use crate::bare::devices::Devices;
+    use crate::bare::guest::Error;
+    use console::Lines;
+    use party::Party;
+
+    /// Runs two VMs of the payload for each test, one after the other.
+    pub(crate) fn run(image: &BootImage, devices: Devices) -> Result<(), Error> {
+        let config: HostConfig = image.text(Kind::HostArgs).parse()?;
+        console::open(devices.console.ok_or(Error::NoDevice("console"))?);
+        let parties = launch(image, &config, "fp")?;
+        for party in fp::run(parties) {
+            party.destroy()?;
+        }
+        Ok(())
+    }
+
+    /// Runs the other CPUs' share.
+    pub(crate) fn work() -> ! {
+        fp::work()
+    }
+
+    /// Two VMs of the payload, which are told the test and who of the two they are.
+    fn launch(image: &BootImage, config: &HostConfig, test: &str) -> Result<[Party; 2], Error> {
+        let launch = |number: u64| {
+            let mut arguments = heapless::String::<64>::new();
+            // What does not fit is no argument of the payload's, which then says so.
+            let _ = write!(arguments, "test={test} party={number}");
+            Party::launch(image, config, &arguments)
+        };
+        Ok([launch(1)?, launch(2)?])
+    }
+
+    /// Writes a line beside those of the guests.
+    fn report(text: core::fmt::Arguments<'_>) {
+        let _ = writeln!(Lines::default(), "{text}");
+    }
+}
+
+#[cfg(target_os = "none")]
+bare::boot::host!(registers::run, registers::work);
+
+#[cfg(not(target_os = "none"))]
+fn main() {
+    eprintln!("this is a bare-metal binary: `cargo test -p tests --test registers` boots it");
+}
