@@ -7,6 +7,7 @@
 //! * `cpu`: one instruction per function.
 //! * [`fp`]: the FP and SIMD registers as a value.
 //! * `heap`: the global allocator, over memory that the binary gives it.
+//! * `system_register`: system registers by the number of their encoding.
 //! * [`lock`]: a spin lock that masks interrupts while it is held.
 
 #[cfg(target_os = "none")]
@@ -18,5 +19,7 @@ pub mod heap;
 pub mod lock;
 pub mod stage1;
 pub mod syndrome;
+#[cfg(target_os = "none")]
+pub mod system_register;
 #[cfg(target_os = "none")]
 pub mod vectors;

@@ -24,11 +24,13 @@ mod registers {
     mod console;
     mod fp;
     mod party;
+    mod sweep;
 
     use core::fmt::Write as _;
 
     use bootimg::Kind;
     use host::config::HostConfig;
+    use shared_abi::sweep::Plan;
 
     use crate::bare::boot_image::BootImage;
     use crate::bare::devices::Devices;
@@ -42,6 +44,12 @@ mod registers {
         console::open(devices.console.ok_or(Error::NoDevice("console"))?);
         let parties = launch(image, &config, "fp")?;
         for party in fp::run(parties) {
+            party.destroy()?;
+        }
+        let plan = Plan::parse(image.content(Kind::Initrd).unwrap_or_default());
+        let plan = plan.ok_or(Error::NoPart(Kind::Initrd))?;
+        let parties = launch(image, &config, "sweep")?;
+        for party in sweep::run(parties, &plan) {
             party.destroy()?;
         }
         Ok(())

@@ -10,6 +10,8 @@ guest_kernel::payload!(run);
 
 #[cfg(target_os = "none")]
 mod fp;
+#[cfg(target_os = "none")]
+mod sweep;
 
 #[cfg(target_os = "none")]
 fn run(guest: &mut guest_kernel::Guest) -> Result<(), guest_kernel::Failure> {
@@ -18,10 +20,13 @@ fn run(guest: &mut guest_kernel::Guest) -> Result<(), guest_kernel::Failure> {
     let party = value("party").ok_or("which party is this?")?.parse()?;
     let uart = guest.machine().uart.ok_or("there is no PL011")?;
     match value("test") {
-        Some("fp") => fp::run(party, uart),
-        _ => return Err("there is no such test".into()),
+        Some("fp") => {
+            fp::run(party, uart);
+            Ok(())
+        }
+        Some("sweep") => sweep::run(party, uart, guest.initrd()),
+        _ => Err("there is no such test".into()),
     }
-    Ok(())
 }
 
 /// Ends this guest's turn: reads UARTFR (Arm DDI 0183, 3.3.3) of a PL011, which has no effect but that the
