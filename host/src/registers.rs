@@ -1,7 +1,7 @@
-//! The host of the system tests of registers (docs/verification.md): two VMs of one payload share its
-//! CPUs, and nothing of what one of the three has in a register may reach another.
+//! The host of the system tests of registers (docs/verification.md): it gives turns to two VMs of one payload,
+//! and looks at its own registers between them.
 //!
-//! It is the bare-metal host with another idea of what to run. Nothing of it is in the shipped one.
+//! It is a binary of its own on the machine of the bare-metal host; the shipped host has none of it.
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![cfg_attr(
@@ -10,7 +10,7 @@
         unsafe_code,
         reason = "device registers, page frames and faulting accesses have no safe interface"
     ),
-    expect(dead_code, reason = "the machine is the host's, which needs more of it")
+    expect(dead_code, reason = "the shipped host uses the rest of the machine")
 )]
 
 #[cfg(target_os = "none")]
@@ -60,11 +60,11 @@ mod registers {
         fp::work()
     }
 
-    /// Two VMs of the payload, which are told the test and who of the two they are.
+    /// Launches two VMs of the payload; boot arguments name the test and the VM's number.
     fn launch(image: &BootImage, config: &HostConfig, test: &str) -> Result<[Party; 2], Error> {
         let launch = |number: u64| {
             let mut arguments = heapless::String::<64>::new();
-            // What does not fit is no argument of the payload's, which then says so.
+            // The payload refuses arguments that are cut off.
             let _ = write!(arguments, "test={test} party={number}");
             Party::launch(image, config, &arguments)
         };

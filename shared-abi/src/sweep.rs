@@ -1,4 +1,4 @@
-//! The register sweep of the system tests: what the test asks for, and what guests and host saw.
+//! The register sweep of the system tests: the plan that guests and host get, and the lines that they report.
 
 use core::fmt;
 
@@ -50,14 +50,14 @@ impl fmt::Display for RegisterEncoding {
 /// How often the writing guest writes each register.
 pub const PHASES: usize = 4;
 
-/// Whether a phase has the complement of a register's pattern: not each second one, as the lowest bit of what
-/// counts phases would go the same way.
+/// Whether a phase has the complement of a register's pattern. The two do not alternate, as the lowest bit of a
+/// counter does.
 #[must_use]
 pub const fn is_complement(phase: usize) -> bool {
     phase.count_ones() % 2 == 1
 }
 
-/// What is written to a register in a phase, as far as the plan lets it be written.
+/// The value for a register in a phase; the plan says which bits of it are written.
 #[must_use]
 pub const fn pattern(register: RegisterEncoding, phase: usize) -> u64 {
     /// As many ones as zeroes in each byte, and no byte like another.
@@ -66,7 +66,7 @@ pub const fn pattern(register: RegisterEncoding, phase: usize) -> u64 {
     if is_complement(phase) { !pattern } else { pattern }
 }
 
-/// What host and guests may do to each register. It is the guests' initial RAM disk.
+/// The accesses to each register that host and guests may make. It is the guests' initial RAM disk.
 ///
 /// For each encoding, in order, the bits that may be written as a little-endian word; then for each a byte
 /// that is not 0 if it may be read.
@@ -91,7 +91,7 @@ impl<'a> Plan<'a> {
         Some(Self { writable, readable })
     }
 
-    /// Writes what is said of one register into the bytes of a plan.
+    /// Writes one register's entry into the bytes of a plan.
     ///
     /// # Panics
     ///
@@ -115,15 +115,15 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// What a party read from a register in each phase: the guest that writes after it wrote all registers,
-/// the others when they ran after it. [`fmt::Display`] writes its line.
+/// The values that a party read from a register, one for each phase: the writing guest after it wrote all
+/// registers, the others in their next turn. [`fmt::Display`] writes its line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Observation {
-    /// Who: guests are 1, which writes, and 2; the host is 3.
+    /// The writing guest is 1, the other guest 2, the host 3.
     pub party: u64,
-    /// Of which register.
+    /// The register.
     pub register: RegisterEncoding,
-    /// What.
+    /// Its values.
     pub values: [u64; PHASES],
 }
 

@@ -1,4 +1,4 @@
-//! Two guests and a host that look at registers after each other: what is booted, and what they say.
+//! Two guests and a host that check registers in turns: the boot, and the lines that they report.
 
 pub mod judge;
 pub mod rules;
@@ -17,7 +17,7 @@ use crate::tool::{Run, Tool};
 const CPUS: &str = "2";
 /// Memory of each of the two guests.
 const HOST_ARGS: &str = "mem_bytes=67108864";
-/// The host that gives them turns.
+/// The host that gives the guests turns.
 const HOST: Binary = Binary { package: "host", name: "registers-host", feature: None };
 
 /// Boots the hypervisor that ships, two guests with the payload `registers`, and their host.
@@ -41,7 +41,7 @@ pub fn boot() -> Run {
     let path = directory.path().join("image");
     fs::write(&path, image).expect("a new file");
     let arguments = ["--image", path.to_str().expect("a path of letters"), "--cpus", CPUS];
-    Tool::boot_shipped(&arguments, "the world switch of what ships is what is shown").run()
+    Tool::boot_shipped(&arguments, "the test is about the world switch that ships").run()
 }
 
 /// A line of `key=value` words on the console.

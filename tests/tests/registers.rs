@@ -1,5 +1,5 @@
-//! What one party has in a register reaches no other, and is there when it runs again: two guests and the
-//! host take turns on two CPUs (docs/verification.md).
+//! A value in a register reaches no other party, and is still there when its own runs again: two guests and
+//! the host take turns on two CPUs (docs/verification.md).
 
 use std::sync::OnceLock;
 
@@ -27,7 +27,7 @@ fn fp_and_simd_registers_stay_through_a_thousand_switches() {
     for party in 1..=4 {
         let report = Line::find(console, &format!("fp party={party} "));
         // Bits 0 to 31 are V0 to V31, 32 is FPCR, 33 is FPSR.
-        assert_eq!(report.number("fresh"), 0, "party {party} found what another had: {run}");
+        assert_eq!(report.number("fresh"), 0, "party {party} read another party's registers: {run}");
         assert_eq!(report.number("wrong"), 0, "party {party} lost its own: {run}");
         assert!(report.number("turns") >= SWITCHES, "{run}");
         assert!(report.number("rounds") >= SWITCHES / 2, "{run}");
@@ -38,7 +38,7 @@ fn fp_and_simd_registers_stay_through_a_thousand_switches() {
     }
 }
 
-/// What crosses is what is listed, no more and no less.
+/// The registers that cross are those that `KNOWN` lists, no more and no fewer.
 #[test]
 fn no_system_register_carries_a_value_from_guest_to_guest_or_host() {
     /// Registers that a guest can read and write at least, on the CPU that is booted.
@@ -67,7 +67,7 @@ fn no_system_register_carries_a_value_from_guest_to_guest_or_host() {
         .filter(|((reader, register), _)| known(*reader, *register).is_none())
         .map(|((reader, register), bits)| format!("{register} to {reader:?}: {bits:#x}"))
         .collect();
-    assert!(new.is_empty(), "what a guest wrote reaches another: {new:#?}");
+    assert!(new.is_empty(), "a guest's value reaches another party: {new:#?}");
     for Known { name, register, reader, .. } in KNOWN {
         let crosses = sweep.crossed.contains_key(&(*reader, *register));
         assert!(crosses, "{name} does not cross any more: take it off the list");

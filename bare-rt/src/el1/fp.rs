@@ -1,7 +1,7 @@
 //! The FP and SIMD registers as a value, for binaries that are compiled without them.
 //!
-//! Host and guests use this to hold the hypervisor to its world switch: each loads a pattern of its
-//! own, lets others run, and looks at what is in the registers then.
+//! The system tests of the world switch use it: a party loads a pattern of its own, lets others run, and
+//! compares.
 
 /// V0 to V31, FPCR and FPSR.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,11 +19,11 @@ const FPCR_FIELDS: u64 = 0b1_1111 << 22 | 1 << 19;
 const FPSR_FIELDS: u64 = 1 << 27 | 1 << 7 | 0b1_1111;
 
 impl FpState {
-    /// All registers 0, as a CPU that is started for the first time has them here.
+    /// All registers 0.
     pub const ZERO: Self = Self { q: [0; 32], fpcr: 0, fpsr: 0 };
 
     /// A value for each register that differs from register to register, party to party and round to
-    /// round; FPCR and FPSR have so few bits that they differ most of the time.
+    /// round. FPCR and FPSR have few bits, so that they differ most of the time.
     #[must_use]
     pub fn pattern(party: u64, round: u64) -> Self {
         let seed = mix(mix(party) ^ round);
@@ -103,22 +103,23 @@ mod registers {
         /// Lets EL1 use the registers on this CPU: CPACR_EL1.FPEN (Arm ARM DDI0487 L.b, D24.2.34).
         pub fn permit() {
             const FPEN: u64 = 0b11 << 20;
-            // SAFETY: no code of the compiler's uses the registers, whether they trap or not.
+            // SAFETY: the target is soft-float, so that the compiler uses no FP register, trapped or not.
             unsafe { asm!("msr cpacr_el1, {}", "isb", in(reg) FPEN, options(nostack, preserves_flags)) }
         }
 
-        /// What is in the registers of this CPU, which [`Self::permit`] was called on.
+        /// Returns the registers of this CPU, on which [`Self::permit`] was called.
         #[must_use]
         pub fn current() -> Self {
             let mut state = Self::ZERO;
-            // SAFETY: the structure is this function's own, and laid out as `store` writes it.
+            // SAFETY: `state` is a local variable, so that `store` may write a whole `FpState` to it.
             unsafe { store(&raw mut state) };
             state
         }
 
-        /// Puts this into the registers of this CPU, which [`Self::permit`] was called on.
+        /// Loads the registers of this CPU, on which [`Self::permit`] was called.
         pub fn load(&self) {
-            // SAFETY: `load` reads the structure. No code of the compiler's uses the registers.
+            // SAFETY: `self` is a whole `FpState`, which `load` reads. The target is soft-float, so that the
+            // compiler keeps nothing in the registers that change.
             unsafe { load(&raw const *self) };
         }
     }

@@ -1,7 +1,7 @@
 //! System registers by the number of their encoding, all that MRS and MSR (register) can name.
 //!
-//! An instruction has the number in its own bits, so there is one instruction for each of the 2^15
-//! numbers: a table of them that [`read`] and [`write`] call into. The table is in binaries that use it.
+//! The number is in the instruction's own bits. A table has an MRS and an MSR for each of the 2^15 numbers,
+//! and [`read`] and [`write`] call into it. A binary that does not use them does not have the table.
 
 use core::arch::{asm, naked_asm};
 
@@ -33,7 +33,7 @@ extern "C" fn table<const FIRST: u32>() {
     )
 }
 
-/// What came of an instruction.
+/// The result of an instruction.
 #[repr(C)]
 struct Attempt {
     /// x0 after it.
@@ -42,14 +42,14 @@ struct Attempt {
     executed: u64,
 }
 
-/// Calls an entry of the table with `value` in x0; [`vectors`] make x10 0.
+/// Calls an entry of the table with `value` in x0. It returns `executed` from x10, which [`vectors`] set to 0.
 #[unsafe(naked)]
 unsafe extern "C" fn attempt(entry: usize, value: u64) -> Attempt {
     naked_asm!("mov x9, x30", "mov x10, #1", "mov x2, x0", "mov x0, x1", "blr x2", "mov x1, x10", "ret x9",)
 }
 
-/// Returns the address of vectors that step over an undefined instruction and make x10 0. They change x11
-/// as well. Any other exception stops the CPU.
+/// Returns the address of vectors that step over an undefined instruction, and set x10 to 0. They change
+/// x11. Any other exception stops the CPU.
 #[unsafe(naked)]
 extern "C" fn vectors() -> u64 {
     naked_asm!(
@@ -86,13 +86,14 @@ pub struct Probing {
 }
 
 impl Probing {
-    /// Makes this CPU step over what is undefined.
-    #[expect(clippy::new_without_default, reason = "it changes the CPU, and is no value")]
+    /// Masks IRQs, and makes this CPU step over undefined instructions.
+    #[expect(clippy::new_without_default, reason = "it changes the CPU's state")]
     #[must_use]
     pub fn new() -> Self {
         let masked = IrqMasked::new();
         let own_vectors;
-        // SAFETY: the vectors are aligned, and return to code that expects them (`attempt`).
+        // SAFETY: `vectors` are a complete table, aligned to 2 KiB by their own directive. They change x10 and
+        // x11 after an undefined instruction alone, which only `attempt` executes.
         unsafe {
             asm!(
                 "mrs {old}, vbar_el1",
@@ -113,7 +114,8 @@ impl Probing {
     /// If it can be read, that has no effect.
     #[must_use]
     pub unsafe fn read(&self, number: u16) -> Option<u64> {
-        // SAFETY: the caller's promise about the register; `vectors` are installed.
+        // SAFETY: `entry` returns an entry of a table. An undefined instruction ends in `vectors`, which `new`
+        // installed; a defined one reads a register without effect, as the caller of `read` promises.
         let Attempt { value, executed } = unsafe { attempt(entry(table::<MRS>, number), 0) };
         (executed == 1).then_some(value)
     }
@@ -125,7 +127,8 @@ impl Probing {
     /// If it can be written, this value has no effect on the code that runs here.
     #[must_use]
     pub unsafe fn write(&self, number: u16, value: u64) -> bool {
-        // SAFETY: the caller's promise about the register; `vectors` are installed.
+        // SAFETY: `entry` returns an entry of a table. An undefined instruction ends in `vectors`, which `new`
+        // installed; a defined one has no effect on this code, as the caller of `write` promises.
         let Attempt { executed, .. } = unsafe { attempt(entry(table::<MSR>, number), value) };
         executed == 1
     }
@@ -133,31 +136,33 @@ impl Probing {
 
 impl Drop for Probing {
     fn drop(&mut self) {
-        // SAFETY: this CPU had these vectors before.
+        // SAFETY: `new` read this address from VBAR_EL1 of this CPU: `IrqMasked` keeps the value on it.
         unsafe {
             asm!("msr vbar_el1, {}", "isb", in(reg) self.own_vectors, options(nostack, preserves_flags));
         }
     }
 }
 
-/// Reads a register that [`Probing::read`] can read: no exception is taken.
+/// Reads a register that [`Probing::read`] can read, without an exception.
 ///
 /// # Safety
 ///
 /// Reading it is defined, and has no effect.
 #[must_use]
 pub unsafe fn read(number: u16) -> u64 {
-    // SAFETY: the caller's promise.
+    // SAFETY: `entry` returns an entry of the table, and the caller promises that its instruction is defined
+    // and has no effect.
     unsafe { attempt(entry(table::<MRS>, number), 0) }.value
 }
 
-/// Writes a register that [`Probing::write`] can write: no exception is taken.
+/// Writes a register that [`Probing::write`] can write, without an exception.
 ///
 /// # Safety
 ///
 /// Writing it is defined, and this value has no effect on the code that runs here.
 pub unsafe fn write(number: u16, value: u64) {
-    // SAFETY: the caller's promise.
+    // SAFETY: `entry` returns an entry of the table, and the caller promises that its instruction is defined
+    // and has no effect on this code.
     unsafe { attempt(entry(table::<MSR>, number), value) };
 }
 

@@ -18,17 +18,17 @@ pub(super) fn open(port: ConsolePort) {
     *PORT.lock() = Some(port);
 }
 
-/// A party's words, of which each line goes out when it ends.
+/// A party's console. It sends each line when the line ends.
 #[derive(Default)]
 pub(super) struct Lines(heapless::Vec<u8, LINE_BYTES>);
 
 impl Lines {
     fn push(&mut self, byte: u8) {
-        // It is never full: what fills it goes out at once.
+        // There is room: a full line is sent below.
         let _ = self.0.push(byte);
         if byte == b'\n' || self.0.is_full() {
             if let Some(port) = PORT.lock().as_mut() {
-                // A console that takes nothing is what the test notices.
+                // The test fails if a line is missing.
                 let _ = port.write_all(&self.0);
             }
             self.0.clear();

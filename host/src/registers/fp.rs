@@ -1,7 +1,7 @@
-//! Two guests and the host, each with a pattern of its own in the FP and SIMD registers, on two CPUs.
+//! Two guests, and the host on two CPUs, each with a pattern of its own in the FP and SIMD registers.
 //!
 //! Turn n of guest g is on CPU (n + g) modulo 2: both CPUs run a guest at a time, each guest changes its
-//! CPU with each turn, and each CPU its guest. On each of them the host has a pattern as well.
+//! CPU with each turn, and each CPU its guest.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -15,7 +15,7 @@ use crate::bare::{cpus, interrupts, power};
 
 /// The CPUs that take part.
 const CPUS: usize = 2;
-/// Whose pattern is the host's on CPU 0; guests are 1 and 2.
+/// The host's number on CPU 0, for its pattern; guests are 1 and 2.
 const FIRST_HOST: u64 = 3;
 /// Turns that the host's pattern stays for: one more each round, up to this number, and then one again.
 const LONGEST: u64 = 3;
@@ -47,9 +47,9 @@ pub(super) fn run(guests: [Party; 2]) -> [Party; 2] {
     [one, other]
 }
 
-/// Takes part, on a CPU that is not the boot CPU.
+/// Runs a CPU other than the boot CPU.
 pub(super) fn work() -> ! {
-    // The guests are there once the first turn of the boot CPU's is over, which ends with a kick.
+    // The boot CPU kicks this one after its first turn.
     while GUESTS[0].lock().is_none() || GUESTS[1].lock().is_none() {
         pause();
     }
@@ -61,7 +61,7 @@ pub(super) fn work() -> ! {
     }
 }
 
-/// Gives turns until both guests have ended, and looks at the host's registers meanwhile.
+/// Gives turns until both guests have ended, and checks the host's registers around them.
 fn take_turns() {
     let this = cpus::current();
     let other = CPUS - 1 - this;
@@ -89,7 +89,7 @@ fn take_turns() {
     interrupts::kick(other);
 }
 
-/// Waits for turn `turn` of a guest and gives it; whether the guest goes on.
+/// Waits for turn `turn` of a guest and gives it. Returns false if the guest has ended.
 fn turn(number: usize, turn: u64) -> bool {
     loop {
         if let Some(guest) = GUESTS[number].lock().as_mut().filter(|guest| guest.turns == turn) {
@@ -99,7 +99,7 @@ fn turn(number: usize, turn: u64) -> bool {
     }
 }
 
-/// Sleeps until another CPU has something to tell.
+/// Sleeps until an interrupt, such as another CPU's kick.
 fn pause() {
     cpu::wfi();
     interrupts::drain();

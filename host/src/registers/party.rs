@@ -23,8 +23,8 @@ use crate::bare::{console, interrupts, timer};
 
 /// The one vCPU of a guest.
 const VCPU: VcpuIndex = VcpuIndex(0);
-/// UARTFR of the guest's PL011 (Arm DDI 0183, 3.3.3): a payload of these tests reads it to end its turn,
-/// and for nothing else.
+/// UARTFR of the guest's PL011 (Arm DDI 0183, 3.3.3): the payload reads it to end its turn, and for nothing
+/// else.
 const TURN_ENDS: Ipa = Ipa(UART_BASE.0 + 0x18);
 
 /// The bare-metal machine, with a console that two guests share.
@@ -41,7 +41,7 @@ impl Platform for Shared {
 /// A guest.
 pub(super) struct Party {
     vmm: Vmm<Shared>,
-    /// Turns that were asked for.
+    /// Turns so far.
     pub(super) turns: u64,
     end: Option<End>,
 }
@@ -79,9 +79,9 @@ impl Party {
         Ok(Self { vmm, turns: 0, end: None })
     }
 
-    /// Runs it on this CPU to the end of its turn; whether it goes on after that.
+    /// Runs it on this CPU to the end of its turn. Returns false if the guest has ended.
     ///
-    /// A wait of the guest's ends at once, as WFI may.
+    /// A guest that waits is entered again at once: WFI may end at any time.
     pub(super) fn turn(&mut self) -> bool {
         self.turns += 1;
         loop {

@@ -1,4 +1,5 @@
-//! One guest writes all system registers, and the other and the host look at theirs: all on the boot CPU.
+//! One guest writes all system registers; then the host and the other guest read theirs. All run on the boot
+//! CPU.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -17,7 +18,7 @@ const HOST: u64 = 3;
 pub(super) fn run(mut guests: [Party; 2], plan: &Plan<'_>) -> [Party; 2] {
     FpState::permit();
     let [writer, reader] = &mut guests;
-    // Their first turns are to find out what is undefined.
+    // In their first turns the guests probe for undefined registers.
     reader.turn();
     writer.turn();
     let registers = readable(plan);
@@ -25,7 +26,7 @@ pub(super) fn run(mut guests: [Party; 2], plan: &Plan<'_>) -> [Party; 2] {
     for phase in 0..PHASES {
         writer.turn();
         for (register, values) in registers.iter().zip(&mut seen) {
-            // SAFETY: it can be read, and the plan leaves out what has an effect then.
+            // SAFETY: `readable` has found that it is defined, and the plan lists no register with an effect.
             values[phase] = unsafe { system_register::read(register.number()) };
         }
         reader.turn();
@@ -43,6 +44,6 @@ pub(super) fn run(mut guests: [Party; 2], plan: &Plan<'_>) -> [Party; 2] {
 fn readable(plan: &Plan<'_>) -> Vec<RegisterEncoding> {
     let probing = Probing::new();
     let registers = RegisterEncoding::all().filter(|register| plan.may_read(*register));
-    // SAFETY: the plan leaves out what has an effect when it is read.
+    // SAFETY: `may_read` is true of no register that has an effect when it is read, as `RULES` of the tests say.
     registers.filter(|register| unsafe { probing.read(register.number()) }.is_some()).collect()
 }

@@ -1,4 +1,4 @@
-//! Whether what one guest wrote is what another party saw.
+//! Finds the values that one guest wrote and another party read.
 
 use std::collections::BTreeMap;
 
@@ -13,21 +13,21 @@ pub enum Reader {
     Host,
 }
 
-/// What came of a sweep: bits that follow the phases, of each register where there are any.
+/// The result of a sweep: the bits of each register that follow the writer's pattern.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sweep {
     /// Registers that the writing guest could read.
     pub readable: usize,
-    /// What it wrote, as far as the register kept it.
+    /// The bits that it changed.
     pub written: BTreeMap<RegisterEncoding, u64>,
-    /// What a reader saw of that.
+    /// The bits that reached a reader.
     pub crossed: BTreeMap<(Reader, RegisterEncoding), u64>,
     /// Registers that a reader could read.
     pub looked_at: BTreeMap<Reader, usize>,
 }
 
 impl Sweep {
-    /// Reads what the parties reported on a console.
+    /// Reads the parties' reports on a console.
     #[must_use]
     pub fn read(console: &str) -> Self {
         let mut sweep = Self::default();
@@ -53,8 +53,8 @@ impl Sweep {
     }
 }
 
-/// The bits that are the same in all phases with the writer's pattern, and the other way round in all with
-/// its complement: they depend on what the writing guest wrote. To which register makes no difference.
+/// The bits that are the same in all phases with the writer's pattern, and inverted in all with its complement.
+/// They depend on a value that the writing guest wrote, to whichever register.
 const fn following(values: [u64; PHASES]) -> u64 {
     let (mut bits, mut phase) = (u64::MAX, 1);
     while phase < PHASES {

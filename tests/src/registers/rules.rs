@@ -1,15 +1,16 @@
-//! What a guest does not do to a system register, and why; and what is known to cross.
+//! System registers that a guest does not read or write, or in part, each with the reason; and those that are
+//! known to cross.
 //!
-//! A register that is not here is read, and all its bits are written.
+//! A guest reads each register that is not here, and writes all its bits.
 
 use shared_abi::sweep::{Plan, RegisterEncoding};
 
 use super::judge::Reader;
 
-/// What is done to a register.
+/// The accesses to a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Nothing.
+    /// It is neither read nor written.
     None,
     /// It is read.
     Read,
@@ -17,16 +18,16 @@ pub enum Access {
     Write(u64),
 }
 
-/// A register of which not everything is read and written.
+/// A register that is not read and written whole.
 #[derive(Clone, Copy, Debug)]
 pub struct Rule {
     /// Its name in the Arm ARM.
     pub name: &'static str,
     /// Its encoding.
     pub register: RegisterEncoding,
-    /// What is done to it.
+    /// The accesses to it.
     pub access: Access,
-    /// Why no more is.
+    /// The reason for no more.
     pub why: &'static str,
 }
 
@@ -37,9 +38,9 @@ pub struct Known {
     pub name: &'static str,
     /// Its encoding.
     pub register: RegisterEncoding,
-    /// To whom.
+    /// The party that reads it.
     pub reader: Reader,
-    /// How it comes about.
+    /// The cause.
     pub why: &'static str,
 }
 
@@ -131,7 +132,7 @@ pub const RULES: &[Rule] = &[
     ),
 ];
 
-/// What crosses today.
+/// Registers that cross today.
 pub const KNOWN: &[Known] = &[Known {
     name: "DISR_EL1",
     register: register([3, 0, 12, 1, 1]),
@@ -139,7 +140,7 @@ pub const KNOWN: &[Known] = &[Known {
     why: "HCR_EL2.AMO makes it VDISR_EL2 in guests, which is not switched; the host has the real one",
 }];
 
-/// What the guests and the host are told: [`RULES`], and everything of all other registers.
+/// The plan for guests and host: [`RULES`], and all accesses to all other registers.
 #[must_use]
 pub fn plan() -> Vec<u8> {
     let mut bytes = vec![0; Plan::BYTES];

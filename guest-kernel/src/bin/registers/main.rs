@@ -1,8 +1,7 @@
-//! The payload of the system tests of registers (docs/verification.md): it has values in registers of
-//! its own while others run, and reports what became of them.
+//! The payload of the system tests of registers (docs/verification.md): it loads values into registers, lets
+//! others run, and reports the registers that changed.
 //!
-//! Its boot arguments name the test and which of the two guests it is. It reports by lines of
-//! `key=value` words; numbers are hexadecimal if they start with `0x`.
+//! Its boot arguments name the test (`test`) and the guest (`party`).
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![cfg_attr(target_os = "none", expect(unsafe_code, reason = "registers have no safe interface"))]
 
@@ -17,7 +16,7 @@ mod sweep;
 fn run(guest: &mut guest_kernel::Guest) -> Result<(), guest_kernel::Failure> {
     let arguments = guest.machine().bootargs.as_str();
     let value = |key| arguments.split(' ').find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
-    let party = value("party").ok_or("which party is this?")?.parse()?;
+    let party = value("party").ok_or("the boot arguments name no party")?.parse()?;
     let uart = guest.machine().uart.ok_or("there is no PL011")?;
     match value("test") {
         Some("fp") => {
@@ -25,16 +24,15 @@ fn run(guest: &mut guest_kernel::Guest) -> Result<(), guest_kernel::Failure> {
             Ok(())
         }
         Some("sweep") => sweep::run(party, uart, guest.initrd()),
-        _ => Err("there is no such test".into()),
+        _ => Err("the boot arguments name no test".into()),
     }
 }
 
-/// Ends this guest's turn: reads UARTFR (Arm DDI 0183, 3.3.3) of a PL011, which has no effect but that the
-/// host, which emulates it, runs.
+/// Ends this guest's turn: a read of UARTFR (Arm DDI 0183, 3.3.3) exits to the host that emulates the PL011.
 #[cfg(target_os = "none")]
 fn end_turn(uart: u64) {
     const FLAGS: u64 = 0x18;
     let flags = core::ptr::with_exposed_provenance::<u32>((uart + FLAGS) as usize);
-    // SAFETY: `uart` is a PL011's, which the library has mapped; the register can be read at any time.
+    // SAFETY: `run` takes `uart` from the machine, whose PL011 the library has mapped. A read has no effect there.
     unsafe { flags.read_volatile() };
 }

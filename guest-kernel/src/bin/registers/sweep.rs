@@ -1,6 +1,6 @@
-//! All system registers: one guest writes what the plan lets it, another reads.
+//! All system registers: one guest writes those that the plan allows, the other reads.
 //!
-//! Both find out first what is undefined. After that neither takes an exception between its turns, which
+//! Both probe for undefined registers first. After that neither takes an exception before its last turn: one
 //! would change ELR_EL1, SPSR_EL1 and ESR_EL1.
 
 extern crate alloc;
@@ -51,32 +51,32 @@ pub(super) fn run(party: u64, uart: u64, plan: &[u8]) -> Result<(), Failure> {
 fn readable(plan: &Plan<'_>) -> Vec<RegisterEncoding> {
     let probing = Probing::new();
     let registers = RegisterEncoding::all().filter(|register| plan.may_read(*register));
-    // SAFETY: the plan leaves out what has an effect when it is read.
+    // SAFETY: `may_read` is true of no register that has an effect when it is read, as `RULES` of the tests say.
     registers.filter(|register| unsafe { probing.read(register.number()) }.is_some()).collect()
 }
 
-/// The registers that can be written, of those that may be, and what is in them; 0 if that can't be read.
+/// The registers that can be written, of those that may be, each with its own value; 0 if it can't be read.
 fn writable(plan: &Plan<'_>, readable: &[RegisterEncoding]) -> Vec<(RegisterEncoding, u64)> {
     let probing = Probing::new();
     let own = |register| if readable.contains(&register) { read(register) } else { 0 };
     RegisterEncoding::all()
         .filter(|register| plan.writable_bits(*register) != 0)
         .map(|register| (register, own(register)))
-        // SAFETY: where the plan lets a register be written at all, what it holds changes nothing when it is
-        // written again.
+        // SAFETY: `writable_bits` is 0 for every register where a write of its own value has an effect, as
+        // `RULES` of the tests say.
         .filter(|(register, own)| unsafe { probing.write(register.number(), *own) })
         .collect()
 }
 
 /// Reads a register that [`readable`] has found.
 fn read(register: RegisterEncoding) -> u64 {
-    // SAFETY: it can be read, and the plan leaves out what has an effect then.
+    // SAFETY: `readable` has found that it is defined, and the plan lists no register with an effect.
     unsafe { system_register::read(register.number()) }
 }
 
 /// Writes a register that [`writable`] has found.
 fn write(register: RegisterEncoding, value: u64) {
-    // SAFETY: it can be written, and the plan lets those bits be written that have no effect on a payload at
-    // EL1 that takes no exception.
+    // SAFETY: `writable` has found that it is defined. `run` changes only bits that the plan lists: they have no
+    // effect on code at EL1 that takes no exception, and `run` masks interrupts.
     unsafe { system_register::write(register.number(), value) };
 }
