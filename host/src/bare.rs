@@ -19,24 +19,24 @@ pub(crate) mod platform;
 cfg_if::cfg_if! {
     if #[cfg(target_os = "none")] {
         mod bench;
-        mod block;
-        mod boot;
-        mod boot_image;
-        mod console;
-        mod console_port;
-        mod cpus;
-        mod devices;
+        pub(crate) mod block;
+        pub(crate) mod boot;
+        pub(crate) mod boot_image;
+        pub(crate) mod console;
+        pub(crate) mod console_port;
+        pub(crate) mod cpus;
+        pub(crate) mod devices;
         mod dma;
         mod exceptions;
-        mod guest;
-        mod hypercall;
-        mod interrupts;
-        mod memory;
+        pub(crate) mod guest;
+        pub(crate) mod hypercall;
+        pub(crate) mod interrupts;
+        pub(crate) mod memory;
         mod pcie;
-        mod power;
-        mod scheduler;
-        mod sleep_lock;
-        mod timer;
-        mod tolerant;
+        pub(crate) mod power;
+        pub(crate) mod scheduler;
+        pub(crate) mod sleep_lock;
+        pub(crate) mod timer;
+        pub(crate) mod tolerant;
     }
 }

@@ -19,6 +19,9 @@ extern crate alloc;
 #[cfg(any(test, target_os = "none"))]
 mod bare;
 
+#[cfg(target_os = "none")]
+bare::boot::host!(bare::guest::run, bare::scheduler::work);
+
 #[cfg(not(target_os = "none"))]
 fn main() {
     eprintln!("this is a bare-metal binary: run it with `cargo run` from the workspace");

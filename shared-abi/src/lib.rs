@@ -8,6 +8,7 @@
 //! * [`error`]: the error codes of both.
 //! * [`record`]: the lines by which hypervisor, host and guest report to the tool.
 //! * [`mod@bench`]: what a benchmark measures, and who reports it.
+//! * [`sweep`]: the plan of a register sweep, and the lines that report it.
 //!
 //! A value that was parsed here has the right shape, no more: whether the caller may say it is the
 //! hypervisor's to check.
@@ -23,4 +24,5 @@ pub mod host_call;
 pub mod kvm;
 mod list_register;
 pub mod record;
+pub mod sweep;
 pub mod vcpu;

@@ -7,6 +7,7 @@
 //! * [`workspace`]: the source tree as data, for tests of its structure.
 //! * [`tool`]: runs the tool, `cloister`, as a user would, in bounded time, one run at a time.
 //! * [`payload`]: tiny guest payloads, written as instruction words.
+//! * [`registers`]: two guests and a host that check registers in turns.
 //! * [`wrapper`]: a `qemu-system-aarch64` of our own that notes how it was called, and may damage the
 //!   image, before the real one runs.
 
@@ -17,6 +18,7 @@ pub mod comments;
 pub mod constants;
 pub mod markdown;
 pub mod payload;
+pub mod registers;
 pub mod rooms;
 pub mod rust;
 pub mod tool;

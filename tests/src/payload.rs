@@ -18,16 +18,25 @@ use crate::workspace::root;
 /// If it does not build.
 #[must_use]
 pub fn built(name: &'static str) -> PathBuf {
+    build(Binary { package: "guest-kernel", name, features: &[] })
+}
+
+/// The ELF file of a bare-metal binary, built as the tool builds those that it boots.
+///
+/// # Panics
+///
+/// If it does not build.
+#[must_use]
+pub fn build(binary: Binary) -> PathBuf {
     let forced = match std::env::var(VARIABLE).as_deref() {
         Ok("debian") => Some(Toolchain::Debian),
         Ok("rustup") => Some(Toolchain::Rustup),
         _ => None,
     };
     let ui = Ui::new(false);
-    let binary = Binary { package: "guest-kernel", name, features: &[] };
     qemu::setup::prepare_toolchain(forced, ui)
         .and_then(|toolchain| binary.build(toolchain, ui))
-        .unwrap_or_else(|failure| panic!("{name}: {}", failure.message));
+        .unwrap_or_else(|failure| panic!("{}: {}", binary.name, failure.message));
     binary.elf(root())
 }
 

@@ -10,16 +10,34 @@ use shared_abi::record::Record;
 use spin::Mutex;
 
 use super::boot_image::BootImage;
+use super::devices::Devices;
 use super::platform::{self, Platform};
-use super::{console, cpus, devices, exceptions, guest, interrupts, memory, power, scheduler};
-
-bare_rt::image_main!(main, stack_bytes = 128 * 1024);
+use super::{console, cpus, devices, exceptions, guest, interrupts, memory, power};
 
 /// The map that all CPUs run on; it lives for ever.
 static STAGE1: Mutex<Option<Stage1>> = Mutex::new(None);
 
+/// Makes a binary a host: `run` deals with the guests of the boot image on the boot CPU, `work` is for
+/// all other CPUs.
+macro_rules! host {
+    ($run:path, $work:path) => {
+        const _: () = {
+            fn enter(device_tree: u64) -> ! {
+                $crate::bare::boot::start(device_tree, $run, $work)
+            }
+            bare_rt::image_main!(enter, stack_bytes = 128 * 1024);
+        };
+    };
+}
+
+pub(crate) use host;
+
 /// Entered on the boot CPU at EL1, with the MMU off and the device tree's address.
-fn main(device_tree: u64) -> ! {
+pub(crate) fn start(
+    device_tree: u64,
+    run: fn(&BootImage, Devices) -> Result<(), guest::Error>,
+    work: fn() -> !,
+) -> ! {
     exceptions::install();
     let tree = core::ptr::with_exposed_provenance(device_tree as usize);
     // SAFETY: the boot protocol puts the address of a device tree in x0, and nobody writes to it while
@@ -44,7 +62,7 @@ fn main(device_tree: u64) -> ! {
     if let Err(error) = cpus::adopt_boot_cpu(&platform) {
         power::refuse(format_args!("{error}"));
     }
-    cpus::start_others(&platform, registers, scheduler::work);
+    cpus::start_others(&platform, registers, work);
     console::record(&Record::Host { el: cpu::current_el(), cpus: cpus::online() as u64 });
     let devices = devices::start(&platform);
     let Some(memory) = platform.image.clone() else {
@@ -53,7 +71,7 @@ fn main(device_tree: u64) -> ! {
     // SAFETY: the memory is RAM as the hypervisor says, and the frame allocator left it out.
     let image = unsafe { BootImage::open(memory) }
         .unwrap_or_else(|error| power::refuse(format_args!("boot image: {error}")));
-    if let Err(error) = guest::run(&image, devices) {
+    if let Err(error) = run(&image, devices) {
         power::refuse(format_args!("{error}"));
     }
     power::off()
