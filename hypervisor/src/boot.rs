@@ -17,10 +17,11 @@ use core::ops::Range;
 
 use bootimg::Kind;
 use heapless::Vec;
-use hyp_core::device_tree::{Conduit, Platform};
-use hyp_core::hypervisor::{CpuIndex, Hypervisor, MAX_REGIONS};
-use hyp_core::options;
-use hyp_core::trng::Trng;
+use hyp_core::boot::device_tree::{Conduit, Platform};
+use hyp_core::boot::options;
+use hyp_core::call::trng::Trng;
+use hyp_core::hypervisor::Hypervisor;
+use hyp_core::limits::{CpuIndex, MAX_REGIONS};
 use shared_abi::addr::{Ipa, PAGE_SIZE};
 use shared_abi::record::Record;
 use spin::Once;

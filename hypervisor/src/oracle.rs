@@ -3,8 +3,9 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use hyp_core::hypervisor::{Hypervisor, Needs};
-use hyp_core::vcpu::Registers;
+use hyp_core::cpu::registers::Registers;
+use hyp_core::hypervisor::Hypervisor;
+use hyp_core::ownership::setup::Needs;
 use hyp_verify::oracle::Oracle;
 use shared_abi::host_call::HostCall;
 use shared_abi::record::Record;
@@ -29,13 +30,13 @@ static UNDER_WAY: [AtomicU64; Calls::KINDS] = [const { AtomicU64::new(0) }; Call
 
 /// Makes room for the oracle's memory, behind the records.
 pub(crate) fn with_room(needs: Needs) -> Needs {
-    Needs { records: needs.records * 2, ..needs }
+    Needs { owner_words: needs.owner_words * 2, ..needs }
 }
 
 /// Splits that room off: returns the records, then the oracle's memory.
-pub(crate) fn take_room(records: &'static mut [u64]) -> (&'static mut [u64], &'static mut [u64]) {
-    let half = records.len() / 2;
-    records.split_at_mut(half)
+pub(crate) fn take_room(owner_words: &'static mut [u64]) -> (&'static mut [u64], &'static mut [u64]) {
+    let half = owner_words.len() / 2;
+    owner_words.split_at_mut(half)
 }
 
 /// Starts the oracle with the state of `hypervisor` as it is now.

@@ -6,14 +6,14 @@ use std::sync::OnceLock;
 use tests::registers::judge::{Reader, Sweep};
 use tests::registers::rules::{Access, KNOWN, Known, RULES, Rule};
 use tests::registers::{Line, boot};
-use tests::tool::Run;
+use tests::tool::ToolRun;
 
 /// Switches that are enough.
 const SWITCHES: u64 = 1000;
 
 /// One boot has both tests.
-fn run() -> &'static Run {
-    static RUN: OnceLock<Run> = OnceLock::new();
+fn run() -> &'static ToolRun {
+    static RUN: OnceLock<ToolRun> = OnceLock::new();
     let run = RUN.get_or_init(boot);
     run.expect_status(0);
     run

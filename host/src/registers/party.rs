@@ -2,7 +2,7 @@
 
 use bootimg::Kind;
 use host::config::HostConfig;
-use host::hypervisor::Hypervisor as _;
+use host::hypervisor::HostCalls as _;
 use host::layout::{GuestConfig, GuestLayout};
 use host::machine::UART_BASE;
 use host::platform::{Platform, Resources};

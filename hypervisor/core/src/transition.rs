@@ -2,7 +2,7 @@
 //! to all of them; its documentation has the table of what it needs and what it makes.
 
 pub(crate) mod populate;
-pub(crate) mod punch;
+pub(crate) mod reclaim;
 pub(crate) mod relinquish;
 pub(crate) mod share;
 pub(crate) mod take;

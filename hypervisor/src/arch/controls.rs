@@ -4,8 +4,8 @@
 //! They are plain numbers, so that `controls/tests.rs` compares them bit by bit with its own table, on any
 //! machine. `cpu::select`, `cpu::setup`, `cpu::gic` and `machine::stage1` write them.
 
-use hyp_core::machine::{Space, Vmid};
-use hyp_core::stage2::VTCR;
+use hyp_core::machine::{Stage2Id, Vmid};
+use hyp_core::memory::stage2::VTCR;
 
 /// A value that has these bits set.
 const fn bits(positions: &[u32]) -> u64 {
@@ -41,8 +41,8 @@ pub(crate) const fn stage2_is_on(hcr: u64) -> bool {
 const VMID_SHIFT: u32 = 48;
 
 /// VTTBR_EL2 of a stage-2 address space.
-pub(crate) const fn vttbr(space: Space) -> u64 {
-    space.root.0 | ((space.vmid.0 as u64) << VMID_SHIFT)
+pub(crate) const fn vttbr(stage2_id: Stage2Id) -> u64 {
+    stage2_id.root.0 | ((stage2_id.vmid.0 as u64) << VMID_SHIFT)
 }
 
 /// The VMID in a value of VTTBR_EL2.

@@ -1,8 +1,8 @@
 //! Why boot refuses a machine or an image.
 
-use hyp_core::device_tree::DeviceTreeError;
-use hyp_core::hypervisor::SetupError;
-use hyp_core::options::UnknownArgument;
+use hyp_core::boot::device_tree::DeviceTreeError;
+use hyp_core::boot::options::UnknownArgument;
+use hyp_core::ownership::setup::SetupError;
 
 /// Why this machine or image is refused.
 #[derive(Debug, thiserror::Error)]

@@ -3,7 +3,7 @@
 use core::ops::Range;
 
 use bootimg::Image;
-use hyp_core::device_tree::{self, Edits};
+use hyp_core::boot::device_tree::{self, Edits};
 use shared_abi::addr::{PAGE_SIZE, Pa, PageRange, Pfn};
 
 use super::error::BootError;

@@ -4,7 +4,7 @@ use core::ops::Range;
 
 use bare_rt::image::Layout;
 use bootimg::{Image, Manifest};
-use hyp_core::device_tree;
+use hyp_core::boot::device_tree;
 
 use super::error::BootError;
 

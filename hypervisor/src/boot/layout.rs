@@ -3,7 +3,7 @@
 
 use core::ops::Range;
 
-use hyp_core::hypervisor::Needs;
+use hyp_core::ownership::setup::Needs;
 use shared_abi::addr::{PAGE_SIZE, PageRange, Pfn};
 
 /// An EL2 stack: the deepest path (a host call that measures pages) takes a few KiB.
@@ -17,7 +17,7 @@ pub(super) struct Block {
     /// The host's stage-2 tables, at an even page.
     pub(super) host_tables: Range<u64>,
     /// Ownership records.
-    pub(super) records: Range<u64>,
+    pub(super) owner_words: Range<u64>,
     /// Stage-1 tables of EL2.
     pub(super) stage1: Range<u64>,
     /// EL2 stacks of the CPUs, [`STACK_BYTES`] each.
@@ -42,18 +42,18 @@ pub(super) fn plan(
 ) -> Option<Block> {
     let lengths = [
         needs.tables * PAGE_SIZE,
-        (needs.records as u64 * 8).next_multiple_of(PAGE_SIZE),
+        (needs.owner_words as u64 * 8).next_multiple_of(PAGE_SIZE),
         stage1_tables * PAGE_SIZE,
         cpus * STACK_BYTES,
     ];
     let start = place(ram, used, lengths.iter().sum(), 2 * PAGE_SIZE)?;
     let mut next = start;
-    let [host_tables, records, stage1, stacks] = lengths.map(|length| {
+    let [host_tables, owner_words, stage1, stacks] = lengths.map(|length| {
         let range = next..next + length;
         next = range.end;
         range
     });
-    Some(Block { whole: start..next, host_tables, records, stage1, stacks })
+    Some(Block { whole: start..next, host_tables, owner_words, stage1, stacks })
 }
 
 /// The highest `bytes` of RAM, aligned, that touch nothing in `used`.

@@ -4,8 +4,9 @@ use core::ops::Range;
 
 use bootimg::Image;
 use heapless::Vec;
-use hyp_core::device_tree::Platform;
-use hyp_core::hypervisor::{Hypervisor, Setup};
+use hyp_core::boot::device_tree::Platform;
+use hyp_core::hypervisor::Hypervisor;
+use hyp_core::ownership::setup::Setup;
 use shared_abi::addr::{PageRange, Pfn};
 use spin::Once;
 
@@ -30,22 +31,22 @@ pub(super) fn hypervisor(
     image: &Image<'_>,
 ) -> Result<&'static Hypervisor<'static, El2>, BootError> {
     let tables = layout::pages(&block.host_tables).ok_or(BootError::Memory)?;
-    let records = &block.records;
+    let owner_words = &block.owner_words;
     // SAFETY: `layout::plan` has reserved the range for the records alone, in RAM, aligned to pages.
     // `boot::prepare` calls this once, and any content is a valid `u64`.
-    let records = unsafe {
+    let owner_words = unsafe {
         core::slice::from_raw_parts_mut(
-            core::ptr::with_exposed_provenance_mut(records.start as usize),
-            ((records.end - records.start) / 8) as usize,
+            core::ptr::with_exposed_provenance_mut(owner_words.start as usize),
+            ((owner_words.end - owner_words.start) / 8) as usize,
         )
     };
     #[cfg(feature = "oracle")]
-    let (records, room) = crate::oracle::take_room(records);
+    let (owner_words, room) = crate::oracle::take_room(owner_words);
     let setup = Setup {
         ram: &platform.ram,
         reserved,
         denied_devices: &platform.denied,
-        records,
+        owner_words,
         tables,
         cpus: platform.cpus.len(),
         expected: image.measurement(),

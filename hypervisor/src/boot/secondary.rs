@@ -4,8 +4,9 @@
 //! ever runs host code without the host's stage 2.
 
 use bare_rt::image::SecondaryBoot;
-use hyp_core::hypervisor::{CpuIndex, Hypervisor, MAX_CPUS};
-use hyp_core::trng::Trng;
+use hyp_core::call::trng::Trng;
+use hyp_core::hypervisor::Hypervisor;
+use hyp_core::limits::{CpuIndex, MAX_CPUS};
 use shared_abi::addr::{Ipa, Pa};
 use spin::Once;
 

@@ -3,8 +3,8 @@
 use core::arch::asm;
 use core::mem::offset_of;
 
-use hyp_core::syndrome::SyndromeRegisters;
-use hyp_core::vcpu::SystemRegisters;
+use hyp_core::cpu::registers::SystemRegisters;
+use hyp_core::cpu::syndrome::SyndromeRegisters;
 
 use crate::arch;
 

@@ -7,7 +7,7 @@
 use core::arch::naked_asm;
 use core::mem::offset_of;
 
-use hyp_core::vcpu::{FpRegisters, VcpuContext};
+use hyp_core::cpu::registers::{FpRegisters, VcpuContext};
 
 use super::select::untrap_fp;
 

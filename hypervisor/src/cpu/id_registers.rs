@@ -1,6 +1,6 @@
 //! ID registers of this CPU, of which the core shows EL1 a part.
 
-use hyp_core::syndrome::SysRegId;
+use hyp_core::cpu::syndrome::SysRegId;
 
 use crate::arch;
 

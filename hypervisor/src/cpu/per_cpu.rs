@@ -1,10 +1,11 @@
 //! The data of each physical CPU. It is on that CPU's EL2 stack, so that no other CPU reaches it.
 
-use hyp_core::exit::Services;
-use hyp_core::hypervisor::{CpuIndex, Hypervisor};
-use hyp_core::resident::Resident;
-use hyp_core::trng::Trng;
-use hyp_core::vcpu::Registers;
+use hyp_core::call::guest::Services;
+use hyp_core::call::trng::Trng;
+use hyp_core::cpu::registers::Registers;
+use hyp_core::hypervisor::Hypervisor;
+use hyp_core::limits::CpuIndex;
+use hyp_core::vcpu::cache::VcpuCache;
 use shared_abi::addr::Ipa;
 
 use super::fp::HostFp;
@@ -31,7 +32,7 @@ pub(crate) struct Cpu {
     /// The control registers' values for this CPU's host.
     pub(crate) controls: HostControls,
     /// The vCPU that it runs, or ran last.
-    pub(crate) resident: Resident<'static, 'static, El2>,
+    pub(crate) vcpu_cache: VcpuCache<'static, 'static, El2>,
     /// The host's FP registers while they are not in the CPU.
     pub(crate) fp: HostFp,
 }
@@ -53,8 +54,8 @@ impl Cpu {
             index,
             services: Services { trng, id_register: id_registers::read },
             power,
-            controls: HostControls::new(hypervisor.host_space()),
-            resident: Resident::new(hypervisor, index),
+            controls: HostControls::new(hypervisor.host_stage2_id()),
+            vcpu_cache: VcpuCache::new(hypervisor, index),
             fp: HostFp::new(),
         }
     }

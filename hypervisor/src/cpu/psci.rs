@@ -5,9 +5,9 @@
 
 use bare_rt::image::secondary_start;
 use heapless::Vec;
-use hyp_core::hypervisor::{CpuIndex, MAX_CPUS};
-use hyp_core::psci::ErrorCode;
-use hyp_core::psci::host::HostCpus;
+use hyp_core::call::psci::ErrorCode;
+use hyp_core::call::psci::host::HostCpus;
+use hyp_core::limits::{CpuIndex, MAX_CPUS};
 use shared_abi::addr::{Ipa, Pa};
 use smccc::psci::error::Error;
 use smccc::{Smc, psci};
@@ -28,7 +28,7 @@ impl CpuPower {
 
     /// CPU_ON: of many callers at once, one starts the CPU.
     pub(crate) fn start(&self, target: u64, entry: Ipa, argument: u64) -> Result<(), ErrorCode> {
-        let index = self.states.claim(target, entry, argument)?;
+        let index = self.states.reserve(target, entry, argument)?;
         let structure = self.boot_structures.get(index.0).ok_or(ErrorCode::InternalFailure)?;
         let first = secondary_start as *const () as usize as u64;
         psci::cpu_on::<Smc>(target, first, structure.0).map_err(|error| {

@@ -1,6 +1,6 @@
 //! Selecting the host or a guest: the stage 2, traps and identity that EL1 runs under from the next entry on.
 
-use hyp_core::machine::Space;
+use hyp_core::machine::Stage2Id;
 
 use crate::arch::{self, controls};
 
@@ -14,9 +14,13 @@ pub(crate) struct HostControls {
 }
 
 impl HostControls {
-    /// Those of the CPU that this runs on; `space` is the host's stage 2.
-    pub(crate) fn new(space: Space) -> Self {
-        Self { vttbr: controls::vttbr(space), mdcr: arch::read!("mdcr_el2"), mpidr: arch::read!("mpidr_el1") }
+    /// Those of the CPU that this runs on; `stage2_id` is the host's stage 2.
+    pub(crate) fn new(stage2_id: Stage2Id) -> Self {
+        Self {
+            vttbr: controls::vttbr(stage2_id),
+            mdcr: arch::read!("mdcr_el2"),
+            mpidr: arch::read!("mpidr_el1"),
+        }
     }
 }
 
@@ -45,14 +49,14 @@ pub(crate) unsafe fn select_host(own: &HostControls, trap_fp: bool) {
 ///
 /// # Safety
 ///
-/// `own` is this CPU's, `space` is that of the VM whose vCPU runs next.
+/// `own` is this CPU's, `stage2_id` is that of the VM whose vCPU runs next.
 // symbol: tests/tests/metal reads its instructions.
 #[inline(never)]
-pub(crate) unsafe fn select_guest(own: &HostControls, space: Space, vmpidr: u64) {
+pub(crate) unsafe fn select_guest(own: &HostControls, stage2_id: Stage2Id, vmpidr: u64) {
     // SAFETY: the caller gives the stage 2 of the VM whose vCPU runs next, and this CPU's `own`. The values
     // of `controls` give a guest no access but to its own.
     unsafe {
-        arch::write!("vttbr_el2", controls::vttbr(space));
+        arch::write!("vttbr_el2", controls::vttbr(stage2_id));
         arch::write!("hcr_el2", controls::GUEST_HCR);
         arch::write!("cptr_el2", controls::cptr(true));
         arch::write!("mdcr_el2", controls::guest_mdcr(own.mdcr));

@@ -1,7 +1,7 @@
 //! What each CPU sets up once, before EL1 runs on it: EL2 itself, then the controls that host and guests
 //! share.
 
-use hyp_core::vcpu::RESET_SCTLR_EL1;
+use hyp_core::cpu::registers::RESET_SCTLR_EL1;
 
 use super::gic;
 use crate::arch::{self, controls};

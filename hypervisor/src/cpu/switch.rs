@@ -12,8 +12,8 @@
 use core::arch::naked_asm;
 use core::mem::offset_of;
 
-use hyp_core::syndrome::class;
-use hyp_core::vcpu::Registers;
+use hyp_core::cpu::registers::Registers;
+use hyp_core::cpu::syndrome::class;
 
 /// The vector that brought the CPU back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

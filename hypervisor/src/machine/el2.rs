@@ -6,11 +6,11 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use hyp_core::event::Event;
-use hyp_core::geometry::{Geometry, Granule4K};
-use hyp_core::machine::{Frames, Machine, Milestone, Removed, Space, TableRef, VcpuClaim};
-use hyp_core::vcpu::VcpuContext;
-use hyp_core::vm::VmReport;
+use hyp_core::cpu::registers::VcpuContext;
+use hyp_core::machine::event::Event;
+use hyp_core::machine::geometry::{Geometry, Granule4K};
+use hyp_core::machine::report::{Milestone, VmReport};
+use hyp_core::machine::{ContextPage, Frames, Machine, Removed, Stage2Id, TableRef};
 use shared_abi::addr::{PAGE_SHIFT, PAGE_SIZE, Pfn};
 use shared_abi::record::Record;
 
@@ -116,34 +116,34 @@ impl Machine for El2 {
         f(unsafe { &*page_pointer::<[u8; 4096]>(page) })
     }
 
-    fn put_context(&self, claim: &mut VcpuClaim, context: VcpuContext) {
-        // SAFETY: the core uses a `VcpuClaim` only while this CPU owns the vCPU. The token is borrowed
+    fn put_context(&self, context_page: &mut ContextPage, context: VcpuContext) {
+        // SAFETY: the core uses a `ContextPage` only while this CPU owns the vCPU. The token is borrowed
         // mutably, so no other reference to its page exists. The page is in the core's custody, RAM, mapped
         // (`stage1`), and larger than a context (the core asserts that beside `VcpuContext`).
-        unsafe { page_pointer::<VcpuContext>(claim.page()).write(context) };
+        unsafe { page_pointer::<VcpuContext>(context_page.page()).write(context) };
     }
 
-    fn with_context<R>(&self, claim: &mut VcpuClaim, f: impl FnOnce(&mut VcpuContext) -> R) -> R {
-        // SAFETY: the core uses a `VcpuClaim` only while this CPU owns the vCPU. The token is borrowed
+    fn with_context<R>(&self, context_page: &mut ContextPage, f: impl FnOnce(&mut VcpuContext) -> R) -> R {
+        // SAFETY: the core uses a `ContextPage` only while this CPU owns the vCPU. The token is borrowed
         // mutably, so no other reference to its page exists. The page is in the core's custody, RAM and
         // mapped (`stage1`), and `put_context` wrote a context there before any CPU could own the vCPU.
-        f(unsafe { &mut *page_pointer::<VcpuContext>(claim.page()) })
+        f(unsafe { &mut *page_pointer::<VcpuContext>(context_page.page()) })
     }
 
     fn publish(&self) {
         maintenance::publish();
     }
 
-    fn invalidate(&self, space: Space, removed: &[Removed]) {
-        maintenance::invalidate(space, removed);
+    fn invalidate(&self, stage2_id: Stage2Id, removed: &[Removed]) {
+        maintenance::invalidate(stage2_id, removed);
     }
 
-    fn invalidate_all(&self, space: Space) {
-        maintenance::invalidate_all(space);
+    fn invalidate_all(&self, stage2_id: Stage2Id) {
+        maintenance::invalidate_all(stage2_id);
     }
 
-    fn forget_previous_vcpu(&self, space: Space) {
-        maintenance::forget_previous_vcpu(space);
+    fn forget_previous_vcpu(&self, stage2_id: Stage2Id) {
+        maintenance::forget_previous_vcpu(stage2_id);
     }
 
     /// Reports to the tool what it does not take the host's word for.

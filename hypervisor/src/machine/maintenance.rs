@@ -6,9 +6,9 @@
 use core::arch::asm;
 use core::ops::Range;
 
-use hyp_core::event::{Barrier, Event, Scope};
-use hyp_core::machine::{Machine, Removed, Space};
-use hyp_core::maintenance::Maintenance;
+use hyp_core::machine::event::{Barrier, Event, Scope};
+use hyp_core::machine::maintenance::Maintenance;
+use hyp_core::machine::{Machine, Removed, Stage2Id};
 use shared_abi::addr::PAGE_SIZE;
 
 use super::el2::El2;
@@ -39,10 +39,10 @@ impl Maintenance for Instructions {
         El2.event(|| Event::Tlbi { vmid: controls::vmid(arch::read!("vttbr_el2")), scope });
     }
 
-    fn in_space(&self, space: Space, f: impl FnOnce()) {
+    fn in_stage2(&self, stage2_id: Stage2Id, f: impl FnOnce()) {
         let current = arch::read!("vttbr_el2");
-        // SAFETY: EL1 does not run before `current` is back, so only the maintenance in `f` uses `space`.
-        unsafe { arch::write!("vttbr_el2", controls::vttbr(space)) };
+        // SAFETY: EL1 does not run before `current` is back, so only the maintenance in `f` uses `stage2_id`.
+        unsafe { arch::write!("vttbr_el2", controls::vttbr(stage2_id)) };
         arch::isb();
         f();
         // SAFETY: `current` is the value that `cpu::select` wrote for the party that runs.
@@ -61,22 +61,22 @@ pub(crate) fn publish() {
 /// [`Machine::invalidate`].
 // symbol: tests/tests/metal reads its instructions.
 #[inline(never)]
-pub(crate) fn invalidate(space: Space, removed: &[Removed]) {
-    Instructions.invalidate(space, removed.iter().map(|leaf| leaf.page));
+pub(crate) fn invalidate(stage2_id: Stage2Id, removed: &[Removed]) {
+    Instructions.invalidate(stage2_id, removed.iter().map(|leaf| leaf.page));
 }
 
 /// [`Machine::invalidate_all`].
 // symbol: tests/tests/metal reads its instructions.
 #[inline(never)]
-pub(crate) fn invalidate_all(space: Space) {
-    Instructions.invalidate_all(space);
+pub(crate) fn invalidate_all(stage2_id: Stage2Id) {
+    Instructions.invalidate_all(stage2_id);
 }
 
 /// [`Machine::forget_previous_vcpu`].
 // symbol: tests/tests/metal reads its instructions.
 #[inline(never)]
-pub(crate) fn forget_previous_vcpu(space: Space) {
-    Instructions.forget_previous_vcpu(space);
+pub(crate) fn forget_previous_vcpu(stage2_id: Stage2Id) {
+    Instructions.forget_previous_vcpu(stage2_id);
 }
 
 /// Bits of CTR_EL0 (Arm ARM DDI0487, D24.2.36).

@@ -1,10 +1,11 @@
 //! Running a vCPU: from the host's call `VcpuRun` to the exit record that the host gets.
 
-use hyp_core::exit::{GuestAction, Services, Trap, guest_entry, guest_exit};
-use hyp_core::guest_call::guest_call;
-use hyp_core::loaded::Loaded;
-use hyp_core::syndrome;
-use hyp_core::vcpu::Registers;
+use hyp_core::call::guest::{Services, guest_call};
+use hyp_core::cpu::registers::Registers;
+use hyp_core::cpu::syndrome;
+use hyp_core::trap::guest::{Trap, guest_entry, guest_exit};
+use hyp_core::vcpu::GuestAction;
+use hyp_core::vcpu::loaded::LoadedVcpu;
 use shared_abi::error::CallError;
 use shared_abi::host_call::{VcpuIndex, VmHandle};
 use shared_abi::vcpu::{Entry, Exit, ExitRecord};
@@ -18,7 +19,7 @@ use crate::machine::el2::El2;
 
 /// The vCPU that runs, for [`hypercall`].
 struct Running<'a> {
-    loaded: &'a mut Loaded<'static, 'static, El2>,
+    loaded: &'a mut LoadedVcpu<'static, 'static, El2>,
     services: &'a Services<'static>,
     /// What remains to do after a hypercall, if the guest does not just resume.
     action: GuestAction,
@@ -35,16 +36,16 @@ pub(crate) fn run(
     vcpu: VcpuIndex,
     entry: &Entry,
 ) -> Result<ExitRecord, CallError> {
-    let Cpu { services, resident, controls, host, fp, .. } = cpu;
+    let Cpu { services, vcpu_cache, controls, host, fp, .. } = cpu;
     let mut run = |loaded: &mut _| {
         guest_entry(loaded, entry.resume).map(|()| run_loaded(loaded, services, entry, controls, host, fp))
     };
-    resident.run(vm, vcpu, &mut run)?
+    vcpu_cache.run(vm, vcpu, &mut run)?
 }
 
 /// [`run`], of a vCPU that this CPU owns. The host's system registers are in the CPU before and after it.
 fn run_loaded(
-    loaded: &mut Loaded<'static, 'static, El2>,
+    loaded: &mut LoadedVcpu<'static, 'static, El2>,
     services: &Services<'static>,
     entry: &Entry,
     controls: &HostControls,
@@ -52,14 +53,14 @@ fn run_loaded(
     fp: &mut HostFp,
 ) -> ExitRecord {
     el1_registers::save_system(&mut host.system);
-    let space = loaded.space();
+    let stage2_id = loaded.stage2_id();
     loaded.with_context(|context| {
-        // SAFETY: `Resident::run` has made this CPU the vCPU's owner. `context` is that vCPU's, `space` is
+        // SAFETY: `VcpuCache::run` has made this CPU the vCPU's owner. `context` is that vCPU's, `stage2_id` is
         // its VM's, and `controls` is this CPU's. `until_exit` enters that vCPU next.
         unsafe {
             el1_registers::load_system(&context.registers.system);
             gic::load(&context.gic, entry.list_registers);
-            select::select_guest(controls, space, context.vmpidr);
+            select::select_guest(controls, stage2_id, context.vmpidr);
         }
     });
     let mut running = Running { loaded, services, action: GuestAction::Resume };

@@ -1,7 +1,8 @@
 //! The host's calls and traps: the loop that runs it, and what the core's decisions need of this CPU.
 
-use hyp_core::host::{HostAction, host_call, host_trap, vcpu_ran};
-use hyp_core::syndrome;
+use hyp_core::call::host::{HostAction, host_call, vcpu_ran};
+use hyp_core::cpu::syndrome;
+use hyp_core::trap::host::host_trap;
 use shared_abi::record::Record;
 
 use super::{guest, host_psci};

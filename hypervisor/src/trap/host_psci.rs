@@ -1,7 +1,7 @@
 //! The host's PSCI (DEN0022): the core decides, and EL2 makes the calls to the firmware itself.
 
-use hyp_core::psci::code;
-use hyp_core::psci::host::PowerRequest;
+use hyp_core::call::psci::code;
+use hyp_core::call::psci::host::PowerRequest;
 use shared_abi::record::Record;
 
 use crate::arch;

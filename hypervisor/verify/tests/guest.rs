@@ -5,12 +5,14 @@ mod devices;
 mod exits;
 mod memory;
 
-use hyp_core::exit::{GuestAction, Services, Trap, guest_entry, guest_exit};
-use hyp_core::hypervisor::CpuIndex;
-use hyp_core::loaded::Loaded;
-use hyp_core::syndrome::SyndromeRegisters;
-use hyp_core::trng::Trng;
-use hyp_core::vcpu::VcpuContext;
+use hyp_core::call::guest::Services;
+use hyp_core::call::trng::Trng;
+use hyp_core::cpu::registers::VcpuContext;
+use hyp_core::cpu::syndrome::SyndromeRegisters;
+use hyp_core::limits::CpuIndex;
+use hyp_core::trap::guest::{Trap, guest_entry, guest_exit};
+use hyp_core::vcpu::GuestAction;
+use hyp_core::vcpu::loaded::LoadedVcpu;
 use hyp_verify::fake::Fake;
 use shared_abi::addr::Gfn;
 use shared_abi::host_call::{HostCall, VcpuIndex};
@@ -33,7 +35,7 @@ struct Guest {
     trng: Trng,
 }
 
-type Vcpu<'h> = Loaded<'h, 'static, Fake<Tiny>>;
+type Vcpu<'h> = LoadedVcpu<'h, 'static, Fake<Tiny>>;
 
 impl Guest {
     fn new(protected: bool) -> Self {

@@ -6,7 +6,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-use hyp_core::geometry::Geometry;
+use hyp_core::machine::geometry::Geometry;
 use hyp_verify::lockstep::action::{Action, Arg, CALLS};
 use hyp_verify::lockstep::{Bench, Divergence, Pair, Verdict, with_pair};
 use proptest::prelude::*;
@@ -126,7 +126,7 @@ fn check<G: Geometry>(thousands: u32) {
     println!("{} calls in {seconds:.1} s: {rate:.0} per second", coverage.steps);
     assert_eq!(coverage.unknown(), Vec::<String>::new());
     let done = |name: &str| coverage.taken(name, Verdict::Done) > 0;
-    for name in ["guest share", "guest unshare", "guest relinquish", "object-punch", "vm-destroy"] {
+    for name in ["guest share", "guest unshare", "guest relinquish", "object-reclaim", "vm-destroy"] {
         assert!(done(name), "{name} was never done: the guide is of no use");
     }
 }

@@ -7,7 +7,7 @@
 //! handles, addresses of table pages, counters and measurements are left out ([`state`]).
 //!
 //! The machines have tables of 4 entries. With 2 entries, a map of all memory takes 7 pages of tables
-//! for 8 pages of memory, so that no VM would fit; with 4, blocks of 4 pages and giants of 16 split and
+//! for 8 pages of memory, so that no VM would fit; with 4, blocks of 4 pages and level-1 blocks of 16 split and
 //! merge as they do on metal.
 
 mod scopes;
@@ -16,7 +16,7 @@ mod state;
 use std::collections::HashSet;
 use std::time::Instant;
 
-use hyp_core::geometry::Geometry;
+use hyp_core::machine::geometry::Geometry;
 use hyp_verify::lockstep::action::Action;
 use hyp_verify::lockstep::{Bench, Divergence, Pair, Verdict, with_pair};
 

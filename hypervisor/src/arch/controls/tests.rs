@@ -4,7 +4,7 @@
 //! bit that the code loses or gains is reported by its name. `tests/tests/metal` finds the writes in the ELF
 //! file, and the oracle reads the values back at EL2.
 
-use hyp_core::vcpu::RESET_SCTLR_EL1;
+use hyp_core::cpu::registers::RESET_SCTLR_EL1;
 use shared_abi::addr::Pa;
 
 use super::*;
@@ -454,7 +454,7 @@ fn stage_2_is_on_for_both() {
 /// VTTBR_EL2 has BADDR in bits 47 to 1 and the VMID in bits 63 to 48 (Arm ARM DDI0487, D24.2.207).
 #[test]
 fn vttbr_has_the_root_and_the_vmid() {
-    let vttbr = vttbr(Space { root: Pa(0x4_5678_9000), vmid: Vmid(0xab) });
+    let vttbr = vttbr(Stage2Id { root: Pa(0x4_5678_9000), vmid: Vmid(0xab) });
     assert_eq!(vttbr, 0x00ab_0004_5678_9000);
     assert_eq!(vmid(vttbr), Vmid(0xab));
 }

@@ -1,6 +1,6 @@
 //! Accesses where no memory is: the MMIO guard decides.
 
-use hyp_core::guard::{GuardFull, MAX_RUNS, MmioGuard};
+use hyp_core::vm::mmio_guard::{GuardFull, MAX_RUNS, MmioGuard};
 use shared_abi::addr::Ipa;
 use shared_abi::error::CallError;
 use shared_abi::kvm::function;

@@ -1,0 +1,108 @@
+//! PSCI 1.1 (DEN0022): what guests get of it here, and in [`host`] what becomes of the host's calls.
+
+pub mod host;
+
+pub use arm_psci::ErrorCode;
+use arm_psci::{AffinityInfo, Function, MigrateInfoType, Mpidr, PsciFeature, Version};
+use shared_abi::addr::Ipa;
+use shared_abi::host_call::VcpuIndex;
+use shared_abi::vcpu::Exit;
+
+use crate::machine::Machine;
+use crate::vcpu::loaded::LoadedVcpu;
+use crate::vcpu::wait_for_interrupt;
+
+/// The version that host and guests are told.
+const VERSION: Version = Version { major: 1, minor: 1 };
+
+/// SUCCESS.
+const SUCCESS: u64 = 0;
+
+/// What a PSCI call of a guest's comes to: x0, and what the host is told, if anything.
+type Reply = (u64, Option<Exit>);
+
+/// An error as it stands in x0.
+pub fn code(error: ErrorCode) -> u64 {
+    i64::from(i32::from(error)).cast_unsigned()
+}
+
+/// Reads a call: x0 to x3.
+///
+/// # Errors
+///
+/// NOT_SUPPORTED for a function that PSCI does not have, INVALID_PARAMETERS for an argument that is no
+/// value of its type.
+fn decode(x: &[u64; 4]) -> Result<Function, ErrorCode> {
+    Function::try_from(x).map_err(|error| match error {
+        arm_psci::Error::UnrecognisedFunctionId(_) => ErrorCode::NotSupported,
+        _ => ErrorCode::InvalidParameters,
+    })
+}
+
+/// The answer to PSCI_FEATURES: 0 for what host and guests are offered alike. CPU_SUSPEND has the
+/// original format of the power state and no OS-initiated mode, which is 0 as well.
+fn features(feature: PsciFeature) -> Result<u64, ErrorCode> {
+    use arm_psci::FunctionId::{
+        AffinityInfo32, AffinityInfo64, CpuOff, CpuOn32, CpuOn64, CpuSuspend32, CpuSuspend64,
+        MigrateInfoType, PsciFeatures, PsciVersion, SystemOff, SystemReset,
+    };
+    match feature {
+        PsciFeature::SmcccVersion
+        | PsciFeature::PsciFunction(
+            PsciVersion | CpuSuspend32 | CpuSuspend64 | CpuOff | CpuOn32 | CpuOn64 | AffinityInfo32
+            | AffinityInfo64 | MigrateInfoType | SystemOff | SystemReset | PsciFeatures,
+        ) => Ok(SUCCESS),
+        PsciFeature::PsciFunction(_) => Err(ErrorCode::NotSupported),
+    }
+}
+
+/// Answers a call of a guest's; x0 to x3 are its registers, the function ID in x0 without hints.
+pub(crate) fn guest<M: Machine>(vcpu: &mut LoadedVcpu<'_, '_, M>, x: &[u64; 4]) -> Reply {
+    decode(x).and_then(|function| call(vcpu, function)).unwrap_or_else(|error| (code(error), None))
+}
+
+fn call<M: Machine>(vcpu: &mut LoadedVcpu<'_, '_, M>, function: Function) -> Result<Reply, ErrorCode> {
+    Ok(match function {
+        Function::Version => (u32::from(VERSION).into(), None),
+        Function::Features { psci_func_id } => (features(psci_func_id)?, None),
+        Function::MigrateInfoType => (MIGRATION_NOT_REQUIRED, None),
+        // A suspended CPU keeps its state here, whatever power state it asked for.
+        Function::CpuSuspend { .. } => (SUCCESS, Some(wait_for_interrupt(vcpu))),
+        Function::CpuOff => {
+            vcpu.power_off();
+            (code(ErrorCode::Denied), Some(Exit::CpuOff))
+        }
+        Function::CpuOn { target_cpu, entry } => {
+            let target = target(target_cpu)?;
+            vcpu.power_on(target, Ipa(entry.entry_point_address()), entry.context_id())?;
+            (SUCCESS, Some(Exit::CpuOn { vcpu: target }))
+        }
+        Function::AffinityInfo { mpidr, lowest_affinity_level: 0 } => {
+            let on = vcpu.is_on(target(mpidr)?).ok_or(ErrorCode::InvalidParameters)?;
+            (u32::from(if on { AffinityInfo::On } else { AffinityInfo::Off }).into(), None)
+        }
+        // Above level 0 the caller's own cluster is meant, the only one there is, and it is on.
+        Function::AffinityInfo { mpidr, .. } => {
+            target(mpidr)?;
+            (u32::from(AffinityInfo::On).into(), None)
+        }
+        Function::SystemOff => end(vcpu, Exit::SystemOff),
+        Function::SystemReset => end(vcpu, Exit::SystemReset),
+        _ => return Err(ErrorCode::NotSupported),
+    })
+}
+
+/// MIGRATE_INFO_TYPE: there is no trusted OS, or it does not need to move.
+const MIGRATION_NOT_REQUIRED: u64 = MigrateInfoType::MigrationNotRequired as u64;
+
+/// The vCPU that has this MPIDR: Aff0 is the index, all else is 0.
+fn target(mpidr: Mpidr) -> Result<VcpuIndex, ErrorCode> {
+    let only_aff0 = mpidr.aff1 == 0 && mpidr.aff2 == 0 && mpidr.aff3.unwrap_or(0) == 0;
+    only_aff0.then_some(VcpuIndex(mpidr.aff0.into())).ok_or(ErrorCode::InvalidParameters)
+}
+
+/// Ends the VM's run. A guest that went on would see that the call failed; none does.
+fn end<M: Machine>(vcpu: &LoadedVcpu<'_, '_, M>, exit: Exit) -> Reply {
+    vcpu.stop();
+    (code(ErrorCode::InternalFailure), Some(exit))
+}

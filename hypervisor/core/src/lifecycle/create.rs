@@ -1,0 +1,177 @@
+//! The life of a VM as the host drives it: create, add objects and vCPUs, start, destroy.
+
+pub(crate) mod destroy;
+pub(crate) mod object;
+
+use bootimg::measure::LaunchMeasurement;
+use heapless::Vec;
+use shared_abi::addr::{Ipa, PageRange, Pfn};
+use shared_abi::error::{CallError, CallFailure};
+use shared_abi::host_call::{VcpuIndex, VmHandle};
+use shared_abi::record::Digest;
+
+use crate::hypervisor::Hypervisor;
+use crate::limits::{MAX_CPUS, MAX_VCPUS, VmIndex};
+use crate::machine::event::Event;
+use crate::machine::geometry::Geometry;
+use crate::machine::report::{Milestone, VmReport};
+use crate::machine::{Frames, Machine, Vmid};
+use crate::memory::pool::Pool;
+use crate::memory::stage2::table::Stage2;
+use crate::ownership::host::split;
+use crate::ownership::page_state::PageState;
+use crate::vm::mmio_guard::MmioGuard;
+use crate::vm::{self, Start, Vcpu, Vm, VmState};
+
+/// The most pages that one call adds to a pool: they are wiped in one go.
+pub(crate) const MAX_POOL_PAGES_PER_CALL: u64 = 4096;
+
+/// Checks a range that is to become a VM's pool, as far as that goes without looking at it.
+fn pool_range(first: Pfn, pages: u64, least: u64) -> Result<PageRange<Pfn>, CallError> {
+    if pages < least || pages > MAX_POOL_PAGES_PER_CALL {
+        return Err(CallError::InvalidParameter);
+    }
+    PageRange::<Pfn>::new(first, pages).ok_or(CallError::InvalidParameter)
+}
+
+impl<M: Machine> Hypervisor<'_, M> {
+    /// Makes a VM whose pool is `pages` pages from `first` on, the first two of them its stage-2 root.
+    pub(crate) fn vm_create(&self, protected: bool, first: Pfn, pages: u64) -> Result<VmHandle, CallFailure> {
+        let root_tables = M::Geometry::ROOT_TABLES;
+        let range = pool_range(first, pages, root_tables.saturating_add(1))?;
+        let (root, rest) = split(range, root_tables).ok_or(CallError::InvalidParameter)?;
+        if first.0 & root_tables.saturating_sub(1) != 0 && !seeded!(OddRoot) {
+            return Err(CallError::InvalidParameter.into());
+        }
+        for (slot, index) in self.slots.iter().zip(0_u8..) {
+            let mut slot = slot.lock(&self.machine);
+            if slot.vm.is_some() {
+                continue;
+            }
+            let index = VmIndex(index);
+            self.take_from_host(range, PageState::pool(index))?;
+            self.machine.wipe(&Frames::new(range));
+            let mut pool = Pool::default();
+            pool.add(&self.machine, Frames::new(rest));
+            // VMID 0 is the host's. A place's VMID left all TLBs when its last VM was torn down.
+            let tables = Stage2::new(&Frames::new(root), Vmid(index.0.saturating_add(1)));
+            self.machine.event(|| Event::Stage2Id(tables.stage2_id()));
+            slot.generation = vm::next_generation(slot.generation);
+            slot.guard = MmioGuard::default();
+            slot.vm = Some(Vm {
+                index,
+                protected,
+                state: VmState::New,
+                tables,
+                pool,
+                bindings: Vec::new(),
+                vcpus: Vec::new(),
+                measurement: LaunchMeasurement::new(),
+                report: VmReport { protected, ..VmReport::default() },
+                last_on_cpu: [None; MAX_CPUS],
+            });
+            return Ok(vm::vm_handle(index, slot.generation));
+        }
+        Err(CallError::Full.into())
+    }
+
+    /// Adds pages to a VM's pool.
+    pub(crate) fn vm_top_up(&self, handle: VmHandle, first: Pfn, pages: u64) -> Result<(), CallFailure> {
+        let range = pool_range(first, pages, 1)?;
+        self.with_vm(handle, |vm, _| {
+            vm.is_alive()?;
+            self.take_from_host(range, PageState::pool(vm.index))?;
+            let frames = Frames::new(range);
+            self.machine.wipe(&frames);
+            vm.pool.add(&self.machine, frames);
+            Ok(())
+        })
+    }
+
+    /// Makes the next vCPU.
+    pub(crate) fn vcpu_create(&self, handle: VmHandle, index: VcpuIndex) -> Result<(), CallFailure> {
+        self.with_vm(handle, |vm, _| {
+            vm.is_new()?;
+            let next = vm.vcpus.len();
+            if usize::try_from(index.0) != Ok(next) {
+                return Err(CallError::InvalidParameter.into());
+            }
+            if next >= MAX_VCPUS {
+                return Err(CallError::Full.into());
+            }
+            let context = vm.pool.take(&self.machine).ok_or(CallFailure::no_memory(1))?;
+            let vcpu = Vcpu { context: context.page(), on: false, start: None };
+            // There is room: `next` was compared with the capacity above.
+            if vm.vcpus.push(vcpu).is_ok()
+                && let Some(ownership) = self.ownership(usize::from(vm.index.0), index)
+            {
+                ownership.reset_counts();
+                vm.report.vcpus = vm.report.vcpus.saturating_add(1);
+            }
+            Ok(())
+        })
+    }
+
+    /// Ends the measurement and lets vCPU 0 run. Answers whether the measurement is the manifest's,
+    /// and the measurement.
+    pub(crate) fn vm_start(
+        &self,
+        handle: VmHandle,
+        entry: Ipa,
+        argument: u64,
+    ) -> Result<[u64; 5], CallFailure> {
+        let (digest, report, expected) = self.with_vm(handle, |vm, _| {
+            vm.is_new()?;
+            let boot = vm.vcpu(VcpuIndex(0)).ok_or(CallError::Denied)?;
+            boot.on = true;
+            boot.start = Some(Start { entry, argument });
+            vm.state = VmState::Started;
+            let digest = core::mem::take(&mut vm.measurement).finish(entry, argument);
+            vm.report.measurement = Some(digest);
+            Ok((digest, vm.report, vm.protected && self.expected == Some(digest)))
+        })?;
+        self.machine.report(Milestone::Started { expected }, &report);
+        Ok(words(u64::from(expected), digest))
+    }
+
+    /// Takes pages from the host, whole and unshared, for the owner that `to` says. When this returns,
+    /// no host CPU reaches a page that changed hands (what is lent does not); what is in them is still the
+    /// host's.
+    ///
+    /// | | host | new owner |
+    /// | --- | --- | --- |
+    /// | before | owns, alone | - |
+    /// | after | nothing | owns, alone |
+    pub(crate) fn take_from_host(&self, range: PageRange<Pfn>, to: PageState) -> Result<(), CallError> {
+        let mut host = self.host.lock(&self.machine);
+        if !host.owners().is_ram(range) {
+            return Err(CallError::InvalidParameter);
+        }
+        let looked_at = seeded!(range, FirstPageChecked => crate::seeded::first_page(range));
+        let hosts = seeded!(
+            host.owners().all(looked_at, PageState::HOST),
+            LentTwice => host.owners().get(range.first()).is_some_and(PageState::host_reaches)
+        );
+        if !hosts {
+            return Err(CallError::Denied);
+        }
+        host.assign(&self.machine, range, PageState::HOST, to);
+        Ok(())
+    }
+
+    /// Gives pages that nobody but `from` says reaches back to the host, wiped.
+    pub(crate) fn return_to_host(&self, frames: Frames, from: PageState) {
+        seeded!(self.machine.wipe(&frames), PoolUnwiped => ());
+        self.host.lock(&self.machine).assign(&self.machine, frames.range(), from, PageState::HOST);
+    }
+}
+
+/// A flag and a digest as x1 to x5.
+fn words(flag: u64, digest: Digest) -> [u64; 5] {
+    let mut words = [flag, 0, 0, 0, 0];
+    let (chunks, _) = digest.0.as_chunks::<8>();
+    for (word, bytes) in words.iter_mut().skip(1).zip(chunks) {
+        *word = u64::from_le_bytes(*bytes);
+    }
+    words
+}

@@ -1,0 +1,92 @@
+//! The core's locks: fair ticket locks that have a place in the lock order and tell the machine when
+//! they are taken and released, so that a checker sees the order and what is done under which lock.
+
+use core::ops::{Deref, DerefMut};
+
+use spin::mutex::{TicketMutex, TicketMutexGuard};
+
+use crate::limits::MAX_VMS;
+use crate::machine::Machine;
+use crate::machine::event::Event;
+
+/// Which lock: a VM's slot, by its index, or the host's memory. They are taken in this order, and no CPU holds
+/// two slots at once (`docs/locking.md`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LockId(usize);
+
+impl LockId {
+    /// The host's memory.
+    pub const HOST: Self = Self(MAX_VMS);
+
+    /// The place of that index, below [`MAX_VMS`].
+    pub const fn slot(index: usize) -> Self {
+        Self(index)
+    }
+
+    /// The lock as a number.
+    pub(crate) const fn code(self) -> u64 {
+        self.0 as u64
+    }
+}
+
+/// A value under a lock of the order.
+#[derive(Debug)]
+pub(crate) struct Lock<T> {
+    id: LockId,
+    pub(crate) mutex: TicketMutex<T>,
+}
+
+impl<T> Lock<T> {
+    pub(crate) const fn new(id: LockId, value: T) -> Self {
+        Self { id, mutex: TicketMutex::new(value) }
+    }
+
+    #[cfg(not(feature = "verify"))]
+    #[inline(always)]
+    fn wait(&self) -> TicketMutexGuard<'_, T> {
+        self.mutex.lock()
+    }
+
+    #[cfg(feature = "verify")]
+    fn wait(&self) -> TicketMutexGuard<'_, T> {
+        super::wait::wait(&self.mutex)
+    }
+
+    /// Waits for its turn. The caller holds no lock of this rank or a later one.
+    #[inline(always)] // mem_share: a guard that is inlined costs nothing but the lock
+    pub(crate) fn lock<'a, M: Machine>(&'a self, machine: &'a M) -> Guard<'a, T, M> {
+        let value = self.wait();
+        machine.event(|| Event::Taken(self.id));
+        Guard { value, machine, id: self.id }
+    }
+}
+
+/// A lock that is held.
+#[derive(Debug)]
+pub(crate) struct Guard<'a, T, M: Machine> {
+    value: TicketMutexGuard<'a, T>,
+    machine: &'a M,
+    id: LockId,
+}
+
+impl<T, M: Machine> Deref for Guard<'_, T, M> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T, M: Machine> DerefMut for Guard<'_, T, M> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.value
+    }
+}
+
+impl<T, M: Machine> Drop for Guard<'_, T, M> {
+    /// Tells while the lock is still held: who takes it next tells so later.
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.machine.event(|| Event::Released(self.id));
+    }
+}

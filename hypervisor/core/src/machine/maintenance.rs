@@ -1,0 +1,62 @@
+//! The order of TLB maintenance: which instructions a duty of [`Machine`](crate::machine::Machine)
+//! takes, and in which order (Arm ARM DDI0487, D8.17: TLB maintenance; break-before-make).
+//!
+//! It is here, and not beside the instructions, so that the tests run the same order as the hardware.
+
+use crate::machine::Stage2Id;
+use crate::machine::event::{Barrier, Scope};
+
+/// The instructions of maintenance, and the sequences made of them.
+pub trait Maintenance {
+    /// Executes a barrier.
+    fn barrier(&self, barrier: Barrier);
+
+    /// Executes an invalidation, for the VMID in VTTBR_EL2.
+    fn forget(&self, scope: Scope);
+
+    /// Does `f` with `stage2_id` in VTTBR_EL2, which is as it was afterwards.
+    fn in_stage2(&self, stage2_id: Stage2Id, f: impl FnOnce());
+
+    /// [`Machine::publish`](crate::machine::Machine::publish).
+    fn publish(&self) {
+        self.barrier(Barrier::DsbIshst);
+        self.barrier(Barrier::Isb);
+    }
+
+    /// [`Machine::invalidate`](crate::machine::Machine::invalidate), of the leaves that begin at these pages.
+    #[inline(always)]
+    fn invalidate(&self, stage2_id: Stage2Id, first_pages: impl Iterator<Item = u64>) {
+        seeded!(self.barrier(Barrier::DsbIshst), TlbiTooEarly => ());
+        let tagged = seeded!(stage2_id, WrongVmid => Stage2Id { vmid: crate::machine::Vmid(0), ..stage2_id });
+        self.in_stage2(tagged, || {
+            for page in first_pages.skip(usize::from(seeded!(LeafForgotten))) {
+                self.forget(Scope::Ipa(page));
+            }
+            self.barrier(Barrier::DsbIsh);
+            // What combines both stages is tagged with the virtual address alone.
+            seeded!(self.forget(Scope::Combined), CombinedKept => ());
+            self.barrier(Barrier::DsbIsh);
+            self.barrier(Barrier::Isb);
+        });
+    }
+
+    /// [`Machine::invalidate_all`](crate::machine::Machine::invalidate_all).
+    fn invalidate_all(&self, stage2_id: Stage2Id) {
+        self.barrier(Barrier::DsbIshst);
+        self.in_stage2(stage2_id, || {
+            self.forget(Scope::All);
+            self.barrier(Barrier::DsbIsh);
+            self.barrier(Barrier::Isb);
+        });
+    }
+
+    /// [`Machine::forget_previous_vcpu`](crate::machine::Machine::forget_previous_vcpu).
+    fn forget_previous_vcpu(&self, stage2_id: Stage2Id) {
+        self.in_stage2(stage2_id, || {
+            self.forget(Scope::CombinedHere);
+            self.forget(Scope::InstructionsHere);
+            self.barrier(Barrier::DsbNsh);
+            self.barrier(Barrier::Isb);
+        });
+    }
+}

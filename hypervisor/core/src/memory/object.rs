@@ -1,0 +1,302 @@
+//! Memory objects: a VM's memory by offset.
+//!
+//! An object knows of each of its pages whether one is there and which, or whether it is poison. It
+//! keeps that in tables from its VM's pool, in two levels as the page states do: one word for a *chunk* of
+//! pages (as many as a block has) while it is uniform, one per page under a chunk that is split. Who
+//! reaches a page is not known here: that is the page state's.
+
+pub(crate) mod word;
+
+use heapless::Vec;
+use shared_abi::addr::Pfn;
+
+use crate::machine::geometry::{Geometry, Level, Piece, pieces, touched};
+use crate::machine::{Machine, TableRef};
+use crate::memory::pool::{Pool, used};
+use word::Word;
+
+/// The most directory tables of an object; on metal each stands for 1 GiB.
+const MAX_DIRECTORIES: usize = 16;
+
+/// What is at a page of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Presence {
+    /// Nothing.
+    Absent,
+    /// This page.
+    Present(Pfn),
+    /// The host took it by force.
+    Poisoned,
+}
+
+/// Pages of an object that follow each other in the object and, if present, in memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PageRun {
+    /// The first one's; of `Present`, the others' follow from it.
+    first: PresenceWord,
+    /// How many; at least 1.
+    pub(crate) pages: u64,
+}
+
+impl PageRun {
+    pub(crate) const fn new(presence: Presence, pages: u64) -> Self {
+        Self { first: PresenceWord::new(presence), pages }
+    }
+
+    /// What the first one is; of `Present`, the others follow it.
+    pub(crate) const fn presence(self) -> Presence {
+        self.first.presence_at(0)
+    }
+}
+
+/// The most tables that [`Object::set`] takes: for the chunks at the ends of the run.
+pub(crate) fn tables_for<G: Geometry>(offset: u64, pages: u64) -> u64 {
+    touched::<G>(Level::Two, offset, pages).min(2)
+}
+
+/// A memory object.
+#[derive(Debug)]
+#[cfg_attr(feature = "verify", derive(Clone))]
+pub(crate) struct Object {
+    pages: u64,
+    /// How many pages are present.
+    present: u64,
+    pub(crate) directories: Vec<TableRef, MAX_DIRECTORIES>,
+    /// Teardown has taken the pages below this offset.
+    pub(crate) taken: u64,
+}
+
+impl Object {
+    /// How many tables an object of so many pages takes at once; `None` if it is too large, or empty.
+    pub(crate) fn tables_needed<G: Geometry>(pages: u64) -> Option<u64> {
+        let last = pages.checked_sub(1)?;
+        let tables = (last >> G::INDEX_BITS >> G::INDEX_BITS).saturating_add(1);
+        (tables <= u64::try_from(MAX_DIRECTORIES).ok()?).then_some(tables)
+    }
+
+    /// An object of `pages` pages, all absent. The pool has the tables for it.
+    pub(crate) fn new<M: Machine>(machine: &M, pool: &mut Pool, pages: u64) -> Option<Self> {
+        let mut directories = Vec::new();
+        for _ in 0..Self::tables_needed::<M::Geometry>(pages)? {
+            directories.push(pool.take(machine)?).ok()?;
+        }
+        Some(Self { pages, present: 0, directories, taken: 0 })
+    }
+
+    /// How many pages are present.
+    pub(crate) const fn present(&self) -> u64 {
+        self.present
+    }
+
+    /// Whether `pages` pages from `offset` on are pages of the object; at least one.
+    pub(crate) fn has(&self, offset: u64, pages: u64) -> bool {
+        (pages != 0 || seeded!(EmptyRange)) && offset.checked_add(pages).is_some_and(|end| end <= self.pages)
+    }
+
+    /// The directory that has the word of the chunk which holds `offset`, and where in it that is.
+    fn chunk<M: Machine>(&self, offset: u64) -> Option<(TableRef, usize)> {
+        let directory = M::Geometry::block(M::Geometry::block(offset));
+        let table = *self.directories.get(usize::try_from(directory).ok()?)?;
+        Some((table, M::Geometry::index(Level::Two, offset)))
+    }
+
+    /// What is at `offset`, which is in the object.
+    pub(crate) fn get<M: Machine>(&self, machine: &M, offset: u64) -> Presence {
+        let Some((directory, index)) = self.chunk::<M>(offset) else {
+            return Presence::Absent;
+        };
+        let chunk = PresenceWord(machine.read_entry(directory, index));
+        let Some((table, _)) = chunk.as_split() else {
+            return chunk.presence_at(M::Geometry::block_offset(offset));
+        };
+        PresenceWord(machine.read_entry(table, M::Geometry::index(Level::Three, offset))).presence_at(0)
+    }
+
+    /// The run that starts at `offset` and has at most `most` pages; `offset` is in the object and
+    /// `most` at least 1. The run ends with its chunk, so that the look is bounded.
+    pub(crate) fn run<M: Machine>(&self, machine: &M, offset: u64, most: u64) -> PageRun {
+        let chunk = self
+            .chunk::<M>(offset)
+            .map_or(PresenceWord::ABSENT, |(table, index)| PresenceWord(machine.read_entry(table, index)));
+        let in_chunk = M::Geometry::BLOCK_PAGES.wrapping_sub(M::Geometry::block_offset(offset));
+        let most = most.min(in_chunk).min(self.pages.saturating_sub(offset)).max(1);
+        let Some((table, _)) = chunk.as_split() else {
+            return PageRun { first: chunk.advance(M::Geometry::block_offset(offset)), pages: most };
+        };
+        let mut index = M::Geometry::index(Level::Three, offset);
+        let first = PresenceWord(machine.read_entry(table, index));
+        let mut pages = 1;
+        while pages < most {
+            index = index.saturating_add(1);
+            if PresenceWord(machine.read_entry(table, index)) != first.advance(pages) {
+                break;
+            }
+            pages = pages.saturating_add(1);
+        }
+        PageRun { first, pages }
+    }
+
+    /// Whether all of `pages` pages from `offset` on, which are in the object, are absent.
+    pub(crate) fn is_empty<M: Machine>(&self, machine: &M, offset: u64, pages: u64) -> bool {
+        pieces::<M::Geometry>(offset, pages).all(|piece| {
+            let run = self.run(machine, piece.first, piece.pages);
+            run.presence() == Presence::Absent && run.pages == piece.pages
+        })
+    }
+
+    /// The page that starts all that a leaf of `level` around `offset` would cover, if it is all
+    /// present and one run.
+    pub(crate) fn whole<M: Machine>(&self, machine: &M, level: Level, offset: u64) -> Option<Pfn> {
+        let (directory, index) = self.chunk::<M>(offset)?;
+        let word = match level {
+            Level::One => as_one_word(machine, directory, M::Geometry::BLOCK_PAGES)?,
+            Level::Two | Level::Three => PresenceWord(machine.read_entry(directory, index)),
+        };
+        match word.presence_at(0) {
+            Presence::Present(first) if word.as_split().is_none() => Some(first),
+            _ => None,
+        }
+    }
+
+    /// Sets `pages` pages from `offset` on, a run that is in the object, from `from` to `to` (what the
+    /// first page is and becomes).
+    pub(crate) fn set<M: Machine>(
+        &mut self,
+        machine: &M,
+        pool: &mut Pool,
+        offset: u64,
+        pages: u64,
+        from: Presence,
+        to: Presence,
+    ) {
+        let (from, to) = (PresenceWord::new(from), PresenceWord::new(to));
+        for piece in pieces::<M::Geometry>(offset, pages) {
+            let before = piece.first.wrapping_sub(offset);
+            // Out of tables, against the caller's check, what is left stays as it was.
+            if self.set_piece(machine, pool, piece, from, to.advance(before)).is_none() {
+                return;
+            }
+            self.count(piece.pages, from, to);
+        }
+    }
+
+    fn count(&mut self, pages: u64, from: PresenceWord, to: PresenceWord) {
+        // What was present was counted, and all pages are fewer than 2^28.
+        if from.is_present() {
+            self.present = self.present.wrapping_sub(pages);
+        }
+        if to.is_present() {
+            self.present = self.present.wrapping_add(pages);
+        }
+    }
+
+    fn set_piece<M: Machine>(
+        &self,
+        machine: &M,
+        pool: &mut Pool,
+        piece: Piece,
+        from: PresenceWord,
+        to: PresenceWord,
+    ) -> Option<()> {
+        let (directory, chunk_index) = self.chunk::<M>(piece.first)?;
+        let chunk = PresenceWord(machine.read_entry(directory, chunk_index));
+        let block = M::Geometry::BLOCK_PAGES;
+        let write_chunk = |word: PresenceWord| machine.write_entry(directory, chunk_index, word.0);
+
+        if piece.pages == block {
+            write_chunk(to);
+            if let Some((table, _)) = chunk.as_split() {
+                pool.release(machine, table);
+            }
+            return Some(());
+        }
+        let (table, count) = match chunk.as_split() {
+            Some(split) => split,
+            None => split(machine, pool, chunk)?,
+        };
+        let start = M::Geometry::index(Level::Three, piece.first);
+        let mut next = to;
+        for (index, _) in (start..M::Geometry::ENTRIES).zip(0..piece.pages) {
+            machine.write_entry(table, index, next.0);
+            next = next.advance(1);
+        }
+        let count = count
+            .saturating_sub(from.counts().wrapping_mul(piece.pages))
+            .saturating_add(to.counts().wrapping_mul(piece.pages));
+        let merged = match count {
+            0 => Some(PresenceWord::ABSENT),
+            full if full == block => as_one_word(machine, table, 1),
+            _ => None,
+        };
+        match merged {
+            Some(word) => {
+                write_chunk(word);
+                pool.release(machine, table);
+            }
+            None => write_chunk(PresenceWord::split(table, count)),
+        }
+        Some(())
+    }
+
+    /// Takes the next run of at most `most` pages out of an object of a VM that is being torn down, and
+    /// answers where it was; `None` once nothing is present. The tables keep the stale words: only
+    /// [`Self::dismantle`] reads them again.
+    pub(crate) fn take_next<M: Machine>(&mut self, machine: &M, most: u64) -> Option<(u64, PageRun)> {
+        if self.present == 0 || self.taken >= self.pages {
+            return None;
+        }
+        let offset = self.taken;
+        let run = self.run(machine, offset, most);
+        self.taken = offset.wrapping_add(run.pages);
+        self.count(run.pages, run.first, PresenceWord::ABSENT);
+        Some((offset, run))
+    }
+
+    /// Gives the object's tables to the pool, of an object in which nothing is present, until `most`
+    /// have gone. Answers how many: fewer than `most` once none is left.
+    pub(crate) fn dismantle<M: Machine>(&mut self, machine: &M, pool: &mut Pool, most: u64) -> u64 {
+        let mut gone = 0_u64;
+        while let Some(&directory) = self.directories.last() {
+            for (index, chunk) in used(machine, directory) {
+                if let Some((table, _)) = PresenceWord(chunk).as_split() {
+                    if gone >= most {
+                        return gone;
+                    }
+                    machine.write_entry(directory, index, PresenceWord::ABSENT.0);
+                    pool.release(machine, table);
+                    gone = gone.saturating_add(1);
+                }
+            }
+            if gone >= most {
+                return gone;
+            }
+            self.directories.pop();
+            pool.release(machine, directory);
+            gone = gone.saturating_add(1);
+        }
+        gone
+    }
+}
+
+/// Writes what a uniform chunk stood for into a table of its own, and counts what is not absent.
+fn split<M: Machine>(machine: &M, pool: &mut Pool, chunk: PresenceWord) -> Option<(TableRef, u64)> {
+    let table = pool.take(machine)?;
+    if chunk == PresenceWord::ABSENT {
+        return Some((table, 0));
+    }
+    machine.fill(table, chunk.0, chunk.step());
+    Some((table, M::Geometry::BLOCK_PAGES))
+}
+
+/// The word that stands for a table whose entries, of `pages` pages each, all follow from the first, if
+/// they do. The last one is looked at first: pages mostly come in ascending order.
+fn as_one_word<M: Machine>(machine: &M, table: TableRef, pages: u64) -> Option<PresenceWord> {
+    let first = PresenceWord(machine.read_entry(table, 0));
+    (0..M::Geometry::ENTRIES)
+        .rev()
+        .all(|index| {
+            let expected = first.advance(pages.wrapping_mul(index as u64));
+            PresenceWord(machine.read_entry(table, index)) == expected
+        })
+        .then_some(first)
+}

@@ -1,0 +1,338 @@
+//! Changing stage-2 tables: map, unmap, merge.
+//!
+//! Every change of a live entry is break-before-make (Arm ARM DDI0487, D8.17.1): the entry becomes
+//! invalid, the TLBs forget it, then the new one is written. Another CPU that walks in between takes a
+//! translation fault, finds that the page state allows its access, and tries again.
+//!
+//! Tables come from a [`Pool`]. Who calls [`Stage2::map`] or [`Stage2::unmap`] for a guest has made sure
+//! that there are [`tables_for`] the run; the host's pool has enough for all RAM in pages. Should
+//! they run out all the same, less is mapped than could be, never more.
+
+use shared_abi::addr::{PAGE_SHIFT, PAGE_SIZE, Pfn};
+
+use super::descriptor::{self, INVALID, Kind, MemoryType};
+use crate::machine::geometry::{Geometry, Level, touched};
+use crate::machine::{Frames, Machine, Stage2Id, TableRef, Vmid};
+use crate::memory::pool::{Pool, used};
+use crate::memory::tlb::TlbGather;
+
+/// The most tables that a run of IPA pages takes to be mapped or unmapped, whatever is there: one for
+/// each level-1 block and one for each block that it touches.
+pub(crate) fn tables_for<G: Geometry>(first: u64, pages: u64) -> u64 {
+    let level1_blocks = touched::<G>(Level::One, first, pages);
+    level1_blocks.saturating_add(touched::<G>(Level::Two, first, pages))
+}
+
+/// The tables of one address space.
+#[derive(Debug)]
+#[cfg_attr(feature = "verify", derive(Clone))]
+pub(crate) struct Stage2 {
+    root: TableRef,
+    vmid: Vmid,
+}
+
+/// An entry: where it is, and what it covers.
+#[derive(Clone, Copy)]
+pub(crate) struct EntryRef {
+    table: TableRef,
+    index: usize,
+    level: Level,
+}
+
+impl EntryRef {
+    fn read<M: Machine>(self, machine: &M) -> u64 {
+        machine.read_entry(self.table, self.index)
+    }
+
+    #[inline(always)] // mem_share: a walk reads three entries
+    fn kind<M: Machine>(self, machine: &M) -> Kind {
+        descriptor::kind(self.level, self.read(machine))
+    }
+
+    pub(crate) fn write<M: Machine>(self, machine: &M, value: u64) {
+        machine.write_entry(self.table, self.index, value);
+    }
+
+    /// The entry for `page` in the table that this one names.
+    fn below<M: Machine>(self, table: Pfn, page: u64) -> Self {
+        let level = below(self.level);
+        Self { table: TableRef::new(table), index: M::Geometry::index(level, page), level }
+    }
+}
+
+const fn below(level: Level) -> Level {
+    match level {
+        Level::One => Level::Two,
+        Level::Two | Level::Three => Level::Three,
+    }
+}
+
+/// A run of IPA pages that maps to physical pages, one to one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mapping {
+    /// First page of the IPA run; the run ends within the IPA space.
+    pub(crate) page: u64,
+    /// Where it goes.
+    pub(crate) to: Pfn,
+    /// How many pages.
+    pub(crate) pages: u64,
+    /// What is allowed.
+    pub(crate) memory_type: MemoryType,
+}
+
+impl Stage2 {
+    /// An empty address space whose root is `root`: two wiped pages, the first at an even number.
+    pub(crate) fn new(root: &Frames, vmid: Vmid) -> Self {
+        Self { root: TableRef::new(root.range().first()), vmid }
+    }
+
+    /// What VTTBR_EL2 holds for it.
+    pub(crate) const fn stage2_id(&self) -> Stage2Id {
+        Stage2Id { root: self.root.address(), vmid: self.vmid }
+    }
+
+    /// The root's first page.
+    pub(crate) const fn root(&self) -> Pfn {
+        self.root.page()
+    }
+
+    fn root_entry<M: Machine>(&self, page: u64) -> EntryRef {
+        let table = self.root.page().0.wrapping_add(M::Geometry::root_table(page));
+        EntryRef {
+            table: TableRef::new(Pfn(table)),
+            index: M::Geometry::index(Level::One, page),
+            level: Level::One,
+        }
+    }
+
+    /// The level-3 entry for `page`, if the walk gets to a table of that level.
+    #[inline(always)] // mem_share: its walk is the host's side of a transition
+    fn page_entry<M: Machine>(&self, machine: &M, page: u64) -> Option<EntryRef> {
+        let mut entry = self.root_entry::<M>(page);
+        while entry.level != Level::Three {
+            let Kind::Table(table) = entry.kind(machine) else {
+                return None;
+            };
+            entry = entry.below::<M>(table, page);
+        }
+        Some(entry)
+    }
+
+    /// The entry for `page` in the lowest table that the walk gets to, and what it is.
+    fn walk<M: Machine>(&self, machine: &M, page: u64) -> (EntryRef, Kind) {
+        let mut entry = self.root_entry::<M>(page);
+        loop {
+            match entry.kind(machine) {
+                Kind::Table(table) => entry = entry.below::<M>(table, page),
+                kind => return (entry, kind),
+            }
+        }
+    }
+
+    /// Whether `page` is translated.
+    pub(crate) fn is_mapped<M: Machine>(&self, machine: &M, page: u64) -> bool {
+        matches!(self.walk(machine, page), (_, Kind::Leaf(_)))
+    }
+
+    /// Maps a run in the largest leaves that fit it. What of it is mapped already is mapped to the same
+    /// pages; tables that a leaf takes the place of go back to the pool.
+    #[inline(always)] // mem_share: one page is one entry of a table that is there
+    pub(crate) fn map<M: Machine>(&self, machine: &M, pool: &mut Pool, run: Mapping, gather: &mut TlbGather) {
+        let Mapping { mut page, mut pages, to, memory_type } = run;
+        let mut leaf = descriptor::leaf(Level::Three, to, memory_type);
+        while pages != 0 {
+            let done = match self.page_entry(machine, page) {
+                Some(entry) if !fits::<M>(Level::Two, page, pages, leaf) => {
+                    let mut next = leaf;
+                    let entries = pages_in_table::<M>(entry, pages);
+                    let done = entries.len() as u64;
+                    for index in entries {
+                        machine.write_entry(entry.table, index, next);
+                        next = next.wrapping_add(PAGE_SIZE);
+                    }
+                    gather.added();
+                    done
+                }
+                _ => self.map_above(machine, pool, page, pages, leaf, gather),
+            };
+            page = page.wrapping_add(done);
+            pages = pages.saturating_sub(done);
+            leaf = leaf.wrapping_add(done << PAGE_SHIFT);
+        }
+    }
+
+    /// Maps the start of a run above level 3: a leaf, or tables for the pages. Returns how many pages
+    /// were mapped, or can't be for want of a table. `leaf` is the level-3 leaf of the first page.
+    fn map_above<M: Machine>(
+        &self,
+        machine: &M,
+        pool: &mut Pool,
+        page: u64,
+        pages: u64,
+        leaf: u64,
+        gather: &mut TlbGather,
+    ) -> u64 {
+        let mut entry = self.root_entry::<M>(page);
+        while entry.level != Level::Three {
+            let kind = entry.kind(machine);
+            let rest = M::Geometry::next(entry.level, page).wrapping_sub(page);
+            let table = match kind {
+                Kind::Leaf(_) => return rest,
+                _ if fits::<M>(entry.level, page, pages, leaf) => {
+                    if let Kind::Table(table) = kind {
+                        self.detach(machine, entry);
+                        free_tables(machine, pool, table, below(entry.level));
+                    }
+                    entry.write(machine, descriptor::at_level(leaf, entry.level));
+                    gather.added();
+                    return rest;
+                }
+                Kind::Table(table) => table,
+                Kind::Invalid => match pool.take(machine) {
+                    Some(table) => {
+                        entry.write(machine, descriptor::table(table.page()));
+                        table.page()
+                    }
+                    None => return rest,
+                },
+            };
+            entry = entry.below::<M>(table, page);
+        }
+        0
+    }
+
+    /// Takes every translation of the run away; leaves that reach beyond it are split.
+    #[inline(always)] // mem_unshare: one page is one entry of a table that is there
+    pub(crate) fn unmap<M: Machine>(
+        &self,
+        machine: &M,
+        pool: &mut Pool,
+        first: u64,
+        pages: u64,
+        gather: &mut TlbGather,
+    ) {
+        let end = first.saturating_add(pages);
+        let mut page = first;
+        while page < end {
+            let Some(entry) = self.page_entry(machine, page) else {
+                page = self.unmap_above(machine, pool, page, end, gather);
+                continue;
+            };
+            for index in pages_in_table::<M>(entry, end.wrapping_sub(page)) {
+                if machine.read_entry(entry.table, index) != INVALID {
+                    machine.write_entry(entry.table, index, INVALID);
+                    gather.removed(page, Level::Three);
+                }
+                page = page.wrapping_add(1);
+            }
+        }
+    }
+
+    /// Takes the translations away above level 3, from `page` on. Returns where to go on: at the same page if a leaf
+    /// was split, which reaches beyond the run that ends at `end`.
+    fn unmap_above<M: Machine>(
+        &self,
+        machine: &M,
+        pool: &mut Pool,
+        page: u64,
+        end: u64,
+        gather: &mut TlbGather,
+    ) -> u64 {
+        let (entry, kind) = self.walk(machine, page);
+        let start = M::Geometry::align_down(entry.level, page);
+        let next = M::Geometry::next(entry.level, page);
+        if let Kind::Leaf(_) = kind {
+            if start >= page && next <= end {
+                entry.write(machine, INVALID);
+                gather.removed(start, entry.level);
+            } else if self.split(machine, pool, entry, start).is_some() {
+                return page;
+            }
+            // A split that finds no table leaves the whole leaf invalid.
+        }
+        next
+    }
+
+    /// Takes a whole table out of the walk and the TLBs: its leaves may be cached one by one, so
+    /// nothing less than all of the space will do.
+    #[cold]
+    fn detach<M: Machine>(&self, machine: &M, entry: EntryRef) {
+        entry.write(machine, INVALID);
+        machine.invalidate_all(self.stage2_id());
+    }
+
+    /// Puts a table with the same translations in the place of a leaf, which translates from page
+    /// `first` on.
+    #[cold]
+    fn split<M: Machine>(&self, machine: &M, pool: &mut Pool, entry: EntryRef, first: u64) -> Option<()> {
+        let leaf = entry.read(machine);
+        entry.write(machine, INVALID);
+        let mut broken = TlbGather::new(self.stage2_id());
+        broken.removed(first, entry.level);
+        seeded!(broken.finish(machine), NoBreak => ());
+        let table = pool.take(machine)?;
+        let level = below(entry.level);
+        machine.fill(table, descriptor::at_level(leaf, level), M::Geometry::span(level) << PAGE_SHIFT);
+        entry.write(machine, descriptor::table(table.page()));
+        Some(())
+    }
+
+    /// Gives tables to the pool, of an address space that nobody uses any more, until `most` have
+    /// gone. Answers how many; fewer than `most` once only the root is left. The tables are not
+    /// zeroed: they can only go home.
+    pub(crate) fn dismantle<M: Machine>(&self, machine: &M, pool: &mut Pool, most: u64) -> u64 {
+        let mut gone = 0_u64;
+        for root in 0..M::Geometry::ROOT_TABLES {
+            let root = TableRef::new(Pfn(self.root.page().0.wrapping_add(root)));
+            for (index, blocks) in tables_in(machine, root, Level::One) {
+                for (index, pages) in tables_in(machine, blocks, Level::Two) {
+                    if gone >= most {
+                        return gone;
+                    }
+                    machine.write_entry(blocks, index, INVALID);
+                    pool.put(machine, pages);
+                    gone = gone.saturating_add(1);
+                }
+                if gone >= most {
+                    return gone;
+                }
+                machine.write_entry(root, index, INVALID);
+                pool.put(machine, blocks);
+                gone = gone.saturating_add(1);
+            }
+        }
+        gone
+    }
+}
+
+/// The tables that a table of `level` names, and by which entries.
+fn tables_in<M: Machine>(machine: &M, from: TableRef, at: Level) -> impl Iterator<Item = (usize, TableRef)> {
+    used(machine, from).filter_map(move |(index, entry)| match descriptor::kind(at, entry) {
+        Kind::Table(below) => Some((index, TableRef::new(below))),
+        Kind::Leaf(_) | Kind::Invalid => None,
+    })
+}
+
+/// Whether a leaf of `level` fits at the start of the run; `leaf` is the level-3 leaf of its first page.
+fn fits<M: Machine>(level: Level, page: u64, pages: u64, leaf: u64) -> bool {
+    pages >= M::Geometry::span(level)
+        && M::Geometry::is_aligned(level, page)
+        && M::Geometry::is_aligned(level, descriptor::output(leaf).0)
+}
+
+/// The entries, from a slot of level 3 on, of `pages` pages or as many as the table serves.
+fn pages_in_table<M: Machine>(entry: EntryRef, pages: u64) -> core::ops::Range<usize> {
+    let left = M::Geometry::ENTRIES.wrapping_sub(entry.index);
+    entry.index..entry.index.wrapping_add(usize::try_from(pages).unwrap_or(usize::MAX).min(left))
+}
+
+/// Zeroes a detached table of `level` and those below it, and gives them to the pool.
+fn free_tables<M: Machine>(machine: &M, pool: &mut Pool, table: Pfn, level: Level) {
+    let table = TableRef::new(table);
+    if level == Level::Two {
+        for (_, pages) in tables_in(machine, table, level) {
+            pool.release(machine, pages);
+        }
+    }
+    pool.release(machine, table);
+}

@@ -1,0 +1,272 @@
+//! The host's party to every transition: the page states of all RAM, and the host's stage-2
+//! tables, which follow from them. One lock guards both.
+
+use heapless::Vec;
+use shared_abi::addr::{PageRange, Pfn};
+
+use crate::limits::MAX_DENIED;
+use crate::machine::geometry::{Geometry, Level, Piece};
+use crate::machine::{Frames, Machine, Stage2Id, Vmid};
+use crate::memory::pool::Pool;
+use crate::memory::stage2::descriptor::MemoryType;
+use crate::memory::stage2::table::{Mapping, Stage2, tables_for};
+use crate::memory::tlb::TlbGather;
+use crate::ownership::owner_map::{OwnerMap, whole_block, words_needed};
+use crate::ownership::page_state::PageState;
+use crate::ownership::setup::{Needs, Setup, SetupError};
+
+/// The host's VMID.
+const VMID: Vmid = Vmid(0);
+
+/// Records and host tables.
+#[derive(Debug)]
+pub(crate) struct HostMemory<'m, G: Geometry> {
+    pub(crate) owners: OwnerMap<'m, G>,
+    pub(crate) tables: Stage2,
+    pub(crate) pool: Pool,
+    pub(crate) denied: Vec<PageRange<Pfn>, MAX_DENIED>,
+}
+
+/// How much memory the host's page states and tables take in the worst case: each block of RAM split, and
+/// a table at each edge of what is denied.
+pub(crate) fn needs<G: Geometry>(ram: &[PageRange<Pfn>], denied: &[PageRange<Pfn>]) -> Needs {
+    let for_ram = ram
+        .iter()
+        .fold(0_u64, |sum, range| sum.saturating_add(tables_for::<G>(range.first().0, range.len())));
+    // An edge takes one table of level 2 and one of level 3, and a range has two.
+    let for_denied = denied.iter().fold(0_u64, |sum, _| sum.saturating_add(4));
+    Needs {
+        owner_words: words_needed::<G>(ram).unwrap_or(usize::MAX),
+        tables: G::ROOT_TABLES.saturating_add(for_ram).saturating_add(for_denied),
+    }
+}
+
+impl<'m, G: Geometry> HostMemory<'m, G> {
+    /// Gives all RAM to the host but what is reserved, and maps it.
+    pub(crate) fn new<M: Machine<Geometry = G>>(machine: &M, setup: Setup<'m>) -> Result<Self, SetupError> {
+        let needs = needs::<G>(setup.ram, setup.denied_devices);
+        let mut owners = OwnerMap::new(setup.ram, setup.owner_words)?;
+        if setup.tables.len() < needs.tables {
+            return Err(SetupError::TooSmall);
+        }
+        let reserved_ram = setup.reserved.iter().all(|range| owners.is_ram(*range));
+        let tables_reserved = setup
+            .reserved
+            .iter()
+            .any(|range| range.first() <= setup.tables.first() && setup.tables.end() <= range.end());
+        if !reserved_ram || !(tables_reserved || seeded!(TablesUnreserved)) || setup.tables.first().0 & 1 != 0
+        {
+            return Err(SetupError::Reserved);
+        }
+        for range in setup.ram {
+            convert_all(&mut owners, *range, PageState::HYPERVISOR, PageState::HOST);
+        }
+        for range in setup.reserved {
+            convert_all(&mut owners, *range, PageState::HOST, PageState::HYPERVISOR);
+        }
+
+        machine.wipe(&Frames::new(setup.tables));
+        let (root, rest) = split(setup.tables, G::ROOT_TABLES).ok_or(SetupError::TooSmall)?;
+        let mut pool = Pool::default();
+        pool.add(machine, Frames::new(rest));
+        let mut memory = Self {
+            owners,
+            tables: Stage2::new(&Frames::new(root), VMID),
+            pool,
+            denied: Vec::from_slice(setup.denied_devices).map_err(|_| SetupError::TooMany)?,
+        };
+        for range in setup.ram {
+            memory.map_all(machine, *range);
+        }
+        Ok(memory)
+    }
+
+    /// Maps what of a range of RAM is the host's, in the largest leaves that fit.
+    fn map_all<M: Machine<Geometry = G>>(&mut self, machine: &M, range: PageRange<Pfn>) {
+        let mut gather = self.gather();
+        let (mut page, end) = (range.first().0, range.end().0);
+        while page < end {
+            let pages = PageRange::<Pfn>::new(Pfn(page), end.saturating_sub(page))
+                .map_or(0, |rest| self.owners.matching(rest, PageState::HOST));
+            self.map_identity(machine, Piece { first: page, pages }, &mut gather);
+            page = page.saturating_add(pages.max(1));
+        }
+        gather.finish(machine);
+    }
+
+    fn map_identity<M: Machine>(&mut self, machine: &M, piece: Piece, gather: &mut TlbGather) {
+        self.tables.map(machine, &mut self.pool, identity(Pfn(piece.first), piece.pages), gather);
+    }
+
+    /// What VTTBR_EL2 holds while the host runs.
+    pub(crate) const fn stage2_id(&self) -> Stage2Id {
+        self.tables.stage2_id()
+    }
+
+    /// The owner map.
+    pub(crate) const fn owners(&self) -> &OwnerMap<'m, G> {
+        &self.owners
+    }
+
+    /// What changes of these tables owe is collected here, and paid before the lock is given back.
+    pub(crate) const fn gather(&self) -> TlbGather {
+        TlbGather::new(self.tables.stage2_id())
+    }
+
+    /// [`Self::convert`] of one range, after which no TLB remembers what the host lost.
+    pub(crate) fn assign<M: Machine<Geometry = G>>(
+        &mut self,
+        machine: &M,
+        range: PageRange<Pfn>,
+        from: PageState,
+        to: PageState,
+    ) {
+        let mut gather = self.gather();
+        self.convert(machine, (range.first(), range.len()), from, to, &mut gather);
+        gather.finish(machine);
+    }
+
+    /// Changes the page states of `pages` pages of RAM, from `first` on, up to the first that is not as `from` says: `from`
+    /// and `to` are the page states of the first page, the others' following from them. The host's tables
+    /// follow. Returns how many pages it converted.
+    #[inline(always)] // mem_share: the transition is this, between two locks
+    pub(crate) fn convert<M: Machine<Geometry = G>>(
+        &mut self,
+        machine: &M,
+        (first, pages): (Pfn, u64),
+        from: PageState,
+        to: PageState,
+        gather: &mut TlbGather,
+    ) -> u64 {
+        let mut done = 0_u64;
+        while done != pages
+            && let page = Pfn(first.0.wrapping_add(done))
+            && let Some(converted) =
+                self.owners.convert(page, pages.wrapping_sub(done), from.advance(done), to.advance(done))
+        {
+            done = done.wrapping_add(converted.pages);
+            match (from.host_reaches(), to.host_reaches()) {
+                (_, true) if converted.uniform => self.map_whole(machine, page.0, to, gather),
+                (false, true) => {
+                    self.tables.map(machine, &mut self.pool, identity(page, converted.pages), gather);
+                }
+                (true, false) if seeded!(HostKeepsMapping) => {}
+                (true, false) => self.tables.unmap(machine, &mut self.pool, page.0, converted.pages, gather),
+                (true, true) | (false, false) => {}
+            }
+        }
+        done
+    }
+
+    /// Maps the block around `page` as one, all of which has the host's access now, and the level-1 block if all of that
+    /// is the host's.
+    #[inline(never)] // mem_share: seldom, so that its registers are not saved for the others
+    fn map_whole<M: Machine<Geometry = G>>(
+        &mut self,
+        machine: &M,
+        page: u64,
+        state: PageState,
+        gather: &mut TlbGather,
+    ) {
+        self.map_identity(machine, whole_block::<G>(page), gather);
+        self.merge_level1_block(machine, page, state, gather);
+    }
+
+    /// Maps a level-1 block as one once all of it is the host's again. What a guest shares is not merged so
+    /// far: it will be taken back.
+    fn merge_level1_block<M: Machine<Geometry = G>>(
+        &mut self,
+        machine: &M,
+        page: u64,
+        state: PageState,
+        gather: &mut TlbGather,
+    ) {
+        let level1_block = Piece { first: G::align_down(Level::One, page), pages: G::LEVEL1_BLOCK_PAGES };
+        let all = PageRange::<Pfn>::new(Pfn(level1_block.first), level1_block.pages);
+        if state == PageState::HOST && all.is_some_and(|all| self.owners.all(all, state)) {
+            self.map_identity(machine, level1_block, gather);
+        }
+    }
+
+    /// Decides about a stage-2 fault of the host's; device pages are mapped here.
+    pub(crate) fn abort<M: Machine<Geometry = G>>(
+        &mut self,
+        machine: &M,
+        page: u64,
+        access: HostAccess,
+    ) -> HostAbort {
+        if let Some(state) = self.owners.get(Pfn(page)) {
+            return if state.host_reaches() || seeded!(RetriedForEver) {
+                HostAbort::Retry
+            } else {
+                HostAbort::Inject
+            };
+        }
+        let Some(leaf) = self.device_leaf(page) else {
+            return HostAbort::Inject;
+        };
+        // Devices are never executable: what was fetched from there has no business being so.
+        if access == HostAccess::Execute {
+            return HostAbort::Inject;
+        }
+        if !self.tables.is_mapped(machine, page) {
+            let mut gather = self.gather();
+            let mapping = Mapping {
+                page: leaf.first().0,
+                to: leaf.first(),
+                pages: leaf.len(),
+                memory_type: MemoryType::Device,
+            };
+            self.tables.map(machine, &mut self.pool, mapping, &mut gather);
+            gather.finish(machine);
+        }
+        HostAbort::Retry
+    }
+
+    /// The largest leaf around `page` that holds nothing but devices of the host's.
+    fn device_leaf(&self, page: u64) -> Option<PageRange<Pfn>> {
+        if page >= G::IPA_PAGES {
+            return None;
+        }
+        [Level::One, Level::Two, Level::Three]
+            .into_iter()
+            .filter_map(|level| PageRange::<Pfn>::new(Pfn(G::align_down(level, page)), G::span(level)))
+            .find(|leaf| {
+                self.owners.is_apart_from_ram(*leaf)
+                    && (seeded!(DeniedDevice) || !self.denied.iter().any(|denied| denied.overlaps(*leaf)))
+            })
+    }
+}
+
+/// Memory of the host's, which is at the same address in its IPA space.
+const fn identity(first: Pfn, pages: u64) -> Mapping {
+    Mapping { page: first.0, to: first, pages, memory_type: MemoryType::Normal }
+}
+
+/// Changes the page states of all of a range that is as `from` says.
+fn convert_all<G: Geometry>(
+    owners: &mut OwnerMap<'_, G>,
+    range: PageRange<Pfn>,
+    from: PageState,
+    to: PageState,
+) {
+    let mut done = 0_u64;
+    while done != range.len()
+        && let first = Pfn(range.first().0.wrapping_add(done))
+        && let Some(converted) =
+            owners.convert(first, range.len().wrapping_sub(done), from.advance(done), to.advance(done))
+    {
+        done = done.wrapping_add(converted.pages);
+    }
+}
+
+/// What is behind the first `pages` pages of a range, if anything is.
+pub(crate) fn after(range: PageRange<Pfn>, pages: u64) -> Option<PageRange<Pfn>> {
+    let rest = range.len().checked_sub(pages)?;
+    PageRange::<Pfn>::new(Pfn(range.first().0.wrapping_add(pages)), rest)
+}
+
+/// Cuts a range in two, the first of `pages` pages.
+pub(crate) fn split(range: PageRange<Pfn>, pages: u64) -> Option<(PageRange<Pfn>, PageRange<Pfn>)> {
+    Some((PageRange::<Pfn>::new(range.first(), pages)?, after(range, pages)?))
+}

@@ -1,0 +1,187 @@
+//! What becomes of a trap of the guest's: it goes on, or the host is told, and then told only what the
+//! [`Exit`] says.
+
+use shared_abi::addr::PAGE_SIZE;
+use shared_abi::error::CallError;
+use shared_abi::host_call::ObjectPageState;
+use shared_abi::vcpu::{Exit, Resume, StopReason};
+
+use crate::call::guest::guest_call;
+use crate::call::trng::Trng;
+use crate::cpu::exception::{Abort, Exception};
+use crate::cpu::registers::{VcpuContext, pstate};
+use crate::cpu::syndrome::{DataAbort, Fault, Syndrome, SyndromeRegisters, SysRegAccess, SysRegId, class};
+use crate::cpu::{mmio, sysreg};
+use crate::machine::Machine;
+use crate::vcpu::loaded::{GuestPage, LoadedVcpu};
+
+/// Why the CPU came from the guest to EL2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trap {
+    /// A physical interrupt, which is the host's to take.
+    Interrupt,
+    /// A synchronous exception.
+    Synchronous(SyndromeRegisters),
+    /// An SError interrupt.
+    SystemError,
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestAction {
+    /// Enter the guest again.
+    Resume,
+    /// Load the guest's FP/SIMD registers, stop trapping their use, and enter the guest again.
+    EnableFp,
+    /// Go to the host.
+    Exit(Exit),
+}
+
+/// What guests get from the machine beside memory and time.
+#[derive(Clone, Copy, Debug)]
+pub struct Services<'a> {
+    /// Entropy.
+    pub trng: &'a Trng,
+    /// Reads an ID register of this CPU: one of the ID space, op0 = 3, op1 = 0, CRn = 0, CRm = 1 to 7.
+    pub id_register: fn(SysRegId) -> u64,
+}
+
+/// Does what the host says on entry about the access that the last exit was about.
+///
+/// # Errors
+///
+/// [`CallError::InvalidParameter`] for an answer to an access that is not pending; nothing was done,
+/// and the vCPU is not to be entered.
+pub fn guest_entry<M: Machine>(vcpu: &mut LoadedVcpu<'_, '_, M>, resume: Resume) -> Result<(), CallError> {
+    vcpu.with_context(|context| mmio::resume(context, resume))
+}
+
+/// Handles a trap of the guest's, whose registers are in its context by now.
+#[inline(always)]
+pub fn guest_exit<M: Machine>(
+    vcpu: &mut LoadedVcpu<'_, '_, M>,
+    services: &Services<'_>,
+    trap: Trap,
+) -> GuestAction {
+    match trap {
+        Trap::Interrupt => vcpu.exit(Exit::Interrupted),
+        Trap::Synchronous(syndrome) => synchronous(vcpu, services, syndrome),
+        Trap::SystemError => stop(vcpu, StopReason::Exception(class::SERROR)),
+    }
+}
+
+fn synchronous<M: Machine>(
+    vcpu: &mut LoadedVcpu<'_, '_, M>,
+    services: &Services<'_>,
+    syndrome: SyndromeRegisters,
+) -> GuestAction {
+    // AArch32 is hidden from guests but can't be trapped at EL0.
+    if vcpu.with_context(|context| context.registers.pstate & pstate::AARCH32 != 0) {
+        return stop(vcpu, StopReason::Exception(class::ILLEGAL_STATE));
+    }
+    match Syndrome::decode(syndrome.esr) {
+        Syndrome::Hvc { imm } => guest_call(vcpu, services, imm),
+        Syndrome::Smc { imm } => {
+            // Unlike HVC, a trapped SMC leaves the PC at itself.
+            skip(vcpu);
+            guest_call(vcpu, services, imm)
+        }
+        Syndrome::SysReg(access) => system_register(vcpu, services, access),
+        Syndrome::DataAbort(data) => abort(vcpu, data.fault, Some(data), syndrome),
+        Syndrome::InstructionAbort(fault) => abort(vcpu, fault, None, syndrome),
+        Syndrome::Wfx { event: true } => {
+            skip(vcpu);
+            vcpu.exit(Exit::Interrupted)
+        }
+        Syndrome::Wfx { event: false } => {
+            skip(vcpu);
+            let exit = wait_for_interrupt(vcpu);
+            vcpu.exit(exit)
+        }
+        Syndrome::FpTrap => GuestAction::EnableFp,
+        Syndrome::Unknown(class) if seeded!(TrapIsFatal) => stop(vcpu, StopReason::Exception(class)),
+        Syndrome::Unknown(_) => inject(vcpu, Exception::Undefined),
+    }
+}
+
+/// The exit of a guest that waits.
+pub(crate) fn wait_for_interrupt<M: Machine>(vcpu: &mut LoadedVcpu<'_, '_, M>) -> Exit {
+    Exit::Wfi { deadline: vcpu.with_context(|context| context.timer_deadline()) }
+}
+
+/// Ends the VM's run.
+fn stop<M: Machine>(vcpu: &LoadedVcpu<'_, '_, M>, reason: StopReason) -> GuestAction {
+    vcpu.stop();
+    vcpu.exit(Exit::Stopped(reason))
+}
+
+fn skip<M: Machine>(vcpu: &mut LoadedVcpu<'_, '_, M>) {
+    vcpu.with_context(|context| context.registers.skip_instruction());
+}
+
+fn inject<M: Machine>(vcpu: &mut LoadedVcpu<'_, '_, M>, exception: Exception) -> GuestAction {
+    vcpu.with_context(|context| exception.inject(&mut context.registers));
+    GuestAction::Resume
+}
+
+fn system_register<M: Machine>(
+    vcpu: &mut LoadedVcpu<'_, '_, M>,
+    services: &Services<'_>,
+    access: SysRegAccess,
+) -> GuestAction {
+    let emulate =
+        |context: &mut VcpuContext| sysreg::emulate(access, &mut context.registers, services.id_register);
+    match vcpu.with_context(emulate) {
+        None => GuestAction::Resume,
+        Some(sgi1r) => {
+            skip(vcpu);
+            vcpu.exit(Exit::Sgi { sgi1r })
+        }
+    }
+}
+
+/// What becomes of an access that stage 2 has nothing for: `data` says more of it, unless it was an
+/// instruction fetch. What is at the page decides: memory that is there by now, that the host has to bring,
+/// or that is gone for good; or a device, which takes what one page of it can take.
+#[inline(always)]
+fn abort<M: Machine>(
+    vcpu: &mut LoadedVcpu<'_, '_, M>,
+    fault: Fault,
+    data: Option<DataAbort>,
+    syndrome: SyndromeRegisters,
+) -> GuestAction {
+    let SyndromeRegisters { esr, far, hpfar } = syndrome;
+    if let Some(ipa) = fault.translation_ipa(hpfar, far) {
+        let gfn = ipa.page();
+        let data = match vcpu.classify_or_device(gfn) {
+            (GuestPage::Bound(ObjectPageState::Private | ObjectPageState::Shared), _) => {
+                return GuestAction::Resume;
+            }
+            (GuestPage::Bound(ObjectPageState::Absent), _) => {
+                return vcpu.exit(Exit::MemoryFault { gfn });
+            }
+            (GuestPage::Bound(ObjectPageState::Poisoned), _) => return stop(vcpu, StopReason::Poisoned(gfn)),
+            (GuestPage::Unbound, true) if !fault.stage1_walk => data,
+            (GuestPage::Unbound, _) => None,
+        };
+        match data {
+            // A device has no cache line to maintain.
+            Some(DataAbort { cache_maintenance: true, .. }) => {
+                skip(vcpu);
+                return GuestAction::Resume;
+            }
+            // Otherwise it reaches into the next page, or the syndrome does not describe it.
+            Some(DataAbort { access: Some(access), .. })
+                if ipa.page_offset().wrapping_add(access.size.bytes()) <= PAGE_SIZE
+                    || seeded!(AcrossPages) =>
+            {
+                let exit = vcpu.with_context(|context| mmio::begin(context, esr, access, ipa, far));
+                return vcpu.exit(exit);
+            }
+            Some(_) | None => {}
+        }
+    }
+    let write = data.is_some_and(|abort| abort.write);
+    let far = (!fault.far_not_valid).then_some(far);
+    inject(vcpu, Exception::ExternalAbort(Abort { fetch: data.is_none(), write, far }))
+}

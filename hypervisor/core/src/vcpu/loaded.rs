@@ -1,0 +1,305 @@
+//! A vCPU that a CPU has taken, and all that handling its exits needs of its VM.
+
+use arm_psci::ErrorCode;
+use shared_abi::addr::{Gfn, Ipa, PageRange};
+use shared_abi::error::{CallError, CallFailure};
+use shared_abi::host_call::{ObjectPageState, VcpuIndex, VmHandle};
+use shared_abi::vcpu::Exit;
+
+use crate::cpu::registers::VcpuContext;
+use crate::hypervisor::Hypervisor;
+use crate::limits::CpuIndex;
+use crate::machine::event::Event;
+use crate::machine::lock::Lock;
+use crate::machine::{ContextPage, Machine, Stage2Id};
+use crate::memory::object::Presence;
+use crate::ownership::page_state::PageState;
+use crate::transition::share::Sharing;
+use crate::vcpu::GuestAction;
+use crate::vm::mmio_guard::MmioGuard;
+use crate::vm::vcpu_ownership::VcpuOwnership;
+use crate::vm::{self, Start, Vm, VmSlot, VmState};
+
+/// What is at a guest-physical page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GuestPage {
+    /// No memory object is bound there: a device may be.
+    Unbound,
+    /// A page of a bound object, in this state. `Private` and `Shared` mean that the page is mapped
+    /// now, whatever it was when the guest faulted: enter it again.
+    Bound(ObjectPageState),
+}
+
+/// Why a guest's share or unshare was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[repr(u64)] // as wide as a count of pages: a result of either is returned in registers
+pub enum ShareError {
+    /// The first page is not there yet: the host has to populate it, then the call runs again.
+    #[error("the page is absent")]
+    Absent,
+    /// No page of the guest's, or not in the state that the call needs.
+    #[error("not the guest's, or not in that state")]
+    Denied,
+}
+
+/// A vCPU that this CPU, and no other, may enter. Dropping it gives the vCPU back.
+#[derive(Debug)]
+pub struct LoadedVcpu<'h, 'm, M: Machine> {
+    hypervisor: &'h Hypervisor<'m, M>,
+    /// Where its VM is.
+    pub(crate) slot: &'h Lock<VmSlot>,
+    pub(crate) ownership: &'h VcpuOwnership,
+    context: ContextPage,
+    stage2_id: Stage2Id,
+    protected: bool,
+    /// It is not parked.
+    running: bool,
+    /// The device page that was met last: it is one as long as the ownership is not revoked.
+    device: Option<Gfn>,
+    pub(crate) vm: VmHandle,
+    pub(crate) vcpu: VcpuIndex,
+    cpu: CpuIndex,
+}
+
+impl<'h, 'm, M: Machine> LoadedVcpu<'h, 'm, M> {
+    /// Takes a vCPU for a CPU; [`Hypervisor::vcpu_load`] has the errors.
+    pub(crate) fn load(
+        hypervisor: &'h Hypervisor<'m, M>,
+        cpu: CpuIndex,
+        vm: VmHandle,
+        vcpu: VcpuIndex,
+    ) -> Result<Self, CallError> {
+        let machine = hypervisor.machine();
+        let (index, generation) = vm::vm_slot(vm);
+        let slot = hypervisor.slots.get(index).ok_or(CallError::NotFound)?;
+        let mut found = slot.lock(machine);
+        let found = &mut *found;
+        let inside = match &mut found.vm {
+            Some(inside) if found.generation == generation => inside,
+            _ => return Err(CallError::NotFound),
+        };
+        match inside.state {
+            VmState::Started => {}
+            VmState::New | VmState::Stopped => return Err(CallError::Denied),
+            VmState::Dying => return Err(CallError::Busy),
+        }
+        let found = inside.vcpu(vcpu).ok_or(CallError::NotFound)?;
+        let ownership = hypervisor.ownership(index, vcpu).ok_or(CallError::NotFound)?;
+        if ownership.is_running() {
+            return Err(CallError::Busy);
+        }
+        if !found.on {
+            seeded!(OwnershipLeaked => { ownership.take(cpu); });
+            return Err(CallError::Denied);
+        }
+        if !ownership.take(cpu) {
+            return Err(CallError::Busy);
+        }
+        let mut context = ContextPage::new(found.context);
+        if let Some(start) = found.start.take() {
+            let reset = VcpuContext::new(vcpu, start.entry, start.argument);
+            machine.put_context(&mut context, reset);
+        }
+        let stage2_id = inside.tables.stage2_id();
+        if inside.runs_on(cpu, vcpu) && !seeded!(PreviousVcpu) {
+            machine.forget_previous_vcpu(stage2_id);
+        }
+        machine.event(|| Event::Load(stage2_id.vmid, vcpu));
+        let protected = inside.protected;
+        Ok(Self {
+            hypervisor,
+            slot,
+            ownership,
+            context,
+            stage2_id,
+            protected,
+            running: true,
+            device: None,
+            vm,
+            vcpu,
+            cpu,
+        })
+    }
+
+    /// Goes on with a vCPU that this CPU has parked, if it is the one that is named and nothing has come
+    /// between.
+    pub(crate) fn resume(&mut self, vm: VmHandle, vcpu: VcpuIndex) -> bool {
+        self.running = self.vm == vm && self.vcpu == vcpu && self.ownership.resume(self.cpu);
+        if self.running {
+            self.machine().event(|| Event::Load(self.stage2_id.vmid, self.vcpu));
+        }
+        self.running
+    }
+
+    /// Lets go of it until it is resumed.
+    #[inline(always)]
+    pub(crate) fn park(&mut self) {
+        self.running = false;
+        self.machine().event(|| Event::Put(self.stage2_id.vmid, self.vcpu));
+        self.ownership.park(self.cpu);
+    }
+}
+
+impl<M: Machine> LoadedVcpu<'_, '_, M> {
+    /// Works on the VM, under its lock. It is there: a VM is not torn down while a vCPU is loaded.
+    fn with_vm<R>(&self, f: impl FnOnce(&mut Vm) -> R) -> Option<R> {
+        self.slot.lock(self.machine()).vm.as_mut().map(f)
+    }
+
+    /// The machine below.
+    pub fn machine(&self) -> &M {
+        self.hypervisor.machine()
+    }
+
+    /// What VTTBR_EL2 holds while the guest runs.
+    pub const fn stage2_id(&self) -> Stage2Id {
+        self.stage2_id
+    }
+
+    /// Whether the VM's memory is kept from the host.
+    #[inline(always)]
+    pub const fn is_protected(&self) -> bool {
+        self.protected
+    }
+
+    /// Works on the vCPU's registers.
+    #[inline(always)]
+    pub fn with_context<R>(&mut self, f: impl FnOnce(&mut VcpuContext) -> R) -> R {
+        self.hypervisor.machine().with_context(&mut self.context, f)
+    }
+
+    /// Goes to the host, and counts that.
+    pub(crate) fn exit(&self, exit: Exit) -> GuestAction {
+        self.ownership.count_exit();
+        GuestAction::Exit(exit)
+    }
+
+    /// MEM_SHARE and MEM_UNSHARE: lends private pages to the host, in place, or takes shared ones back from it, at
+    /// once, up to the first that is not one. Answers how many, at least one.
+    ///
+    /// # Errors
+    ///
+    /// [`ShareError`]; nothing was done then.
+    pub(crate) fn convert(&self, pages: PageRange<Gfn>, sharing: Sharing) -> Result<u64, ShareError> {
+        let mut slot = self.slot.lock(self.machine());
+        self.hypervisor.convert(&mut slot, pages, sharing)
+    }
+
+    /// MEM_RELINQUISH: gives a private page back to the host. Answers whether there was one.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::Denied`] for anything but a private or an absent page, [`CallError::NoMemory`] with
+    /// how many pages the pool is short of; nothing was done then.
+    pub fn relinquish(&self, gfn: Gfn) -> Result<bool, CallFailure> {
+        let mut slot = self.slot.lock(self.machine());
+        self.hypervisor.relinquish(&mut slot, gfn)
+    }
+
+    /// What is at `gfn` at this moment, and whether the VM's MMIO guard allows a device there. Where no memory
+    /// is bound none ever will be, and who changes the guard revokes the ownership: so the device page that was
+    /// met last needs no other look.
+    #[inline(always)]
+    pub(crate) fn classify_or_device(&mut self, gfn: Gfn) -> (GuestPage, bool) {
+        if self.device == Some(gfn) && !self.ownership.is_revoked() {
+            return (GuestPage::Unbound, true);
+        }
+        let (page, allowed) = self.classify_and_ask(gfn);
+        if allowed {
+            self.device = Some(gfn);
+        }
+        (page, allowed)
+    }
+
+    /// What is at `gfn` at this moment, and whether a device may be.
+    #[inline(never)]
+    pub(crate) fn classify_and_ask(&self, gfn: Gfn) -> (GuestPage, bool) {
+        let mut slot = self.slot.lock(self.machine());
+        let page = self.classify_in(&mut slot, gfn);
+        (page, page == GuestPage::Unbound && slot.guard.allows(gfn))
+    }
+
+    fn classify_in(&self, slot: &mut VmSlot, gfn: Gfn) -> GuestPage {
+        let found = slot.vm.as_ref().and_then(|vm| vm.object_run(gfn));
+        let Some((page, _)) = found else {
+            return GuestPage::Unbound;
+        };
+        let Some(object) = vm::object_in(&mut slot.objects, page.object()) else {
+            return GuestPage::Unbound;
+        };
+        GuestPage::Bound(match object.get(self.machine(), page.offset()) {
+            Presence::Absent => ObjectPageState::Absent,
+            Presence::Poisoned => ObjectPageState::Poisoned,
+            Presence::Present(first) => {
+                let state = self.hypervisor.host.lock(self.machine()).owners().get(first);
+                if state.is_some_and(PageState::host_reaches) {
+                    ObjectPageState::Shared
+                } else {
+                    ObjectPageState::Private
+                }
+            }
+        })
+    }
+
+    /// Changes the VM's MMIO guard, under the VM's lock: `f` must not call back into this vCPU.
+    pub fn with_guard<R>(&self, f: impl FnOnce(&mut MmioGuard) -> R) -> R {
+        let mut slot = self.slot.lock(self.machine());
+        if let Some(vm) = &slot.vm {
+            seeded!(self.hypervisor.revoke(vm), GuardForgotten => ());
+        }
+        f(&mut slot.guard)
+    }
+
+    /// PSCI CPU_ON: reserves vCPU `target` for power-on at `entry`, x0 = `context_id`. Of many who try
+    /// at once, one gets it. It starts there the next time the host enters it.
+    ///
+    /// # Errors
+    ///
+    /// INVALID_PARAMETERS if the VM has no such vCPU, ALREADY_ON; nothing was done then.
+    pub fn power_on(&self, target: VcpuIndex, entry: Ipa, context_id: u64) -> Result<(), ErrorCode> {
+        self.with_vm(|vm| {
+            let vcpu = vm.vcpu(target).ok_or(ErrorCode::InvalidParameters)?;
+            if vcpu.on && !seeded!(CpuOnAgain) {
+                return Err(ErrorCode::AlreadyOn);
+            }
+            vcpu.on = true;
+            vcpu.start = (!seeded!(StartForgotten)).then_some(Start { entry, argument: context_id });
+            Ok(())
+        })
+        .unwrap_or(Err(ErrorCode::InvalidParameters))
+    }
+
+    /// PSCI CPU_OFF: this vCPU is not entered again until another starts it.
+    pub fn power_off(&self) {
+        self.with_vm(|vm| {
+            if let Some(vcpu) = vm.vcpu(self.vcpu) {
+                vcpu.on = false;
+            }
+            self.ownership.revoke();
+        });
+    }
+
+    /// PSCI AFFINITY_INFO: whether a vCPU is on; `None` if there is none of that index.
+    pub fn is_on(&self, target: VcpuIndex) -> Option<bool> {
+        self.with_vm(|vm| vm.vcpu(target).map(|vcpu| vcpu.on))?
+    }
+
+    /// Ends the VM's run for good, every vCPU's of it: SYSTEM_OFF, SYSTEM_RESET, or a stop by the
+    /// hypervisor. What runs on other CPUs goes on until its next exit to the host, and is not entered
+    /// again.
+    pub fn stop(&self) {
+        self.with_vm(|vm| {
+            vm.state = VmState::Stopped;
+            seeded!(self.hypervisor.revoke(vm), StopForgotten => ());
+        });
+    }
+}
+
+impl<M: Machine> Drop for LoadedVcpu<'_, '_, M> {
+    /// Gives the vCPU back.
+    fn drop(&mut self) {
+        if self.running {
+            self.park();
+        }
+    }
+}

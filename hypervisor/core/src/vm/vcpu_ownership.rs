@@ -1,0 +1,226 @@
+//! Which CPU has a vCPU: a word for each that changes hands without its VM's lock.
+//!
+//! A CPU *takes* a vCPU under that lock, where it is seen that the vCPU may run. When its run is over the CPU
+//! *parks* it: whoever takes it next may have it, but the CPU that parked it may *resume* it without another
+//! look. So whoever changes what was looked at *revokes* the ownership under the same lock: one that is parked is
+//! free then, and one that runs is free as soon as its run is over. (A vCPU that is off is never parked, since it
+//! revoked its own ownership when it turned itself off: who turns it on has nothing to revoke.)
+//!
+//! | word | meaning |
+//! | --- | --- |
+//! | 0 | free |
+//! | CPU + 1 | parked by that CPU |
+//! | CPU + 1, [`RUNNING`] | runs there |
+//! | CPU + 1, [`RUNNING`], [`REVOKED`] | runs there, and can't be parked |
+//! | [`REVOKED`] without [`RUNNING`] | as good as free |
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::limits::{CpuIndex, MAX_CPUS};
+
+const FREE: u32 = 0;
+const RUNNING: u32 = 1 << 8;
+const REVOKED: u32 = 1 << 9;
+
+const _: () = assert!(MAX_CPUS < RUNNING as usize, "a CPU fits below the bits");
+
+/// The word of a vCPU, and what the vCPU has done, which only the CPU that runs it writes.
+#[derive(Debug)]
+pub(crate) struct VcpuOwnership {
+    word: AtomicU32,
+    hypercalls: AtomicU64,
+    exits: AtomicU64,
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a CPU is below MAX_CPUS")]
+const fn parked(cpu: CpuIndex) -> u32 {
+    (cpu.0 as u32).wrapping_add(1)
+}
+
+impl VcpuOwnership {
+    /// Nobody's.
+    pub(crate) const fn new() -> Self {
+        Self { word: AtomicU32::new(FREE), hypercalls: AtomicU64::new(0), exits: AtomicU64::new(0) }
+    }
+
+    /// Takes the vCPU for a CPU, unless it runs. The caller holds its VM's lock, and has seen that it may run.
+    pub(crate) fn take(&self, cpu: CpuIndex) -> bool {
+        self.word
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+                (word & RUNNING == 0).then_some(parked(cpu) | RUNNING)
+            })
+            .is_ok()
+    }
+
+    /// Takes the vCPU for the CPU that parked it, unless somebody took it or revoked that meanwhile.
+    pub(crate) fn resume(&self, cpu: CpuIndex) -> bool {
+        let parked = parked(cpu);
+        self.word.compare_exchange(parked, parked | RUNNING, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    /// The vCPU has run on `cpu`.
+    pub(crate) fn park(&self, cpu: CpuIndex) {
+        let parked = parked(cpu);
+        let running = parked | RUNNING;
+        if self.word.compare_exchange(running, parked, Ordering::Release, Ordering::Relaxed).is_err() {
+            self.word.store(FREE, Ordering::Release);
+        }
+    }
+
+    /// Nobody runs the vCPU but who does so already, without taking it anew. The caller holds its VM's lock.
+    pub(crate) fn revoke(&self) {
+        self.word.fetch_or(REVOKED, Ordering::AcqRel);
+    }
+
+    /// Whether the vCPU runs. Once ownership is revoked, and while the caller holds its VM's lock, one that does
+    /// not will not.
+    pub(crate) fn is_running(&self) -> bool {
+        self.word.load(Ordering::Acquire) & RUNNING != 0
+    }
+
+    /// Whether what was looked at when the vCPU was taken may have changed. The vCPU runs on this CPU.
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.word.load(Ordering::Acquire) & REVOKED != 0
+    }
+
+    /// Counts a hypercall that the hypervisor answered. The vCPU runs on this CPU.
+    pub(crate) fn count_hypercall(&self) {
+        count(&self.hypercalls);
+    }
+
+    /// Counts an exit to the host. The vCPU runs on this CPU.
+    pub(crate) fn count_exit(&self) {
+        count(&self.exits);
+    }
+
+    /// Hypercalls and exits so far.
+    pub(crate) fn counts(&self) -> [u64; 2] {
+        [&self.hypercalls, &self.exits].map(|count| count.load(Ordering::Relaxed))
+    }
+
+    /// Begins to count for another vCPU, which nobody has taken yet.
+    pub(crate) fn reset_counts(&self) {
+        for count in [&self.hypercalls, &self.exits] {
+            count.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+fn count(count: &AtomicU64) {
+    count.store(count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const HERE: CpuIndex = CpuIndex(0);
+    const THERE: CpuIndex = CpuIndex(63);
+
+    #[test]
+    fn one_cpu_has_it() {
+        let ownership = VcpuOwnership::new();
+        assert!(ownership.take(HERE));
+        assert!(ownership.is_running());
+        assert!(!ownership.take(THERE));
+        assert!(!ownership.take(HERE));
+        assert!(!ownership.resume(HERE), "it runs");
+        ownership.park(HERE);
+        assert!(!ownership.is_running());
+        assert!(ownership.resume(HERE));
+        assert!(!ownership.take(THERE));
+    }
+
+    #[test]
+    fn what_is_parked_is_anybodys_to_take() {
+        let ownership = VcpuOwnership::new();
+        assert!(!ownership.resume(HERE), "it was never taken");
+        assert!(ownership.take(HERE));
+        ownership.park(HERE);
+        assert!(!ownership.resume(THERE));
+        assert!(ownership.take(THERE));
+        assert!(!ownership.resume(HERE));
+        ownership.park(THERE);
+        assert!(!ownership.resume(HERE));
+        assert!(ownership.resume(THERE));
+    }
+
+    #[test]
+    fn what_is_revoked_is_taken_anew() {
+        let ownership = VcpuOwnership::new();
+        ownership.revoke();
+        assert!(ownership.take(HERE));
+        assert!(!ownership.is_revoked());
+        ownership.revoke();
+        ownership.revoke();
+        assert!(ownership.is_revoked());
+        assert!(ownership.is_running(), "until its run is over");
+        ownership.park(HERE);
+        assert!(!ownership.is_running());
+        assert!(!ownership.resume(HERE));
+        assert!(ownership.take(HERE));
+        ownership.park(HERE);
+        ownership.revoke();
+        assert!(!ownership.resume(HERE));
+        assert!(ownership.take(THERE));
+    }
+
+    /// What a CPU believes of the vCPU.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+    enum Belief {
+        Nothing,
+        Runs,
+        Parked,
+    }
+
+    /// All that two CPUs and a holder of the VM's lock can do, from every state that they can get to.
+    #[test]
+    fn whatever_two_cpus_do_one_runs_it_and_nobody_resumes_what_was_revoked() {
+        use Belief::{Nothing, Parked, Runs};
+        // The word, what each CPU believes, and whether it may resume what it has parked.
+        let mut seen = BTreeSet::new();
+        let mut left = std::vec![(FREE, [(Nothing, false); 2])];
+        while let Some((word, cpus)) = left.pop() {
+            if !seen.insert((word, cpus)) {
+                continue;
+            }
+            for step in 0..7 {
+                let ownership = VcpuOwnership::new();
+                ownership.word.store(word, Ordering::Relaxed);
+                let (cpu, mut next) = (step % 2, cpus);
+                let (other, index) = (1 - cpu, CpuIndex(cpu));
+                match (step / 2, cpus[cpu].0) {
+                    (0, Nothing | Parked) => {
+                        let taken = ownership.take(index);
+                        assert_eq!(taken, cpus[other].0 != Runs, "{word:#x} {cpus:?}");
+                        if taken {
+                            next[cpu] = (Runs, true);
+                            next[other].1 = false;
+                        }
+                    }
+                    (1, Parked) => {
+                        let resumed = ownership.resume(index);
+                        assert_eq!(resumed, cpus[cpu].1, "{word:#x} {cpus:?}");
+                        next[cpu] = if resumed { (Runs, true) } else { (Nothing, false) };
+                    }
+                    (2, Runs) => {
+                        ownership.park(index);
+                        next[cpu].0 = Parked;
+                    }
+                    (3, _) => {
+                        ownership.revoke();
+                        next.iter_mut().for_each(|cpu| cpu.1 = false);
+                    }
+                    _ => continue,
+                }
+                let runs = next.iter().filter(|cpu| cpu.0 == Runs).count();
+                assert!(runs <= 1, "{next:?}");
+                assert_eq!(ownership.is_running(), runs == 1, "{next:?}");
+                left.push((ownership.word.load(Ordering::Relaxed), next));
+            }
+        }
+        assert!(seen.len() > 10, "{seen:?}");
+    }
+}
