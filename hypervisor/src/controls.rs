@@ -4,7 +4,7 @@
 //! They are plain numbers, so that the tests compare them bit by bit with a table of their own
 //! (`controls/tests.rs`), on any machine. `state`, `gic` and `mmu` write them.
 
-use hyp_core::stage2::VTCR;
+use hyp_core::memory::stage2::VTCR;
 
 /// A value that has these bits set.
 const fn bits(positions: &[u32]) -> u64 {

@@ -1,9 +1,10 @@
 //! What EL2 keeps for each physical CPU. It lives on that CPU's EL2 stack, so no other CPU can reach it.
 
-use hyp_core::exit::Services;
-use hyp_core::hypervisor::{CpuIndex, Hypervisor};
-use hyp_core::resident::Resident;
-use hyp_core::vcpu::{FpRegisters, Registers, VcpuContext};
+use hyp_core::call::guest::Services;
+use hyp_core::cpu::registers::{FpRegisters, Registers, VcpuContext};
+use hyp_core::hypervisor::Hypervisor;
+use hyp_core::limits::CpuIndex;
+use hyp_core::vcpu::cache::Resident;
 use shared_abi::addr::{Ipa, Pa};
 
 use crate::el2::El2;

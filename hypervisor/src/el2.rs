@@ -5,11 +5,11 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use hyp_core::event::Event;
-use hyp_core::geometry::{Geometry, Granule4K};
-use hyp_core::machine::{Frames, Machine, Milestone, Removed, Space, TableRef, VcpuClaim};
-use hyp_core::vcpu::VcpuContext;
-use hyp_core::vm::VmReport;
+use hyp_core::cpu::registers::VcpuContext;
+use hyp_core::machine::event::Event;
+use hyp_core::machine::geometry::{Geometry, Granule4K};
+use hyp_core::machine::report::{Milestone, VmReport};
+use hyp_core::machine::{Frames, Machine, Removed, Space, TableRef, VcpuClaim};
 use shared_abi::addr::{PAGE_SHIFT, Pfn};
 use shared_abi::record::Record;
 

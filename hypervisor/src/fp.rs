@@ -6,7 +6,7 @@
 use core::arch::naked_asm;
 use core::mem::offset_of;
 
-use hyp_core::vcpu::FpRegisters;
+use hyp_core::cpu::registers::FpRegisters;
 
 /// An instruction for each of q0 to q31 and its place in [`FpRegisters`].
 macro_rules! all_q {

@@ -1,6 +1,6 @@
 //! The virtual GIC CPU interface of the vCPU that runs (GIC architecture, IHI 0069, section 12.4).
 
-use hyp_core::vcpu::GicRegisters;
+use hyp_core::cpu::registers::GicRegisters;
 use shared_abi::vcpu::{LIST_REGISTERS, ListRegister};
 
 use crate::{arch, controls};

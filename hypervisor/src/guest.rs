@@ -1,10 +1,11 @@
 //! Running a vCPU: from the host's `VcpuRun` to the exit that the host is told of.
 
-use hyp_core::exit::{GuestAction, Services, Trap, guest_entry, guest_exit};
-use hyp_core::guest_call::guest_call;
-use hyp_core::loaded::Loaded;
-use hyp_core::syndrome::{self, SysRegId};
-use hyp_core::vcpu::Registers;
+use hyp_core::call::guest::{Services, guest_call};
+use hyp_core::cpu::registers::Registers;
+use hyp_core::cpu::syndrome::{self, SysRegId};
+use hyp_core::trap::guest::{Trap, guest_entry, guest_exit};
+use hyp_core::vcpu::GuestAction;
+use hyp_core::vcpu::loaded::Loaded;
 use shared_abi::error::CallError;
 use shared_abi::host_call::{VcpuIndex, VmHandle};
 use shared_abi::vcpu::{Entry, Exit, ExitRecord};
@@ -37,8 +38,7 @@ pub(crate) fn run(
 ) -> Result<ExitRecord, CallError> {
     let Cpu { services, resident, traps, host, fp, .. } = cpu;
     let mut run = |loaded: &mut _| {
-        guest_entry(loaded, entry.resume)
-            .map(|()| run_loaded(loaded, services, entry, traps, host, fp))
+        guest_entry(loaded, entry.resume).map(|()| run_loaded(loaded, services, entry, traps, host, fp))
     };
     resident.run(vm, vcpu, &mut run)?
 }
@@ -104,9 +104,7 @@ fn until_exit(fp: &mut HostFp, running: &mut Running<'_>) -> Exit {
         let _looks = crate::oracle::after(crate::oracle::Calls::GUEST);
         let action = match vector {
             Vector::Hypercall => *action,
-            Vector::Synchronous => {
-                guest_exit(loaded, services, Trap::Synchronous(state::syndrome()))
-            }
+            Vector::Synchronous => guest_exit(loaded, services, Trap::Synchronous(state::syndrome())),
             Vector::Interrupt => guest_exit(loaded, services, Trap::Interrupt),
             Vector::SError => guest_exit(loaded, services, Trap::SystemError),
         };

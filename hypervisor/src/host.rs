@@ -1,7 +1,8 @@
 //! Running the host: from an entry to the next. The core decides about its calls and traps.
 
-use hyp_core::host::{HostAction, host_call, host_trap, vcpu_ran};
-use hyp_core::syndrome;
+use hyp_core::call::host::{HostAction, host_call, vcpu_ran};
+use hyp_core::cpu::syndrome;
+use hyp_core::trap::host::host_trap;
 use shared_abi::record::Record;
 
 use crate::cpu::Cpu;

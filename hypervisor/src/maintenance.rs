@@ -6,9 +6,9 @@
 use core::arch::asm;
 use core::ops::Range;
 
-use hyp_core::event::{Barrier, Event, Scope};
+use hyp_core::machine::event::{Barrier, Event, Scope};
+use hyp_core::machine::maintenance::Maintenance;
 use hyp_core::machine::{Machine, Removed, Space};
-use hyp_core::maintenance::Maintenance;
 use shared_abi::addr::PAGE_SIZE;
 
 use crate::el2::El2;

@@ -3,7 +3,7 @@
 
 use core::ops::Range;
 
-use hyp_core::hypervisor::Needs;
+use hyp_core::ownership::setup::Needs;
 use shared_abi::addr::{PAGE_SIZE, PageRange, Pfn};
 
 /// An EL2 stack: the deepest path (a call of the host's that measures pages) takes a few KiB.

@@ -3,8 +3,9 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use hyp_core::hypervisor::{Hypervisor, Needs};
-use hyp_core::vcpu::Registers;
+use hyp_core::cpu::registers::Registers;
+use hyp_core::hypervisor::Hypervisor;
+use hyp_core::ownership::setup::Needs;
 use hyp_verify::oracle::Oracle;
 use shared_abi::host_call::HostCall;
 use shared_abi::record::Record;

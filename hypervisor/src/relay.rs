@@ -1,7 +1,7 @@
 //! PSCI for the host (DEN0022): what the core decides, done by calls that EL2 makes itself.
 
-use hyp_core::psci::code;
-use hyp_core::psci::host::PowerRequest;
+use hyp_core::call::psci::code;
+use hyp_core::call::psci::host::PowerRequest;
 use shared_abi::record::Record;
 
 use crate::cpu::Cpu;

@@ -4,9 +4,9 @@
 //! sets itself up as the boot CPU did, and only then drops to the host's entry at EL1.
 
 use bare_rt::image::SecondaryBoot;
-use hyp_core::hypervisor::CpuIndex;
-use hyp_core::psci::host::HostCpus;
-use hyp_core::psci::{ErrorCode, code};
+use hyp_core::call::psci::host::HostCpus;
+use hyp_core::call::psci::{ErrorCode, code};
+use hyp_core::limits::CpuIndex;
 use shared_abi::addr::{Ipa, Pa};
 use smccc::psci::error::Error;
 use smccc::{Smc, psci};

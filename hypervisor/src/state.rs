@@ -3,9 +3,9 @@
 use core::arch::asm;
 use core::mem::offset_of;
 
+use hyp_core::cpu::registers::{RESET_SCTLR_EL1, SystemRegisters};
+use hyp_core::cpu::syndrome::SyndromeRegisters;
 use hyp_core::machine::{Space, Vmid};
-use hyp_core::syndrome::SyndromeRegisters;
-use hyp_core::vcpu::{RESET_SCTLR_EL1, SystemRegisters};
 
 use crate::{arch, controls, gic};
 

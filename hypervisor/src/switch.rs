@@ -11,8 +11,8 @@
 use core::arch::naked_asm;
 use core::mem::offset_of;
 
-use hyp_core::syndrome::class;
-use hyp_core::vcpu::Registers;
+use hyp_core::cpu::registers::Registers;
+use hyp_core::cpu::syndrome::class;
 
 /// What brought the CPU back: the vector that it took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,8 +9,8 @@
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use heapless::Vec;
-use hyp_core::event::{Event, kind};
-use hyp_core::hypervisor::MAX_CPUS;
+use hyp_core::limits::MAX_CPUS;
+use hyp_core::machine::event::{Event, kind};
 use shared_abi::addr::PAGE_SIZE;
 use spin::Once;
 use spin::mutex::TicketMutex;

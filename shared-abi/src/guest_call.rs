@@ -104,7 +104,9 @@ impl GuestCall {
                     return Err(CallError::NotSupported);
                 }
                 match id {
-                    function::MEM_SHARE => zero(x3).and_then(|()| Ok(Self::MemShare { pages: range(x1, x2)? })),
+                    function::MEM_SHARE => {
+                        zero(x3).and_then(|()| Ok(Self::MemShare { pages: range(x1, x2)? }))
+                    }
                     function::MEM_UNSHARE => {
                         zero(x3).and_then(|()| Ok(Self::MemUnshare { pages: range(x1, x2)? }))
                     }
@@ -124,9 +126,7 @@ impl GuestCall {
             trng::VERSION | trng::FEATURES | trng::GET_UUID | trng::RND32 | trng::RND64 => {
                 Ok(Self::Trng { function: id, argument: x1 })
             }
-            _ if (PSCI_FIRST..=PSCI_LAST).contains(&(id & !SMC64)) => {
-                Ok(Self::Psci([id.into(), x1, x2, x3]))
-            }
+            _ if (PSCI_FIRST..=PSCI_LAST).contains(&(id & !SMC64)) => Ok(Self::Psci([id.into(), x1, x2, x3])),
             _ => Err(CallError::NotSupported),
         }
     }
@@ -134,9 +134,8 @@ impl GuestCall {
     /// Writes the call to x0 to x3.
     #[must_use]
     pub fn emit(&self) -> GuestRegisters {
-        let range = |function: u32, pages: PageRange<Gfn>| {
-            [function.into(), pages.first().base().0, pages.len(), 0]
-        };
+        let range =
+            |function: u32, pages: PageRange<Gfn>| [function.into(), pages.first().base().0, pages.len(), 0];
         let page = |function: u32, gfn: Gfn| [function.into(), gfn.base().0, 0, 0];
         let plain = |function: u32| [function.into(), 0, 0, 0];
         match *self {
@@ -208,7 +207,11 @@ mod tests {
             let x = call.emit();
             assert_eq!(GuestCall::parse(u32::MAX, &x), Ok(call));
             let hinted = [x[0] | 0xffff_ffff_0001_0000, x[1], x[2], x[3]];
-            assert_eq!(GuestCall::parse(u32::MAX, &hinted), Ok(call), "the hint and the upper half are ignored");
+            assert_eq!(
+                GuestCall::parse(u32::MAX, &hinted),
+                Ok(call),
+                "the hint and the upper half are ignored"
+            );
         }
     }
 
@@ -226,7 +229,10 @@ mod tests {
     #[test]
     fn an_argument_that_is_no_value_of_its_type_is_refused() {
         let share = u64::from(function::MEM_SHARE);
-        assert_eq!(GuestCall::parse(u32::MAX, &[share, 0x7000, 0, 0]), Ok(GuestCall::MemShare { pages: pages(7, 1) }));
+        assert_eq!(
+            GuestCall::parse(u32::MAX, &[share, 0x7000, 0, 0]),
+            Ok(GuestCall::MemShare { pages: pages(7, 1) })
+        );
         for (function, x) in [
             (function::MEM_SHARE, [0x7001, 1, 0]),
             (function::MEM_SHARE, [0x7000, 1, 1]),

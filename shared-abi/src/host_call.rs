@@ -247,11 +247,7 @@ impl HostCall {
             9 => Ok(Self::ObjectDestroy { object: object()? }),
             10 => Ok(Self::VcpuCreate { vm: vm()?, index: VcpuIndex(handle(x[1])?) }),
             11 => Ok(Self::VmStart { vm: vm()?, entry: Ipa(x[1]), argument: x[2] }),
-            RUN => Ok(Self::VcpuRun {
-                vm: vm()?,
-                vcpu: VcpuIndex(handle(x[1])?),
-                entry: Entry::parse(x)?,
-            }),
+            RUN => Ok(Self::VcpuRun { vm: vm()?, vcpu: VcpuIndex(handle(x[1])?), entry: Entry::parse(x)? }),
             13 => Ok(Self::VmDestroy { vm: vm()? }),
             14 => Ok(Self::ForceReclaim { page: Pfn(x[0]) }),
             15 => Ok(Self::VmCounters { vm: vm()? }),

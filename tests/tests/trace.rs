@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use hyp_core::event::{Event, Scope};
-use hyp_core::geometry::{Geometry, Granule4K};
+use hyp_core::machine::event::{Event, Scope};
+use hyp_core::machine::geometry::{Geometry, Granule4K};
 use hyp_trace::{InWords, Traced, in_order};
 use hyp_verify::protocol::Checker;
 use shared_abi::addr::Pfn;

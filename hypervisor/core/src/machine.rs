@@ -5,12 +5,21 @@
 //! ownership records say no host and no guest reaches. An implementation may rely on that, and must
 //! itself hold that the memory is RAM which it has mapped.
 
+pub mod event;
+pub mod geometry;
+pub mod lock;
+pub mod maintenance;
+pub mod report;
+#[cfg(feature = "verify")]
+mod wait;
+
 use shared_abi::addr::{Pa, PageRange, Pfn};
 
-use crate::event::Event;
-use crate::geometry::{Geometry, Level};
-use crate::vcpu::VcpuContext;
-use crate::vm::VmReport;
+use crate::cpu::registers::VcpuContext;
+use crate::machine::event::Event;
+use crate::machine::geometry::{Geometry, Level};
+use crate::machine::report::Milestone;
+use crate::machine::report::VmReport;
 
 /// A page that holds a table of 8-byte entries: a translation table or metadata of a VM's. Only the
 /// core makes these, for pages in its custody.
@@ -90,18 +99,6 @@ pub struct Removed {
     pub level: Level,
 }
 
-/// What a VM is reported for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Milestone {
-    /// It has started; its measurement is the manifest's, or not.
-    Started {
-        /// Whether it is.
-        expected: bool,
-    },
-    /// It is gone.
-    Ended,
-}
-
 /// The machine below the core.
 ///
 /// Orders that an implementation must hold: a read or write of an entry is a single 64-bit access; a
@@ -146,7 +143,7 @@ pub trait Machine: Sync {
     /// Removes from all TLBs what `removed` names in `space`, after making the entries' writes
     /// visible: DSB ISHST; with the VMID of `space` in VTTBR_EL2, TLBI IPAS2E1IS for each; DSB ISH;
     /// TLBI VMALLE1IS (entries that combine both stages); DSB ISH; ISB. The order is
-    /// [`Maintenance`](crate::maintenance::Maintenance)'s.
+    /// [`Maintenance`](crate::machine::maintenance::Maintenance)'s.
     fn invalidate(&self, space: Space, removed: &[Removed]);
 
     /// Removes everything of `space` from all TLBs, after making the entries' writes visible: DSB

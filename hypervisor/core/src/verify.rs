@@ -12,39 +12,26 @@ mod vms;
 
 use shared_abi::addr::{Gfn, PageRange, Pfn};
 use shared_abi::host_call::{VcpuIndex, VmHandle};
-use spin::mutex::{TicketMutex, TicketMutexGuard};
+use spin::mutex::TicketMutexGuard;
 
-use crate::claim::Claim;
-use crate::host_memory::HostMemory;
 use crate::hypervisor::Hypervisor;
-use crate::loaded::{GuestPage, Loaded, ShareError};
+use crate::limits::{MAX_VCPUS, MAX_VMS, VmIndex};
+use crate::machine::report::VmReport;
 use crate::machine::{Machine, TableRef};
-use crate::pool::Pool;
-use crate::record::VmIndex;
-use crate::records::Records;
+use crate::memory::pool::Pool;
+use crate::ownership::host::HostMemory;
+use crate::ownership::owner_map::Records;
+use crate::transition::ShareError;
 use crate::transition::share::Sharing;
-use crate::vm::{Life, MAX_VCPUS, MAX_VMS, VmPlace, VmReport};
+use crate::vcpu::loaded::{GuestPage, Loaded};
+use crate::vm::vcpu_ownership::Claim;
+use crate::vm::{Life, VmPlace};
 
 pub use hash::hash;
 pub use objects::{ObjectFault, ObjectSurvey, ObjectView};
 pub use owners::RecordRun;
 pub use saved::{Saved, free_claims, load_again, restore, save};
 pub use vms::VmView;
-
-/// Waits for a lock's turn. On the development machine a waiter makes way for the holder, since there are more
-/// threads than CPUs.
-pub(crate) fn wait<T>(mutex: &TicketMutex<T>) -> TicketMutexGuard<'_, T> {
-    #[cfg(target_os = "none")]
-    let guard = mutex.lock();
-    #[cfg(not(target_os = "none"))]
-    let guard = loop {
-        match mutex.try_lock() {
-            Some(guard) => break guard,
-            None => std::thread::yield_now(),
-        }
-    };
-    guard
-}
 
 /// The right to read a page as a table, and in tests to write it, for a check that knows that it is one.
 #[must_use]

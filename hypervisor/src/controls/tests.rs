@@ -4,7 +4,7 @@
 //! that the code loses or gains is reported by its name. `state`, `gic` and `mmu` are held to write the values by
 //! `tests/tests/metal.rs`, and the oracle reads them back at EL2.
 
-use hyp_core::vcpu::RESET_SCTLR_EL1;
+use hyp_core::cpu::registers::RESET_SCTLR_EL1;
 
 use super::*;
 

@@ -5,10 +5,10 @@
 
 use std::fmt;
 
-use hyp_core::event::{Barrier, Event, Scope, kind};
-use hyp_core::lock::LockId;
+use hyp_core::limits::MAX_VMS;
+use hyp_core::machine::event::{Barrier, Event, Scope, kind};
+use hyp_core::machine::lock::LockId;
 use hyp_core::machine::{Space, Vmid};
-use hyp_core::vm::MAX_VMS;
 use shared_abi::addr::{Pa, PageRange, Pfn};
 use shared_abi::host_call::VcpuIndex;
 

@@ -14,11 +14,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::vec::Vec;
 
-use hyp_core::event::{Barrier, Event, Scope};
-use hyp_core::geometry::{Geometry, Granule4K};
+use hyp_core::cpu::registers::VcpuContext;
+use hyp_core::machine::event::{Barrier, Event, Scope};
+use hyp_core::machine::geometry::{Geometry, Granule4K};
+use hyp_core::machine::maintenance::Maintenance;
 use hyp_core::machine::{Frames, Machine, Removed, Space, TableRef, VcpuClaim};
-use hyp_core::maintenance::Maintenance;
-use hyp_core::vcpu::VcpuContext;
 use shared_abi::addr::Pfn;
 
 use crate::oracle::walker;

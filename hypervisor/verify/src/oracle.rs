@@ -26,10 +26,10 @@ pub mod walker;
 use core::fmt;
 
 use hyp_core::hypervisor::Hypervisor;
+use hyp_core::limits::{MAX_VMS, VmIndex};
 use hyp_core::machine::Machine;
-use hyp_core::record::{Owner, Record, VmIndex};
+use hyp_core::ownership::page_state::{Owner, Record};
 use hyp_core::verify::{ObjectFault, View, VmView, look};
-use hyp_core::vm::MAX_VMS;
 use shared_abi::addr::{PAGE_SHIFT, Pfn};
 
 use changes::{Calls, Memory};

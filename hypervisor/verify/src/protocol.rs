@@ -33,8 +33,8 @@ use std::collections::BTreeMap;
 use std::string::String;
 use std::vec::Vec;
 
-use hyp_core::event::Event;
-use hyp_core::geometry::Geometry;
+use hyp_core::machine::event::Event;
+use hyp_core::machine::geometry::Geometry;
 use hyp_trace::InWords;
 
 use cpu::CpuState;

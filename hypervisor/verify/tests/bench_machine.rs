@@ -1,12 +1,14 @@
 //! A small machine to test on: what the other tests start from.
 
-use hyp_core::geometry::Geometry;
-use hyp_core::hypervisor::{CallFailure, CpuIndex, Hypervisor, Setup, SetupError};
-use hyp_core::loaded::Loaded;
+use hyp_core::hypervisor::Hypervisor;
+use hyp_core::limits::CpuIndex;
+use hyp_core::machine::geometry::Geometry;
 use hyp_core::machine::{Space, Vmid};
+use hyp_core::ownership::setup::{Setup, SetupError};
+use hyp_core::vcpu::loaded::Loaded;
 use hyp_verify::fake::Fake;
 use shared_abi::addr::{Gfn, PageRange, Pfn};
-use shared_abi::error::CallError;
+use shared_abi::error::{CallError, CallFailure};
 use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState, VcpuIndex, VmHandle};
 use shared_abi::record::Digest;
 

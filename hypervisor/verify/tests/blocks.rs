@@ -1,9 +1,10 @@
 //! What a whole block costs: as much as a page.
 
-use hyp_core::event::{Event, Scope};
-use hyp_core::geometry::Granule4K;
-use hyp_core::hypervisor::{CpuIndex, Hypervisor};
-use hyp_core::loaded::Loaded;
+use hyp_core::hypervisor::Hypervisor;
+use hyp_core::limits::CpuIndex;
+use hyp_core::machine::event::{Event, Scope};
+use hyp_core::machine::geometry::Granule4K;
+use hyp_core::vcpu::loaded::Loaded;
 use hyp_verify::fake::Fake;
 use shared_abi::addr::{Gfn, Pfn};
 use shared_abi::host_call::{Content, HostCall, ObjectHandle, VcpuIndex, VmHandle};

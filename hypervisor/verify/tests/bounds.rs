@@ -1,12 +1,13 @@
 //! How many there may be of each, how much one call does, and what is counted.
 
-use hyp_core::geometry::{Geometry, Granule4K};
-use hyp_core::hypervisor::{CallFailure, CpuIndex, HostAbort, HostAccess, Hypervisor};
+use hyp_core::hypervisor::Hypervisor;
+use hyp_core::limits::{CpuIndex, MAX_VCPUS};
+use hyp_core::machine::geometry::{Geometry, Granule4K};
+use hyp_core::ownership::host::{HostAbort, HostAccess};
 use hyp_core::verify;
-use hyp_core::vm::MAX_VCPUS;
 use hyp_verify::fake::Fake;
 use shared_abi::addr::{Gfn, Ipa, Pfn};
-use shared_abi::error::CallError;
+use shared_abi::error::{CallError, CallFailure};
 use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState, VcpuIndex, VmHandle};
 
 use super::bench_machine::*;

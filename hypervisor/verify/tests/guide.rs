@@ -1,7 +1,7 @@
 //! Chooses what to do next by what the specification says there is: mostly calls that make sense, some
 //! that just don't, a few that never could.
 
-use hyp_core::geometry::Geometry;
+use hyp_core::machine::geometry::Geometry;
 use hyp_verify::lockstep::action::{Action, Arg, CALLS, GuestCall};
 use hyp_verify::lockstep::{CPUS, Pair};
 use hyp_verify::spec::{Binding, Life, Owner, Slot};

@@ -3,12 +3,14 @@
 use std::thread;
 
 use bootimg::measure::LaunchMeasurement;
-use hyp_core::event::{Event, Scope};
-use hyp_core::geometry::Granule4K;
-use hyp_core::hypervisor::{CpuIndex, Hypervisor};
-use hyp_core::loaded::{Loaded, ShareError};
-use hyp_core::psci::ErrorCode;
-use hyp_core::resident::Resident;
+use hyp_core::call::psci::ErrorCode;
+use hyp_core::hypervisor::Hypervisor;
+use hyp_core::limits::CpuIndex;
+use hyp_core::machine::event::{Event, Scope};
+use hyp_core::machine::geometry::Granule4K;
+use hyp_core::transition::ShareError;
+use hyp_core::vcpu::cache::Resident;
+use hyp_core::vcpu::loaded::Loaded;
 use hyp_verify::fake::{Fake, on_cpu};
 use shared_abi::addr::{Gfn, Ipa, Pfn};
 use shared_abi::error::CallError;

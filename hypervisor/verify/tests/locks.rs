@@ -1,8 +1,8 @@
 //! The order of locks (`docs/locking.md`), on what the fake machine was told of them.
 
-use hyp_core::event::Event;
-use hyp_core::hypervisor::HostAccess;
-use hyp_core::lock::LockId;
+use hyp_core::machine::event::Event;
+use hyp_core::machine::lock::LockId;
+use hyp_core::ownership::host::HostAccess;
 use shared_abi::addr::{Gfn, Ipa, Pfn};
 use shared_abi::host_call::{HostCall, VcpuIndex};
 

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use hyp_core::event::{Barrier, Event, Scope};
-use hyp_core::geometry::Level;
-use hyp_core::stage2::descriptor::{Kind, kind};
+use hyp_core::machine::event::{Barrier, Event, Scope};
+use hyp_core::machine::geometry::Level;
+use hyp_core::memory::stage2::descriptor::{Kind, kind};
 use shared_abi::addr::Pfn;
 
 use super::bench_machine::*;

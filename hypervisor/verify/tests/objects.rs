@@ -1,7 +1,7 @@
 //! Memory objects as the host handles them: when they end, what that leaves, what a query answers.
 
-use hyp_core::geometry::Geometry;
-use hyp_core::vm::MAX_OBJECTS;
+use hyp_core::limits::MAX_OBJECTS;
+use hyp_core::machine::geometry::Geometry;
 use shared_abi::addr::{Gfn, Pfn};
 use shared_abi::error::CallError;
 use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState};

@@ -5,10 +5,12 @@ mod scene;
 
 use std::collections::BTreeSet;
 
-use hyp_core::geometry::Granule4K;
-use hyp_core::hypervisor::{HostAccess, Hypervisor};
+use hyp_core::hypervisor::Hypervisor;
+use hyp_core::limits::{ObjectIndex, VmIndex};
 use hyp_core::machine::Machine;
-use hyp_core::record::{ObjectIndex, ObjectPage, Record, VmIndex};
+use hyp_core::machine::geometry::Granule4K;
+use hyp_core::ownership::host::HostAccess;
+use hyp_core::ownership::page_state::{ObjectPage, Record};
 use hyp_verify::oracle::changes::Calls;
 use hyp_verify::oracle::{Difference, Oracle, Party, Rule, check, words_needed};
 use shared_abi::addr::{Gfn, Pfn};

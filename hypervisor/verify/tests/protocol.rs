@@ -3,11 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use hyp_core::event::{Barrier, Event, Scope};
-use hyp_core::geometry::Geometry;
-use hyp_core::hypervisor::CpuIndex;
-use hyp_core::lock::LockId;
+use hyp_core::limits::CpuIndex;
 use hyp_core::machine::Vmid;
+use hyp_core::machine::event::{Barrier, Event, Scope};
+use hyp_core::machine::geometry::Geometry;
+use hyp_core::machine::lock::LockId;
 use hyp_verify::fake::on_cpu;
 use hyp_verify::protocol::{Checker, Rule};
 use shared_abi::host_call::{HostCall, VcpuIndex};

@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::thread;
 
-use hyp_core::event::Event;
-use hyp_core::hypervisor::{Hypervisor, Setup};
-use hyp_core::lock::LockId;
+use hyp_core::cpu::registers::VcpuContext;
+use hyp_core::hypervisor::Hypervisor;
+use hyp_core::machine::event::Event;
+use hyp_core::machine::lock::LockId;
 use hyp_core::machine::{Frames, Machine, Removed, Space, TableRef, VcpuClaim};
-use hyp_core::vcpu::VcpuContext;
+use hyp_core::ownership::setup::Setup;
 use hyp_verify::fake::Fake;
 use shared_abi::addr::{Gfn, Pfn};
 use shared_abi::error::CallError;

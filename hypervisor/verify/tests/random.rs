@@ -6,7 +6,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-use hyp_core::geometry::Geometry;
+use hyp_core::machine::geometry::Geometry;
 use hyp_verify::lockstep::action::{Action, Arg, CALLS};
 use hyp_verify::lockstep::{Bench, Divergence, Pair, Verdict, with_pair};
 use proptest::prelude::*;

@@ -1,8 +1,8 @@
 //! What is refused, with which answer; and that a refusal changed nothing. The random sequences cover
 //! combinations, this the corners by name.
 
-use hyp_core::event::Event;
-use hyp_core::hypervisor::SetupError;
+use hyp_core::machine::event::Event;
+use hyp_core::ownership::setup::SetupError;
 use shared_abi::addr::{Gfn, Ipa, Pfn};
 use shared_abi::error::CallError;
 use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState, VcpuIndex, VmHandle};

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::string::{String, ToString};
 use std::{env, fs, println};
 
-use hyp_core::geometry::Geometry;
+use hyp_core::machine::geometry::Geometry;
 use hyp_verify::lockstep::action::{Action, parse};
 use hyp_verify::lockstep::{Bench, Divergence, Pair, Verdict, with_pair};
 

@@ -16,7 +16,7 @@ mod state;
 use std::collections::HashSet;
 use std::time::Instant;
 
-use hyp_core::geometry::Geometry;
+use hyp_core::machine::geometry::Geometry;
 use hyp_verify::lockstep::action::Action;
 use hyp_verify::lockstep::{Bench, Divergence, Pair, Verdict, with_pair};
 

@@ -6,7 +6,7 @@
 //! on its secret. The controls show that each of the channels is watched: a guest or a hypervisor that
 //! leaks by it is found out.
 
-use hyp_core::geometry::Geometry;
+use hyp_core::machine::geometry::Geometry;
 use hyp_verify::lockstep::action::{Action, GuestCall};
 use hyp_verify::lockstep::{PUBLIC_BYTE, Pair, with_pair};
 use hyp_verify::spec::{HostReach, Owner};

@@ -1,6 +1,8 @@
 //! Which machines the core takes, and what it makes of their memory.
 
-use hyp_core::hypervisor::{Hypervisor, MAX_CPUS, MAX_DENIED, MAX_REGIONS, Setup, SetupError};
+use hyp_core::hypervisor::Hypervisor;
+use hyp_core::limits::{MAX_CPUS, MAX_DENIED, MAX_REGIONS};
+use hyp_core::ownership::setup::{Setup, SetupError};
 use hyp_verify::fake::Fake;
 use shared_abi::addr::Pfn;
 use shared_abi::host_call::{Content, HostCall};

@@ -15,9 +15,12 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::{println, thread};
 
-use hyp_core::hypervisor::{CallFailure, CpuIndex, HostAccess, Hypervisor};
-use hyp_core::loaded::{Loaded, ShareError};
-use hyp_core::resident::Resident;
+use hyp_core::hypervisor::Hypervisor;
+use hyp_core::limits::CpuIndex;
+use hyp_core::ownership::host::HostAccess;
+use hyp_core::transition::ShareError;
+use hyp_core::vcpu::cache::Resident;
+use hyp_core::vcpu::loaded::Loaded;
 use hyp_core::verify;
 use hyp_verify::fake::{Fake, on_cpu};
 use hyp_verify::lockstep::action::{GuestCall, parse};
@@ -26,7 +29,7 @@ use hyp_verify::lockstep::{Bench, Pair, vcpu_run, with_pair};
 use hyp_verify::oracle;
 use hyp_verify::spec::Spec;
 use shared_abi::addr::{Gfn, PageRange, Pfn};
-use shared_abi::error::CallError;
+use shared_abi::error::{CallError, CallFailure};
 use shared_abi::host_call::{Content, HostCall, ObjectHandle, VcpuIndex, VmHandle};
 
 use super::bench_machine::Tiny;

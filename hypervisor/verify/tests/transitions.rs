@@ -1,10 +1,11 @@
 //! One test per transition: what it does to every party, and what it costs.
 
-use hyp_core::event::{Barrier, Event, Scope};
-use hyp_core::geometry::Granule4K;
-use hyp_core::hypervisor::{HostAbort, HostAccess};
-use hyp_core::loaded::{GuestPage, ShareError};
 use hyp_core::machine::Space;
+use hyp_core::machine::event::{Barrier, Event, Scope};
+use hyp_core::machine::geometry::Granule4K;
+use hyp_core::ownership::host::{HostAbort, HostAccess};
+use hyp_core::transition::ShareError;
+use hyp_core::vcpu::loaded::GuestPage;
 use shared_abi::addr::{Gfn, Pfn};
 use shared_abi::host_call::{Content, HostCall, PageState};
 

@@ -4,9 +4,9 @@
 
 use std::cell::RefCell;
 
-use hyp_core::event::{Barrier, Scope};
+use hyp_core::machine::event::{Barrier, Scope};
+use hyp_core::machine::maintenance::Maintenance;
 use hyp_core::machine::{Space, Vmid};
-use hyp_core::maintenance::Maintenance;
 use shared_abi::addr::Pa;
 
 use crate::binary::shipped;

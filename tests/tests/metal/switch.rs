@@ -2,7 +2,7 @@
 
 use std::mem::offset_of;
 
-use hyp_core::vcpu::{FpRegisters, SystemRegisters, Registers};
+use hyp_core::cpu::registers::{FpRegisters, Registers, SystemRegisters};
 
 use crate::a64::{Op, Q0, SP};
 use crate::binary::shipped;

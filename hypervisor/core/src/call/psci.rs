@@ -8,9 +8,9 @@ use shared_abi::addr::Ipa;
 use shared_abi::host_call::VcpuIndex;
 use shared_abi::vcpu::Exit;
 
-use crate::exit::wait_for_interrupt;
-use crate::loaded::Loaded;
 use crate::machine::Machine;
+use crate::vcpu::loaded::Loaded;
+use crate::vcpu::wait_for_interrupt;
 
 /// The version that host and guests are told.
 const VERSION: Version = Version { major: 1, minor: 1 };

@@ -3,8 +3,8 @@
 //! A pure computation: from where the CPU was, to where it is and what the EL1 registers say. It follows
 //! `AArch64.TakeException` of the Arm ARM (DDI0487, J1.1.2).
 
-use crate::syndrome::{class, encode};
-use crate::vcpu::{Registers, pstate};
+use crate::cpu::registers::{Registers, pstate};
+use crate::cpu::syndrome::{class, encode};
 
 /// An exception to be taken at EL1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

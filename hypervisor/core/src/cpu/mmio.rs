@@ -7,9 +7,9 @@ use shared_abi::addr::Ipa;
 use shared_abi::error::CallError;
 use shared_abi::vcpu::{AccessSize, Exit, Resume};
 
-use crate::inject::{Abort, Exception};
-use crate::syndrome::{Access, DataAbort};
-use crate::vcpu::VcpuContext;
+use crate::cpu::exception::{Abort, Exception};
+use crate::cpu::registers::VcpuContext;
+use crate::cpu::syndrome::{Access, DataAbort};
 
 /// The access that the host is to finish. Plain integers: it lives in a page whose wiped state has to
 /// mean "none".
@@ -79,7 +79,7 @@ fn extend(access: Access, value: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vcpu::Registers;
+    use crate::cpu::registers::Registers;
 
     /// ESR_EL2 of an access to x5, from its table in DDI0487, D19.2.42.
     fn access(size: AccessSize, sign_extend: bool, wide: bool, write: bool) -> u64 {

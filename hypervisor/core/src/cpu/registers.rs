@@ -9,7 +9,7 @@ use core::fmt;
 use shared_abi::addr::{Ipa, PAGE_SIZE};
 use shared_abi::host_call::VcpuIndex;
 
-use crate::mmio::PendingAccess;
+use crate::cpu::mmio::PendingAccess;
 
 /// Bits of PSTATE as SPSR_ELx holds them (Arm ARM DDI0487, C5.2.18, exceptions from AArch64).
 pub mod pstate {

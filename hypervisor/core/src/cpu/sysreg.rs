@@ -4,9 +4,9 @@
 //! each register a list of the fields that stay, and how far. A field that is not listed reads 0, so a
 //! feature of a CPU that nobody here has heard of is hidden.
 
-use crate::inject::Exception;
-use crate::syndrome::{SysRegAccess, SysRegId};
-use crate::vcpu::Registers;
+use crate::cpu::exception::Exception;
+use crate::cpu::registers::Registers;
+use crate::cpu::syndrome::{SysRegAccess, SysRegId};
 
 /// What becomes of an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,16 +4,18 @@
 //! leave the TLBs once, at the beginning, and are then taken apart without further duties.
 
 use shared_abi::addr::{PageRange, Pfn};
-use shared_abi::error::CallError;
+use shared_abi::error::{CallError, CallFailure};
 use shared_abi::host_call::VmHandle;
 
-use crate::claim::Claim;
-use crate::geometry::Geometry;
-use crate::hypervisor::{CallFailure, Hypervisor};
-use crate::machine::{Frames, Machine, Milestone, TableRef};
-use crate::object::Content;
-use crate::record::{ObjectIndex, ObjectPage, Record};
-use crate::vm::{self, Life, MAX_OBJECTS, ObjectPlace, Vm, VmReport};
+use crate::hypervisor::Hypervisor;
+use crate::limits::{MAX_OBJECTS, ObjectIndex};
+use crate::machine::geometry::Geometry;
+use crate::machine::report::{Milestone, VmReport};
+use crate::machine::{Frames, Machine, TableRef};
+use crate::memory::object::Content;
+use crate::ownership::page_state::{ObjectPage, Record};
+use crate::vm::vcpu_ownership::Claim;
+use crate::vm::{self, Life, ObjectPlace, Vm};
 
 /// What a call may still do.
 struct Budget {

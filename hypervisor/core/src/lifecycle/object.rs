@@ -1,14 +1,15 @@
 //! Memory objects as the host handles them: create, bind, query, destroy.
 
 use shared_abi::addr::{Gfn, PageRange, Pfn};
-use shared_abi::error::CallError;
+use shared_abi::error::{CallError, CallFailure};
 use shared_abi::host_call::{ObjectHandle, PageState, VmHandle};
 
-use crate::geometry::Geometry;
-use crate::hypervisor::{CallFailure, Hypervisor};
+use crate::hypervisor::Hypervisor;
+use crate::limits::ObjectIndex;
 use crate::machine::Machine;
-use crate::object::{Content, Object};
-use crate::record::{ObjectIndex, ObjectPage, Record};
+use crate::machine::geometry::Geometry;
+use crate::memory::object::{Content, Object};
+use crate::ownership::page_state::{ObjectPage, Record};
 use crate::vm::{self, Binding, Life, Vm};
 
 /// The most pages that one query looks at.

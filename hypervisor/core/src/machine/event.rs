@@ -7,7 +7,7 @@
 use shared_abi::addr::{PageRange, Pfn};
 use shared_abi::host_call::VcpuIndex;
 
-use crate::lock::LockId;
+use crate::machine::lock::LockId;
 use crate::machine::{Space, Vmid};
 
 /// A barrier (Arm ARM DDI0487, B2.3).

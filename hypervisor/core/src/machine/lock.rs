@@ -5,9 +5,9 @@ use core::ops::{Deref, DerefMut};
 
 use spin::mutex::{TicketMutex, TicketMutexGuard};
 
-use crate::event::Event;
+use crate::limits::MAX_VMS;
 use crate::machine::Machine;
-use crate::vm::MAX_VMS;
+use crate::machine::event::Event;
 
 /// Which lock: a VM's place, by its index, or the host's memory. They are taken in this order, and no CPU holds
 /// two places at once (`docs/locking.md`).
@@ -49,7 +49,7 @@ impl<T> Lock<T> {
 
     #[cfg(feature = "verify")]
     fn wait(&self) -> TicketMutexGuard<'_, T> {
-        crate::verify::wait(&self.mutex)
+        super::wait::wait(&self.mutex)
     }
 
     /// Waits for its turn. The caller holds no lock of this rank or a later one.

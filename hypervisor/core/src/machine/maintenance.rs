@@ -3,8 +3,8 @@
 //!
 //! It is here, and not beside the instructions, so that the tests run the same order as the hardware.
 
-use crate::event::{Barrier, Scope};
 use crate::machine::Space;
+use crate::machine::event::{Barrier, Scope};
 
 /// The instructions of maintenance, and the sequences made of them.
 pub trait Maintenance {

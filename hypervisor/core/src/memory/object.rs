@@ -5,15 +5,15 @@
 //! pages (as many as a block has) while it is uniform, one per page under a chunk that is split. Who
 //! reaches a page is not known here: that is the record's.
 
-pub(crate) mod word;
+pub(crate) mod presence;
 
 use heapless::Vec;
 use shared_abi::addr::Pfn;
 
-use crate::geometry::{Geometry, Level, Piece, pieces, touched};
+use crate::machine::geometry::{Geometry, Level, Piece, pieces, touched};
 use crate::machine::{Machine, TableRef};
-use crate::pool::{Pool, used};
-use word::Word;
+use crate::memory::pool::{Pool, used};
+use presence::Word;
 
 /// The most directory tables of an object; on metal each stands for 1 GiB.
 const MAX_DIRECTORIES: usize = 16;

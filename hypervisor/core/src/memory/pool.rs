@@ -6,7 +6,7 @@
 
 use shared_abi::addr::{PAGE_SHIFT, PageRange, Pfn};
 
-use crate::geometry::Geometry;
+use crate::machine::geometry::Geometry;
 use crate::machine::{Frames, Machine, TableRef};
 
 /// A list of free pages.

@@ -4,7 +4,6 @@
 //! Tables are consequences of the records. They take access away by *invalid* entries only, so that a
 //! refused access is always a translation fault, and carry nothing that is known nowhere else.
 
-pub(crate) mod batch;
 pub mod descriptor;
 pub(crate) mod table;
 

@@ -2,7 +2,7 @@
 
 use heapless::Vec;
 
-use crate::geometry::Level;
+use crate::machine::geometry::Level;
 use crate::machine::{Machine, Removed, Space};
 
 /// Translations that were taken away and not yet removed from the TLBs. Beyond a few it costs less to

@@ -4,15 +4,36 @@
 use heapless::Vec;
 use shared_abi::addr::{PageRange, Pfn};
 
-use crate::geometry::{Geometry, Level, Piece};
-use crate::hypervisor::{HostAbort, HostAccess, MAX_DENIED, Needs, Setup, SetupError};
+use crate::limits::MAX_DENIED;
+use crate::machine::geometry::{Geometry, Level, Piece};
 use crate::machine::{Frames, Machine, Space, Vmid};
-use crate::pool::Pool;
-use crate::record::Record;
-use crate::records::{Converted, Records, records_needed, whole_block};
-use crate::stage2::batch::Batch;
-use crate::stage2::descriptor::Access;
-use crate::stage2::table::{Mapping, Stage2, tables_for};
+use crate::memory::pool::Pool;
+use crate::memory::stage2::descriptor::Access;
+use crate::memory::stage2::table::{Mapping, Stage2, tables_for};
+use crate::memory::tlb::Batch;
+use crate::ownership::owner_map::{Converted, Records, records_needed, whole_block};
+use crate::ownership::page_state::Record;
+use crate::ownership::setup::{Needs, Setup, SetupError};
+
+/// What kind of access of the host's faulted at stage 2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HostAccess {
+    /// A load, a cache maintenance operation, or a stage-1 walk.
+    Read,
+    /// A store.
+    Write,
+    /// An instruction fetch.
+    Execute,
+}
+
+/// What to do about a stage-2 fault of the host's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HostAbort {
+    /// The host may reach it, now at least: run the instruction again.
+    Retry,
+    /// It may not: the host takes an abort.
+    Inject,
+}
 
 /// The host's VMID.
 const VMID: Vmid = Vmid(0);

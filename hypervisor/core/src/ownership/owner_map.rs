@@ -9,17 +9,18 @@
 //!   split block that counts 0 is uniform again; it stays split until it changes hands as a whole, so
 //!   that a guest that shares and unshares one page does not pay for 512.
 
+pub(crate) mod block_state;
 #[cfg(test)]
 mod tests;
-pub(crate) mod word;
 
 use heapless::Vec;
 use shared_abi::addr::{PageRange, Pfn};
 
-use crate::geometry::{Geometry, Level, Piece, pieces, touched};
-use crate::hypervisor::{MAX_REGIONS, SetupError};
-use crate::record::Record;
-use word::BlockWord;
+use crate::limits::MAX_REGIONS;
+use crate::machine::geometry::{Geometry, Level, Piece, pieces, touched};
+use crate::ownership::page_state::Record;
+use crate::ownership::setup::SetupError;
+use block_state::BlockWord;
 
 /// A range of RAM and where its records are.
 #[derive(Clone, Copy, Debug)]

@@ -1,19 +1,12 @@
 //! What is recorded about a page of RAM: who owns it, and who reaches it besides.
 //!
 //! There is one [`Record`] for a block (2 MiB on metal) while it is uniform, and one per page otherwise
-//! ([`crate::records`]). For a page in a memory object it also says which page of which object that is
+//! ([`crate::ownership::owner_map`]). For a page in a memory object it also says which page of which object that is
 //! (the way back from a physical page). Sharing is recorded here and nowhere else. All-zero is the safe
 //! default: the hypervisor's, nobody else's.
 
-use crate::vm::{MAX_OBJECTS, MAX_VMS};
-
-/// The place of a VM in the table of VMs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct VmIndex(pub u8);
-
-/// The place of a memory object in its VM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ObjectIndex(pub u8);
+use crate::limits::{MAX_OBJECTS, MAX_VMS};
+use crate::limits::{ObjectIndex, VmIndex};
 
 /// One page of a memory object: whose, which object, and the page within it. It is a [`Record`] without its lowest
 /// bits, so that a record which is made of it says in them what it is, whatever this holds.

@@ -5,9 +5,9 @@ use std::sync::{Mutex, MutexGuard};
 
 use shared_abi::addr::Pfn;
 
-use crate::geometry::Geometry;
+use crate::cpu::registers::VcpuContext;
+use crate::machine::geometry::Geometry;
 use crate::machine::{Frames, Machine, Removed, Space, TableRef, VcpuClaim};
-use crate::vcpu::VcpuContext;
 
 /// Tables of 4 entries: a block has 4 pages, a giant 16, the IPA space 128.
 #[derive(Debug)]

@@ -4,13 +4,13 @@
 use shared_abi::addr::{PageRange, Pfn};
 
 use super::memory::{Memory, Tiny};
-use crate::geometry::Geometry;
+use crate::machine::geometry::Geometry;
 use crate::machine::{Frames, Machine, TableRef, Vmid};
-use crate::object::{Content, Object};
-use crate::pool::Pool;
-use crate::stage2::batch::Batch;
-use crate::stage2::descriptor::Access;
-use crate::stage2::table::{Mapping, Stage2};
+use crate::memory::object::{Content, Object};
+use crate::memory::pool::Pool;
+use crate::memory::stage2::descriptor::Access;
+use crate::memory::stage2::table::{Mapping, Stage2};
+use crate::memory::tlb::Batch;
 
 fn range(first: u64, pages: u64) -> PageRange<Pfn> {
     PageRange::<Pfn>::new(Pfn(first), pages).unwrap()

@@ -1,17 +1,17 @@
 //! Host to memory object: donation to a protected VM, a loan to an ordinary one.
 
 use shared_abi::addr::{Gfn, PageRange, Pfn};
-use shared_abi::error::CallError;
+use shared_abi::error::{CallError, CallFailure};
 use shared_abi::host_call::{Content as Fill, ObjectHandle};
 
-use crate::geometry::{Geometry, Level};
-use crate::hypervisor::{CallFailure, Hypervisor};
+use crate::hypervisor::Hypervisor;
+use crate::machine::geometry::{Geometry, Level};
 use crate::machine::{Frames, Machine};
-use crate::object::{Content, Object};
-use crate::record::ObjectPage;
-use crate::stage2::batch::Batch;
-use crate::stage2::descriptor::Access;
-use crate::stage2::table::Mapping;
+use crate::memory::object::{Content, Object};
+use crate::memory::stage2::descriptor::Access;
+use crate::memory::stage2::table::Mapping;
+use crate::memory::tlb::Batch;
+use crate::ownership::page_state::ObjectPage;
 use crate::vm::{Life, Vm};
 
 /// A checked request, cut to what one call does.

@@ -1,14 +1,16 @@
 //! Memory object to host: punching holes, and taking single pages by force.
 
+pub(crate) mod run;
+
 use shared_abi::addr::{PageRange, Pfn};
-use shared_abi::error::CallError;
+use shared_abi::error::{CallError, CallFailure};
 use shared_abi::host_call::ObjectHandle;
 
-use crate::geometry::Geometry;
-use crate::hypervisor::{CallFailure, Hypervisor};
+use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
-use crate::object::{Content, Run};
-use crate::record::{ObjectPage, Owner, Record};
+use crate::machine::geometry::Geometry;
+use crate::memory::object::{Content, Run};
+use crate::ownership::page_state::{ObjectPage, Owner, Record};
 use crate::vm::object_in;
 
 impl<M: Machine> Hypervisor<'_, M> {

@@ -1,12 +1,12 @@
 //! A guest gives a page back of its own will.
 
 use shared_abi::addr::Gfn;
-use shared_abi::error::CallError;
+use shared_abi::error::{CallError, CallFailure};
 
-use crate::hypervisor::{CallFailure, Hypervisor};
+use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
-use crate::object::Content;
-use crate::record::Record;
+use crate::memory::object::Content;
+use crate::ownership::page_state::Record;
 use crate::vm::{VmPlace, object_in};
 
 impl<M: Machine> Hypervisor<'_, M> {

@@ -2,12 +2,12 @@
 
 use shared_abi::addr::{Gfn, PageRange, Pfn};
 
-use crate::geometry::Geometry;
 use crate::hypervisor::Hypervisor;
-use crate::loaded::ShareError;
 use crate::machine::Machine;
-use crate::object::Content;
-use crate::record::{ObjectPage, Record};
+use crate::machine::geometry::Geometry;
+use crate::memory::object::Content;
+use crate::ownership::page_state::{ObjectPage, Record};
+use crate::transition::ShareError;
 use crate::vm::{VmPlace, object_in};
 
 /// Which way.

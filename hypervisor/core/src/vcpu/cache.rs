@@ -4,9 +4,10 @@
 use shared_abi::error::CallError;
 use shared_abi::host_call::{VcpuIndex, VmHandle};
 
-use crate::hypervisor::{CpuIndex, Hypervisor};
-use crate::loaded::Loaded;
+use crate::hypervisor::Hypervisor;
+use crate::limits::CpuIndex;
 use crate::machine::Machine;
+use crate::vcpu::loaded::Loaded;
 
 /// The vCPU that a CPU runs, or ran last and may resume.
 #[derive(Debug)]

@@ -1,22 +1,24 @@
 //! A vCPU that a CPU has claimed, and all that handling its exits needs of its VM.
 
+use arm_psci::ErrorCode;
 use shared_abi::addr::{Gfn, Ipa, PageRange};
-use shared_abi::error::CallError;
+use shared_abi::error::{CallError, CallFailure};
 use shared_abi::host_call::{PageState, VcpuIndex, VmHandle};
 use shared_abi::vcpu::Exit;
 
-use crate::claim::Claim;
-use crate::event::Event;
-use crate::exit::GuestAction;
-use crate::guard::MmioGuard;
-use crate::hypervisor::{CallFailure, CpuIndex, Hypervisor};
-use crate::lock::Lock;
+use crate::cpu::registers::VcpuContext;
+use crate::hypervisor::Hypervisor;
+use crate::limits::CpuIndex;
+use crate::machine::event::Event;
+use crate::machine::lock::Lock;
 use crate::machine::{Machine, Space, VcpuClaim};
-use crate::object::Content;
-use crate::psci::ErrorCode;
-use crate::record::Record;
+use crate::memory::object::Content;
+use crate::ownership::page_state::Record;
+use crate::transition::ShareError;
 use crate::transition::share::Sharing;
-use crate::vcpu::VcpuContext;
+use crate::vcpu::GuestAction;
+use crate::vm::mmio_guard::MmioGuard;
+use crate::vm::vcpu_ownership::Claim;
 use crate::vm::{self, Life, Start, Vm, VmPlace};
 
 /// What is at a guest-physical page.
@@ -27,18 +29,6 @@ pub enum GuestPage {
     /// A page of a bound object, in this state. `Private` and `Shared` mean that the page is mapped
     /// now, whatever it was when the guest faulted: enter it again.
     Bound(PageState),
-}
-
-/// Why a guest's share or unshare was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
-#[repr(u64)] // as wide as a count of pages: a result of either is returned in registers
-pub enum ShareError {
-    /// The first page is not there yet: the host has to populate it, then the call runs again.
-    #[error("the page is absent")]
-    Absent,
-    /// No page of the guest's, or not in the state that the call needs.
-    #[error("not the guest's, or not in that state")]
-    Denied,
 }
 
 /// A vCPU that this CPU, and no other, may enter. Dropping it gives the vCPU back.

@@ -6,11 +6,11 @@ use core::hash::{Hash, Hasher};
 use shared_abi::addr::Pfn;
 
 use super::{free, look};
-use crate::geometry::{Geometry, Level, pieces};
 use crate::hypervisor::Hypervisor;
+use crate::machine::geometry::{Geometry, Level, pieces};
 use crate::machine::{Machine, TableRef};
-use crate::records::Records;
-use crate::stage2::descriptor::{Kind, kind};
+use crate::memory::stage2::descriptor::{Kind, kind};
+use crate::ownership::owner_map::Records;
 
 /// Hashes all that the core decides by, on a machine of so many CPUs.
 pub fn hash<M: Machine>(hypervisor: &Hypervisor<'_, M>, cpus: usize, hasher: &mut impl Hasher) {

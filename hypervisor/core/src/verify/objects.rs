@@ -2,10 +2,10 @@
 
 use shared_abi::addr::Pfn;
 
-use crate::geometry::Geometry;
+use crate::machine::geometry::Geometry;
 use crate::machine::{Machine, TableRef};
-use crate::object::word::Word;
-use crate::object::{Content, Object};
+use crate::memory::object::presence::Word;
+use crate::memory::object::{Content, Object};
 
 /// What the tables of an object add up to.
 #[derive(Clone, Copy, Debug, Default)]

@@ -2,10 +2,10 @@
 
 use shared_abi::addr::{PageRange, Pfn};
 
-use crate::geometry::{Geometry, Piece, pieces};
-use crate::record::Record;
-use crate::records::word::BlockWord;
-use crate::records::{Records, Region, block_word, page_word_range, whole_block};
+use crate::machine::geometry::{Geometry, Piece, pieces};
+use crate::ownership::owner_map::block_state::BlockWord;
+use crate::ownership::owner_map::{Records, Region, block_word, page_word_range, whole_block};
+use crate::ownership::page_state::Record;
 
 /// Pages of RAM in a row whose records follow from the first one's.
 #[derive(Clone, Copy, Debug)]

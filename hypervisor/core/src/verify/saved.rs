@@ -4,11 +4,12 @@ use shared_abi::error::CallError;
 use shared_abi::host_call::{VcpuIndex, VmHandle};
 
 use super::look;
-use crate::hypervisor::{CpuIndex, Hypervisor};
-use crate::loaded::Loaded;
+use crate::hypervisor::Hypervisor;
+use crate::limits::{CpuIndex, MAX_VMS};
 use crate::machine::Machine;
-use crate::pool::Pool;
-use crate::vm::{self, Life, MAX_VMS, VmPlace};
+use crate::memory::pool::Pool;
+use crate::vcpu::loaded::Loaded;
+use crate::vm::{self, Life, VmPlace};
 
 /// A copy of all that changes, but for the records, which the caller keeps, and who has claimed which vCPU.
 #[derive(Clone, Debug)]
@@ -19,7 +20,7 @@ pub struct Saved {
 
 /// Copies the state, and the records into `records`: as many words as [`Records::words`] says.
 ///
-/// [`Records::words`]: crate::records::Records::words
+/// [`Records::words`]: crate::ownership::owner_map::Records::words
 pub fn save<M: Machine>(hypervisor: &Hypervisor<'_, M>, records: &mut [u64]) -> Saved {
     look(hypervisor, |view| {
         view.records().copy_to(records);

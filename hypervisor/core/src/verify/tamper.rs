@@ -2,11 +2,12 @@
 
 use shared_abi::addr::{PageRange, Pfn};
 
-use crate::hypervisor::{CpuIndex, Hypervisor};
+use crate::hypervisor::Hypervisor;
+use crate::limits::{CpuIndex, VmIndex};
 use crate::machine::Machine;
-use crate::record::{Record, VmIndex};
-use crate::records::block_word;
-use crate::records::word::BlockWord;
+use crate::ownership::owner_map::block_state::BlockWord;
+use crate::ownership::owner_map::block_word;
+use crate::ownership::page_state::Record;
 use crate::vm::{Life, Vm};
 
 /// Overwrites the record of a page.

@@ -3,9 +3,10 @@
 use shared_abi::addr::{Gfn, Pfn};
 
 use super::{ObjectView, free};
-use crate::claim::Claim;
-use crate::record::{ObjectIndex, ObjectPage, VmIndex};
-use crate::vm::{Life, MAX_OBJECTS, MAX_VCPUS, ObjectPlace, Vm};
+use crate::limits::{MAX_OBJECTS, MAX_VCPUS, ObjectIndex, VmIndex};
+use crate::ownership::page_state::ObjectPage;
+use crate::vm::vcpu_ownership::Claim;
+use crate::vm::{Life, ObjectPlace, Vm};
 
 /// A VM, under all locks.
 #[derive(Clone, Copy, Debug)]

@@ -16,7 +16,7 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use crate::hypervisor::{CpuIndex, MAX_CPUS};
+use crate::limits::{CpuIndex, MAX_CPUS};
 
 const FREE: u32 = 0;
 const RUNNING: u32 = 1 << 8;

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hyp_core::geometry::Geometry;
-use hyp_core::hypervisor::{CallFailure, Hypervisor, Setup};
+use hyp_core::hypervisor::Hypervisor;
+use hyp_core::machine::geometry::Geometry;
 use hyp_core::machine::{Space, Vmid};
+use hyp_core::ownership::setup::Setup;
 use hyp_verify::fake::Fake;
 use shared_abi::addr::{Gfn, PageRange, Pfn};
-use shared_abi::error::CallError;
+use shared_abi::error::{CallError, CallFailure};
 use shared_abi::host_call::{Content, HostCall, ObjectHandle, VcpuIndex, VmHandle};
 
 /// Tables of 4 entries: a block has 4 pages, a giant 16, the IPA space 128.

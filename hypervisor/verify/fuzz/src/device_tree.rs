@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
-use hyp_core::device_tree::{Edits, MAX_BYTES, Platform, filter, total_bytes};
+use hyp_core::boot::device_tree::{Edits, MAX_BYTES, Platform, filter, total_bytes};
 use shared_abi::addr::{Pa, PageRange, Pfn};
 
 /// Devices that the host's copy must not name.

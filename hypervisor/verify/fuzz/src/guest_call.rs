@@ -10,12 +10,14 @@
 mod onlooker;
 mod seeds;
 
-use hyp_core::exit::{GuestAction, Services, Trap, guest_entry, guest_exit};
-use hyp_core::hypervisor::CpuIndex;
-use hyp_core::loaded::{GuestPage, Loaded};
-use hyp_core::syndrome::SyndromeRegisters;
-use hyp_core::trng::Trng;
-use hyp_core::vcpu::SystemRegisters;
+use hyp_core::call::guest::Services;
+use hyp_core::call::trng::Trng;
+use hyp_core::cpu::registers::SystemRegisters;
+use hyp_core::cpu::syndrome::SyndromeRegisters;
+use hyp_core::limits::CpuIndex;
+use hyp_core::trap::guest::{Trap, guest_entry, guest_exit};
+use hyp_core::vcpu::GuestAction;
+use hyp_core::vcpu::loaded::{GuestPage, Loaded};
 use hyp_verify::fake::Fake;
 use shared_abi::addr::{PAGE_SIZE, Pfn};
 use shared_abi::error::CallError;

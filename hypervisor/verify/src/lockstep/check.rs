@@ -3,8 +3,8 @@
 
 use std::vec::Vec;
 
-use hyp_core::geometry::Geometry;
 use hyp_core::machine::Space;
+use hyp_core::machine::geometry::Geometry;
 use shared_abi::addr::Pfn;
 
 use super::{Divergence, HOST_BYTE, PUBLIC_BYTE, Pair, agree};

@@ -1,8 +1,10 @@
 //! What a guest does, done to both: by its registers and a trap, as the hardware would bring it.
 
-use hyp_core::exit::{GuestAction, Services, Trap, guest_entry, guest_exit};
-use hyp_core::geometry::Geometry;
-use hyp_core::syndrome::SyndromeRegisters;
+use hyp_core::call::guest::Services;
+use hyp_core::cpu::syndrome::SyndromeRegisters;
+use hyp_core::machine::geometry::Geometry;
+use hyp_core::trap::guest::{Trap, guest_entry, guest_exit};
+use hyp_core::vcpu::GuestAction;
 use shared_abi::addr::Gfn;
 use shared_abi::host_call::{VcpuIndex, VmHandle};
 use shared_abi::kvm::function;

@@ -4,12 +4,11 @@ use std::format;
 use std::vec::Vec;
 
 use bootimg::measure::LaunchMeasurement;
-use hyp_core::geometry::Geometry;
-use hyp_core::hypervisor::CallFailure;
-use hyp_core::record::Record;
+use hyp_core::machine::geometry::Geometry;
+use hyp_core::ownership::page_state::Record;
 use hyp_core::verify;
 use shared_abi::addr::{Gfn, Ipa, Pfn};
-use shared_abi::error::CallError;
+use shared_abi::error::{CallError, CallFailure};
 use shared_abi::host_call::{Arguments, Content, HostCall, ObjectHandle, VmHandle};
 
 use super::{Divergence, HOST_BYTE, Pair, Verdict, agree, guest_space};

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::vec;
 use std::vec::Vec;
 
-use hyp_core::geometry::Geometry;
-use hyp_core::hypervisor::CpuIndex;
+use hyp_core::limits::CpuIndex;
 use hyp_core::machine::Space;
+use hyp_core::machine::geometry::Geometry;
 use hyp_core::verify;
 use shared_abi::host_call::{VcpuIndex, VmHandle};
 

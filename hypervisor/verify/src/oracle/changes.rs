@@ -1,9 +1,9 @@
 //! Who owned what before: pages change hands only as calls allow, and come to the host wiped.
 
-use hyp_core::geometry::Geometry;
 use hyp_core::machine::Machine;
-use hyp_core::record::Owner;
-use hyp_core::records::Records;
+use hyp_core::machine::geometry::Geometry;
+use hyp_core::ownership::owner_map::Records;
+use hyp_core::ownership::page_state::Owner;
 use hyp_core::verify;
 use shared_abi::addr::Pfn;
 use shared_abi::host_call::HostCall;

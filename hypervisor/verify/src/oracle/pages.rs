@@ -1,10 +1,10 @@
 //! Every page, in runs: who reaches it, and who should.
 
-use hyp_core::geometry::Geometry;
+use hyp_core::limits::MAX_VMS;
 use hyp_core::machine::Machine;
-use hyp_core::record::{ObjectPage, Owner};
+use hyp_core::machine::geometry::Geometry;
+use hyp_core::ownership::page_state::{ObjectPage, Owner};
 use hyp_core::verify::{RecordRun, VmView};
-use hyp_core::vm::MAX_VMS;
 use shared_abi::addr::{Gfn, PageRange, Pfn};
 
 use super::tables::{self, Seen};

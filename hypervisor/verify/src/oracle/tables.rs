@@ -1,7 +1,7 @@
 //! Whole trees of tables, and runs of translations.
 
-use hyp_core::geometry::Geometry;
 use hyp_core::machine::Machine;
+use hyp_core::machine::geometry::Geometry;
 use hyp_core::verify;
 use shared_abi::addr::{PAGE_SHIFT, Pfn};
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
-use hyp_core::event::{Barrier, Scope};
-use hyp_core::lock::LockId;
+use hyp_core::machine::event::{Barrier, Scope};
+use hyp_core::machine::lock::LockId;
 
 use super::rule::Rule;
 

@@ -1,7 +1,7 @@
 //! What a CPU holds and has loaded when EL1 runs: locks, and vCPUs with their VTTBR_EL2.
 
-use hyp_core::lock::LockId;
 use hyp_core::machine::Vmid;
+use hyp_core::machine::lock::LockId;
 use shared_abi::addr::Pfn;
 
 use super::rule::Rule;

@@ -1,7 +1,7 @@
 //! Barriers, and invalidations of TLBs.
 
-use hyp_core::event::{Barrier, Scope};
 use hyp_core::machine::Vmid;
+use hyp_core::machine::event::{Barrier, Scope};
 
 use super::Checker;
 use super::rule::Rule;

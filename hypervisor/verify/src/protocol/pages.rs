@@ -1,6 +1,6 @@
 //! Pages that are wiped or cleaned, to change hands.
 
-use hyp_core::lock::LockId;
+use hyp_core::machine::lock::LockId;
 use shared_abi::addr::{PageRange, Pfn};
 
 use super::memory::Past;

@@ -100,7 +100,7 @@ rules! {
         "docs/abi.md: VcpuRun";
     /// Nothing is missing from the stream, and it makes sense.
     Stream = "the stream is whole",
-        "hypervisor/core/src/event.rs";
+        "hypervisor/core/src/machine/event.rs";
 }
 
 impl fmt::Display for Rule {

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
-use hyp_core::event::Scope;
-use hyp_core::lock::LockId;
+use hyp_core::machine::event::Scope;
+use hyp_core::machine::lock::LockId;
 
 use super::rule::Rule;
 

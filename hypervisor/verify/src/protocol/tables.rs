@@ -1,7 +1,7 @@
 //! Entries of tables: what they lead to, and what they led to.
 
-use hyp_core::lock::LockId;
 use hyp_core::machine::Space;
+use hyp_core::machine::lock::LockId;
 use shared_abi::addr::Pfn;
 
 use super::memory::Past;

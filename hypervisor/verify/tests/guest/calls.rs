@@ -1,6 +1,6 @@
 //! Hypercalls: every function, and every refusal.
 
-use hyp_core::loaded::GuestPage;
+use hyp_core::vcpu::loaded::GuestPage;
 use shared_abi::host_call::PageState;
 use shared_abi::kvm::function::*;
 

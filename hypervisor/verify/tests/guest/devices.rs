@@ -1,6 +1,6 @@
 //! Accesses where no memory is: the MMIO guard decides.
 
-use hyp_core::guard::{GuardFull, MAX_RUNS, MmioGuard};
+use hyp_core::vm::mmio_guard::{GuardFull, MAX_RUNS, MmioGuard};
 use shared_abi::addr::Ipa;
 use shared_abi::error::CallError;
 use shared_abi::kvm::function;
@@ -18,7 +18,8 @@ const FETCH: u64 = 0x8200_0007;
 /// Whether the guest has just taken an external abort.
 fn aborted(vcpu: &mut Vcpu<'_>) -> bool {
     let context = snapshot(vcpu);
-    context.registers.system.esr_el1 & 0x3f == 0x10 && context.registers.pc == context.registers.system.vbar_el1 + 0x200
+    context.registers.system.esr_el1 & 0x3f == 0x10
+        && context.registers.pc == context.registers.system.vbar_el1 + 0x200
 }
 
 fn read(ipa: u64) -> GuestAction {

@@ -1,6 +1,6 @@
 //! Traps that are neither calls nor devices.
 
-use hyp_core::syndrome::SyndromeRegisters;
+use hyp_core::cpu::syndrome::SyndromeRegisters;
 use shared_abi::error::CallError;
 use shared_abi::host_call::{HostCall, PageState};
 use shared_abi::vcpu::StopReason;
@@ -185,7 +185,11 @@ fn what_the_host_is_told_does_not_depend_on_a_secret() {
                     context.registers.system.elr_el1 = secret;
                 });
                 // The virtual address is the guest's own affair as well: only its page offset shows.
-                let trap = Trap::Synchronous(SyndromeRegisters { esr, far: secret & !0xfff, hpfar: (ipa >> 12) << 4 });
+                let trap = Trap::Synchronous(SyndromeRegisters {
+                    esr,
+                    far: secret & !0xfff,
+                    hpfar: (ipa >> 12) << 4,
+                });
                 guest_exit(&mut vcpu, &guest.services(), trap)
             });
             assert_eq!(one, other, "ESR {esr:#x}, IPA {ipa:#x}");

@@ -1,7 +1,7 @@
 //! Ranges of pages that are shared and taken back, and pages that are given up.
 
-use hyp_core::geometry::Geometry;
-use hyp_core::loaded::GuestPage;
+use hyp_core::machine::geometry::Geometry;
+use hyp_core::vcpu::loaded::GuestPage;
 use shared_abi::addr::Pfn;
 use shared_abi::host_call::{Content, ObjectHandle, PageState};
 use shared_abi::kvm::function::*;

@@ -1,10 +1,11 @@
 //! What can be tampered with, and what the oracle has to say.
 
-use hyp_core::geometry::Level;
-use hyp_core::hypervisor::{CpuIndex, HostAccess};
+use hyp_core::limits::{CpuIndex, VmIndex};
 use hyp_core::machine::Machine;
-use hyp_core::record::{Record, VmIndex};
-use hyp_core::stage2::descriptor::{Access, leaf, table};
+use hyp_core::machine::geometry::Level;
+use hyp_core::memory::stage2::descriptor::{Access, leaf, table};
+use hyp_core::ownership::host::HostAccess;
+use hyp_core::ownership::page_state::Record;
 use hyp_core::verify::tamper;
 use hyp_verify::oracle::{Party, Rule};
 use shared_abi::addr::{Gfn, Pfn};

@@ -1,9 +1,10 @@
 //! Three VMs with memory in all states, to be tampered with.
 
-use hyp_core::geometry::{Geometry, Level};
+use hyp_core::limits::{ObjectIndex, VmIndex};
+use hyp_core::machine::geometry::{Geometry, Level};
 use hyp_core::machine::{Machine, Space, TableRef};
-use hyp_core::record::{ObjectIndex, ObjectPage, Record, VmIndex};
-use hyp_core::stage2::descriptor::{Access, leaf};
+use hyp_core::memory::stage2::descriptor::{Access, leaf};
+use hyp_core::ownership::page_state::{ObjectPage, Record};
 use hyp_core::verify::{self, tamper};
 use hyp_verify::fake::Fake;
 use hyp_verify::oracle::walker::{self, Meaning};

@@ -4,7 +4,7 @@
 //! the second, `vm1` is the newest VM in place 1, `vm101` the one that was there before it, and `vm99`
 //! names nothing; `object16` is the newest first object of the VM in place 1.
 
-use hyp_core::geometry::Geometry;
+use hyp_core::machine::geometry::Geometry;
 use hyp_verify::lockstep::Bench;
 use hyp_verify::lockstep::action::{Action, Arg, parse};
 

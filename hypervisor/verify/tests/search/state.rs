@@ -2,7 +2,7 @@
 
 use std::hash::{Hash, Hasher};
 
-use hyp_core::geometry::Geometry;
+use hyp_core::machine::geometry::Geometry;
 use hyp_core::verify;
 use hyp_verify::lockstep::CPUS;
 use hyp_verify::spec::{Owner, Spec};

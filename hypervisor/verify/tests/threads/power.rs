@@ -6,9 +6,10 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::{println, thread};
 
-use hyp_core::hypervisor::{CpuIndex, Hypervisor};
-use hyp_core::loaded::{GuestPage, Loaded};
-use hyp_core::resident::Resident;
+use hyp_core::hypervisor::Hypervisor;
+use hyp_core::limits::CpuIndex;
+use hyp_core::vcpu::cache::Resident;
+use hyp_core::vcpu::loaded::{GuestPage, Loaded};
 use hyp_core::verify;
 use hyp_verify::fake::{Fake, on_cpu};
 use hyp_verify::lockstep::action::parse;

@@ -7,7 +7,7 @@ use heapless::Vec;
 use shared_abi::addr::{PAGE_SIZE, Pa, PageRange, Pfn};
 
 use super::{DeviceTreeError, hypervisor_console, is_compatible, open, string, withheld};
-use crate::hypervisor::{MAX_CPUS, MAX_DENIED, MAX_REGIONS};
+use crate::limits::{MAX_CPUS, MAX_DENIED, MAX_REGIONS};
 
 /// A range of device addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use shared_abi::addr::Ipa;
 use shared_abi::guest_call::{NO_SVE_HINT, SMCCC_VERSION};
 
 use super::{MIGRATION_NOT_REQUIRED, SUCCESS, VERSION, code, decode, features};
-use crate::hypervisor::{CpuIndex, MAX_CPUS};
+use crate::limits::{CpuIndex, MAX_CPUS};
 
 /// What the binary does for a PSCI call of the host's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +54,8 @@ pub(crate) const fn serves(function: u32) -> bool {
     /// Owner 4, 32-bit or 64-bit, numbers 0 to 0x1f, whatever the hint in bit 16 says.
     const OWNER_AND_NUMBER: u32 = 0xbffe_ffe0;
     const STANDARD_SECURE: u32 = 0x8400_0000;
-    function == SMCCC_VERSION || function == SMCCC_ARCH_FEATURES
+    function == SMCCC_VERSION
+        || function == SMCCC_ARCH_FEATURES
         || function & OWNER_AND_NUMBER == STANDARD_SECURE
 }
 

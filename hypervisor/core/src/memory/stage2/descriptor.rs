@@ -5,7 +5,7 @@
 
 use shared_abi::addr::Pfn;
 
-use crate::geometry::Level;
+use crate::machine::geometry::Level;
 
 /// Bit 0: the descriptor is valid (D8.3.1).
 const VALID: u64 = 1 << 0;

@@ -10,11 +10,11 @@
 
 use shared_abi::addr::{PAGE_SHIFT, PAGE_SIZE, Pfn};
 
-use super::batch::Batch;
 use super::descriptor::{self, Access, INVALID, Kind};
-use crate::geometry::{Geometry, Level, touched};
+use crate::machine::geometry::{Geometry, Level, touched};
 use crate::machine::{Frames, Machine, Space, TableRef, Vmid};
-use crate::pool::{Pool, used};
+use crate::memory::pool::{Pool, used};
+use crate::memory::tlb::Batch;
 
 /// The most tables that a run of IPA pages takes to be mapped or unmapped, whatever is there: one for
 /// each giant and one for each block that it touches.

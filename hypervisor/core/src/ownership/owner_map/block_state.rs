@@ -1,6 +1,6 @@
 //! What a block's word says.
 
-use crate::record::{RECORD_BITS, Record};
+use crate::ownership::page_state::{RECORD_BITS, Record};
 
 /// A block's word: a record, or of a split block a base and a count.
 ///

@@ -1,7 +1,8 @@
 use shared_abi::addr::{PageRange, Pfn};
 
 use super::{Records, records_needed};
-use crate::record::{ObjectIndex, ObjectPage, Record, VmIndex};
+use crate::limits::{ObjectIndex, VmIndex};
+use crate::ownership::page_state::{ObjectPage, Record};
 use crate::tests::memory::Tiny;
 
 #[test]

@@ -1,14 +1,14 @@
 //! How a run of pages leaves a guest for the host, whoever wants that.
 
 use shared_abi::addr::{PageRange, Pfn};
-use shared_abi::error::CallError;
+use shared_abi::error::{CallError, CallFailure};
 
-use crate::host_memory::{HostMemory, after};
-use crate::hypervisor::{CallFailure, Hypervisor};
+use crate::hypervisor::Hypervisor;
 use crate::machine::{Frames, Machine};
-use crate::object::{Content, Object, Run};
-use crate::record::{ObjectPage, Record};
-use crate::stage2::batch::Batch;
+use crate::memory::object::{Content, Object, Run};
+use crate::memory::tlb::Batch;
+use crate::ownership::host::{HostMemory, after};
+use crate::ownership::page_state::{ObjectPage, Record};
 use crate::vm::{Life, Vm};
 
 impl<M: Machine> Hypervisor<'_, M> {

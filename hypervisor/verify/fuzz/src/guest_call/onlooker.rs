@@ -1,8 +1,8 @@
 //! What may change of a guest's registers, by what was done.
 
-use hyp_core::exit::GuestAction;
-use hyp_core::mmio::PendingAccess;
-use hyp_core::vcpu::{SystemRegisters, pstate};
+use hyp_core::cpu::mmio::PendingAccess;
+use hyp_core::cpu::registers::{SystemRegisters, pstate};
+use hyp_core::vcpu::GuestAction;
 
 use super::{EC_HVC, EC_SMC, Vcpu};
 
