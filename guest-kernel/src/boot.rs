@@ -15,9 +15,9 @@ use virtio_guard::AccessPlatform;
 
 use crate::conduit::{self, Conduit};
 use crate::exceptions::{self, Exceptions};
-use crate::hyp::{self, Hypervisor};
+use crate::hyp::{self, HypervisorServices};
 use crate::interrupts::Interrupts;
-use crate::machine::{self, Machine, Span, VirtioSlot, pages_around};
+use crate::machine::{self, Platform, Span, VirtioSlot, pages_around};
 use crate::shared::SharedPool;
 use crate::virtio::console::VirtioConsole;
 use crate::virtio::disk::Disk;
@@ -33,9 +33,9 @@ pub type Failure = Box<dyn core::error::Error + Send + Sync>;
 /// The running machine, for the payload.
 #[derive(Debug)]
 pub struct Guest {
-    machine: Machine,
+    machine: Platform,
     layout: Layout,
-    hypervisor: Option<Hypervisor<Conduit>>,
+    hypervisor: Option<HypervisorServices<Conduit>>,
     shared_pages: u64,
     disk: Option<Disk>,
 }
@@ -43,20 +43,20 @@ pub struct Guest {
 impl Guest {
     /// What the device tree said, checked.
     #[must_use]
-    pub const fn machine(&self) -> &Machine {
+    pub const fn machine(&self) -> &Platform {
         &self.machine
     }
 
     /// The hypervisor's vendor services, if it offers them.
     #[must_use]
-    pub const fn hypervisor(&self) -> Option<&Hypervisor<Conduit>> {
+    pub const fn hypervisor(&self) -> Option<&HypervisorServices<Conduit>> {
         self.hypervisor.as_ref()
     }
 
     /// Whether this VM's memory is private until it is shared.
     #[must_use]
     pub fn is_protected(&self) -> bool {
-        self.hypervisor.as_ref().is_some_and(Hypervisor::is_protected)
+        self.hypervisor.as_ref().is_some_and(HypervisorServices::is_protected)
     }
 
     /// Pages that are shared with the host.
@@ -74,7 +74,7 @@ impl Guest {
     #[must_use]
     pub fn initrd(&self) -> &'static [u8] {
         self.machine.initrd.as_ref().map_or(&[], |span| {
-            // SAFETY: `Machine::parse` found the initrd in RAM and apart from everything else, all
+            // SAFETY: `Platform::parse` found the initrd in RAM and apart from everything else, all
             // RAM is mapped, and the heap leaves it out: nothing ever writes there.
             unsafe { bytes_at(span) }
         })
@@ -115,7 +115,7 @@ fn bring_up(device_tree: u64) -> Result<Guest, Failure> {
 
     // SAFETY: the tree is mapped; the heap will leave it out, and nothing writes to it.
     let bytes = unsafe { bytes_at(&tree) };
-    let machine = require(Machine::parse(bytes, tree.start, layout.image()));
+    let machine = require(Platform::parse(bytes, tree.start, layout.image()));
     if let Some(chosen) = machine.conduit {
         conduit::choose(chosen);
     }
@@ -127,7 +127,7 @@ fn bring_up(device_tree: u64) -> Result<Guest, Failure> {
         require(Err::<(), _>("a payload runs at EL1"));
     }
     let hypervisor = if machine.conduit.is_some() && hyp::has_smccc_1_1::<Conduit>() {
-        Hypervisor::<Conduit>::probe()
+        HypervisorServices::<Conduit>::probe()
     } else {
         None
     };
@@ -153,7 +153,7 @@ fn bring_up(device_tree: u64) -> Result<Guest, Failure> {
 /// What is needed to reach a device for the first time.
 struct Devices {
     stage1: Stage1,
-    hypervisor: Option<Hypervisor<Conduit>>,
+    hypervisor: Option<HypervisorServices<Conduit>>,
 }
 
 impl Devices {
@@ -206,7 +206,7 @@ impl Devices {
 fn add_device(
     slot: &VirtioSlot,
     interrupts: &mut Interrupts,
-    hypervisor: Option<Hypervisor<Conduit>>,
+    hypervisor: Option<HypervisorServices<Conduit>>,
     disk: &mut Option<Disk>,
 ) -> Result<(), Failure> {
     let protected = hypervisor.is_some_and(|hypervisor| hypervisor.is_protected());

@@ -9,7 +9,7 @@ use crate::machine;
 static USE_SMC: AtomicBool = AtomicBool::new(false);
 static CALLS: AtomicU64 = AtomicU64::new(0);
 
-/// The VM's conduit, for [`smccc`]'s functions and [`Hypervisor`](crate::hyp::Hypervisor).
+/// The VM's conduit, for [`smccc`]'s functions and [`HypervisorServices`](crate::hyp::Hypervisor).
 #[derive(Clone, Copy, Debug)]
 pub struct Conduit;
 

@@ -1,7 +1,7 @@
 //! The hypervisor as its guest sees it: typed calls over the public KVM/pKVM vendor interface
 //! (`Documentation/virt/kvm/arm/{hypercalls,pkvm}.rst` of Linux) and the Arm TRNG (DEN0098).
 //!
-//! All of it is optional. [`Hypervisor::probe`] finds out whether the service is there and which
+//! All of it is optional. [`HypervisorServices::probe`] finds out whether the service is there and which
 //! functions it offers; a function that is not offered is never called. Under Cloister and Android's
 //! pKVM memory sharing and the MMIO guard with enrolment are there; upstream's pKVM has sharing and
 //! perhaps the guard without enrolment; under plain KVM and plain QEMU there is nothing to share.
@@ -68,18 +68,18 @@ pub enum MmioGuard {
 
 /// A hypervisor that offers KVM's vendor services, reached through the conduit `C`.
 #[derive(Debug)]
-pub struct Hypervisor<C> {
+pub struct HypervisorServices<C> {
     features: u32,
     conduit: PhantomData<C>,
 }
 
-impl<C> Clone for Hypervisor<C> {
+impl<C> Clone for HypervisorServices<C> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<C> Copy for Hypervisor<C> {}
+impl<C> Copy for HypervisorServices<C> {}
 
 /// Whether SMCCC 1.1 calls can be made at all, asked in the order that Linux asks in.
 #[must_use]
@@ -93,7 +93,7 @@ pub fn has_smccc_1_1<C: Call>() -> bool {
         && call(smccc::arch::SMCCC_VERSION, 0) >= SMCCC_1_1
 }
 
-impl<C: Call> Hypervisor<C> {
+impl<C: Call> HypervisorServices<C> {
     /// Asks for the vendor service; `None` if it is not there. SMCCC 1.1 must be
     /// ([`has_smccc_1_1`]).
     #[must_use]

@@ -110,7 +110,7 @@ pub struct VirtioSlot {
 
 /// The machine, as far as a payload needs it.
 #[derive(Clone, Debug)]
-pub struct Machine {
+pub struct Platform {
     /// Banks of RAM: page aligned, apart from each other.
     pub ram: Vec<Span, 8>,
     /// The payload itself.
@@ -135,7 +135,7 @@ pub struct Machine {
     pub bootargs: String<512>,
 }
 
-impl Machine {
+impl Platform {
     /// Reads and checks the device tree `bytes`, which lies at address `tree`, for a payload at
     /// `image`.
     ///

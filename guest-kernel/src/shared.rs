@@ -12,7 +12,7 @@ use alloc::alloc::{Layout, alloc_zeroed, dealloc};
 use shared_abi::addr::{Ipa, PAGE_SIZE};
 use smccc::Call;
 
-use crate::hyp::{self, Hypervisor, Sharing};
+use crate::hyp::{self, HypervisorServices, Sharing};
 
 /// Pages of a pool: one bit each in a `u64`.
 pub const POOL_PAGES: usize = u64::BITS as usize;
@@ -52,7 +52,7 @@ pub struct SharedPool<C: Call> {
     /// Granules that were shared; they come first.
     shared: u64,
     sharing: Sharing,
-    hypervisor: Option<Hypervisor<C>>,
+    hypervisor: Option<HypervisorServices<C>>,
 }
 
 // SAFETY: the pool owns its memory, and nothing about it belongs to one CPU.
@@ -76,8 +76,8 @@ impl<C: Call> SharedPool<C> {
     /// # Errors
     ///
     /// As [`Error`] says; what was shared before the failure is taken back.
-    pub fn new(hypervisor: Option<Hypervisor<C>>) -> Result<Self, Error> {
-        let hypervisor = hypervisor.filter(Hypervisor::is_protected);
+    pub fn new(hypervisor: Option<HypervisorServices<C>>) -> Result<Self, Error> {
+        let hypervisor = hypervisor.filter(HypervisorServices::is_protected);
         let sharing = match &hypervisor {
             Some(hypervisor) => hypervisor.sharing().map_err(Error::Granule)?,
             None => Sharing { granule: PAGE_SIZE, ranges: false },

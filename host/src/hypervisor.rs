@@ -2,7 +2,9 @@
 
 use shared_abi::addr::{Gfn, Ipa, Pfn};
 use shared_abi::error::CallError;
-use shared_abi::host_call::{Arguments, Content, HostCall, ObjectHandle, PageState, VcpuIndex, VmHandle};
+use shared_abi::host_call::{
+    Arguments, HostCall, InitialContent, ObjectHandle, ObjectPageState, VcpuIndex, VmHandle,
+};
 use shared_abi::record::Digest;
 use shared_abi::vcpu::{Entry, ExitRecord};
 
@@ -61,7 +63,7 @@ pub struct Counters {
 ///
 /// An implementation provides [`Self::invoke`]; the rest gives it types. All of that is meant to be
 /// inlined into one another: then what a call does not use of its 17 registers costs nothing.
-pub trait Hypervisor {
+pub trait HostCalls {
     /// Makes an SMCCC 1.2 call by `hvc #0`: the function ID in x0, `x` in x1 to x17; returns x0, and
     /// leaves x1 to x17 in `x`.
     fn invoke(&self, function: u32, x: &mut Arguments) -> u64;
@@ -147,7 +149,7 @@ pub trait Hypervisor {
         offset: u64,
         first: Pfn,
         pages: u64,
-        content: Content,
+        content: InitialContent,
     ) -> Result<Progress, Refusal> {
         progress(self.call(HostCall::ObjectPopulate { object, offset, first, pages, content }))
     }
@@ -157,8 +159,8 @@ pub trait Hypervisor {
     /// # Errors
     ///
     /// Those of the call, but for [`CallError::Again`], which is [`Progress::More`].
-    fn object_punch(&self, object: ObjectHandle, offset: u64, pages: u64) -> Result<Progress, Refusal> {
-        progress(self.call(HostCall::ObjectPunch { object, offset, pages }))
+    fn object_reclaim(&self, object: ObjectHandle, offset: u64, pages: u64) -> Result<Progress, Refusal> {
+        progress(self.call(HostCall::ObjectReclaim { object, offset, pages }))
     }
 
     /// The state of an object's page, and how many pages from there on are in it.
@@ -166,9 +168,9 @@ pub trait Hypervisor {
     /// # Errors
     ///
     /// Those of the call.
-    fn object_query(&self, object: ObjectHandle, offset: u64) -> Result<(PageState, u64), Refusal> {
+    fn object_query(&self, object: ObjectHandle, offset: u64) -> Result<(ObjectPageState, u64), Refusal> {
         let x = self.call(HostCall::ObjectQuery { object, offset })?;
-        let state = PageState::from_code(x[0]).ok_or(Refusal::UNKNOWN_ANSWER)?;
+        let state = ObjectPageState::from_code(x[0]).ok_or(Refusal::UNKNOWN_ANSWER)?;
         Ok((state, x[1]))
     }
 
@@ -273,7 +275,7 @@ mod tests {
     /// Answers every call in the same way.
     struct Fixed(u64, Arguments);
 
-    impl Hypervisor for Fixed {
+    impl HostCalls for Fixed {
         fn invoke(&self, _function: u32, x: &mut Arguments) -> u64 {
             *x = self.1;
             self.0
@@ -291,7 +293,7 @@ mod tests {
         let more = answer(CallError::Again.code(), [7, 0, 0, 0, 0, 0]);
         assert_eq!(more.vm_destroy(VmHandle(1)), Ok(Progress::More(7)));
         let done = answer(0, [3, 0, 0, 0, 0, 0]);
-        assert_eq!(done.object_punch(ObjectHandle(1), 0, 3), Ok(Progress::Done(3)));
+        assert_eq!(done.object_reclaim(ObjectHandle(1), 0, 3), Ok(Progress::Done(3)));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The VMM: everything that the untrusted host does for a VM, without a line that is tied to a machine.
 //!
 //! A front end (the bare-metal host of this package is the first) brings a machine as four small
-//! traits: [`hypervisor::Hypervisor`] makes calls, [`memory::HostMemory`] copies to and from physical
+//! traits: [`hypervisor::HostCalls`] makes calls, [`memory::HostMemory`] copies to and from physical
 //! memory and survives the faults that the hypervisor injects, [`memory::FrameAllocator`] hands out
 //! pages, [`virtio::block::BlockBackend`] is a disk. The library decides the rest:
 //!

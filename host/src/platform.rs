@@ -1,13 +1,13 @@
 //! What a front end brings.
 
-use crate::hypervisor::Hypervisor;
+use crate::hypervisor::HostCalls;
 use crate::memory::{FrameAllocator, HostMemory};
 use crate::virtio::block::BlockBackend;
 
 /// The types of a front end.
 pub trait Platform {
     /// How to call the hypervisor.
-    type Hypervisor: Hypervisor;
+    type Hypervisor: HostCalls;
     /// How to reach physical memory.
     type Memory: HostMemory;
     /// Where pages come from.

@@ -7,9 +7,9 @@ use std::rc::Rc;
 
 use shared_abi::addr::{PAGE_SIZE, Pa, Pfn};
 use shared_abi::error::CallError;
-use shared_abi::host_call::{Arguments, Content, HostCall};
+use shared_abi::host_call::{Arguments, HostCall, InitialContent};
 
-use crate::hypervisor::Hypervisor;
+use crate::hypervisor::HostCalls;
 use crate::memory::{Fault, FrameAllocator, HostMemory};
 use crate::platform::{Platform, Resources};
 use crate::virtio::block::{BlockBackend, DiskError, SECTOR_BYTES};
@@ -38,9 +38,9 @@ pub(crate) struct State {
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Machine(pub(crate) Rc<RefCell<State>>);
+pub(crate) struct FakeMachine(pub(crate) Rc<RefCell<State>>);
 
-impl Machine {
+impl FakeMachine {
     pub(crate) fn new() -> Self {
         Self(Rc::new(RefCell::new(State {
             ram: vec![0xee; (PAGES * PAGE_SIZE) as usize],
@@ -80,7 +80,7 @@ impl Machine {
     }
 }
 
-impl HostMemory for Machine {
+impl HostMemory for FakeMachine {
     fn read(&self, from: Pa, into: &mut [u8]) -> Result<(), Fault> {
         let range = self.range(from, into.len())?;
         into.copy_from_slice(&self.0.borrow().ram[range]);
@@ -94,7 +94,7 @@ impl HostMemory for Machine {
     }
 }
 
-impl FrameAllocator for Machine {
+impl FrameAllocator for FakeMachine {
     fn allocate(&mut self, pages: u64, align_pages: u64) -> Option<Pfn> {
         let mut state = self.0.borrow_mut();
         let first = (FIRST..FIRST + PAGES)
@@ -153,7 +153,7 @@ impl State {
                 }
                 self.pool_left -= 1;
                 let done = pages.min(BOUND);
-                self.donate(first, done, content == Content::Zero);
+                self.donate(first, done, content == InitialContent::Zero);
                 if done == pages { Ok(done) } else { Err((CallError::Again, done)) }
             }
             HostCall::VmDestroy { .. } => {
@@ -173,7 +173,7 @@ impl State {
     }
 }
 
-impl Hypervisor for Machine {
+impl HostCalls for FakeMachine {
     fn invoke(&self, function: u32, x: &mut Arguments) -> u64 {
         let call = HostCall::parse(function, x).unwrap();
         *x = [0; 17];
@@ -254,9 +254,9 @@ impl embedded_io::Write for Printed {
 pub(crate) struct Fake;
 
 impl Platform for Fake {
-    type Hypervisor = Machine;
-    type Memory = Machine;
-    type Frames = Machine;
+    type Hypervisor = FakeMachine;
+    type Memory = FakeMachine;
+    type Frames = FakeMachine;
     type Disk = RamDisk;
     type Console = Printed;
 }

@@ -7,9 +7,9 @@ use alloc::vec::Vec;
 
 use shared_abi::addr::{Gfn, PAGE_SIZE, PageRange, Pfn};
 use shared_abi::error::CallError;
-use shared_abi::host_call::{Content, ObjectHandle, VcpuIndex, VmHandle};
+use shared_abi::host_call::{InitialContent, ObjectHandle, VcpuIndex, VmHandle};
 
-use crate::hypervisor::{Hypervisor, Launch, Progress, Refusal};
+use crate::hypervisor::{HostCalls, Launch, Progress, Refusal};
 use crate::layout::GuestLayout;
 use crate::memory::{Fault, FrameAllocator, HostMemory};
 use crate::platform::{Platform, Resources};
@@ -19,7 +19,7 @@ mod teardown;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use pages::{PageMap, Run};
+use pages::{GuestRun, PageMap};
 pub use teardown::Teardown;
 
 /// Pages of a 2 MiB block.
@@ -52,7 +52,7 @@ pub enum VmError {
 
 /// A VM from its creation on. [`Self::destroy`] ends it; one that is dropped keeps its pages for ever.
 #[derive(Debug)]
-pub struct Vm {
+pub struct GuestVm {
     handle: VmHandle,
     object: ObjectHandle,
     protected: bool,
@@ -61,7 +61,7 @@ pub struct Vm {
     pool: Vec<(Pfn, u64)>,
 }
 
-impl Vm {
+impl GuestVm {
     /// Makes a VM, populates it with what `layout` says, and starts it: vCPU 0 can be entered.
     ///
     /// # Errors
@@ -121,12 +121,12 @@ impl Vm {
         if hole.len() == BLOCK_PAGES
             && let Some(pfn) = resources.frames.allocate(BLOCK_PAGES, BLOCK_PAGES)
         {
-            let run = Run { gfn: hole.first(), pfn, pages: BLOCK_PAGES };
-            return self.give(resources, run, Content::Zero);
+            let run = GuestRun { gfn: hole.first(), pfn, pages: BLOCK_PAGES };
+            return self.give(resources, run, InitialContent::Zero);
         }
         let wanted = (hole.end().0 - gfn.0).min(FAULT_PAGES);
         let (pfn, pages) = allocate(&mut resources.frames, wanted)?;
-        self.give(resources, Run { gfn, pfn, pages }, Content::Zero)
+        self.give(resources, GuestRun { gfn, pfn, pages }, InitialContent::Zero)
     }
 
     /// The guest has given a page back: the host has it to use again.
@@ -234,8 +234,8 @@ impl Vm {
                     return Err(fault.into());
                 }
             }
-            let run = Run { gfn, pfn, pages: count };
-            self.give(resources, run, Content::Keep)?;
+            let run = GuestRun { gfn, pfn, pages: count };
+            self.give(resources, run, InitialContent::Keep)?;
             done += count;
         }
         Ok(())
@@ -246,8 +246,8 @@ impl Vm {
     fn give<P: Platform>(
         &mut self,
         resources: &mut Resources<P>,
-        run: Run,
-        content: Content,
+        run: GuestRun,
+        content: InitialContent,
     ) -> Result<(), VmError> {
         let object = self.object;
         let offset = run.gfn.0 - self.ram.first().0;
@@ -267,7 +267,7 @@ impl Vm {
             }
         };
         if done != 0 {
-            self.pages.insert(Run { pages: done, ..run });
+            self.pages.insert(GuestRun { pages: done, ..run });
         }
         if done != run.pages {
             let rest = Pfn(run.pfn.0 + done);

@@ -37,7 +37,7 @@ use crate::pl011::Pl011;
 use crate::platform::{Platform, Resources};
 use crate::vgic::Vgic;
 use crate::virtio::queue::QueueError;
-use crate::vm::{Teardown, Vm, VmError};
+use crate::vm::{GuestVm, Teardown, VmError};
 
 mod devices;
 #[cfg(test)]
@@ -134,14 +134,14 @@ impl VcpuSet {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// The host has attacked a private page.
-    Attack(private_page::Outcome),
+    Attack(private_page::AttackOutcome),
     /// A driver broke its virtqueue; its device waits for a reset.
     BrokenQueue(QueueError),
 }
 
 /// What came of an exit, beside what [`Vmm::poll`] says of the vCPU from now on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Outcome {
+pub struct ExitOutcome {
     /// Other vCPUs that have a reason to be polled now: those that run are to exit, those that wait or
     /// are off are to be woken.
     pub kick: VcpuSet,
@@ -162,7 +162,7 @@ pub struct Cost {
 
 /// Whether a vCPU can be entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Run {
+enum VcpuState {
     Off,
     Ready,
     Waiting { deadline: Option<u64> },
@@ -170,7 +170,7 @@ enum Run {
 
 #[derive(Debug)]
 struct Vcpu {
-    run: Run,
+    run: VcpuState,
     /// The end of the access that its last exit was about.
     resume: Resume,
 }
@@ -193,7 +193,7 @@ pub struct VmmConfig<'a, P: Platform> {
 pub struct Vmm<P: Platform> {
     resources: Resources<P>,
     console: P::Console,
-    vm: Vm,
+    vm: GuestVm,
     /// A layout has no more than fit.
     vcpus: heapless::Vec<Vcpu, { MAX_VCPUS as usize }>,
     gic: Vgic,
@@ -216,9 +216,11 @@ impl<P: Platform> Vmm<P> {
     /// [`VmError`] if it can't be made.
     pub fn new(mut resources: Resources<P>, config: VmmConfig<'_, P>) -> Result<(Self, Launch), VmError> {
         let layout = config.layout;
-        let (vm, launch) = Vm::launch(&mut resources, layout, config.protected)?;
-        let vcpu =
-            |index| Vcpu { run: if index == 0 { Run::Ready } else { Run::Off }, resume: Resume::Continue };
+        let (vm, launch) = GuestVm::launch(&mut resources, layout, config.protected)?;
+        let vcpu = |index| Vcpu {
+            run: if index == 0 { VcpuState::Ready } else { VcpuState::Off },
+            resume: Resume::Continue,
+        };
         let vmm = Self {
             virtio: devices::virtio(&layout.devices, config.disk),
             resources,
@@ -236,7 +238,7 @@ impl<P: Platform> Vmm<P> {
         Ok((vmm, launch))
     }
 
-    /// The VM's handle, for [`crate::hypervisor::Hypervisor::vcpu_run`].
+    /// The VM's handle, for [`crate::hypervisor::HostCalls::vcpu_run`].
     #[must_use]
     pub const fn vm_handle(&self) -> VmHandle {
         self.vm.handle()
@@ -244,7 +246,7 @@ impl<P: Platform> Vmm<P> {
 
     /// The VM.
     #[must_use]
-    pub const fn vm(&self) -> &Vm {
+    pub const fn vm(&self) -> &GuestVm {
         &self.vm
     }
 
@@ -263,15 +265,15 @@ impl<P: Platform> Vmm<P> {
             return Next::Off;
         };
         match state.run {
-            Run::Off => Next::Off,
-            Run::Ready => Next::Enter,
-            Run::Waiting { deadline } => {
+            VcpuState::Off => Next::Off,
+            VcpuState::Ready => Next::Enter,
+            VcpuState::Waiting { deadline } => {
                 if deadline.is_some_and(|deadline| deadline <= now()) {
                     self.gic.expire_timer(vcpu);
                 } else if !self.gic.has_pending(vcpu) {
                     return Next::Wait { deadline };
                 }
-                state.run = Run::Ready;
+                state.run = VcpuState::Ready;
                 Next::Enter
             }
         }
@@ -290,7 +292,7 @@ impl<P: Platform> Vmm<P> {
     }
 
     /// Handles an exit, or the hypervisor's refusal to enter.
-    pub fn handle(&mut self, vcpu: VcpuIndex, exit: Result<ExitRecord, Refusal>) -> Outcome {
+    pub fn handle(&mut self, vcpu: VcpuIndex, exit: Result<ExitRecord, Refusal>) -> ExitOutcome {
         match exit {
             Ok(ExitRecord { exit, list_registers, timer_fired }) => {
                 self.cost.exits += 1;
@@ -301,7 +303,7 @@ impl<P: Platform> Vmm<P> {
             }
             Err(refusal) => self.stop(End::Failed(refusal.into())),
         }
-        Outcome { kick: self.others_to_kick(vcpu), notice: self.notice.take() }
+        ExitOutcome { kick: self.others_to_kick(vcpu), notice: self.notice.take() }
     }
 
     /// Ends the VM, however it stands, and looks at all that comes back.
@@ -319,7 +321,7 @@ impl<P: Platform> Vmm<P> {
             Exit::Interrupted => {}
             Exit::Wfi { deadline } => {
                 if !self.gic.has_pending(vcpu) {
-                    self.set_run(vcpu, Run::Waiting { deadline });
+                    self.set_run(vcpu, VcpuState::Waiting { deadline });
                 }
             }
             Exit::MmioRead { ipa, size } => {
@@ -336,13 +338,13 @@ impl<P: Platform> Vmm<P> {
             Exit::Sgi { sgi1r } => self.gic.send_sgi(vcpu, sgi1r),
             Exit::CpuOn { vcpu: target } => {
                 if (target.0 as usize) < self.vcpus.len() {
-                    self.set_run(target, Run::Ready);
+                    self.set_run(target, VcpuState::Ready);
                     self.started.insert(target);
                 }
             }
             Exit::CpuOff => {
-                self.set_run(vcpu, Run::Off);
-                if self.vcpus.iter().all(|state| state.run == Run::Off) {
+                self.set_run(vcpu, VcpuState::Off);
+                if self.vcpus.iter().all(|state| state.run == VcpuState::Off) {
                     self.stop(End::AllCpusOff);
                 }
             }
@@ -358,7 +360,7 @@ impl<P: Platform> Vmm<P> {
         self.end.get_or_insert(end);
     }
 
-    fn set_run(&mut self, vcpu: VcpuIndex, run: Run) {
+    fn set_run(&mut self, vcpu: VcpuIndex, run: VcpuState) {
         if let Some(state) = self.vcpus.get_mut(vcpu.0 as usize) {
             state.run = run;
         }
@@ -375,7 +377,7 @@ impl<P: Platform> Vmm<P> {
     fn others_to_kick(&mut self, current: VcpuIndex) -> VcpuSet {
         let mut kick = core::mem::take(&mut self.started);
         for other in (0..self.vcpus.len() as u32).map(VcpuIndex).filter(|other| *other != current) {
-            let off = self.vcpus.get(other.0 as usize).is_none_or(|state| state.run == Run::Off);
+            let off = self.vcpus.get(other.0 as usize).is_none_or(|state| state.run == VcpuState::Off);
             if self.end.is_some() || (!off && self.gic.has_pending(other)) {
                 kick.insert(other);
             }

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use host::memory::{Fault, GuestMemory, HostMemory};
 use host::virtio::block::{self, Block, BlockBackend, DiskError, SECTOR_BYTES};
 use host::virtio::mmio::{Event, Registers};
-use host::vm::pages::{PageMap, Run};
+use host::vm::pages::{GuestRun, PageMap};
 use shared_abi::addr::{Gfn, Pa, PageRange};
 use shared_abi::vcpu::AccessSize;
 use virtio_drivers::device::blk::VirtIOBlk;
@@ -66,7 +66,7 @@ fn make_reachable(address: u64, bytes: usize) -> PhysAddr {
     REACHABLE.with_borrow_mut(|reachable| {
         let gfn = Gfn(reachable.next);
         reachable.next += pages;
-        reachable.pages.insert(Run { gfn, pfn: first, pages });
+        reachable.pages.insert(GuestRun { gfn, pfn: first, pages });
         gfn.base().0 + Pa(address).page_offset()
     })
 }

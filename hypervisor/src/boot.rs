@@ -41,7 +41,7 @@ pub(crate) fn trng() -> &'static Trng {
 }
 
 /// Where the image is and what the boot loader put beside it.
-struct Loaded {
+struct LoadedImage {
     layout: Layout,
     tree: Range<u64>,
     /// From the hypervisor's first byte to the end of the last part's memory.
@@ -181,7 +181,7 @@ fn loaded(
     tree: &'static [u8],
     ram: &[Range<u64>],
     home: &Range<u64>,
-) -> Result<Loaded, BootError> {
+) -> Result<LoadedImage, BootError> {
     let start = layout.image().start;
     let manifest = layout.image().end;
     if manifest + MANIFEST_BYTES as u64 > home.end {
@@ -197,7 +197,7 @@ fn loaded(
     if !in_ram || tree.start < end && start < tree.end {
         return Err(BootError::TreePlace);
     }
-    Ok(Loaded { layout, tree, image: start..end })
+    Ok(LoadedImage { layout, tree, image: start..end })
 }
 
 /// RAM that holds what the boot loader put there.
@@ -208,7 +208,7 @@ fn bytes_at(start: u64, bytes: usize) -> &'static [u8] {
 }
 
 /// Checks every byte of the image behind the hypervisor.
-fn verify(loaded: &Loaded, limit: u64) -> Result<Image<'static>, bootimg::Error> {
+fn verify(loaded: &LoadedImage, limit: u64) -> Result<Image<'static>, bootimg::Error> {
     let manifest = loaded.layout.image().end;
     let offset = manifest - loaded.image.start;
     let bytes = bytes_at(manifest, (loaded.image.end - manifest) as usize);
@@ -256,22 +256,22 @@ fn ownership(
     let reserved = own.iter().map(memory::pages).collect::<Option<_>>();
     let reserved = reserved.ok_or(BootError::Memory)?;
     let tables = memory::pages(&block.host_tables).ok_or(BootError::Memory)?;
-    let records = &block.records;
+    let owner_words = &block.owner_words;
     // SAFETY: `memory::plan` has set the range aside for the records alone, in RAM, aligned to pages; this
     // function is called once; and any content is a valid `u64`.
-    let records = unsafe {
+    let owner_words = unsafe {
         core::slice::from_raw_parts_mut(
-            core::ptr::with_exposed_provenance_mut(records.start as usize),
-            ((records.end - records.start) / 8) as usize,
+            core::ptr::with_exposed_provenance_mut(owner_words.start as usize),
+            ((owner_words.end - owner_words.start) / 8) as usize,
         )
     };
     #[cfg(feature = "oracle")]
-    let (records, room) = crate::oracle::take_room(records);
+    let (owner_words, room) = crate::oracle::take_room(owner_words);
     let setup = Setup {
         ram: &platform.ram,
         reserved: RESERVED.call_once(|| reserved),
         denied_devices: &platform.denied,
-        records,
+        owner_words,
         tables,
         cpus: platform.cpus.len(),
         expected: image.measurement(),
@@ -286,7 +286,7 @@ fn ownership(
 /// Writes the host's device tree into memory of the host's, erases the original, and returns where it
 /// is.
 fn host_tree(
-    loaded: &Loaded,
+    loaded: &LoadedImage,
     ram: &[Range<u64>],
     used: &[Range<u64>],
     tree: &'static [u8],

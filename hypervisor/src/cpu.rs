@@ -4,7 +4,7 @@ use hyp_core::call::guest::Services;
 use hyp_core::cpu::registers::{FpRegisters, Registers, VcpuContext};
 use hyp_core::hypervisor::Hypervisor;
 use hyp_core::limits::CpuIndex;
-use hyp_core::vcpu::cache::Resident;
+use hyp_core::vcpu::cache::VcpuCache;
 use shared_abi::addr::{Ipa, Pa};
 
 use crate::el2::El2;
@@ -27,7 +27,7 @@ pub(crate) struct Cpu {
     /// What changes between its host and its guests.
     pub(crate) traps: OwnTraps,
     /// The vCPU that it runs, or ran last.
-    pub(crate) resident: Resident<'static, 'static, El2>,
+    pub(crate) vcpu_cache: VcpuCache<'static, 'static, El2>,
     /// Whose FP registers are in the CPU.
     pub(crate) fp: HostFp,
 }
@@ -51,9 +51,9 @@ impl Cpu {
         Self {
             hypervisor,
             index,
-            resident: Resident::new(hypervisor, index),
+            vcpu_cache: VcpuCache::new(hypervisor, index),
             services: Services { trng: boot::trng(), id_register: guest::id_register },
-            traps: OwnTraps::new(hypervisor.host_space()),
+            traps: OwnTraps::new(hypervisor.host_stage2_id()),
             // The host's stage 2 maps what it maps to the same address.
             host: Registers::reset(Ipa(entry.0), argument),
             // Whatever the registers held before this CPU was started is not the host's to read: its

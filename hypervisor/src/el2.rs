@@ -9,7 +9,7 @@ use hyp_core::cpu::registers::VcpuContext;
 use hyp_core::machine::event::Event;
 use hyp_core::machine::geometry::{Geometry, Granule4K};
 use hyp_core::machine::report::{Milestone, VmReport};
-use hyp_core::machine::{Frames, Machine, Removed, Space, TableRef, VcpuClaim};
+use hyp_core::machine::{ContextPage, Frames, Machine, Removed, Stage2Id, TableRef};
 use shared_abi::addr::{PAGE_SHIFT, Pfn};
 use shared_abi::record::Record;
 
@@ -87,35 +87,35 @@ impl Machine for El2 {
         f(unsafe { &*page_pointer::<[u8; 4096]>(page) })
     }
 
-    fn put_context(&self, claim: &mut VcpuClaim, context: VcpuContext) {
-        // SAFETY: the core uses a `VcpuClaim` only while the vCPU's claim is this CPU's, and it is borrowed mutably,
+    fn put_context(&self, context_page: &mut ContextPage, context: VcpuContext) {
+        // SAFETY: the core uses a `ContextPage` only while the vCPU's claim is this CPU's, and it is borrowed mutably,
         // so no other reference to its page exists; the page is the core's then, RAM, mapped (`mmu`), and larger
         // than a context (asserted in vcpu.rs).
-        unsafe { page_pointer::<VcpuContext>(claim.page()).write(context) };
+        unsafe { page_pointer::<VcpuContext>(context_page.page()).write(context) };
     }
 
     #[inline(always)]
-    fn with_context<R>(&self, claim: &mut VcpuClaim, f: impl FnOnce(&mut VcpuContext) -> R) -> R {
-        // SAFETY: the core uses a `VcpuClaim` only while the vCPU's claim is this CPU's, and it is borrowed mutably,
+    fn with_context<R>(&self, context_page: &mut ContextPage, f: impl FnOnce(&mut VcpuContext) -> R) -> R {
+        // SAFETY: the core uses a `ContextPage` only while the vCPU's claim is this CPU's, and it is borrowed mutably,
         // so no other reference to its page exists; the page is the core's then, RAM and mapped (`mmu`), and
         // `put_context` has put a context there before the vCPU could be claimed.
-        f(unsafe { &mut *page_pointer::<VcpuContext>(claim.page()) })
+        f(unsafe { &mut *page_pointer::<VcpuContext>(context_page.page()) })
     }
 
     fn publish(&self) {
         maintenance::publish();
     }
 
-    fn invalidate(&self, space: Space, removed: &[Removed]) {
-        maintenance::invalidate(space, removed);
+    fn invalidate(&self, stage2_id: Stage2Id, removed: &[Removed]) {
+        maintenance::invalidate(stage2_id, removed);
     }
 
-    fn invalidate_all(&self, space: Space) {
-        maintenance::invalidate_all(space);
+    fn invalidate_all(&self, stage2_id: Stage2Id) {
+        maintenance::invalidate_all(stage2_id);
     }
 
-    fn forget_previous_vcpu(&self, space: Space) {
-        maintenance::forget_previous_vcpu(space);
+    fn forget_previous_vcpu(&self, stage2_id: Stage2Id) {
+        maintenance::forget_previous_vcpu(stage2_id);
     }
 
     /// Reports what the tool wants to know from the hypervisor rather than from the host.

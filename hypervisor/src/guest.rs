@@ -5,7 +5,7 @@ use hyp_core::cpu::registers::Registers;
 use hyp_core::cpu::syndrome::{self, SysRegId};
 use hyp_core::trap::guest::{Trap, guest_entry, guest_exit};
 use hyp_core::vcpu::GuestAction;
-use hyp_core::vcpu::loaded::Loaded;
+use hyp_core::vcpu::loaded::LoadedVcpu;
 use shared_abi::error::CallError;
 use shared_abi::host_call::{VcpuIndex, VmHandle};
 use shared_abi::vcpu::{Entry, Exit, ExitRecord};
@@ -13,12 +13,12 @@ use shared_abi::vcpu::{Entry, Exit, ExitRecord};
 use crate::cpu::{Cpu, HostFp};
 use crate::el2::El2;
 use crate::state::OwnTraps;
-use crate::switch::{self, Then, Vector};
+use crate::switch::{self, AfterHypercall, Vector};
 use crate::{arch, gic, state};
 
 /// A vCPU that runs, as its hypercalls see it.
 struct Running<'a> {
-    loaded: &'a mut Loaded<'static, 'static, El2>,
+    loaded: &'a mut LoadedVcpu<'static, 'static, El2>,
     services: &'a Services<'static>,
     /// What a hypercall came to that is not just answered.
     action: GuestAction,
@@ -36,17 +36,17 @@ pub(crate) fn run(
     vcpu: VcpuIndex,
     entry: &Entry,
 ) -> Result<ExitRecord, CallError> {
-    let Cpu { services, resident, traps, host, fp, .. } = cpu;
+    let Cpu { services, vcpu_cache, traps, host, fp, .. } = cpu;
     let mut run = |loaded: &mut _| {
         guest_entry(loaded, entry.resume).map(|()| run_loaded(loaded, services, entry, traps, host, fp))
     };
-    resident.run(vm, vcpu, &mut run)?
+    vcpu_cache.run(vm, vcpu, &mut run)?
 }
 
 /// [`run`], of a vCPU that this CPU has claimed; the host's is what is loaded before and after it.
 #[inline(always)]
 fn run_loaded(
-    loaded: &mut Loaded<'static, 'static, El2>,
+    loaded: &mut LoadedVcpu<'static, 'static, El2>,
     services: &Services<'static>,
     entry: &Entry,
     traps: &OwnTraps,
@@ -54,14 +54,14 @@ fn run_loaded(
     fp: &mut HostFp,
 ) -> ExitRecord {
     state::save_system(&mut host.system);
-    let space = loaded.space();
+    let stage2_id = loaded.stage2_id();
     loaded.with_context(|context| {
-        // SAFETY: `Resident::run` has claimed the vCPU for this CPU, `context` and `space` are that vCPU's and its
+        // SAFETY: `VcpuCache::run` has claimed the vCPU for this CPU, `context` and `stage2_id` are that vCPU's and its
         // VM's, and `traps` is this CPU's; EL1 runs next as that vCPU, in `until_exit`.
         unsafe {
             state::load_system(&context.registers.system);
             gic::load(&context.gic, entry.list_registers);
-            state::select_guest(traps, space, context.vmpidr);
+            state::select_guest(traps, stage2_id, context.vmpidr);
         }
     });
     let mut running = Running { loaded, services, action: GuestAction::Resume };
@@ -127,7 +127,7 @@ fn until_exit(fp: &mut HostFp, running: &mut Running<'_>) -> Exit {
 /// # Safety
 ///
 /// `running` points to the [`Running`] of the vCPU that made the call, which nobody else uses.
-unsafe extern "C" fn hypercall(running: *mut ()) -> Then {
+unsafe extern "C" fn hypercall(running: *mut ()) -> AfterHypercall {
     // SAFETY: the caller gives the pointer that `until_exit` made of its `Running`, which it does not use while
     // `enter` has it.
     let running = unsafe { &mut *running.cast::<Running<'_>>() };
@@ -137,11 +137,11 @@ unsafe extern "C" fn hypercall(running: *mut ()) -> Then {
     match guest_call(running.loaded, running.services, imm) {
         GuestAction::Resume => {
             El2.note_entry();
-            Then::Resume
+            AfterHypercall::Resume
         }
         action => {
             running.action = action;
-            Then::Return
+            AfterHypercall::Return
         }
     }
 }

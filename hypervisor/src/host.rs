@@ -7,7 +7,7 @@ use shared_abi::record::Record;
 
 use crate::cpu::Cpu;
 use crate::el2::El2;
-use crate::switch::{self, Then, Vector};
+use crate::switch::{self, AfterHypercall, Vector};
 use crate::{arch, console, controls, guest, relay, state};
 
 /// Runs the host on this CPU, for ever.
@@ -37,7 +37,7 @@ pub(crate) fn run(cpu: &mut Cpu) -> ! {
 /// # Safety
 ///
 /// `cpu` points to the [`Cpu`] of this CPU, which nobody else uses.
-unsafe extern "C" fn hypercall(cpu: *mut ()) -> Then {
+unsafe extern "C" fn hypercall(cpu: *mut ()) -> AfterHypercall {
     // SAFETY: `run` passes its own `Cpu` to `enter`, and does not use it before that returns.
     let cpu = unsafe { &mut *cpu.cast::<Cpu>() };
     #[cfg(feature = "oracle")]
@@ -45,7 +45,7 @@ unsafe extern "C" fn hypercall(cpu: *mut ()) -> Then {
     let action = host_call(cpu.hypervisor, &mut cpu.host, syndrome::immediate(arch::read!("esr_el2")));
     act(cpu, action);
     El2.note_entry();
-    Then::Resume
+    AfterHypercall::Resume
 }
 
 /// Handles any other synchronous exception of the host's.

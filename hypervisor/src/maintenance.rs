@@ -8,7 +8,7 @@ use core::ops::Range;
 
 use hyp_core::machine::event::{Barrier, Event, Scope};
 use hyp_core::machine::maintenance::Maintenance;
-use hyp_core::machine::{Machine, Removed, Space};
+use hyp_core::machine::{Machine, Removed, Stage2Id};
 use shared_abi::addr::PAGE_SIZE;
 
 use crate::el2::El2;
@@ -42,11 +42,11 @@ impl Maintenance for Instructions {
     }
 
     #[inline(always)]
-    fn in_space(&self, space: Space, f: impl FnOnce()) {
+    fn in_stage2(&self, stage2_id: Stage2Id, f: impl FnOnce()) {
         let current = arch::read!("vttbr_el2");
-        // SAFETY: EL1 does not run before `current` is back, so nothing is translated by `space` but what the
+        // SAFETY: EL1 does not run before `current` is back, so nothing is translated by `stage2_id` but what the
         // maintenance names.
-        unsafe { arch::write!("vttbr_el2", state::vttbr(space)) };
+        unsafe { arch::write!("vttbr_el2", state::vttbr(stage2_id)) };
         arch::isb();
         f();
         // SAFETY: `current` is what the switch to the party that runs has put there (`state::select_host`,
@@ -64,20 +64,20 @@ pub(crate) fn publish() {
 
 /// [`Machine::invalidate`].
 #[inline(never)]
-pub(crate) fn invalidate(space: Space, removed: &[Removed]) {
-    Instructions.invalidate(space, removed.iter().map(|leaf| leaf.page));
+pub(crate) fn invalidate(stage2_id: Stage2Id, removed: &[Removed]) {
+    Instructions.invalidate(stage2_id, removed.iter().map(|leaf| leaf.page));
 }
 
 /// [`Machine::invalidate_all`].
 #[inline(never)]
-pub(crate) fn invalidate_all(space: Space) {
-    Instructions.invalidate_all(space);
+pub(crate) fn invalidate_all(stage2_id: Stage2Id) {
+    Instructions.invalidate_all(stage2_id);
 }
 
 /// [`Machine::forget_previous_vcpu`].
 #[inline(never)]
-pub(crate) fn forget_previous_vcpu(space: Space) {
-    Instructions.forget_previous_vcpu(space);
+pub(crate) fn forget_previous_vcpu(stage2_id: Stage2Id) {
+    Instructions.forget_previous_vcpu(stage2_id);
 }
 
 /// Bits of CTR_EL0 (Arm ARM DDI0487, D24.2.36).

@@ -17,7 +17,7 @@ pub(crate) struct Block {
     /// The host's stage-2 tables, at an even page.
     pub(crate) host_tables: Range<u64>,
     /// Ownership records.
-    pub(crate) records: Range<u64>,
+    pub(crate) owner_words: Range<u64>,
     /// Stage-1 tables of EL2.
     pub(crate) stage1: Range<u64>,
     /// EL2 stacks of the CPUs, [`STACK_BYTES`] each.
@@ -35,18 +35,18 @@ pub(crate) fn plan(
 ) -> Option<Block> {
     let lengths = [
         needs.tables * PAGE_SIZE,
-        (needs.records as u64 * 8).next_multiple_of(PAGE_SIZE),
+        (needs.owner_words as u64 * 8).next_multiple_of(PAGE_SIZE),
         stage1_tables * PAGE_SIZE,
         cpus * STACK_BYTES,
     ];
     let start = place(ram, used, lengths.iter().sum(), 2 * PAGE_SIZE)?;
     let mut next = start;
-    let [host_tables, records, stage1, stacks] = lengths.map(|length| {
+    let [host_tables, owner_words, stage1, stacks] = lengths.map(|length| {
         let range = next..next + length;
         next = range.end;
         range
     });
-    Some(Block { whole: start..next, host_tables, records, stage1, stacks })
+    Some(Block { whole: start..next, host_tables, owner_words, stage1, stacks })
 }
 
 /// The highest `bytes` of RAM, aligned, that touch nothing in `used`.

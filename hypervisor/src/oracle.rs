@@ -28,13 +28,13 @@ static UNDER_WAY: [AtomicU64; Calls::KINDS] = [const { AtomicU64::new(0) }; Call
 
 /// Makes room for what the oracle remembers, behind the records.
 pub(crate) fn with_room(needs: Needs) -> Needs {
-    Needs { records: needs.records * 2, ..needs }
+    Needs { owner_words: needs.owner_words * 2, ..needs }
 }
 
 /// Takes that room: answers what is left for the records.
-pub(crate) fn take_room(records: &'static mut [u64]) -> (&'static mut [u64], &'static mut [u64]) {
-    let half = records.len() / 2;
-    records.split_at_mut(half)
+pub(crate) fn take_room(owner_words: &'static mut [u64]) -> (&'static mut [u64], &'static mut [u64]) {
+    let half = owner_words.len() / 2;
+    owner_words.split_at_mut(half)
 }
 
 /// Has the oracle take the machine as it is now for granted.

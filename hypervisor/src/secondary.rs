@@ -56,7 +56,7 @@ pub(crate) fn prepare(block: &Block, stage1: Stage1, index: usize) {
 /// PSCI CPU_ON of the host's: of many who try at once, one gets the CPU.
 pub(crate) fn start(target: u64, entry: Ipa, argument: u64) -> Result<(), ErrorCode> {
     let Others { cpus, stacks, .. } = OTHERS.get().ok_or(ErrorCode::InternalFailure)?;
-    let index = cpus.claim(target, entry, argument)?;
+    let index = cpus.reserve(target, entry, argument)?;
     let structure = boot_structure(*stacks, index.0).addr() as u64;
     let first = bare_rt::image::secondary_start as *const () as usize as u64;
     psci::cpu_on::<Smc>(target, first, structure).map_err(|error| {

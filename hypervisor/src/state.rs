@@ -5,7 +5,7 @@ use core::mem::offset_of;
 
 use hyp_core::cpu::registers::{RESET_SCTLR_EL1, SystemRegisters};
 use hyp_core::cpu::syndrome::SyndromeRegisters;
-use hyp_core::machine::{Space, Vmid};
+use hyp_core::machine::{Stage2Id, Vmid};
 
 use crate::{arch, controls, gic};
 
@@ -18,8 +18,8 @@ pub(crate) const fn vmid(vttbr: u64) -> Vmid {
 }
 
 /// The value of VTTBR_EL2 for a stage-2 address space.
-pub(crate) const fn vttbr(space: Space) -> u64 {
-    space.root.0 | ((space.vmid.0 as u64) << VMID_SHIFT)
+pub(crate) const fn vttbr(stage2_id: Stage2Id) -> u64 {
+    stage2_id.root.0 | ((stage2_id.vmid.0 as u64) << VMID_SHIFT)
 }
 
 /// Two registers at a time: for each pair that is stored, three instructions.
@@ -167,9 +167,9 @@ pub(crate) struct OwnTraps {
 }
 
 impl OwnTraps {
-    /// Those of the CPU that this runs on; `space` is the host's.
-    pub(crate) fn new(space: Space) -> Self {
-        Self { vttbr: vttbr(space), mdcr: arch::read!("mdcr_el2"), mpidr: arch::read!("mpidr_el1") }
+    /// Those of the CPU that this runs on; `stage2_id` is the host's.
+    pub(crate) fn new(stage2_id: Stage2Id) -> Self {
+        Self { vttbr: vttbr(stage2_id), mdcr: arch::read!("mdcr_el2"), mpidr: arch::read!("mpidr_el1") }
     }
 }
 
@@ -197,13 +197,13 @@ pub(crate) unsafe fn select_host(own: &OwnTraps, trap_fp: bool) {
 ///
 /// # Safety
 ///
-/// `own` is this CPU's, `space` the VM's.
+/// `own` is this CPU's, `stage2_id` the VM's.
 #[inline(never)]
-pub(crate) unsafe fn select_guest(own: &OwnTraps, space: Space, vmpidr: u64) {
+pub(crate) unsafe fn select_guest(own: &OwnTraps, stage2_id: Stage2Id, vmpidr: u64) {
     // SAFETY: the caller gives the stage 2 of the VM whose vCPU runs next, and this CPU's `own`. The values of
     // `controls` leave a guest nothing that is not its own.
     unsafe {
-        arch::write!("vttbr_el2", vttbr(space));
+        arch::write!("vttbr_el2", vttbr(stage2_id));
         arch::write!("hcr_el2", controls::GUEST_HCR);
         arch::write!("cptr_el2", controls::cptr(true));
         arch::write!("mdcr_el2", controls::guest_mdcr(own.mdcr));

@@ -31,7 +31,7 @@ pub(crate) enum Vector {
 /// Whether EL1 goes on after a hypercall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
-pub(crate) enum Then {
+pub(crate) enum AfterHypercall {
     /// [`enter`] returns [`Vector::Hypercall`].
     Return = 0,
     /// EL1 is entered again.
@@ -40,7 +40,7 @@ pub(crate) enum Then {
 
 /// Answers a hypercall of `owner`'s, the pointer that [`enter`] was given. In the registers x19 to x29
 /// are not those of the caller.
-pub(crate) type Handler = unsafe extern "C" fn(owner: *mut ()) -> Then;
+pub(crate) type Handler = unsafe extern "C" fn(owner: *mut ()) -> AfterHypercall;
 
 /// What [`enter`] has on the stack while EL1 runs.
 #[repr(C, align(16))]

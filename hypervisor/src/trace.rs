@@ -20,7 +20,7 @@ use crate::{boot, console, cpu};
 /// Events that a ring holds: many times what a CPU does under one lock.
 const CAPACITY: usize = 1 << 15;
 /// A ring's memory; whole pages.
-pub(crate) const RING_BYTES: u64 = (CAPACITY * size_of::<Entry>()) as u64;
+pub(crate) const RING_BYTES: u64 = (CAPACITY * size_of::<RingEntry>()) as u64;
 
 const _: () = assert!(RING_BYTES.is_multiple_of(PAGE_SIZE));
 
@@ -32,7 +32,7 @@ static RINGS: Once<Vec<TicketMutex<Ring>, MAX_CPUS>> = Once::new();
 /// An event with its number. Any bytes are one.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct Entry {
+struct RingEntry {
     number: u64,
     words: [u64; 2],
 }
@@ -40,7 +40,7 @@ struct Entry {
 /// The events of one CPU, since they were last drained.
 struct Ring {
     cpu: usize,
-    entries: &'static mut [Entry],
+    entries: &'static mut [RingEntry],
     used: usize,
     /// Events for which there was no room.
     dropped: u64,
@@ -100,7 +100,7 @@ pub(crate) fn record(event: Event) {
 }
 
 /// A line of the trace; `hyp_trace` reads it.
-fn print(cpu: usize, entry: &Entry) {
+fn print(cpu: usize, entry: &RingEntry) {
     let [first, second] = entry.words;
     console::line(&format_args!("{} {cpu:x} {:x} {first:x} {second:x}", kind::LINE, entry.number));
 }
@@ -115,7 +115,7 @@ impl Ring {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         match self.entries.get_mut(self.used) {
             Some(entry) => {
-                *entry = Entry { number, words };
+                *entry = RingEntry { number, words };
                 self.used += 1;
             }
             None => self.dropped += 1,
@@ -123,7 +123,7 @@ impl Ring {
     }
 
     /// Hands out all events, in their order.
-    fn drain(&mut self, take: impl Fn(usize, &Entry)) {
+    fn drain(&mut self, take: impl Fn(usize, &RingEntry)) {
         for entry in self.entries.iter().take(self.used) {
             take(self.cpu, entry);
         }

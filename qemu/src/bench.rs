@@ -26,7 +26,7 @@ use crate::directory;
 use crate::facts::Facts;
 use crate::failure::{Failure, Kind, Result};
 use crate::job::GuestParts;
-use crate::machine::{self, Clock, Console, IMAGE_FILE, Machine};
+use crate::machine::{self, Clock, Console, IMAGE_FILE, QemuMachine};
 use crate::record::Destination;
 use crate::run::{self, Ended, Transcript, Verdict};
 use crate::setup;
@@ -87,7 +87,7 @@ fn measure(args: &PrimitivesArgs, measured: &mut Measured, ui: Ui) -> Result<()>
     fs::write(directory.path().join(IMAGE_FILE), &image)
         .map_err(|error| Failure::system("can't write the image", error))?;
     let image_bytes = file::parse(&image).map_or(image.len() as u64, |image| image.manifest().memory_bytes());
-    let machine = Machine {
+    let machine = QemuMachine {
         cpus: 1,
         memory_bytes: machine::memory_bytes(config.memory_bytes, image_bytes),
         disk: None,
@@ -103,7 +103,7 @@ fn measure(args: &PrimitivesArgs, measured: &mut Measured, ui: Ui) -> Result<()>
 }
 
 /// Boots the machine to its end; what was reported meanwhile.
-fn boot(machine: &Machine, directory: &TempDir, args: &PrimitivesArgs, ui: Ui) -> Result<Samples> {
+fn boot(machine: &QemuMachine, directory: &TempDir, args: &PrimitivesArgs, ui: Ui) -> Result<Samples> {
     let step = ui.step("measuring: an instruction is a tick of the machine's clock");
     let mut facts = Facts::default();
     let mut samples = Samples::default();

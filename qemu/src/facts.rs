@@ -9,7 +9,7 @@ use crate::machine::Console;
 
 /// Hypervisor: it owns EL2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hypervisor {
+pub struct HypervisorFacts {
     /// Its memory in bytes.
     pub memory_bytes: u64,
     /// The same in pages.
@@ -55,7 +55,7 @@ pub struct Host {
 
 /// Host: the VM is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Vm {
+pub struct VmFacts {
     /// Size of its memory object in bytes.
     pub object_bytes: u64,
     /// Pages donated before it ran.
@@ -132,7 +132,7 @@ pub struct GuestDone {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// Hypervisor: it owns EL2.
-    pub hypervisor: Option<Hypervisor>,
+    pub hypervisor: Option<HypervisorFacts>,
     /// Hypervisor: CPUs that entered the host, and whether under stage 2 each time.
     pub host_cpus: BTreeMap<u64, bool>,
     /// Hypervisor: the VM started.
@@ -150,7 +150,7 @@ pub struct Facts {
     /// Host: it runs.
     pub host: Option<Host>,
     /// Host: the VM is made.
-    pub vm: Option<Vm>,
+    pub vm: Option<VmFacts>,
     /// Host: it attacked.
     pub attack: Option<Attack>,
     /// Host: the VM's run is over.
@@ -188,7 +188,7 @@ impl Facts {
     fn hypervisor_says(&mut self, record: Record<'_>) {
         match record {
             Record::Hypervisor { memory_bytes, pages, cpus, text_bytes, ram_bytes: _ } => {
-                self.hypervisor = Some(Hypervisor { memory_bytes, pages, cpus, text_bytes });
+                self.hypervisor = Some(HypervisorFacts { memory_bytes, pages, cpus, text_bytes });
             }
             Record::HostCpu { cpu, stage2 } => {
                 let under = self.host_cpus.entry(cpu).or_insert(true);
@@ -214,7 +214,7 @@ impl Facts {
         match record {
             Record::Host { el, cpus } => self.host = Some(Host { el, cpus }),
             Record::Vm { object_bytes, pages_donated, vcpus: _ } => {
-                self.vm = Some(Vm { object_bytes, pages_donated });
+                self.vm = Some(VmFacts { object_bytes, pages_donated });
             }
             Record::Attack { read_faulted, write_faulted } => {
                 self.attack = Some(Attack { read_faulted, write_faulted });

@@ -18,7 +18,7 @@ use crate::cli::BootArgs;
 use crate::directory;
 use crate::disk::{self, DemoDisk, DiskArgument};
 use crate::failure::{Failure, Kind, Result};
-use crate::machine::{self, Clock, DiskMode, IMAGE_FILE, Machine};
+use crate::machine::{self, Clock, DiskMode, IMAGE_FILE, QemuMachine};
 use crate::story::{Expected, ExpectedDisk};
 use crate::toolchain::Toolchain;
 use crate::trace;
@@ -29,7 +29,7 @@ pub struct Job {
     /// Where QEMU runs; it goes with the job.
     pub directory: TempDir,
     /// The machine.
-    pub machine: Machine,
+    pub machine: QemuMachine,
     /// What the boot is held to.
     pub expected: Expected,
     /// The demo's disk.
@@ -273,7 +273,7 @@ impl Job {
             (None, None) => None,
         };
         Ok(Self {
-            machine: Machine {
+            machine: QemuMachine {
                 cpus: args.cpus,
                 memory_bytes: machine::memory_bytes(config.memory_bytes, image_bytes),
                 disk,

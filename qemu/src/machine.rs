@@ -107,7 +107,7 @@ pub const CPU: &str = "cortex-a76";
 
 /// A machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Machine {
+pub struct QemuMachine {
     /// CPUs, 1 to [`MAX_CPUS`].
     pub cpus: u32,
     /// RAM in bytes; a multiple of 1 MiB.
@@ -120,7 +120,7 @@ pub struct Machine {
     pub clock: Clock,
 }
 
-impl Machine {
+impl QemuMachine {
     /// QEMU's arguments.
     #[must_use]
     pub fn arguments(&self) -> Vec<String> {
@@ -199,7 +199,7 @@ impl Line {
 mod tests {
     use super::*;
 
-    const PLAIN: Machine = Machine {
+    const PLAIN: QemuMachine = QemuMachine {
         cpus: 4,
         memory_bytes: 512 * MIB,
         disk: Some(DiskMode::ReadWrite),
@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_machine_that_counts_instructions_leaves_nothing_to_chance() {
-        let counting = Machine { clock: Clock::Instructions, ..PLAIN };
+        let counting = QemuMachine { clock: Clock::Instructions, ..PLAIN };
         let arguments = counting.arguments();
         assert_eq!(values(&arguments, "-icount"), ["shift=0,sleep=off"]);
         assert_eq!(values(&arguments, "-accel"), ["tcg,thread=single"]);
@@ -259,9 +259,9 @@ mod tests {
 
     #[test]
     fn the_disk_is_there_when_asked_for_and_as_asked_for() {
-        let none = Machine { disk: None, ..PLAIN };
+        let none = QemuMachine { disk: None, ..PLAIN };
         assert!(values(&none.arguments(), "-blockdev").is_empty());
-        let read_only = Machine { disk: Some(DiskMode::ReadOnly), ..PLAIN };
+        let read_only = QemuMachine { disk: Some(DiskMode::ReadOnly), ..PLAIN };
         for node in values(&read_only.arguments(), "-blockdev") {
             assert!(node.contains("read-only=on"), "{node}");
         }
@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn a_debugger_is_waited_for_on_this_machine_only() {
         assert!(!PLAIN.arguments().contains(&"-S".to_owned()));
-        let debugged = Machine { debugger: true, ..PLAIN };
+        let debugged = QemuMachine { debugger: true, ..PLAIN };
         assert!(debugged.arguments().contains(&"-S".to_owned()));
         assert_eq!(values(&debugged.arguments(), "-gdb"), ["tcp:127.0.0.1:1234"]);
     }

@@ -16,7 +16,7 @@ pub use transcript::Transcript;
 
 use crate::failure::{Failure, Kind, Result};
 use crate::interrupt;
-use crate::machine::{Console, Machine};
+use crate::machine::{Console, QemuMachine};
 use crate::process::Guarded;
 use crate::setup::QEMU;
 use console::Listener;
@@ -67,7 +67,7 @@ struct Event {
 ///
 /// When QEMU can't be started, or a signal asked the tool to end. QEMU is gone by then.
 pub fn run(
-    machine: &Machine,
+    machine: &QemuMachine,
     directory: &Path,
     limit: Option<Duration>,
     mut watch: impl FnMut(Console, &[u8]) -> Verdict,
@@ -131,7 +131,7 @@ pub fn run(
     })
 }
 
-fn start(machine: &Machine, directory: &Path) -> Result<Guarded> {
+fn start(machine: &QemuMachine, directory: &Path) -> Result<Guarded> {
     let problem = |error| Failure::system("can't keep what QEMU says", error);
     // A file, because a pipe that nobody reads could stop QEMU.
     let log = File::create(directory.join(LOG_FILE)).map_err(problem)?;

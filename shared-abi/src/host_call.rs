@@ -33,7 +33,7 @@ pub struct VcpuIndex(pub u32);
 
 /// What becomes of a page's content when it is populated into a memory object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Content {
+pub enum InitialContent {
     /// It stays and is measured: the launch image. Only before the VM starts.
     Keep,
     /// It is wiped.
@@ -43,7 +43,7 @@ pub enum Content {
 /// The state of a page of a memory object, as [`HostCall::ObjectQuery`] answers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u64)]
-pub enum PageState {
+pub enum ObjectPageState {
     /// No page is there; the host may populate it.
     Absent = 0,
     /// Only the guest reaches it.
@@ -54,7 +54,7 @@ pub enum PageState {
     Poisoned = 3,
 }
 
-impl PageState {
+impl ObjectPageState {
     /// The state that a result register names.
     #[must_use]
     pub const fn from_code(code: u64) -> Option<Self> {
@@ -136,13 +136,13 @@ pub enum HostCall {
         /// How many pages.
         pages: u64,
         /// What becomes of their content.
-        content: Content,
+        content: InitialContent,
     },
     /// Takes pages out of an object of a VM that has not started or is not to see them again: present
     /// pages come back wiped and are poison for the guest once it has started.
     ///
     /// Bounded work: x1 = pages done, with [`CallError::Again`] if that is not all.
-    ObjectPunch {
+    ObjectReclaim {
         /// The object.
         object: ObjectHandle,
         /// First page within the object.
@@ -150,7 +150,7 @@ pub enum HostCall {
         /// How many pages.
         pages: u64,
     },
-    /// x1 = [`PageState`] at `offset`, x2 = how many pages from there on are in the same state (at
+    /// x1 = [`ObjectPageState`] at `offset`, x2 = how many pages from there on are in the same state (at
     /// least 1; a bounded look, so the run may go on).
     ObjectQuery {
         /// The object.
@@ -240,9 +240,9 @@ impl HostCall {
                 offset: x[1],
                 first: Pfn(x[2]),
                 pages: x[3],
-                content: if flag(x[4])? { Content::Keep } else { Content::Zero },
+                content: if flag(x[4])? { InitialContent::Keep } else { InitialContent::Zero },
             }),
-            7 => Ok(Self::ObjectPunch { object: object()?, offset: x[1], pages: x[2] }),
+            7 => Ok(Self::ObjectReclaim { object: object()?, offset: x[1], pages: x[2] }),
             8 => Ok(Self::ObjectQuery { object: object()?, offset: x[1] }),
             9 => Ok(Self::ObjectDestroy { object: object()? }),
             10 => Ok(Self::VcpuCreate { vm: vm()?, index: VcpuIndex(handle(x[1])?) }),
@@ -289,10 +289,10 @@ impl HostCall {
                 5
             }
             Self::ObjectPopulate { object, offset, first, pages, content } => {
-                set(&[object.0.into(), offset, first.0, pages, (content == Content::Keep).into()]);
+                set(&[object.0.into(), offset, first.0, pages, (content == InitialContent::Keep).into()]);
                 6
             }
-            Self::ObjectPunch { object, offset, pages } => {
+            Self::ObjectReclaim { object, offset, pages } => {
                 set(&[object.0.into(), offset, pages]);
                 7
             }
@@ -375,8 +375,14 @@ mod tests {
             HostCall::ObjectCreate { vm, pages: 9 },
             HostCall::ObjectBind { object, offset: 1, gfn: Gfn(2), pages: 3 },
             HostCall::ObjectUnbind { object, offset: 1, pages: 3 },
-            HostCall::ObjectPopulate { object, offset: 1, first: Pfn(2), pages: 3, content: Content::Keep },
-            HostCall::ObjectPunch { object, offset: 1, pages: 3 },
+            HostCall::ObjectPopulate {
+                object,
+                offset: 1,
+                first: Pfn(2),
+                pages: 3,
+                content: InitialContent::Keep,
+            },
+            HostCall::ObjectReclaim { object, offset: 1, pages: 3 },
             HostCall::ObjectQuery { object, offset: 1 },
             HostCall::ObjectDestroy { object },
             HostCall::VcpuCreate { vm, index: VcpuIndex(1) },
@@ -398,10 +404,15 @@ mod tests {
 
     #[test]
     fn states_of_a_page_have_numbers() {
-        let states = [PageState::Absent, PageState::Private, PageState::Shared, PageState::Poisoned];
-        assert_eq!([0, 1, 2, 3].map(PageState::from_code), states.map(Some));
+        let states = [
+            ObjectPageState::Absent,
+            ObjectPageState::Private,
+            ObjectPageState::Shared,
+            ObjectPageState::Poisoned,
+        ];
+        assert_eq!([0, 1, 2, 3].map(ObjectPageState::from_code), states.map(Some));
         assert_eq!(states.map(|state| state as u64), [0, 1, 2, 3]);
-        assert_eq!(PageState::from_code(4), None);
+        assert_eq!(ObjectPageState::from_code(4), None);
     }
 
     #[test]

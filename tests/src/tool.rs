@@ -28,7 +28,7 @@ pub struct Tool {
 
 /// What came of a run.
 #[derive(Debug)]
-pub struct Run {
+pub struct ToolRun {
     /// The exit status; `None` if a signal ended the tool.
     pub status: Option<i32>,
     /// The JSON record; null if there was none.
@@ -136,7 +136,7 @@ impl Tool {
     /// As [`Running::finish`].
     #[must_use]
     #[track_caller]
-    pub fn run(self) -> Run {
+    pub fn run(self) -> ToolRun {
         self.start().finish()
     }
 }
@@ -159,7 +159,7 @@ impl Running {
     /// like what it saw.
     #[must_use]
     #[track_caller]
-    pub fn finish(mut self) -> Run {
+    pub fn finish(mut self) -> ToolRun {
         let status = self.wait(PATIENCE);
         let read = |name| {
             let bytes = fs::read(self.directory.path().join(name)).unwrap_or_default();
@@ -168,7 +168,7 @@ impl Running {
         let (stdout, stderr) = (read("stdout"), read("stderr"));
         let status = status.unwrap_or_else(|| panic!("the tool hangs; it said:\n{stderr}"));
         let record = serde_json::from_str(&stdout).unwrap_or(Value::Null);
-        let run = Run { status: status.code(), record, stdout, stderr };
+        let run = ToolRun { status: status.code(), record, stdout, stderr };
         if self.watched
             && let Err(fault) = watched(&run.record)
         {
@@ -204,7 +204,7 @@ impl Drop for Running {
     }
 }
 
-impl Run {
+impl ToolRun {
     /// The field of the record at a path of names.
     ///
     /// # Panics
@@ -254,7 +254,7 @@ impl Run {
     }
 }
 
-impl std::fmt::Display for Run {
+impl std::fmt::Display for ToolRun {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "\nstatus {:?}\n--- stdout\n{}\n--- stderr\n{}", self.status, self.stdout, self.stderr)
     }

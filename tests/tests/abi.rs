@@ -5,7 +5,7 @@ use std::fs;
 use bootimg::Kind;
 use shared_abi::addr::{Gfn, Ipa, Pfn};
 use shared_abi::error::CallError;
-use shared_abi::host_call::{Content, HostCall, ObjectHandle, VcpuIndex, VmHandle};
+use shared_abi::host_call::{HostCall, InitialContent, ObjectHandle, VcpuIndex, VmHandle};
 use shared_abi::kvm::{feature, function, trng};
 use shared_abi::vcpu::{AccessSize, Entry, Exit, ExitRecord, ListRegister, Resume, StopReason};
 use tests::workspace::root;
@@ -50,8 +50,8 @@ fn every_host_call_is_documented() {
         HostCall::ObjectCreate { vm, pages },
         HostCall::ObjectBind { object, offset, gfn: Gfn(1), pages },
         HostCall::ObjectUnbind { object, offset, pages },
-        HostCall::ObjectPopulate { object, offset, first, pages, content: Content::Keep },
-        HostCall::ObjectPunch { object, offset, pages },
+        HostCall::ObjectPopulate { object, offset, first, pages, content: InitialContent::Keep },
+        HostCall::ObjectReclaim { object, offset, pages },
         HostCall::ObjectQuery { object, offset },
         HostCall::ObjectDestroy { object },
         HostCall::VcpuCreate { vm, index: VcpuIndex(0) },

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use tests::payload;
-use tests::tool::{Run, Tool, ends_within};
+use tests::tool::{Tool, ToolRun, ends_within};
 use tests::wrapper::Wrapper;
 
 /// A payload and a line in it that can be found again in the image.
@@ -18,7 +18,7 @@ fn payload_with_marker() -> Vec<u8> {
 }
 
 /// Boots a small payload in this QEMU.
-fn boot_in(qemu: &Wrapper) -> Run {
+fn boot_in(qemu: &Wrapper) -> ToolRun {
     let path = qemu.directory().join("payload");
     fs::write(&path, payload_with_marker()).unwrap();
     let payload = path.to_str().unwrap();

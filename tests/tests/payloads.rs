@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 use tests::payload;
-use tests::tool::{Run, Tool};
+use tests::tool::{Tool, ToolRun};
 
 /// Boots this as a payload.
-fn boot(content: &[u8], more: &[&str]) -> Run {
+fn boot(content: &[u8], more: &[&str]) -> ToolRun {
     let directory = tempfile::tempdir().unwrap();
     let path = file(&directory, content);
     let arguments = ["--payload", path.to_str().unwrap(), "--cpus", "1"];
@@ -56,7 +56,7 @@ fn a_guest_that_hangs_ends_with_the_timeout() {
 }
 
 /// Boots a payload of `guest-kernel`.
-fn boot_built(name: &'static str, more: &[&str]) -> Run {
+fn boot_built(name: &'static str, more: &[&str]) -> ToolRun {
     let path = payload::built(name);
     let arguments = ["--payload", path.to_str().unwrap(), "--cpus", "1"];
     Tool::boot(&[&arguments[..], more].concat()).run()

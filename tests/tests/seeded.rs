@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use tests::tool::{Run, Tool};
+use tests::tool::{Tool, ToolRun};
 use tests::workspace::root;
 
 /// The feature's hypervisor and the shipped one, as the tool builds them.
@@ -11,7 +11,7 @@ const WITH_BUGS: &str = "target/bare-seeded-bugs/aarch64-unknown-none-softfloat/
 const SHIPPED: &str = "target/bare/aarch64-unknown-none-softfloat/bare/hypervisor";
 
 /// Boots with a bug switched on.
-fn boot(bug: &str) -> Run {
+fn boot(bug: &str) -> ToolRun {
     Tool::boot_with_bug(bug, &["--cpus", "1"]).run()
 }
 

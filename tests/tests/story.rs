@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use tests::tool::{Run, Tool};
+use tests::tool::{Tool, ToolRun};
 
 /// The vendor-hypervisor functions that a guest of a protected VM finds: FEATURES, MEMINFO, MEM_SHARE,
 /// MEM_UNSHARE and the MMIO guard's four.
@@ -15,7 +15,7 @@ const GAVE_BACK: &str = "gave a page back, and found one of zeroes in its place"
 
 /// What is true of every run of the demo payload that went well.
 #[track_caller]
-fn expect_demo(run: &Run, cpus: u64) {
+fn expect_demo(run: &ToolRun, cpus: u64) {
     run.expect_status(0);
     assert_eq!(run.text("exit.reason"), "guest-off");
     assert_eq!(run.number("exit.status"), 0);
@@ -47,7 +47,7 @@ fn expect_demo(run: &Run, cpus: u64) {
 
 /// What is true only of a protected VM's.
 #[track_caller]
-fn expect_protected(run: &Run) {
+fn expect_protected(run: &ToolRun) {
     assert_eq!(*run.field("vm.protected"), true);
     assert_eq!(*run.field("vm.measured"), true);
     assert_eq!(run.number("guest.features"), PROTECTED_FEATURES);

@@ -9,7 +9,7 @@ use hyp_core::machine::geometry::{Geometry, Granule4K};
 use hyp_trace::{InWords, Traced, in_order};
 use hyp_verify::protocol::Checker;
 use shared_abi::addr::Pfn;
-use shared_abi::host_call::{Content, HostCall, ObjectHandle};
+use shared_abi::host_call::{HostCall, InitialContent, ObjectHandle};
 use tests::payload;
 use tests::tool::Tool;
 use tests::workspace::root;
@@ -37,7 +37,7 @@ fn read(path: &Path) -> Vec<(usize, Event)> {
 /// What kind of event it is, as far as a boot must have it.
 const fn kind(event: Event) -> &'static str {
     match event {
-        Event::Space(_) => "space",
+        Event::Stage2Id(_) => "space",
         Event::Write { .. } => "write",
         Event::Barrier(_) => "barrier",
         Event::Tlbi { scope, .. } => match scope {
@@ -84,7 +84,8 @@ const LEAST: &[(&str, usize)] = &[
 #[track_caller]
 fn a_page_went_back_and_another_came(events: &[(usize, Event)]) {
     let (object, first) = (ObjectHandle(0), Pfn(0));
-    let populate = HostCall::ObjectPopulate { object, offset: 0, first, pages: 1, content: Content::Zero };
+    let populate =
+        HostCall::ObjectPopulate { object, offset: 0, first, pages: 1, content: InitialContent::Zero };
     let (populate, _) = populate.emit();
     let one_page = |event: Event| matches!(event, Event::Wipe(pages) if pages.len() == 1);
     let mut events = events.iter().map(|(_, event)| *event);

@@ -1,7 +1,7 @@
 use super::fake::{self, Fake};
 use super::*;
 
-type Hyp = Hypervisor<Fake>;
+type Hyp = HypervisorServices<Fake>;
 
 /// Upstream's pKVM.
 const SINGLE: Sharing = Sharing { granule: 4096, ranges: false };
@@ -74,9 +74,9 @@ fn a_count_that_makes_no_sense_is_an_error() {
     }
     fake::reset(Some(fake::ALL));
     let ranges = Sharing { ranges: true, ..SINGLE };
-    let none = Hypervisor::<Liar<0>>::probe().unwrap();
+    let none = HypervisorServices::<Liar<0>>::probe().unwrap();
     assert_eq!(none.share(ranges, Ipa(0x1000), 2), Err(Error::Nonsense(0)));
-    let more = Hypervisor::<Liar<3>>::probe().unwrap();
+    let more = HypervisorServices::<Liar<3>>::probe().unwrap();
     assert_eq!(more.share(ranges, Ipa(0x1000), 2), Err(Error::Nonsense(3)));
 }
 

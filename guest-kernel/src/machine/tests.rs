@@ -51,8 +51,8 @@ fn tree(children: impl IntoIterator<Item = DeviceTreeNode>) -> std::vec::Vec<u8>
     tree.to_dtb()
 }
 
-fn parse(children: impl IntoIterator<Item = DeviceTreeNode>) -> Result<Machine, Error> {
-    Machine::parse(&tree(children), TREE, IMAGE)
+fn parse(children: impl IntoIterator<Item = DeviceTreeNode>) -> Result<Platform, Error> {
+    Platform::parse(&tree(children), TREE, IMAGE)
 }
 
 fn virtio(name: &str, base: u64, bytes: u64, spi: u32) -> DeviceTreeNode {
@@ -125,7 +125,7 @@ fn payload_tree_and_initrd_lie_in_memory_and_apart() {
     assert_eq!(parse([cut]).err(), Some(Error::Placement("payload")));
     let without_tree = memory(&[(RAM.start, TREE)]);
     assert_eq!(parse([without_tree]).err(), Some(Error::Placement("device tree")));
-    let over_payload = Machine::parse(&tree([memory(&[BANK])]), IMAGE.start, IMAGE);
+    let over_payload = Platform::parse(&tree([memory(&[BANK])]), IMAGE.start, IMAGE);
     assert_eq!(over_payload.err(), Some(Error::Placement("device tree")));
     for initrd in [
         IMAGE.end - 1..IMAGE.end + 1,
@@ -190,7 +190,7 @@ proptest! {
             let position = usize::from(position) % bytes.len();
             bytes[position] = value;
         }
-        if let Ok(machine) = Machine::parse(&bytes, TREE, IMAGE)
+        if let Ok(machine) = Platform::parse(&bytes, TREE, IMAGE)
             && let Some(free) = machine.free_memory()
         {
             for part in [&machine.image, &machine.tree].into_iter().chain(&machine.initrd) {

@@ -7,7 +7,7 @@ type Pool = SharedPool<Fake>;
 
 fn protected_pool() -> Pool {
     fake::reset(Some(fake::ALL));
-    Pool::new(Hypervisor::probe()).unwrap()
+    Pool::new(HypervisorServices::probe()).unwrap()
 }
 
 fn shared_count() -> usize {
@@ -28,7 +28,7 @@ fn ranges_are_shared_in_few_calls() {
     for (most, calls) in [(POOL_PAGES as u64, 1), (48, 2)] {
         fake::reset(Some(fake::ALL));
         fake::with(|state| state.ranges = Some(most));
-        let pool = Pool::new(Hypervisor::probe()).unwrap();
+        let pool = Pool::new(HypervisorServices::probe()).unwrap();
         assert_eq!(shared_count(), POOL_PAGES);
         drop(pool);
         assert_eq!(shared_count(), 0);
@@ -42,7 +42,7 @@ fn ranges_are_shared_in_few_calls() {
 fn a_page_of_a_range_that_cannot_be_taken_back_does_not_keep_the_others() {
     fake::reset(Some(fake::ALL));
     fake::with(|state| state.ranges = Some(64));
-    let pool = Pool::new(Hypervisor::probe()).unwrap();
+    let pool = Pool::new(HypervisorServices::probe()).unwrap();
     let page = pool.granule_ipa(3).0;
     fake::with(|state| state.stuck = Some(page));
     drop(pool);
@@ -53,7 +53,7 @@ fn a_page_of_a_range_that_cannot_be_taken_back_does_not_keep_the_others() {
 fn larger_granules_are_shared_whole() {
     fake::reset(Some(fake::ALL));
     fake::with(|state| state.granule = 0x1_0000);
-    let pool = Pool::new(Hypervisor::probe()).unwrap();
+    let pool = Pool::new(HypervisorServices::probe()).unwrap();
     assert_eq!(shared_count(), POOL_BYTES / 0x1_0000);
     assert_eq!(pool.shared_pages(), POOL_PAGES as u64);
     drop(pool);
@@ -63,7 +63,7 @@ fn larger_granules_are_shared_whole() {
 #[test]
 fn an_unprotected_vm_shares_nothing() {
     fake::reset(None);
-    let mut pool = Pool::new(Hypervisor::probe()).unwrap();
+    let mut pool = Pool::new(HypervisorServices::probe()).unwrap();
     assert_eq!(pool.shared_pages(), 0);
     assert!(pool.alloc(1).is_some());
     assert_eq!(shared_count(), 0);
@@ -73,7 +73,7 @@ fn an_unprotected_vm_shares_nothing() {
 fn a_refused_share_is_an_error_and_nothing_stays_shared() {
     fake::reset(Some(fake::ALL));
     fake::with(|state| state.share_limit = 5);
-    let result = Pool::new(Hypervisor::probe());
+    let result = Pool::new(HypervisorServices::probe());
     assert!(matches!(result, Err(Error::Share(..))));
     drop(result);
     assert_eq!(shared_count(), 0);

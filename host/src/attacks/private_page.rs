@@ -6,7 +6,7 @@ use crate::memory::HostMemory;
 
 /// How the attempts went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Outcome {
+pub struct AttackOutcome {
     /// The read took a fault.
     pub read_faulted: bool,
     /// The write took a fault.
@@ -17,9 +17,9 @@ pub struct Outcome {
 const PATTERN: [u8; 8] = 0x5a5a_a5a5_dead_c0de_u64.to_le_bytes();
 
 /// Reads and writes the first bytes of `page`.
-pub fn attempt(memory: &impl HostMemory, page: Pfn) -> Outcome {
+pub fn attempt(memory: &impl HostMemory, page: Pfn) -> AttackOutcome {
     let at = page.base();
-    Outcome {
+    AttackOutcome {
         read_faulted: memory.read(at, &mut [0; PATTERN.len()]).is_err(),
         write_faulted: memory.write(at, &PATTERN).is_err(),
     }

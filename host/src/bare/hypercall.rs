@@ -2,7 +2,7 @@
 
 use core::arch::asm;
 
-use host::hypervisor::Hypervisor;
+use host::hypervisor::HostCalls;
 use shared_abi::host_call::Arguments;
 
 use super::bench;
@@ -46,7 +46,7 @@ macro_rules! hvc {
     };
 }
 
-impl Hypervisor for El2 {
+impl HostCalls for El2 {
     #[inline(always)]
     fn invoke(&self, function: u32, x: &mut Arguments) -> u64 {
         let mut x0 = u64::from(function);

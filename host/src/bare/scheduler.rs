@@ -1,7 +1,7 @@
 //! Which vCPU runs where: vCPU i on CPU i modulo the number of CPUs, those that share a CPU in turn.
 
 use bare_rt::el1::cpu;
-use host::hypervisor::{Hypervisor, Refusal};
+use host::hypervisor::{HostCalls, Refusal};
 use host::vmm::{End, Next, Notice, Vmm};
 use shared_abi::host_call::{VcpuIndex, VmHandle};
 use shared_abi::record::Record;

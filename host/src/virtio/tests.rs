@@ -11,8 +11,8 @@ use super::block::Block;
 use super::console;
 use super::queue::{Areas, Queue};
 use crate::memory::{GuestMemory, HostMemory};
-use crate::testing::{FIRST, Machine, Printed, RamDisk};
-use crate::vm::pages::{PageMap, Run};
+use crate::testing::{FIRST, FakeMachine, Printed, RamDisk};
+use crate::vm::pages::{GuestRun, PageMap};
 use block::header;
 
 const DESCRIPTORS: Ipa = Ipa(0x4000_0000);
@@ -31,7 +31,7 @@ type Descriptor = (Ipa, u32, u16, u16);
 
 /// A guest's memory, and the driver's side of one queue in it.
 struct Driver {
-    machine: Machine,
+    machine: FakeMachine,
     pages: PageMap,
     available: u16,
 }
@@ -39,19 +39,19 @@ struct Driver {
 impl Driver {
     fn new() -> Self {
         let mut pages = PageMap::new(PageRange::<Gfn>::new(DESCRIPTORS.page(), 0x100).unwrap()).unwrap();
-        pages.insert(Run {
+        pages.insert(GuestRun {
             gfn: DESCRIPTORS.page(),
             pfn: Pfn(FIRST),
             pages: END.page().0 - DESCRIPTORS.page().0,
         });
-        let driver = Self { machine: Machine::new(), pages, available: 0 };
+        let driver = Self { machine: FakeMachine::new(), pages, available: 0 };
         for page in [DESCRIPTORS, DRIVER, DEVICE] {
             driver.put(page, &[0; PAGE_SIZE as usize]);
         }
         driver
     }
 
-    fn memory(&self) -> GuestMemory<'_, Machine> {
+    fn memory(&self) -> GuestMemory<'_, FakeMachine> {
         GuestMemory::new(&self.pages, &self.machine)
     }
 

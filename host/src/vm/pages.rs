@@ -10,7 +10,7 @@ use block::{Block, PAGES};
 
 /// A run of guest pages in contiguous physical pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Run {
+pub struct GuestRun {
     /// Its first guest page.
     pub gfn: Gfn,
     /// The physical page of that.
@@ -42,7 +42,7 @@ impl PageMap {
     }
 
     /// Adds a run that the hypervisor has accepted: it overlaps none before it.
-    pub fn insert(&mut self, run: Run) {
+    pub fn insert(&mut self, run: GuestRun) {
         let mut done = 0;
         while done < run.pages {
             let gfn = Gfn(run.gfn.0 + done);
@@ -83,9 +83,9 @@ impl PageMap {
     }
 
     /// The runs, by ascending guest address.
-    pub fn runs(&self) -> impl Iterator<Item = Run> {
+    pub fn runs(&self) -> impl Iterator<Item = GuestRun> {
         (number(self.ram.first())..).zip(&self.blocks).flat_map(|(number, block)| {
-            block.runs().map(move |(place, pfn, pages)| Run {
+            block.runs().map(move |(place, pfn, pages)| GuestRun {
                 gfn: Gfn(number * PAGES as u64 + place as u64),
                 pfn,
                 pages: pages as u64,
@@ -135,7 +135,7 @@ mod tests {
         let ram = PageRange::<Gfn>::new(Gfn(0x80), 0x200).unwrap();
         let mut map = PageMap::new(ram).unwrap();
         for (gfn, pfn, pages) in [(0x100, 0x900, 4), (0x104, 0x200, 1), (0x200, 0x300, 2)] {
-            map.insert(Run { gfn: Gfn(gfn), pfn: Pfn(pfn), pages });
+            map.insert(GuestRun { gfn: Gfn(gfn), pfn: Pfn(pfn), pages });
         }
         map
     }
@@ -183,11 +183,11 @@ mod tests {
     fn what_is_outside_ram_is_nowhere() {
         let ram = PageRange::<Gfn>::new(Gfn(0x4_0080), 0x10).unwrap();
         let mut map = PageMap::new(ram).unwrap();
-        map.insert(Run { gfn: Gfn(0x3_fe80), pfn: Pfn(1), pages: 1 });
-        map.insert(Run { gfn: Gfn(0x4_0280), pfn: Pfn(1), pages: 1 });
+        map.insert(GuestRun { gfn: Gfn(0x3_fe80), pfn: Pfn(1), pages: 1 });
+        map.insert(GuestRun { gfn: Gfn(0x4_0280), pfn: Pfn(1), pages: 1 });
         assert_eq!(map.pages(), 0);
-        map.insert(Run { gfn: Gfn(0x4_0080), pfn: Pfn(1), pages: 2 });
-        assert_eq!(map.runs().collect::<Vec<_>>(), [Run { gfn: Gfn(0x4_0080), pfn: Pfn(1), pages: 2 }]);
+        map.insert(GuestRun { gfn: Gfn(0x4_0080), pfn: Pfn(1), pages: 2 });
+        assert_eq!(map.runs().collect::<Vec<_>>(), [GuestRun { gfn: Gfn(0x4_0080), pfn: Pfn(1), pages: 2 }]);
         let huge = PageRange::<Gfn>::new(Gfn(0), 1 << 52).unwrap();
         assert!(PageMap::new(huge).is_none());
     }

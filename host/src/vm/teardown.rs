@@ -2,8 +2,8 @@
 
 use shared_abi::addr::{PAGE_SIZE, Pfn};
 
-use super::{Vm, VmError};
-use crate::hypervisor::{Hypervisor, Progress};
+use super::{GuestVm, VmError};
+use crate::hypervisor::{HostCalls, Progress};
 use crate::memory::{FrameAllocator, HostMemory};
 use crate::platform::{Platform, Resources};
 
@@ -16,7 +16,7 @@ pub struct Teardown {
     pub pages_nonzero: u64,
 }
 
-impl Vm {
+impl GuestVm {
     /// Ends the VM, looks at every page that comes back, and frees it.
     ///
     /// # Errors

@@ -2,12 +2,12 @@
 
 use shared_abi::addr::{Gfn, Ipa};
 use shared_abi::error::CallError;
-use shared_abi::host_call::{Content, HostCall};
+use shared_abi::host_call::{HostCall, InitialContent};
 
 use super::*;
 use crate::layout::{GuestConfig, PageContent};
 use crate::machine::VirtioKind;
-use crate::testing::{Fake, Machine, PAGES};
+use crate::testing::{Fake, FakeMachine, PAGES};
 
 pub(crate) const CONFIG: GuestConfig<'static> = GuestConfig {
     vcpus: 2,
@@ -18,15 +18,15 @@ pub(crate) const CONFIG: GuestConfig<'static> = GuestConfig {
     initrd: &[0x11; 150 * 4096],
 };
 
-fn launch(machine: &Machine, protected: bool) -> (Vm, Resources<Fake>) {
+fn launch(machine: &FakeMachine, protected: bool) -> (GuestVm, Resources<Fake>) {
     let mut resources = machine.resources();
     let layout = GuestLayout::new(&CONFIG).unwrap();
-    let (vm, _) = Vm::launch(&mut resources, &layout, protected).unwrap();
+    let (vm, _) = GuestVm::launch(&mut resources, &layout, protected).unwrap();
     (vm, resources)
 }
 
 /// The launch image as the hypervisor saw it populated: guest pages in order.
-fn populated(machine: &Machine) -> Vec<(u64, Content)> {
+fn populated(machine: &FakeMachine) -> Vec<(u64, InitialContent)> {
     let mut pages = Vec::new();
     for call in &machine.0.borrow().calls {
         if let HostCall::ObjectPopulate { offset, pages: count, content, .. } = call {
@@ -39,11 +39,11 @@ fn populated(machine: &Machine) -> Vec<(u64, Content)> {
 
 #[test]
 fn the_launch_image_is_populated_in_order() {
-    let machine = Machine::new();
+    let machine = FakeMachine::new();
     let (vm, resources) = launch(&machine, true);
     let layout = GuestLayout::new(&CONFIG).unwrap();
     let mut seen: Vec<u64> = populated(&machine).iter().map(|(page, _)| *page).collect();
-    assert!(populated(&machine).iter().all(|(_, content)| *content == Content::Keep));
+    assert!(populated(&machine).iter().all(|(_, content)| *content == InitialContent::Keep));
     seen.dedup();
     // A call that did not finish is repeated from where it came to, so that pages show up twice.
     let mut unique = seen.clone();
@@ -67,7 +67,7 @@ fn the_launch_image_is_populated_in_order() {
 
 #[test]
 fn a_fault_brings_a_block_or_what_is_absent_of_it() {
-    let machine = Machine::new();
+    let machine = FakeMachine::new();
     let (mut vm, mut resources) = launch(&machine, true);
     let before = vm.pages_donated();
     vm.populate(&mut resources, Gfn(0x4_0123)).unwrap();
@@ -90,7 +90,7 @@ fn a_fault_brings_a_block_or_what_is_absent_of_it() {
 #[test]
 fn everything_comes_back_and_is_looked_at() {
     for leak in [false, true] {
-        let machine = Machine::new();
+        let machine = FakeMachine::new();
         let (mut vm, mut resources) = launch(&machine, true);
         vm.populate(&mut resources, Gfn(0x4_0000)).unwrap();
         let donated = vm.pages_donated();
@@ -105,7 +105,7 @@ fn everything_comes_back_and_is_looked_at() {
 
 #[test]
 fn lent_pages_do_not_count_as_returned() {
-    let machine = Machine::new();
+    let machine = FakeMachine::new();
     let (vm, mut resources) = launch(&machine, false);
     let pool: u64 = vm.pages_donated() - vm.pages().pages();
     let seen = vm.destroy(&mut resources).unwrap();
@@ -116,15 +116,15 @@ fn lent_pages_do_not_count_as_returned() {
 #[test]
 fn a_refusal_anywhere_loses_no_page() {
     let calls = {
-        let machine = Machine::new();
+        let machine = FakeMachine::new();
         let _vm = launch(&machine, true);
         machine.0.borrow().calls.len()
     };
     let layout = GuestLayout::new(&CONFIG).unwrap();
     for refuse in 0..calls {
-        let machine = Machine::new();
+        let machine = FakeMachine::new();
         machine.0.borrow_mut().refuse = Some(refuse);
-        let result = Vm::launch(&mut machine.resources(), &layout, true);
+        let result = GuestVm::launch(&mut machine.resources(), &layout, true);
         let refusal = Refusal { error: CallError::Denied, detail: 0 };
         assert_eq!(result.unwrap_err(), VmError::Refused(refusal), "call {refuse}");
         assert_eq!(machine.free_pages(), PAGES, "call {refuse}");
@@ -133,10 +133,10 @@ fn a_refusal_anywhere_loses_no_page() {
 
 #[test]
 fn a_host_without_memory_says_so() {
-    let machine = Machine::new();
+    let machine = FakeMachine::new();
     let mut resources = machine.resources();
     while resources.frames.allocate(1, 1).is_some() {}
     let layout = GuestLayout::new(&CONFIG).unwrap();
-    let result = Vm::launch(&mut resources, &layout, true);
+    let result = GuestVm::launch(&mut resources, &layout, true);
     assert_eq!(result.unwrap_err(), VmError::OutOfFrames);
 }

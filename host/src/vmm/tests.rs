@@ -6,7 +6,7 @@ use shared_abi::vcpu::{AccessSize, LIST_REGISTERS, ListRegister};
 
 use super::*;
 use crate::memory::HostMemory;
-use crate::testing::{Fake, Machine, PAGES, Printed, RamDisk};
+use crate::testing::{Fake, FakeMachine, PAGES, Printed, RamDisk};
 use crate::vm::tests::CONFIG;
 
 const CPU0: VcpuIndex = VcpuIndex(0);
@@ -16,12 +16,12 @@ const BLOCK: u64 = 0xa00_1000;
 
 struct Guest {
     vmm: Vmm<Fake>,
-    machine: Machine,
+    machine: FakeMachine,
     printed: Printed,
 }
 
 fn guest(attack: bool) -> Guest {
-    let machine = Machine::new();
+    let machine = FakeMachine::new();
     let printed = Printed::default();
     let layout = GuestLayout::new(&CONFIG).unwrap();
     let config = VmmConfig {
@@ -36,7 +36,7 @@ fn guest(attack: bool) -> Guest {
 }
 
 impl Guest {
-    fn exit(&mut self, vcpu: VcpuIndex, exit: Exit) -> Outcome {
+    fn exit(&mut self, vcpu: VcpuIndex, exit: Exit) -> ExitOutcome {
         self.vmm.entry(vcpu);
         self.vmm.handle(
             vcpu,
@@ -53,7 +53,7 @@ impl Guest {
         self.vmm.poll(vcpu, || 0)
     }
 
-    fn store(&mut self, ipa: u64, value: u64) -> Outcome {
+    fn store(&mut self, ipa: u64, value: u64) -> ExitOutcome {
         let outcome = self.exit(CPU0, Exit::MmioWrite { ipa: Ipa(ipa), size: AccessSize::Word, value });
         assert_eq!(self.vmm.vcpus[0].resume, Resume::MmioWritten);
         outcome
@@ -138,7 +138,7 @@ fn the_attack_comes_with_the_first_request_and_changes_nothing_for_the_guest() {
     guest.start_disk(page);
     guest.request(page, page + 0xe00);
     let outcome = guest.store(BLOCK + 0x50, 0);
-    let attack = private_page::Outcome { read_faulted: true, write_faulted: true };
+    let attack = private_page::AttackOutcome { read_faulted: true, write_faulted: true };
     assert_eq!(outcome.notice, Some(Notice::Attack(attack)));
     assert_eq!(guest.vmm.cost().requests, 1);
     assert_eq!(guest.store(BLOCK + 0x50, 0).notice, None);

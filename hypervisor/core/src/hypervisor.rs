@@ -11,25 +11,25 @@ use crate::limits::{CpuIndex, MAX_CPUS, MAX_OBJECTS, MAX_VCPUS, MAX_VMS, ObjectI
 use crate::machine::event::Event;
 use crate::machine::lock::{Lock, LockId};
 use crate::machine::report::VmReport;
-use crate::machine::{Machine, Space};
+use crate::machine::{Machine, Stage2Id};
 use crate::ownership::host::{self, HostAbort, HostAccess, HostMemory};
 use crate::ownership::setup::{Needs, Setup, SetupError};
-use crate::vm::vcpu_ownership::Claim;
-use crate::vm::{self, ObjectPlace, Vm, VmPlace};
+use crate::vm::vcpu_ownership::VcpuOwnership;
+use crate::vm::{self, ObjectSlot, Vm, VmSlot};
 
 /// The ownership core of one machine.
 ///
-/// Locks, in the order in which they are taken: one VM's place, then the host's memory. No CPU holds two
+/// Locks, in the order in which they are taken: one VM's slot, then the host's memory. No CPU holds two
 /// places at a time, and none is held while a guest or the host runs.
 #[derive(Debug)]
 pub struct Hypervisor<'m, M: Machine> {
     pub(crate) machine: M,
     pub(crate) host: Lock<HostMemory<'m, M::Geometry>>,
-    pub(crate) places: [Lock<VmPlace>; MAX_VMS],
+    pub(crate) slots: [Lock<VmSlot>; MAX_VMS],
     /// Of the vCPUs of each place.
-    pub(crate) claims: [[Claim; MAX_VCPUS]; MAX_VMS],
+    pub(crate) ownerships: [[VcpuOwnership; MAX_VCPUS]; MAX_VMS],
     pub(crate) expected: Option<Digest>,
-    host_space: Space,
+    host_stage2_id: Stage2Id,
     cpus: usize,
     /// Aborts that were injected into the host.
     host_aborts: AtomicU64,
@@ -53,12 +53,12 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
         }
         let (cpus, expected) = (setup.cpus, setup.expected);
         let host = HostMemory::new(&machine, setup)?;
-        machine.event(|| Event::Space(host.space()));
+        machine.event(|| Event::Stage2Id(host.stage2_id()));
         Ok(Self {
-            host_space: host.space(),
+            host_stage2_id: host.stage2_id(),
             host: Lock::new(LockId::HOST, host),
-            places: core::array::from_fn(|index| Lock::new(LockId::place(index), VmPlace::default())),
-            claims: [const { [const { Claim::new() }; MAX_VCPUS] }; MAX_VMS],
+            slots: core::array::from_fn(|index| Lock::new(LockId::slot(index), VmSlot::default())),
+            ownerships: [const { [const { VcpuOwnership::new() }; MAX_VCPUS] }; MAX_VMS],
             machine,
             expected,
             cpus,
@@ -72,8 +72,8 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
     }
 
     /// What VTTBR_EL2 holds while the host runs.
-    pub const fn host_space(&self) -> Space {
-        self.host_space
+    pub const fn host_stage2_id(&self) -> Stage2Id {
+        self.host_stage2_id
     }
 
     /// Decides about a stage-2 fault of the host's at `ipa`: the record is read again under the lock,
@@ -97,26 +97,26 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
         cpu.0 < self.cpus
     }
 
-    /// The claim to a vCPU of the VM at `place`.
-    pub(crate) fn claim(&self, place: usize, vcpu: VcpuIndex) -> Option<&Claim> {
-        self.claims.get(place)?.get(usize::try_from(vcpu.0).ok()?)
+    /// The claim to a vCPU of the VM at `slot`.
+    pub(crate) fn ownership(&self, slot: usize, vcpu: VcpuIndex) -> Option<&VcpuOwnership> {
+        self.ownerships.get(slot)?.get(usize::try_from(vcpu.0).ok()?)
     }
 
     /// The claims to the vCPUs of a VM, also while their registers have been taken from them.
-    pub(crate) fn claims_of(&self, vm: &Vm) -> impl Iterator<Item = &Claim> {
+    pub(crate) fn ownerships_of(&self, vm: &Vm) -> impl Iterator<Item = &VcpuOwnership> {
         let vcpus = usize::try_from(vm.report.vcpus).unwrap_or(MAX_VCPUS);
-        self.claims.get(usize::from(vm.index.0)).into_iter().flatten().take(vcpus)
+        self.ownerships.get(usize::from(vm.index.0)).into_iter().flatten().take(vcpus)
     }
 
     /// Has each vCPU of a VM be looked at again before it is entered again.
     pub(crate) fn revoke(&self, vm: &Vm) {
-        self.claims_of(vm).for_each(Claim::revoke);
+        self.ownerships_of(vm).for_each(VcpuOwnership::revoke);
     }
 
     /// The report of a VM, with what its vCPUs have counted.
     pub(crate) fn report(&self, vm: &Vm) -> VmReport {
         let mut report = vm.report;
-        for [hypercalls, exits] in self.claims_of(vm).map(Claim::counts) {
+        for [hypercalls, exits] in self.ownerships_of(vm).map(VcpuOwnership::counts) {
             report.hypercalls = report.hypercalls.wrapping_add(hypercalls);
             report.exits = report.exits.wrapping_add(exits);
         }
@@ -127,15 +127,15 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
     pub(crate) fn with_vm<R>(
         &self,
         handle: VmHandle,
-        f: impl FnOnce(&mut Vm, &mut [ObjectPlace; MAX_OBJECTS]) -> Result<R, CallFailure>,
+        f: impl FnOnce(&mut Vm, &mut [ObjectSlot; MAX_OBJECTS]) -> Result<R, CallFailure>,
     ) -> Result<R, CallFailure> {
-        let (place, generation) = vm::vm_place(handle);
-        let place = self.places.get(place).ok_or(CallError::NotFound)?;
-        seeded!(LockOrder => drop((self.host.lock(&self.machine), place.lock(&self.machine))));
-        let mut place = place.lock(&self.machine);
-        let place = &mut *place;
-        match &mut place.vm {
-            Some(vm) if place.generation == generation => f(vm, &mut place.objects),
+        let (slot, generation) = vm::vm_slot(handle);
+        let slot = self.slots.get(slot).ok_or(CallError::NotFound)?;
+        seeded!(LockOrder => drop((self.host.lock(&self.machine), slot.lock(&self.machine))));
+        let mut slot = slot.lock(&self.machine);
+        let slot = &mut *slot;
+        match &mut slot.vm {
+            Some(vm) if slot.generation == generation => f(vm, &mut slot.objects),
             _ => Err(CallError::NotFound.into()),
         }
     }
@@ -144,19 +144,19 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
     pub(crate) fn with_object<R>(
         &self,
         handle: ObjectHandle,
-        f: impl FnOnce(&mut Vm, ObjectIndex, &mut ObjectPlace) -> Result<R, CallFailure>,
+        f: impl FnOnce(&mut Vm, ObjectIndex, &mut ObjectSlot) -> Result<R, CallFailure>,
     ) -> Result<R, CallFailure> {
-        let (place, index, generation) = vm::object_place(handle);
-        let place = self.places.get(place).ok_or(CallError::NotFound)?;
-        let mut place = place.lock(&self.machine);
-        let place = &mut *place;
-        let object = place
+        let (slot, index, generation) = vm::object_slot(handle);
+        let slot = self.slots.get(slot).ok_or(CallError::NotFound)?;
+        let mut slot = slot.lock(&self.machine);
+        let slot = &mut *slot;
+        let object = slot
             .objects
             .get_mut(usize::from(index.0))
             .filter(|object| object.generation == generation || seeded!(StaleObject))
             .filter(|object| object.object.is_some())
             .ok_or(CallError::NotFound)?;
-        let vm = place.vm.as_mut().ok_or(CallError::NotFound)?;
+        let vm = slot.vm.as_mut().ok_or(CallError::NotFound)?;
         seeded!(vm.is_alive()?, DyingVm => ());
         f(vm, index, object)
     }

@@ -8,7 +8,7 @@ pub const MAX_VCPUS: usize = 16;
 /// Most memory objects of a VM.
 pub const MAX_OBJECTS: usize = 4;
 /// Most bindings of a VM.
-pub const MAX_SLOTS: usize = 8;
+pub const MAX_BINDINGS: usize = 8;
 
 /// Most ranges of RAM.
 pub const MAX_REGIONS: usize = 8;

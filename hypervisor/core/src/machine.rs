@@ -1,7 +1,7 @@
 //! What the core needs of the machine, and the tokens that say what it may be asked to touch.
 //!
 //! The core decides, a [`Machine`] does. Its methods are safe because their arguments are proofs: a
-//! [`TableRef`], [`Frames`] or [`VcpuClaim`] is made by the core alone, and only for memory that the
+//! [`TableRef`], [`Frames`] or [`ContextPage`] is made by the core alone, and only for memory that the
 //! ownership records say no host and no guest reaches. An implementation may rely on that, and must
 //! itself hold that the memory is RAM which it has mapped.
 
@@ -62,11 +62,11 @@ impl Frames {
 }
 
 /// The right to one vCPU's registers, used by one CPU at a time: the core lends it to the machine only while the
-/// vCPU's claim (`claim.rs`) says that it runs on this CPU, which a `Resident` holds for those it has parked.
+/// vCPU's claim (`vm/vcpu_ownership.rs`) says that it runs on this CPU, which a `VcpuCache` holds for those it has parked.
 #[derive(Debug, PartialEq, Eq)]
-pub struct VcpuClaim(Pfn);
+pub struct ContextPage(Pfn);
 
-impl VcpuClaim {
+impl ContextPage {
     pub(crate) const fn new(context: Pfn) -> Self {
         Self(context)
     }
@@ -83,7 +83,7 @@ pub struct Vmid(pub u8);
 
 /// A stage-2 address space: what VTTBR_EL2 holds while its owner runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Space {
+pub struct Stage2Id {
     /// The address of the first of the concatenated root tables.
     pub root: Pa,
     /// Tags its TLB entries.
@@ -131,29 +131,29 @@ pub trait Machine: Sync {
     fn with_page<R>(&self, pages: &Frames, index: u64, f: impl FnOnce(&[u8; 4096]) -> R) -> R;
 
     /// Puts the first register state into the page of a vCPU that nobody has loaded yet.
-    fn put_context(&self, claim: &mut VcpuClaim, context: VcpuContext);
+    fn put_context(&self, context_page: &mut ContextPage, context: VcpuContext);
 
     /// Lends the registers of a vCPU, which [`Machine::put_context`] put there.
-    fn with_context<R>(&self, claim: &mut VcpuClaim, f: impl FnOnce(&mut VcpuContext) -> R) -> R;
+    fn with_context<R>(&self, context_page: &mut ContextPage, f: impl FnOnce(&mut VcpuContext) -> R) -> R;
 
     /// Makes entries that were written over invalid ones visible to all table walkers: DSB ISHST, and
     /// ISB.
     fn publish(&self);
 
-    /// Removes from all TLBs what `removed` names in `space`, after making the entries' writes
-    /// visible: DSB ISHST; with the VMID of `space` in VTTBR_EL2, TLBI IPAS2E1IS for each; DSB ISH;
+    /// Removes from all TLBs what `removed` names in `stage2_id`, after making the entries' writes
+    /// visible: DSB ISHST; with the VMID of `stage2_id` in VTTBR_EL2, TLBI IPAS2E1IS for each; DSB ISH;
     /// TLBI VMALLE1IS (entries that combine both stages); DSB ISH; ISB. The order is
     /// [`Maintenance`](crate::machine::maintenance::Maintenance)'s.
-    fn invalidate(&self, space: Space, removed: &[Removed]);
+    fn invalidate(&self, stage2_id: Stage2Id, removed: &[Removed]);
 
-    /// Removes everything of `space` from all TLBs, after making the entries' writes visible: DSB
+    /// Removes everything of `stage2_id` from all TLBs, after making the entries' writes visible: DSB
     /// ISHST; with its VMID in VTTBR_EL2, TLBI VMALLS12E1IS; DSB ISH; ISB.
-    fn invalidate_all(&self, space: Space);
+    fn invalidate_all(&self, stage2_id: Stage2Id);
 
-    /// Another vCPU of this VM ran last on this CPU: with the VMID of `space` in VTTBR_EL2, TLBI
+    /// Another vCPU of this VM ran last on this CPU: with the VMID of `stage2_id` in VTTBR_EL2, TLBI
     /// VMALLE1 and IC IALLU on this CPU alone, then DSB NSH and ISB. The two vCPUs may use one ASID for
     /// different address spaces.
-    fn forget_previous_vcpu(&self, space: Space);
+    fn forget_previous_vcpu(&self, stage2_id: Stage2Id);
 
     /// A VM has started, or is gone: `report` was made under its lock, which is not held any more. A
     /// machine that tells nobody ignores it.

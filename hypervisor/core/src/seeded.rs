@@ -90,11 +90,11 @@ mod on {
         /// An object is published though the pool ran out of tables for it.
         HalfObject: 2,
         /// A vCPU that is off stays claimed by the CPU that failed to load it.
-        ClaimLeaked: 2,
+        OwnershipLeaked: 2,
         /// CPU_ON publishes a vCPU that does not know where to start.
         StartForgotten: 2,
         /// Taking a page by force does not look at the record again once it has the VM's lock.
-        StaleClaim: 3,
+        StaleOwner: 3,
         /// A page that was measured may be replaced before the start.
         MeasuredSwapped: 3,
         /// A range of no pages passes for one.
@@ -172,7 +172,7 @@ mod on {
         /// Two guests' CPU_ON of one vCPU both succeed.
         CpuOnAgain: 14,
         /// Two CPU_ON of the host's for one CPU both succeed.
-        ClaimedTwice: 14,
+        ReservedTwice: 14,
         /// What a CPU knows of the MMIO guard outlives a change of it.
         GuardForgotten: 3,
         /// A CPU goes on with the vCPU that it ran last, though its VM was stopped meanwhile.

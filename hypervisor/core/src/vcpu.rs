@@ -10,7 +10,7 @@ use shared_abi::vcpu::Exit;
 use crate::hypervisor::Hypervisor;
 use crate::limits::CpuIndex;
 use crate::machine::Machine;
-use crate::vcpu::loaded::Loaded;
+use crate::vcpu::loaded::LoadedVcpu;
 
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,15 +36,15 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
         cpu: CpuIndex,
         vm: VmHandle,
         vcpu: VcpuIndex,
-    ) -> Result<Loaded<'_, 'm, M>, CallError> {
+    ) -> Result<LoadedVcpu<'_, 'm, M>, CallError> {
         if !self.has_cpu(cpu) {
             return Err(CallError::InvalidParameter);
         }
-        Loaded::claim(self, cpu, vm, vcpu)
+        LoadedVcpu::load(self, cpu, vm, vcpu)
     }
 }
 
 /// The exit of a guest that waits.
-pub(crate) fn wait_for_interrupt<M: Machine>(vcpu: &mut Loaded<'_, '_, M>) -> Exit {
+pub(crate) fn wait_for_interrupt<M: Machine>(vcpu: &mut LoadedVcpu<'_, '_, M>) -> Exit {
     Exit::Wfi { deadline: vcpu.with_context(|context| context.timer_deadline()) }
 }

@@ -20,17 +20,17 @@ use crate::machine::report::VmReport;
 use crate::machine::{Machine, TableRef};
 use crate::memory::pool::Pool;
 use crate::ownership::host::HostMemory;
-use crate::ownership::owner_map::Records;
+use crate::ownership::owner_map::OwnerMap;
 use crate::transition::ShareError;
 use crate::transition::share::Sharing;
-use crate::vcpu::loaded::{GuestPage, Loaded};
-use crate::vm::vcpu_ownership::Claim;
-use crate::vm::{Life, VmPlace};
+use crate::vcpu::loaded::{GuestPage, LoadedVcpu};
+use crate::vm::vcpu_ownership::VcpuOwnership;
+use crate::vm::{VmSlot, VmState};
 
 pub use hash::hash;
 pub use objects::{ObjectFault, ObjectSurvey, ObjectView};
-pub use owners::RecordRun;
-pub use saved::{Saved, free_claims, load_again, restore, save};
+pub use owners::OwnerRun;
+pub use saved::{SavedState, load_again, release_vcpus, restore, save};
 pub use vms::VmView;
 
 /// The right to read a page as a table, and in tests to write it, for a check that knows that it is one.
@@ -44,21 +44,26 @@ pub const fn table(page: Pfn) -> TableRef {
 pub struct View<'a, 'm, M: Machine> {
     machine: &'a M,
     host: &'a HostMemory<'m, M::Geometry>,
-    places: &'a [TicketMutexGuard<'a, VmPlace>; MAX_VMS],
-    claims: &'a [[Claim; MAX_VCPUS]; MAX_VMS],
+    slots: &'a [TicketMutexGuard<'a, VmSlot>; MAX_VMS],
+    ownerships: &'a [[VcpuOwnership; MAX_VCPUS]; MAX_VMS],
 }
 
-/// Looks at everything, under all locks: those of the places, ascending, and the host's. It is the one exception
-/// from the lock order, which can't deadlock: nobody else holds two places. The machine is not told of these
+/// Looks at everything, under all locks: those of the slots, ascending, and the host's. It is the one exception
+/// from the lock order, which can't deadlock: nobody else holds two slots. The machine is not told of these
 /// locks, so that a look leaves no trace.
 pub fn look<'m, M: Machine, R>(
     hypervisor: &Hypervisor<'m, M>,
     look: impl FnOnce(&View<'_, 'm, M>) -> R,
 ) -> R {
     // `map` goes by ascending index, as the order of locks wants it.
-    let places = hypervisor.places.each_ref().map(|place| place.mutex.lock());
+    let slots = hypervisor.slots.each_ref().map(|slot| slot.mutex.lock());
     let host = hypervisor.host.mutex.lock();
-    look(&View { machine: &hypervisor.machine, host: &host, places: &places, claims: &hypervisor.claims })
+    look(&View {
+        machine: &hypervisor.machine,
+        host: &host,
+        slots: &slots,
+        ownerships: &hypervisor.ownerships,
+    })
 }
 
 impl<'a, 'm, M: Machine> View<'a, 'm, M> {
@@ -68,10 +73,10 @@ impl<'a, 'm, M: Machine> View<'a, 'm, M> {
         self.machine
     }
 
-    /// The records of all RAM.
+    /// The owner map of all RAM.
     #[must_use]
-    pub const fn records(&self) -> &'a Records<'m, M::Geometry> {
-        &self.host.records
+    pub const fn owners(&self) -> &'a OwnerMap<'m, M::Geometry> {
+        &self.host.owners
     }
 
     /// The first page of the host's root tables.
@@ -96,9 +101,9 @@ impl<'a, 'm, M: Machine> View<'a, 'm, M> {
     #[must_use]
     pub fn vm(&self, index: VmIndex) -> Option<VmView<'_>> {
         let index = usize::from(index.0);
-        let place = self.places.get(index)?;
-        let vm = place.vm.as_ref()?;
-        Some(VmView { vm, objects: &place.objects, claims: self.claims.get(index)? })
+        let slot = self.slots.get(index)?;
+        let vm = slot.vm.as_ref()?;
+        Some(VmView { vm, objects: &slot.objects, ownerships: self.ownerships.get(index)? })
     }
 }
 
@@ -115,27 +120,27 @@ impl<M: Machine> Hypervisor<'_, M> {
 }
 
 /// Goes on with a vCPU that this CPU has parked, as a resident one does: returns whether it may.
-pub fn resume<M: Machine>(loaded: &mut Loaded<'_, '_, M>, vm: VmHandle, vcpu: VcpuIndex) -> bool {
+pub fn resume<M: Machine>(loaded: &mut LoadedVcpu<'_, '_, M>, vm: VmHandle, vcpu: VcpuIndex) -> bool {
     loaded.resume(vm, vcpu)
 }
 
 /// Parks a vCPU, as a resident one does.
-pub fn park<M: Machine>(loaded: &mut Loaded<'_, '_, M>) {
+pub fn park<M: Machine>(loaded: &mut LoadedVcpu<'_, '_, M>) {
     loaded.park();
 }
 
 /// What is at `gfn`, and whether a device may be, as an access of the guest's finds it: by what the CPU keeps.
-pub fn classify_or_device<M: Machine>(loaded: &mut Loaded<'_, '_, M>, gfn: Gfn) -> (GuestPage, bool) {
+pub fn classify_or_device<M: Machine>(loaded: &mut LoadedVcpu<'_, '_, M>, gfn: Gfn) -> (GuestPage, bool) {
     loaded.classify_or_device(gfn)
 }
 
 /// Counts hypercalls and exits of a vCPU, as if there were so many.
-pub fn count<M: Machine>(loaded: &Loaded<'_, '_, M>, hypercalls: u64, exits: u64) {
-    (0..hypercalls).for_each(|_| loaded.claim.count_hypercall());
-    (0..exits).for_each(|_| loaded.claim.count_exit());
+pub fn count<M: Machine>(loaded: &LoadedVcpu<'_, '_, M>, hypercalls: u64, exits: u64) {
+    (0..hypercalls).for_each(|_| loaded.ownership.count_hypercall());
+    (0..exits).for_each(|_| loaded.ownership.count_exit());
 }
 
-impl<M: Machine> Loaded<'_, '_, M> {
+impl<M: Machine> LoadedVcpu<'_, '_, M> {
     /// The VM.
     pub const fn vm(&self) -> VmHandle {
         self.vm
@@ -153,7 +158,7 @@ impl<M: Machine> Loaded<'_, '_, M> {
 
     /// Whether the VM's run was ended.
     pub fn is_stopped(&self) -> bool {
-        self.place.with(self.machine(), |place| place.vm.as_ref().is_none_or(|vm| vm.life != Life::Started))
+        self.slot.with(self.machine(), |slot| slot.vm.as_ref().is_none_or(|vm| vm.state != VmState::Started))
     }
 
     /// MEM_SHARE, as a guest calls it.

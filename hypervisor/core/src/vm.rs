@@ -10,13 +10,13 @@ use shared_abi::addr::{Gfn, Ipa, PageRange, Pfn};
 use shared_abi::error::{CallError, CallFailure};
 use shared_abi::host_call::{ObjectHandle, VcpuIndex, VmHandle};
 
-use crate::limits::{CpuIndex, MAX_CPUS, MAX_OBJECTS, MAX_SLOTS, MAX_VCPUS, ObjectIndex, VmIndex};
+use crate::limits::{CpuIndex, MAX_BINDINGS, MAX_CPUS, MAX_OBJECTS, MAX_VCPUS, ObjectIndex, VmIndex};
 use crate::machine::geometry::Geometry;
 use crate::machine::report::VmReport;
-use crate::memory::object::{self, Content, Object};
+use crate::memory::object::{self, Object, Presence};
 use crate::memory::pool::Pool;
 use crate::memory::stage2::table::{self, Stage2};
-use crate::ownership::page_state::{ObjectPage, Record};
+use crate::ownership::page_state::{ObjectPage, PageState};
 use crate::vm::mmio_guard::MmioGuard;
 
 /// A binding: object pages at guest-physical pages, one to one.
@@ -63,7 +63,7 @@ pub(crate) struct Vcpu {
 
 /// The life of a VM goes from top to bottom, and may skip `Stopped`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Life {
+pub(crate) enum VmState {
     /// The host puts it together.
     New,
     /// Its vCPUs may be entered.
@@ -74,10 +74,10 @@ pub(crate) enum Life {
     Dying,
 }
 
-/// A memory object and the generation of its place.
+/// A memory object and the generation of its slot.
 #[derive(Debug, Default)]
 #[cfg_attr(feature = "verify", derive(Clone))]
-pub(crate) struct ObjectPlace {
+pub(crate) struct ObjectSlot {
     pub(crate) generation: u32,
     pub(crate) object: Option<Object>,
 }
@@ -88,10 +88,10 @@ pub(crate) struct ObjectPlace {
 pub(crate) struct Vm {
     pub(crate) index: VmIndex,
     pub(crate) protected: bool,
-    pub(crate) life: Life,
+    pub(crate) state: VmState,
     pub(crate) tables: Stage2,
     pub(crate) pool: Pool,
-    pub(crate) bindings: Vec<Binding, MAX_SLOTS>,
+    pub(crate) bindings: Vec<Binding, MAX_BINDINGS>,
     pub(crate) vcpus: Vec<Vcpu, MAX_VCPUS>,
     pub(crate) measurement: LaunchMeasurement,
     pub(crate) report: VmReport,
@@ -136,9 +136,9 @@ impl Vm {
             .any(|binding| binding.guest.overlaps(guest) || binding.overlaps(first, guest.len()))
     }
 
-    /// The record of a page of this VM's that only its owner reaches, or that an ordinary VM was lent.
-    pub(crate) const fn record(&self, page: ObjectPage) -> Record {
-        if self.protected { Record::guest(page) } else { Record::lent(page) }
+    /// The page state of a page of this VM's that only its owner reaches, or that an ordinary VM was lent.
+    pub(crate) const fn page_state(&self, page: ObjectPage) -> PageState {
+        if self.protected { PageState::guest(page) } else { PageState::lent(page) }
     }
 
     /// Fails unless the pool has the tables that a change of `pages` pages from `offset` of an object on,
@@ -160,27 +160,27 @@ impl Vm {
 
     /// What an object has where the host took a page: a protected guest that has run must never meet
     /// zeroes that it could believe.
-    pub(crate) fn hole(&self) -> Content {
-        if self.protected && self.life != Life::New && !seeded!(PoisonForgotten) {
-            Content::Poisoned
+    pub(crate) fn hole(&self) -> Presence {
+        if self.protected && self.state != VmState::New && !seeded!(PoisonForgotten) {
+            Presence::Poisoned
         } else {
-            Content::Absent
+            Presence::Absent
         }
     }
 
     /// Fails unless the host may still put the VM together.
     pub(crate) fn is_new(&self) -> Result<(), CallError> {
-        match self.life {
-            Life::New => Ok(()),
-            Life::Started | Life::Stopped => Err(CallError::Denied),
-            Life::Dying => Err(CallError::Busy),
+        match self.state {
+            VmState::New => Ok(()),
+            VmState::Started | VmState::Stopped => Err(CallError::Denied),
+            VmState::Dying => Err(CallError::Busy),
         }
     }
 
     /// Fails for a VM that is being torn down.
     pub(crate) fn is_alive(&self) -> Result<(), CallError> {
-        match self.life {
-            Life::Dying => Err(CallError::Busy),
+        match self.state {
+            VmState::Dying => Err(CallError::Busy),
             _ => Ok(()),
         }
     }
@@ -199,26 +199,26 @@ impl Vm {
     }
 }
 
-/// A place for a VM. Generations outlive what is in the place, so that a handle to what was there
+/// A slot for a VM. Generations outlive what is in the place, so that a handle to what was there
 /// before names nothing.
 #[derive(Debug, Default)]
 #[cfg_attr(feature = "verify", derive(Clone))]
-pub(crate) struct VmPlace {
+pub(crate) struct VmSlot {
     pub(crate) generation: u32,
     pub(crate) vm: Option<Vm>,
-    pub(crate) objects: [ObjectPlace; MAX_OBJECTS],
+    pub(crate) objects: [ObjectSlot; MAX_OBJECTS],
     /// The MMIO guard of the VM that is there.
     pub(crate) guard: MmioGuard,
 }
 
 /// The object of that index.
-pub(crate) fn object_in(places: &mut [ObjectPlace; MAX_OBJECTS], index: ObjectIndex) -> Option<&mut Object> {
-    places.get_mut(usize::from(index.0))?.object.as_mut()
+pub(crate) fn object_in(slots: &mut [ObjectSlot; MAX_OBJECTS], index: ObjectIndex) -> Option<&mut Object> {
+    slots.get_mut(usize::from(index.0))?.object.as_mut()
 }
 
-/// Handles: the generation above, the places below.
-const PLACE_BITS: u32 = 8;
-const PLACE_MASK: u32 = 0xff;
+/// Handles: the generation above, the slots below.
+const SLOT_BITS: u32 = 8;
+const SLOT_MASK: u32 = 0xff;
 const OBJECT_BITS: u32 = 4;
 /// The generations of a place; after the last the first comes again. A host that keeps a handle for so
 /// long confuses itself, nobody else.
@@ -234,23 +234,23 @@ pub(crate) const fn next_generation(generation: u32) -> u32 {
 
 /// The handle of the VM at `index`.
 pub(crate) fn vm_handle(index: VmIndex, generation: u32) -> VmHandle {
-    VmHandle((generation << PLACE_BITS) | u32::from(index.0))
+    VmHandle((generation << SLOT_BITS) | u32::from(index.0))
 }
 
 /// The handle of an object.
 pub(crate) fn object_handle(vm: VmIndex, object: ObjectIndex, generation: u32) -> ObjectHandle {
-    let place = (u32::from(vm.0) << OBJECT_BITS) | u32::from(object.0);
-    ObjectHandle((generation << PLACE_BITS) | place)
+    let slot = (u32::from(vm.0) << OBJECT_BITS) | u32::from(object.0);
+    ObjectHandle((generation << SLOT_BITS) | slot)
 }
 
 /// The place and generation that a VM handle names.
-pub(crate) const fn vm_place(handle: VmHandle) -> (usize, u32) {
-    ((handle.0 & PLACE_MASK) as usize, handle.0 >> PLACE_BITS)
+pub(crate) const fn vm_slot(handle: VmHandle) -> (usize, u32) {
+    ((handle.0 & SLOT_MASK) as usize, handle.0 >> SLOT_BITS)
 }
 
-/// The VM's place, the object's, and the generation that an object handle names.
-pub(crate) const fn object_place(handle: ObjectHandle) -> (usize, ObjectIndex, u32) {
-    let place = handle.0 & PLACE_MASK;
-    let object = ObjectIndex((place & ((1 << OBJECT_BITS) - 1)) as u8);
-    ((place >> OBJECT_BITS) as usize, object, handle.0 >> PLACE_BITS)
+/// The VM's slot, the object's, and the generation that an object handle names.
+pub(crate) const fn object_slot(handle: ObjectHandle) -> (usize, ObjectIndex, u32) {
+    let slot = handle.0 & SLOT_MASK;
+    let object = ObjectIndex((slot & ((1 << OBJECT_BITS) - 1)) as u8);
+    ((slot >> OBJECT_BITS) as usize, object, handle.0 >> SLOT_BITS)
 }

@@ -8,7 +8,7 @@ use std::fmt;
 use hyp_core::limits::MAX_VMS;
 use hyp_core::machine::event::{Barrier, Event, Scope, kind};
 use hyp_core::machine::lock::LockId;
-use hyp_core::machine::{Space, Vmid};
+use hyp_core::machine::{Stage2Id, Vmid};
 use shared_abi::addr::{Pa, PageRange, Pfn};
 use shared_abi::host_call::VcpuIndex;
 
@@ -53,13 +53,13 @@ fn event_of([first, second]: [u64; 2]) -> Option<Event> {
     let vmid = Vmid(byte(1));
     let range = || PageRange::<Pfn>::new(Pfn(second), first >> 8);
     let lock = || match usize::try_from(second).ok()? {
-        index if index < MAX_VMS => Some(LockId::place(index)),
+        index if index < MAX_VMS => Some(LockId::slot(index)),
         MAX_VMS => Some(LockId::HOST),
         _ => None,
     };
     let vcpu = || u32::try_from(second).ok().map(VcpuIndex);
     Some(match first & kind::MASK {
-        kind::SPACE => Event::Space(Space { root: Pa(second), vmid }),
+        kind::SPACE => Event::Stage2Id(Stage2Id { root: Pa(second), vmid }),
         kind::WRITE => Event::Write {
             table: Pfn(first >> 24),
             index: usize::from(u16::from_le_bytes([byte(1), byte(2)])),
@@ -147,7 +147,9 @@ impl fmt::Display for InWords {
             write!(f, "{name} {:#x}, {} pages", pages.first().base().0, pages.len())
         };
         match &self.0 {
-            Event::Space(space) => write!(f, "space vmid {} root {:#x}", space.vmid.0, space.root.0),
+            Event::Stage2Id(stage2_id) => {
+                write!(f, "space vmid {} root {:#x}", stage2_id.vmid.0, stage2_id.root.0)
+            }
             Event::Write { table, index, value } => {
                 write!(f, "write {:#x}[{index}] = {value:#x}", table.base().0)
             }
@@ -187,7 +189,7 @@ mod tests {
         let range = |first, pages| PageRange::<Pfn>::new(Pfn(first), pages).unwrap();
         let vmid = Vmid(16);
         let mut events = vec![
-            Event::Space(Space { root: Pa(0x7fff_e000), vmid }),
+            Event::Stage2Id(Stage2Id { root: Pa(0x7fff_e000), vmid }),
             Event::Write { table: Pfn((1 << 36) - 1), index: 511, value: u64::MAX },
             Event::Wipe(range((1 << 36) - 1, 1)),
             Event::Clean(range(0, 1 << 28)),
@@ -198,7 +200,7 @@ mod tests {
             Event::Enter(0x0010_0000_4000_0000),
             Event::Dropped(1),
         ];
-        for lock in [LockId::place(0), LockId::place(15), LockId::HOST] {
+        for lock in [LockId::slot(0), LockId::slot(15), LockId::HOST] {
             events.extend([Event::Taken(lock), Event::Released(lock)]);
         }
         for barrier in [Barrier::DsbIshst, Barrier::DsbIsh, Barrier::DsbNsh, Barrier::Isb] {

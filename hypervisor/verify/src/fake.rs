@@ -18,21 +18,21 @@ use hyp_core::cpu::registers::VcpuContext;
 use hyp_core::machine::event::{Barrier, Event, Scope};
 use hyp_core::machine::geometry::{Geometry, Granule4K};
 use hyp_core::machine::maintenance::Maintenance;
-use hyp_core::machine::{Frames, Machine, Removed, Space, TableRef, VcpuClaim};
+use hyp_core::machine::{ContextPage, Frames, Machine, Removed, Stage2Id, TableRef};
 use shared_abi::addr::Pfn;
 
 use crate::oracle::walker;
 use crate::protocol::Checker;
-use memory::Memory;
+use memory::FakeMemory;
 use tlb::Tlb;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct State {
-    pages: Memory,
+    pages: FakeMemory,
     contexts: HashMap<u64, VcpuContext>,
     events: Vec<(usize, Event)>,
     /// What VTTBR_EL2 of each CPU holds during maintenance.
-    selected: HashMap<usize, Space>,
+    selected: HashMap<usize, Stage2Id>,
     tlb: Tlb,
     /// Looks at each event as it comes.
     checker: Option<Checker>,
@@ -74,9 +74,9 @@ impl State {
         self.pages.entry(page, index)
     }
 
-    fn translations<G: Geometry>(&self, space: Space) -> tlb::Map {
+    fn translations<G: Geometry>(&self, stage2_id: Stage2Id) -> tlb::Map {
         let read = |page, index| self.entry(page, index);
-        tlb::translations(G::INDEX_BITS, G::IPA_PAGES, &read, space)
+        tlb::translations(G::INDEX_BITS, G::IPA_PAGES, &read, stage2_id)
     }
 }
 
@@ -116,7 +116,7 @@ impl<G: Geometry> Fake<G> {
         let asked = |event: &Event| {
             !matches!(
                 event,
-                Event::Taken(_) | Event::Released(_) | Event::Space(_) | Event::Load(..) | Event::Put(..)
+                Event::Taken(_) | Event::Released(_) | Event::Stage2Id(_) | Event::Load(..) | Event::Put(..)
             )
         };
         let trace = self.take_trace().into_iter();
@@ -148,46 +148,46 @@ impl<G: Geometry> Fake<G> {
         self.state().pages.uniform_byte(page.0)
     }
 
-    /// What `space` makes of an IPA page, by the tables as they are.
-    pub fn walk(&self, space: Space, page: u64) -> Option<walker::Translation> {
+    /// What `stage2_id` makes of an IPA page, by the tables as they are.
+    pub fn walk(&self, stage2_id: Stage2Id, page: u64) -> Option<walker::Translation> {
         let state = self.state();
-        walker::walk(G::INDEX_BITS, &|page, index| state.entry(page, index), space.root, page)
+        walker::walk(G::INDEX_BITS, &|page, index| state.entry(page, index), stage2_id.root, page)
     }
 
-    /// From now on somebody may run in `space`: its translations are in the TLBs as soon as they are
+    /// From now on somebody may run in `stage2_id`: its translations are in the TLBs as soon as they are
     /// valid.
-    pub fn watch(&self, space: Space) {
+    pub fn watch(&self, stage2_id: Stage2Id) {
         let mut state = self.state();
-        state.tlb.watch(space);
+        state.tlb.watch(stage2_id);
         Self::refill(&mut state);
     }
 
-    /// Nobody runs in `space` any more.
-    pub fn unwatch(&self, space: Space) {
-        self.state().tlb.unwatch(space);
+    /// Nobody runs in `stage2_id` any more.
+    pub fn unwatch(&self, stage2_id: Stage2Id) {
+        self.state().tlb.unwatch(stage2_id);
     }
 
-    /// What the TLBs remember of an IPA page of `space`.
-    pub fn remembered(&self, space: Space, page: u64) -> Option<walker::Translation> {
-        self.state().tlb.get(space, page)
+    /// What the TLBs remember of an IPA page of `stage2_id`.
+    pub fn remembered(&self, stage2_id: Stage2Id, page: u64) -> Option<walker::Translation> {
+        self.state().tlb.get(stage2_id, page)
     }
 
-    /// What `space` makes of every IPA page, by the tables as they are, and what the TLBs remember.
-    pub fn translations(&self, space: Space) -> (tlb::Map, tlb::Map) {
+    /// What `stage2_id` makes of every IPA page, by the tables as they are, and what the TLBs remember.
+    pub fn translations(&self, stage2_id: Stage2Id) -> (tlb::Map, tlb::Map) {
         let state = self.state();
-        let found = state.translations::<G>(space);
-        let remembered = state.tlb.map(space).cloned();
+        let found = state.translations::<G>(stage2_id);
+        let remembered = state.tlb.map(stage2_id).cloned();
         (found, remembered.unwrap_or_default())
     }
 
     /// Rules of break-before-make that were broken.
-    pub fn violations(&self) -> Vec<tlb::Violation> {
+    pub fn violations(&self) -> Vec<tlb::StaleTranslation> {
         self.state().tlb.violations()
     }
 
     fn refill(state: &mut State) {
         let mut tlb = core::mem::take(&mut state.tlb);
-        tlb.refill(|space| state.translations::<G>(space));
+        tlb.refill(|stage2_id| state.translations::<G>(stage2_id));
         state.tlb = tlb;
     }
 }
@@ -247,17 +247,17 @@ impl<G: Geometry> Machine for Fake<G> {
         f(self.state().page(page))
     }
 
-    fn put_context(&self, claim: &mut VcpuClaim, context: VcpuContext) {
-        self.state().contexts.insert(claim.page().0, context);
+    fn put_context(&self, context_page: &mut ContextPage, context: VcpuContext) {
+        self.state().contexts.insert(context_page.page().0, context);
     }
 
     #[expect(
         clippy::expect_used,
         reason = "a fake stops the test that asks for registers which were never put"
     )]
-    fn with_context<R>(&self, claim: &mut VcpuClaim, f: impl FnOnce(&mut VcpuContext) -> R) -> R {
+    fn with_context<R>(&self, context_page: &mut ContextPage, f: impl FnOnce(&mut VcpuContext) -> R) -> R {
         let mut state = self.state();
-        let context = state.contexts.get_mut(&claim.page().0);
+        let context = state.contexts.get_mut(&context_page.page().0);
         f(context.expect("the vCPU has registers"))
     }
 
@@ -265,16 +265,16 @@ impl<G: Geometry> Machine for Fake<G> {
         Maintenance::publish(self);
     }
 
-    fn invalidate(&self, space: Space, removed: &[Removed]) {
-        Maintenance::invalidate(self, space, removed.iter().map(|leaf| leaf.page));
+    fn invalidate(&self, stage2_id: Stage2Id, removed: &[Removed]) {
+        Maintenance::invalidate(self, stage2_id, removed.iter().map(|leaf| leaf.page));
     }
 
-    fn invalidate_all(&self, space: Space) {
-        Maintenance::invalidate_all(self, space);
+    fn invalidate_all(&self, stage2_id: Stage2Id) {
+        Maintenance::invalidate_all(self, stage2_id);
     }
 
-    fn forget_previous_vcpu(&self, space: Space) {
-        Maintenance::forget_previous_vcpu(self, space);
+    fn forget_previous_vcpu(&self, stage2_id: Stage2Id) {
+        Maintenance::forget_previous_vcpu(self, stage2_id);
     }
 
     fn event(&self, event: impl FnOnce() -> Event) {
@@ -298,17 +298,17 @@ impl<G: Geometry> Maintenance for Fake<G> {
     #[expect(clippy::expect_used, reason = "a fake stops the test that invalidates for nobody")]
     fn forget(&self, scope: Scope) {
         let mut state = self.state();
-        let space = *state.selected.get(&CPU.get()).expect("a space is selected");
-        state.tell(Event::Tlbi { vmid: space.vmid, scope });
+        let stage2_id = *state.selected.get(&CPU.get()).expect("a space is selected");
+        state.tell(Event::Tlbi { vmid: stage2_id.vmid, scope });
         match scope {
-            Scope::Ipa(page) => state.tlb.forget_leaf(G::INDEX_BITS, space, page),
-            Scope::All => state.tlb.forget(space, 0, G::IPA_PAGES),
+            Scope::Ipa(page) => state.tlb.forget_leaf(G::INDEX_BITS, stage2_id, page),
+            Scope::All => state.tlb.forget(stage2_id, 0, G::IPA_PAGES),
             Scope::Combined | Scope::CombinedHere | Scope::InstructionsHere => {}
         }
     }
 
-    fn in_space(&self, space: Space, f: impl FnOnce()) {
-        self.state().selected.insert(CPU.get(), space);
+    fn in_stage2(&self, stage2_id: Stage2Id, f: impl FnOnce()) {
+        self.state().selected.insert(CPU.get(), stage2_id);
         f();
         self.state().selected.remove(&CPU.get());
     }

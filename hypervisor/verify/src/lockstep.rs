@@ -29,10 +29,10 @@ use hyp_core::hypervisor::Hypervisor;
 use hyp_core::limits::CpuIndex;
 use hyp_core::machine::event::Event;
 use hyp_core::machine::geometry::{Geometry, Level};
-use hyp_core::machine::{Space, Vmid};
+use hyp_core::machine::{Stage2Id, Vmid};
 use hyp_core::ownership::host::{HostAbort, HostAccess};
 use hyp_core::ownership::setup::Setup;
-use hyp_core::vcpu::loaded::Loaded;
+use hyp_core::vcpu::loaded::LoadedVcpu;
 use hyp_core::verify;
 use shared_abi::addr::{Gfn, PageRange, Pfn};
 use shared_abi::error::CallError;
@@ -42,7 +42,7 @@ use shared_abi::vcpu::{Entry, ListRegister, Resume};
 use crate::fake::{Fake, on_cpu};
 use crate::spec::guest::GuestRefusal;
 use crate::spec::host::Refusal;
-use crate::spec::{HostReach, Layout, Owner, Spec};
+use crate::spec::{HostReach, Layout, Spec, SpecOwner};
 use action::{Action, Arg};
 
 /// CPUs of a machine under test.
@@ -105,7 +105,7 @@ use agree;
 
 /// A vCPU that a CPU has.
 struct OnCpu<'h, 'm, G: Geometry> {
-    loaded: Loaded<'h, 'm, Fake<G>>,
+    loaded: LoadedVcpu<'h, 'm, Fake<G>>,
     /// It has exited: the host has to put it back before anything else happens on this CPU.
     exited: bool,
 }
@@ -120,12 +120,12 @@ pub struct Pair<'h, 'm, G: Geometry> {
     pub vms: Vec<u32>,
     /// The same for objects.
     pub objects: Vec<u32>,
-    spaces: BTreeMap<VmHandle, Space>,
+    stage2_ids: BTreeMap<VmHandle, Stage2Id>,
     cpus: [Option<OnCpu<'h, 'm, G>>; CPUS],
     /// What each CPU ran last, and may resume.
-    parked: [Option<Loaded<'h, 'm, Fake<G>>>; CPUS],
+    parked: [Option<LoadedVcpu<'h, 'm, Fake<G>>>; CPUS],
     /// Who owned each page after the last step, by page.
-    owners: Vec<Option<Owner>>,
+    owners: Vec<Option<SpecOwner>>,
     /// Hypercalls and exits of each VM.
     counts: BTreeMap<VmHandle, (u64, u64)>,
     trng: Trng,
@@ -151,12 +151,12 @@ pub fn with_pair<G: Geometry, R>(bench: &Bench, f: impl FnOnce(&mut Pair<'_, '_,
     let ram = [range(&bench.ram)];
     let denied = [range(&bench.denied)];
     let needs = Hypervisor::<Fake<G>>::needs(&ram, &denied);
-    let mut records = vec![u64::MAX; needs.records];
+    let mut owner_words = vec![u64::MAX; needs.owner_words];
     let setup = Setup {
         ram: &ram,
         reserved: &[range(&bench.reserved)],
         denied_devices: &denied,
-        records: &mut records,
+        owner_words: &mut owner_words,
         tables: PageRange::<Pfn>::new(Pfn(bench.reserved.start), needs.tables).expect("tables"),
         cpus: CPUS,
         expected: None,
@@ -172,24 +172,24 @@ impl<'h, 'm, G: Geometry> Pair<'h, 'm, G> {
             reserved: bench.reserved.clone(),
             denied: bench.denied.clone(),
             ipa_pages: G::IPA_PAGES,
-            largest_object: 16 * G::GIANT_PAGES,
+            largest_object: 16 * G::LEVEL1_BLOCK_PAGES,
             pages_per_call: G::PAGES_PER_CALL,
             kept_per_call: G::KEPT_PER_CALL,
         });
         let machine = real.machine();
         for (page, owner) in &spec.owners {
-            if *owner == Owner::Host {
+            if *owner == SpecOwner::Host {
                 machine.fill(Pfn(*page), HOST_BYTE);
             }
         }
-        machine.watch(real.host_space());
+        machine.watch(real.host_stage2_id());
         Self {
             real,
             owners: (0..G::IPA_PAGES).map(|page| spec.owners.get(&page).copied()).collect(),
             spec,
             vms: Vec::new(),
             objects: Vec::new(),
-            spaces: BTreeMap::new(),
+            stage2_ids: BTreeMap::new(),
             cpus: [const { None }; CPUS],
             parked: [const { None }; CPUS],
             counts: BTreeMap::new(),
@@ -251,8 +251,8 @@ impl<'h, 'm, G: Geometry> Pair<'h, 'm, G> {
 
     /// Where the tables of a VM are.
     #[must_use]
-    pub fn space(&self, vm: VmHandle) -> Option<Space> {
-        self.spaces.get(&vm).copied()
+    pub fn stage2_id(&self, vm: VmHandle) -> Option<Stage2Id> {
+        self.stage2_ids.get(&vm).copied()
     }
 
     fn touch(&self, page: u64) -> Result<Verdict, Divergence> {
@@ -266,7 +266,7 @@ impl<'h, 'm, G: Geometry> Pair<'h, 'm, G> {
         };
         agree!(answer == expected, "the host touches page {page}: {answer:?}");
         if answer == HostAbort::Retry {
-            let found = self.real.machine().walk(self.real.host_space(), page);
+            let found = self.real.machine().walk(self.real.host_stage2_id(), page);
             agree!(found.is_some(), "the host touches page {page} again and again");
         }
         Ok(verdict)
@@ -321,9 +321,9 @@ pub const fn vcpu_run(vm: VmHandle, vcpu: VcpuIndex) -> HostCall {
 }
 
 /// The space of a VM whose pool starts at page `root`: what VTTBR_EL2 holds for it.
-fn guest_space(vm: VmHandle, root: u64) -> Space {
+fn guest_stage2_id(vm: VmHandle, root: u64) -> Stage2Id {
     let place = u8::try_from(vm.0 & 0xff).unwrap_or(u8::MAX);
-    Space { root: Pfn(root).base(), vmid: Vmid(place.wrapping_add(1)) }
+    Stage2Id { root: Pfn(root).base(), vmid: Vmid(place.wrapping_add(1)) }
 }
 
 /// Pages of a block: what sequences like to begin and end at.

@@ -1,19 +1,19 @@
-//! An oracle: holds what the tables let each party reach against what the records say, for every page
+//! An oracle: holds what the tables let each party reach against what the page states say, for every page
 //! and every party, and stops at the first difference.
 //!
 //! It reads the *real* tables, by a [`walker`] of its own that shares nothing with the mapper, and the
-//! real records and objects. It is a debugging aid, not part of the shipped hypervisor: the feature
+//! real page states and objects. It is a debugging aid, not part of the shipped hypervisor: the feature
 //! `oracle` compiles it in, `cargo run -- boot --oracle` runs it after every call and exit at EL2, and
-//! tests run it on the fake machine. What it holds everybody to is the list of [`Rule`]s.
+//! tests run it on the fake machine. What it holds everybody to is the list of [`OracleRule`]s.
 //!
 //! How it comes to its verdict:
 //!
 //! 1. `tables::survey` reads every table of every party once. Each table must be in its
 //!    owner's custody *before* it is read. What it finds is counted.
-//! 2. The records of all RAM are read in runs (`pages`); for each run the host's tables, the guest's
+//! 2. The owner map of all RAM are read in runs (`pages`); for each run the host's tables, the guest's
 //!    tables and the guest's object must say what follows from it.
 //! 3. The counts must agree. As each recorded page was found where it belongs, equal counts mean that
-//!    nothing else is mapped, so that records, objects and guest tables are one to one.
+//!    nothing else is mapped, so that page states, objects and guest tables are one to one.
 //! 4. [`changes`] of owner since the last look must be such that the calls made since then allow them.
 //!
 //! TLBs and caches can't be read. What is owed to them is checked on the recording fake instead.
@@ -28,15 +28,15 @@ use core::fmt;
 use hyp_core::hypervisor::Hypervisor;
 use hyp_core::limits::{MAX_VMS, VmIndex};
 use hyp_core::machine::Machine;
-use hyp_core::ownership::page_state::{Owner, Record};
+use hyp_core::ownership::page_state::{Owner, PageState};
 use hyp_core::verify::{ObjectFault, View, VmView, look};
 use shared_abi::addr::{PAGE_SHIFT, Pfn};
 
-use changes::{Calls, Memory};
+use changes::{Calls, PastOwners};
 
 /// What has to hold of every page and every party, whenever no call is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Rule {
+pub enum OracleRule {
     /// A page that a protected VM owns and has not shared: its guest reaches it, the host does not.
     Private = 1,
     /// A page that a protected VM shares: its guest reaches it, and the host.
@@ -55,7 +55,7 @@ pub enum Rule {
     Bijection,
     /// No page is in two guests, or at two places of one.
     Once,
-    /// Counters say what there is: deviating records of a block, pages of a chunk and of an object, shared
+    /// Counters say what there is: deviating page states of a block, pages of a chunk and of an object, shared
     /// pages, tables in use and free.
     Counts,
     /// Outside of RAM the host reaches devices that are not denied, and a guest nothing.
@@ -73,7 +73,7 @@ pub enum Rule {
     Wiped,
 }
 
-impl Rule {
+impl OracleRule {
     /// All rules.
     pub const ALL: [Self; 15] = [
         Self::Private,
@@ -116,7 +116,7 @@ impl Rule {
     }
 }
 
-impl fmt::Display for Rule {
+impl fmt::Display for OracleRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "rule {}: {}", *self as u8, self.text())
     }
@@ -129,7 +129,7 @@ pub enum Party {
     Host,
     /// The VM of this index.
     Vm(VmIndex),
-    /// The hypervisor's own records.
+    /// The hypervisor's own page states.
     Hypervisor,
 }
 
@@ -148,7 +148,7 @@ impl fmt::Display for Party {
 #[error("oracle: page {:#x}, {party}, {rule}", page << PAGE_SHIFT)]
 pub struct Difference {
     /// What does not hold.
-    pub rule: Rule,
+    pub rule: OracleRule,
     /// For whom.
     pub party: Party,
     /// Where: the number of a physical page; of an IPA page if nothing physical is there. For a count, the
@@ -157,7 +157,7 @@ pub struct Difference {
 }
 
 impl Difference {
-    const fn new(rule: Rule, party: Party, page: u64) -> Self {
+    const fn new(rule: OracleRule, party: Party, page: u64) -> Self {
         Self { rule, party, page }
     }
 }
@@ -171,16 +171,16 @@ pub fn check<M: Machine>(hypervisor: &Hypervisor<'_, M>) -> Result<(), Differenc
     look(hypervisor, |view| Look(view).check().map(|_| ()))
 }
 
-/// How many words [`Oracle::new`] takes: as many as there are records.
+/// How many words [`Oracle::new`] takes: as many as there are page states.
 #[must_use]
 pub fn words_needed<M: Machine>(hypervisor: &Hypervisor<'_, M>) -> usize {
-    look(hypervisor, |view| view.records().words())
+    look(hypervisor, |view| view.owners().words())
 }
 
 /// An oracle that remembers what it saw the last time.
 #[derive(Debug)]
 pub struct Oracle<'m> {
-    memory: Memory<'m>,
+    memory: PastOwners<'m>,
     /// Tables of the host's, used and free: there never are more or fewer.
     host_tables: u64,
 }
@@ -195,9 +195,9 @@ impl<'m> Oracle<'m> {
     pub fn new<M: Machine>(hypervisor: &Hypervisor<'_, M>, words: &'m mut [u64]) -> Result<Self, Difference> {
         look(hypervisor, |view| {
             let host_tables = Look(view).check()?;
-            let records = view.records();
-            let short = Difference::new(Rule::Transition, Party::Hypervisor, 0);
-            let memory = Memory::new(records, words).ok_or(short)?;
+            let owners = view.owners();
+            let short = Difference::new(OracleRule::Transition, Party::Hypervisor, 0);
+            let memory = PastOwners::new(owners, words).ok_or(short)?;
             Ok(Self { memory, host_tables })
         })
     }
@@ -216,14 +216,14 @@ impl<'m> Oracle<'m> {
         look(hypervisor, |view| {
             if Look(view).check()? != self.host_tables {
                 let root = view.host_root();
-                return Err(Difference::new(Rule::Counts, Party::Host, root.0));
+                return Err(Difference::new(OracleRule::Counts, Party::Host, root.0));
             }
-            self.memory.check(view.machine(), view.records(), calls())
+            self.memory.check(view.machine(), view.owners(), calls())
         })
     }
 }
 
-/// What the records say of a VM.
+/// What the page states say of a VM.
 #[derive(Clone, Copy, Debug, Default)]
 struct Tally {
     /// Pages of its objects.
@@ -240,8 +240,8 @@ struct Look<'v, 'a, 'm, M: Machine>(&'v View<'a, 'm, M>);
 impl<M: Machine> Look<'_, '_, '_, M> {
     /// Checks all that can be seen at once. Answers how many tables the host has, used and free.
     fn check(&self) -> Result<u64, Difference> {
-        if let Some(page) = self.0.records().miscounted() {
-            return Err(Difference::new(Rule::Counts, Party::Hypervisor, page.0));
+        if let Some(page) = self.0.owners().miscounted() {
+            return Err(Difference::new(OracleRule::Counts, Party::Hypervisor, page.0));
         }
         let host = tables::survey(self.0.machine(), self.0.host_root(), Party::Host, |page| {
             self.owner(page) == Some(Owner::Hypervisor)
@@ -260,7 +260,7 @@ impl<M: Machine> Look<'_, '_, '_, M> {
                 Some(vm) => self.check_counts(vm, tally, mapped, held)?,
                 None if tally.pool != 0 => {
                     let page = self.first_of(Owner::Pool(index));
-                    return Err(Difference::new(Rule::Counts, Party::Vm(index), page));
+                    return Err(Difference::new(OracleRule::Counts, Party::Vm(index), page));
                 }
                 None => {}
             }
@@ -269,7 +269,7 @@ impl<M: Machine> Look<'_, '_, '_, M> {
     }
 
     fn owner(&self, page: Pfn) -> Option<Owner> {
-        self.0.records().get(page).map(Record::owner)
+        self.0.owners().get(page).map(PageState::owner)
     }
 
     /// Reads all tables of a VM. Answers how many pages its guest reaches, and how many pages of its pool
@@ -282,52 +282,56 @@ impl<M: Machine> Look<'_, '_, '_, M> {
         let mut held = guest.tables.saturating_add(vm.pool_free());
         for (context, runs) in vm.vcpus() {
             if !custody(context) {
-                return Err(Difference::new(Rule::Custody, party, context.0));
+                return Err(Difference::new(OracleRule::Custody, party, context.0));
             }
             if vm.is_dying() && runs {
-                return Err(Difference::new(Rule::Dead, party, context.0));
+                return Err(Difference::new(OracleRule::Dead, party, context.0));
             }
             held = held.saturating_add(1);
         }
         for object in vm.objects() {
             let found = object.survey(machine, custody).map_err(|fault| {
                 let (rule, page) = match fault {
-                    ObjectFault::Table(page) => (Rule::Custody, page),
-                    ObjectFault::Count(page) => (Rule::Counts, page),
+                    ObjectFault::Table(page) => (OracleRule::Custody, page),
+                    ObjectFault::Count(page) => (OracleRule::Counts, page),
                 };
                 Difference::new(rule, party, page.0)
             })?;
             if found.present != object.present() {
-                return Err(Difference::new(Rule::Counts, party, vm.root().0));
+                return Err(Difference::new(OracleRule::Counts, party, vm.root().0));
             }
             held = held.saturating_add(found.tables);
         }
         Ok((guest.pages, held))
     }
 
-    /// Holds what was counted in a VM's tables, objects and pool against what the records say.
+    /// Holds what was counted in a VM's tables, objects and pool against what the page states say.
     fn check_counts(&self, vm: VmView<'_>, tally: Tally, mapped: u64, held: u64) -> Result<(), Difference> {
         let party = Party::Vm(vm.index());
         let root = vm.root();
         // Nobody walks the tables of a VM that is torn down, and they are not kept up to date.
         if !vm.is_dying() && mapped != tally.pages {
-            return Err(self.stray_mapping(vm).unwrap_or(Difference::new(Rule::Bijection, party, root.0)));
+            return Err(self.stray_mapping(vm).unwrap_or(Difference::new(
+                OracleRule::Bijection,
+                party,
+                root.0,
+            )));
         }
         let present = vm.objects().fold(0_u64, |sum, object| sum.saturating_add(object.present()));
         if present != tally.pages {
-            return Err(Difference::new(Rule::Bijection, party, root.0));
+            return Err(Difference::new(OracleRule::Bijection, party, root.0));
         }
         if vm.shared() != tally.shared || held != tally.pool {
-            return Err(Difference::new(Rule::Counts, party, root.0));
+            return Err(Difference::new(OracleRule::Counts, party, root.0));
         }
         Ok(())
     }
 
-    /// The first page that a record gives to `owner`.
+    /// The first page that a page state gives to `owner`.
     fn first_of(&self, owner: Owner) -> u64 {
         self.0
-            .records()
-            .try_for_each_run(|run| if run.record.owner() == owner { Err(run.first) } else { Ok(()) })
+            .owners()
+            .try_for_each_run(|run| if run.state.owner() == owner { Err(run.first) } else { Ok(()) })
             .err()
             .unwrap_or(0)
     }

@@ -38,7 +38,7 @@ use hyp_core::machine::geometry::Geometry;
 use hyp_trace::InWords;
 
 use cpu::CpuState;
-use memory::Memory;
+use memory::PageHistory;
 pub use rule::Rule;
 use space::SpaceState;
 use tables::Attached;
@@ -90,7 +90,7 @@ pub struct Checker {
     bits: u32,
     seen: usize,
     recent: Vec<(usize, Event)>,
-    memory: Memory,
+    memory: PageHistory,
     spaces: BTreeMap<u8, SpaceState>,
     attached: BTreeMap<u64, Attached>,
     cpus: BTreeMap<usize, CpuState>,
@@ -104,7 +104,7 @@ impl Checker {
             bits,
             seen: 0,
             recent: Vec::new(),
-            memory: Memory::default(),
+            memory: PageHistory::default(),
             spaces: BTreeMap::new(),
             attached: BTreeMap::new(),
             cpus: BTreeMap::new(),
@@ -150,7 +150,7 @@ impl Checker {
 
     fn apply(&mut self, cpu: usize, event: Event) -> Result<(), Rule> {
         match event {
-            Event::Space(space) => self.space(space),
+            Event::Stage2Id(space) => self.space(space),
             Event::Write { table, index, value } => self.write(cpu, table.0, index, value),
             Event::Barrier(barrier) => {
                 self.barrier(cpu, barrier);

@@ -6,7 +6,7 @@
 //! * [`host`]: each call of the host's: why it is refused, and what it does otherwise;
 //! * [`guest`]: the same for what guests do.
 //!
-//! The model, in five sentences. Each page of RAM has one [`Owner`]. The host reaches its own pages and
+//! The model, in five sentences. Each page of RAM has one [`SpecOwner`]. The host reaches its own pages and
 //! those that a guest shares or that it lent; a guest reaches what is present in its memory objects,
 //! where these are bound; nobody else reaches anything. What leaves a protected guest comes back wiped.
 //! A page that the host took by force from a VM that had started is poison for that VM. A call that is
@@ -38,14 +38,14 @@ pub struct Spec {
     /// What does not change.
     pub layout: Layout,
     /// Who owns which page of RAM.
-    pub owners: BTreeMap<u64, Owner>,
+    pub owners: BTreeMap<u64, SpecOwner>,
     /// All VMs.
-    pub vms: BTreeMap<VmHandle, Vm>,
+    pub vms: BTreeMap<VmHandle, SpecVm>,
 }
 
 /// Who owns a page of RAM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Owner {
+pub enum SpecOwner {
     /// The hypervisor, for good.
     Hypervisor,
     /// The host, alone.
@@ -62,15 +62,15 @@ pub enum Owner {
 
 /// A VM.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Vm {
+pub struct SpecVm {
     /// Whether its memory is kept from the host. An ordinary VM's is lent to it.
     pub protected: bool,
     /// How far it is.
-    pub life: Life,
+    pub state: SpecVmState,
     /// Its memory objects, and what is at each offset.
-    pub objects: BTreeMap<ObjectHandle, Vec<Slot>>,
+    pub objects: BTreeMap<ObjectHandle, Vec<SpecPresence>>,
     /// What it sees where.
-    pub bindings: Vec<Binding>,
+    pub bindings: Vec<SpecBinding>,
     /// Its vCPUs: whether each runs, or may run (PSCI).
     pub on: Vec<bool>,
     /// The vCPUs that a CPU has.
@@ -83,7 +83,7 @@ pub struct Vm {
 
 /// The life of a VM, which only goes forward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Life {
+pub enum SpecVmState {
     /// The host puts it together.
     #[default]
     New,
@@ -97,7 +97,7 @@ pub enum Life {
 
 /// What is at an offset of a memory object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Slot {
+pub enum SpecPresence {
     /// Nothing; the host may populate it.
     Absent,
     /// This physical page.
@@ -106,7 +106,7 @@ pub enum Slot {
     Poisoned,
 }
 
-impl Slot {
+impl SpecPresence {
     /// The page, if one is there.
     const fn page(&self) -> Option<u64> {
         match *self {
@@ -118,7 +118,7 @@ impl Slot {
 
 /// Where a guest sees a part of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Binding {
+pub struct SpecBinding {
     /// First guest page.
     pub gfn: u64,
     /// Which object.
@@ -163,7 +163,8 @@ impl Spec {
     /// The machine as it starts: what is not the hypervisor's is the host's.
     #[must_use]
     pub fn new(layout: Layout) -> Self {
-        let owner = |page| if layout.reserved.contains(&page) { Owner::Hypervisor } else { Owner::Host };
+        let owner =
+            |page| if layout.reserved.contains(&page) { SpecOwner::Hypervisor } else { SpecOwner::Host };
         let owners = layout.ram.clone().map(|page| (page, owner(page))).collect();
         Self { layout, owners, vms: BTreeMap::new() }
     }
@@ -172,8 +173,8 @@ impl Spec {
     #[must_use]
     pub fn host_reach(&self, page: u64) -> HostReach {
         match self.owners.get(&page) {
-            Some(Owner::Host | Owner::Shared(_) | Owner::Lent(_)) => HostReach::Yes,
-            Some(Owner::Hypervisor | Owner::Pool(_) | Owner::Private(_)) => HostReach::No,
+            Some(SpecOwner::Host | SpecOwner::Shared(_) | SpecOwner::Lent(_)) => HostReach::Yes,
+            Some(SpecOwner::Hypervisor | SpecOwner::Pool(_) | SpecOwner::Private(_)) => HostReach::No,
             None if self.layout.denied.contains(&page) => HostReach::No,
             None if page < self.layout.ipa_pages => HostReach::Device,
             None => HostReach::No,
@@ -192,35 +193,36 @@ impl Spec {
     pub fn is_sound(&self) -> bool {
         self.vms.iter().all(|(vm, found)| {
             let memory = match found.protected {
-                true => [Owner::Private(*vm), Owner::Shared(*vm)],
-                false => [Owner::Lent(*vm); 2],
+                true => [SpecOwner::Private(*vm), SpecOwner::Shared(*vm)],
+                false => [SpecOwner::Lent(*vm); 2],
             };
             let owned = self.owners.iter().filter(|(_, owner)| memory.contains(owner));
-            let mut present: Vec<u64> = found.objects.values().flatten().filter_map(Slot::page).collect();
+            let mut present: Vec<u64> =
+                found.objects.values().flatten().filter_map(SpecPresence::page).collect();
             present.sort_unstable();
             owned.map(|(page, _)| page).eq(&present)
         })
     }
 
     /// What is at a guest page; `None` if no memory is bound there.
-    fn slot_at(&self, vm: VmHandle, gfn: u64) -> Option<Slot> {
+    fn slot_at(&self, vm: VmHandle, gfn: u64) -> Option<SpecPresence> {
         let vm = self.vms.get(&vm)?;
-        let holds = |binding: &&Binding| (binding.gfn..binding.gfn + binding.pages).contains(&gfn);
-        let Binding { gfn: first, object, offset, .. } = vm.bindings.iter().find(holds)?;
+        let holds = |binding: &&SpecBinding| (binding.gfn..binding.gfn + binding.pages).contains(&gfn);
+        let SpecBinding { gfn: first, object, offset, .. } = vm.bindings.iter().find(holds)?;
         Some(vm.objects[object][(offset + gfn - first) as usize])
     }
 
     /// A page goes back to the host; `left` is what is then where it was in an object, if it was in one.
-    fn give_back(&mut self, page: u64, left: Slot) {
-        self.owners.insert(page, Owner::Host);
+    fn give_back(&mut self, page: u64, left: SpecPresence) {
+        self.owners.insert(page, SpecOwner::Host);
         let objects = self.vms.values_mut().flat_map(|vm| vm.objects.values_mut());
-        for slot in objects.flatten().filter(|slot| **slot == Slot::Present(page)) {
+        for slot in objects.flatten().filter(|slot| **slot == SpecPresence::Present(page)) {
             *slot = left;
         }
     }
 
     /// A VM that is there.
-    fn there(&mut self, vm: VmHandle) -> &mut Vm {
+    fn there(&mut self, vm: VmHandle) -> &mut SpecVm {
         self.vms.get_mut(&vm).expect("it is there")
     }
 }

@@ -3,16 +3,16 @@
 use hyp_core::hypervisor::Hypervisor;
 use hyp_core::limits::CpuIndex;
 use hyp_core::machine::geometry::Geometry;
-use hyp_core::machine::{Space, Vmid};
+use hyp_core::machine::{Stage2Id, Vmid};
 use hyp_core::ownership::setup::{Setup, SetupError};
-use hyp_core::vcpu::loaded::Loaded;
+use hyp_core::vcpu::loaded::LoadedVcpu;
 use hyp_verify::fake::Fake;
 use shared_abi::addr::{Gfn, PageRange, Pfn};
 use shared_abi::error::{CallError, CallFailure};
-use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState, VcpuIndex, VmHandle};
+use shared_abi::host_call::{HostCall, InitialContent, ObjectHandle, ObjectPageState, VcpuIndex, VmHandle};
 use shared_abi::record::Digest;
 
-/// Tables of 4 entries: a block has 4 pages, a giant 16, the IPA space 128.
+/// Tables of 4 entries: a block has 4 pages, a level-1 block 16, the IPA space 128.
 #[derive(Debug)]
 pub(super) enum Tiny {}
 
@@ -72,7 +72,7 @@ pub(super) fn make_expecting<G: Geometry>(
         ram,
         reserved: vec![range(reserved.0, reserved.1)].leak(),
         denied_devices,
-        records: Box::leak(vec![u64::MAX; needs.records].into_boxed_slice()),
+        owner_words: Box::leak(vec![u64::MAX; needs.owner_words].into_boxed_slice()),
         tables: range(reserved.0, needs.tables),
         cpus: 2,
         expected,
@@ -82,20 +82,20 @@ pub(super) fn make_expecting<G: Geometry>(
 
 pub(super) fn tiny() -> TinyHypervisor {
     let hypervisor = make(RAM, RESERVED, DENIED).unwrap();
-    hypervisor.machine().watch(hypervisor.host_space());
+    hypervisor.machine().watch(hypervisor.host_stage2_id());
     hypervisor
 }
 
 /// The space of the VM at `index`, whose pool starts at `root`.
-pub(super) fn guest_space(index: u8, root: u64) -> Space {
-    Space { root: Pfn(root).base(), vmid: Vmid(index + 1) }
+pub(super) fn guest_stage2_id(index: u8, root: u64) -> Stage2Id {
+    Stage2Id { root: Pfn(root).base(), vmid: Vmid(index + 1) }
 }
 
 /// A VM with one object of 16 pages, bound at guest page 32, and one vCPU.
 pub(super) struct TestVm {
     pub(super) vm: VmHandle,
     pub(super) object: ObjectHandle,
-    pub(super) space: Space,
+    pub(super) stage2_id: Stage2Id,
 }
 
 pub(super) const GUEST_FIRST: u64 = 32;
@@ -113,9 +113,9 @@ impl TestVm {
         call(HostCall::ObjectBind { object, offset: 0, gfn: Gfn(GUEST_FIRST), pages: OBJECT_PAGES });
         call(HostCall::VcpuCreate { vm, index: VcpuIndex(0) });
         let index = u8::try_from(vm.0 & 0xff).unwrap();
-        let space = guest_space(index, first);
-        hypervisor.machine().watch(space);
-        Self { vm, object, space }
+        let stage2_id = guest_stage2_id(index, first);
+        hypervisor.machine().watch(stage2_id);
+        Self { vm, object, stage2_id }
     }
 
     pub(super) fn start(&self, hypervisor: &TinyHypervisor) {
@@ -131,7 +131,7 @@ impl TestVm {
         first: u64,
         pages: u64,
     ) -> Result<u64, CallFailure> {
-        self.populate_with(hypervisor, offset, first, pages, Content::Zero)
+        self.populate_with(hypervisor, offset, first, pages, InitialContent::Zero)
     }
 
     pub(super) fn populate_with(
@@ -140,7 +140,7 @@ impl TestVm {
         offset: u64,
         first: u64,
         pages: u64,
-        content: Content,
+        content: InitialContent,
     ) -> Result<u64, CallFailure> {
         hypervisor
             .host_call(&HostCall::ObjectPopulate {
@@ -153,30 +153,30 @@ impl TestVm {
             .map(|x| x[0])
     }
 
-    pub(super) fn punch(
+    pub(super) fn reclaim(
         &self,
         hypervisor: &TinyHypervisor,
         offset: u64,
         pages: u64,
     ) -> Result<u64, CallFailure> {
-        hypervisor.host_call(&HostCall::ObjectPunch { object: self.object, offset, pages }).map(|x| x[0])
+        hypervisor.host_call(&HostCall::ObjectReclaim { object: self.object, offset, pages }).map(|x| x[0])
     }
 
-    pub(super) fn query(&self, hypervisor: &TinyHypervisor, offset: u64) -> (PageState, u64) {
+    pub(super) fn query(&self, hypervisor: &TinyHypervisor, offset: u64) -> (ObjectPageState, u64) {
         let x = hypervisor.host_call(&HostCall::ObjectQuery { object: self.object, offset }).unwrap();
-        (PageState::from_code(x[0]).unwrap(), x[1])
+        (ObjectPageState::from_code(x[0]).unwrap(), x[1])
     }
 
     pub(super) fn load<'h>(
         &self,
         hypervisor: &'h TinyHypervisor,
-    ) -> Result<Loaded<'h, 'static, Fake<Tiny>>, CallError> {
+    ) -> Result<LoadedVcpu<'h, 'static, Fake<Tiny>>, CallError> {
         hypervisor.vcpu_load(CpuIndex(0), self.vm, VcpuIndex(0))
     }
 
     /// Destroys the VM; answers how many pages came back.
     pub(super) fn destroy(&self, hypervisor: &TinyHypervisor) -> Result<u64, CallFailure> {
-        hypervisor.machine().unwatch(self.space);
+        hypervisor.machine().unwatch(self.stage2_id);
         hypervisor.host_call(&HostCall::VmDestroy { vm: self.vm }).map(|x| x[0])
     }
 }
@@ -184,17 +184,17 @@ impl TestVm {
 /// Whether the host's tables and TLBs let it at `page`; that the two agree, and map it to itself, is
 /// asserted.
 pub(super) fn host_reaches(hypervisor: &TinyHypervisor, page: u64) -> bool {
-    reached(hypervisor, hypervisor.host_space(), page).is_some_and(|to| {
+    reached(hypervisor, hypervisor.host_stage2_id(), page).is_some_and(|to| {
         assert_eq!(to, page, "the host's map is the identity");
         true
     })
 }
 
 /// The page that a space reaches at an IPA page. That TLBs know no more than the tables is asserted.
-pub(super) fn reached(hypervisor: &TinyHypervisor, space: Space, page: u64) -> Option<u64> {
+pub(super) fn reached(hypervisor: &TinyHypervisor, stage2_id: Stage2Id, page: u64) -> Option<u64> {
     let machine = hypervisor.machine();
-    let found = machine.walk(space, page);
-    assert_eq!(machine.remembered(space, page), found, "TLB against tables, page {page:#x}");
+    let found = machine.walk(stage2_id, page);
+    assert_eq!(machine.remembered(stage2_id, page), found, "TLB against tables, page {page:#x}");
     found.map(|found| {
         assert!(found.usable);
         found.page.0

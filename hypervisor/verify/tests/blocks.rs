@@ -4,10 +4,10 @@ use hyp_core::hypervisor::Hypervisor;
 use hyp_core::limits::CpuIndex;
 use hyp_core::machine::event::{Event, Scope};
 use hyp_core::machine::geometry::Granule4K;
-use hyp_core::vcpu::loaded::Loaded;
+use hyp_core::vcpu::loaded::LoadedVcpu;
 use hyp_verify::fake::Fake;
 use shared_abi::addr::{Gfn, Pfn};
-use shared_abi::host_call::{Content, HostCall, ObjectHandle, VcpuIndex, VmHandle};
+use shared_abi::host_call::{HostCall, InitialContent, ObjectHandle, VcpuIndex, VmHandle};
 
 use super::bench_machine::*;
 
@@ -49,19 +49,19 @@ impl Block {
             offset,
             first: Pfn(first),
             pages,
-            content: Content::Zero,
+            content: InitialContent::Zero,
         })
     }
 
-    fn punch(&self, offset: u64, pages: u64) -> u64 {
-        self.call(HostCall::ObjectPunch { object: self.object, offset, pages })
+    fn reclaim(&self, offset: u64, pages: u64) -> u64 {
+        self.call(HostCall::ObjectReclaim { object: self.object, offset, pages })
     }
 
     fn call(&self, call: HostCall) -> u64 {
         self.hypervisor.host_call(&call).unwrap()[0]
     }
 
-    fn load(&self) -> Loaded<'_, 'static, Fake<Granule4K>> {
+    fn load(&self) -> LoadedVcpu<'_, 'static, Fake<Granule4K>> {
         self.hypervisor.vcpu_load(CpuIndex(0), self.vm, VcpuIndex(0)).unwrap()
     }
 
@@ -76,7 +76,7 @@ impl Block {
     }
 
     fn host_level(&self, page: u64) -> Option<u32> {
-        let found = self.hypervisor.machine().walk(self.hypervisor.host_space(), page);
+        let found = self.hypervisor.machine().walk(self.hypervisor.host_stage2_id(), page);
         found.map(|found| found.level)
     }
 }
@@ -97,7 +97,7 @@ fn a_block_is_donated_shared_and_taken_at_the_price_of_one_entry() {
         assert_eq!(block.events(), (1, 1));
         assert_eq!(block.host_level(FRAMES + 1024), None);
     }
-    assert_eq!(block.punch(1024, 512), 512);
+    assert_eq!(block.reclaim(1024, 512), 512);
     assert_eq!(block.events(), (3, 1));
     assert_eq!(block.host_level(FRAMES + 1024), Some(2));
 }
@@ -139,18 +139,18 @@ fn pages_that_come_one_by_one_end_as_a_block() {
         assert_eq!(block.populate(page, FRAMES + page, 1), 1);
     }
     let guest = block.load();
-    let space = guest.space();
+    let stage2_id = guest.stage2_id();
     let level = |page| {
-        let found = block.hypervisor.machine().walk(space, GUEST + page);
+        let found = block.hypervisor.machine().walk(stage2_id, GUEST + page);
         found.unwrap().level
     };
     assert_eq!((level(0), level(511)), (2, 2));
     drop(guest);
-    assert_eq!(block.punch(7, 1), 1);
+    assert_eq!(block.reclaim(7, 1), 1);
     assert_eq!(level(8), 3);
     // The host gets the block back page by page, and as one at the end.
     for page in (0..512).filter(|page| *page != 7) {
-        assert_eq!(block.punch(page, 1), 1);
+        assert_eq!(block.reclaim(page, 1), 1);
     }
     assert_eq!(block.host_level(FRAMES), Some(2));
 }

@@ -8,7 +8,7 @@ use hyp_core::verify;
 use hyp_verify::fake::Fake;
 use shared_abi::addr::{Gfn, Ipa, Pfn};
 use shared_abi::error::{CallError, CallFailure};
-use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState, VcpuIndex, VmHandle};
+use shared_abi::host_call::{HostCall, InitialContent, ObjectHandle, ObjectPageState, VcpuIndex, VmHandle};
 
 use super::bench_machine::*;
 
@@ -68,7 +68,7 @@ fn what_was_lent_goes_back_a_bounded_part_at_a_time_too() {
             offset,
             first: Pfn(72 + offset),
             pages: 4,
-            content: Content::Zero,
+            content: InitialContent::Zero,
         });
     }
     let mut again = 0;
@@ -139,7 +139,7 @@ fn the_report_counts_pages_that_come_and_go() {
     guest.relinquish(Gfn(GUEST_FIRST)).unwrap();
     assert_eq!(counts(), [6, 1, 2]);
     drop(guest);
-    vm.punch(&hypervisor, 1, 3).unwrap();
+    vm.reclaim(&hypervisor, 1, 3).unwrap();
     assert_eq!(counts(), [6, 4, 0]);
     let reclaim = HostCall::ForceReclaim { page: Pfn(76) };
     hypervisor.host_call(&reclaim).unwrap();
@@ -149,19 +149,19 @@ fn the_report_counts_pages_that_come_and_go() {
 }
 
 #[test]
-fn a_punch_that_runs_out_of_tables_says_how_far_it_came() {
+fn a_reclaim_that_runs_out_of_tables_says_how_far_it_came() {
     let hypervisor = tiny();
     // Root, directory, vCPU and a table for two blocks: what is left would do for a split, and not for
     // the check before another.
     let vm = TestVm::new(&hypervisor, true, 54, 8);
     vm.populate(&hypervisor, 0, 72, 4).unwrap();
     vm.populate(&hypervisor, 4, 76, 4).unwrap();
-    let failure = vm.punch(&hypervisor, 2, 6).unwrap_err();
+    let failure = vm.reclaim(&hypervisor, 2, 6).unwrap_err();
     assert_eq!((failure.error, failure.value), (CallError::Again, 2));
-    let failure = vm.punch(&hypervisor, 4, 4).unwrap_err();
+    let failure = vm.reclaim(&hypervisor, 4, 4).unwrap_err();
     assert_eq!((failure.error, failure.value), (CallError::NoMemory, 2));
     let states: Vec<_> = [1, 2, 3, 4].map(|offset| vm.query(&hypervisor, offset).0).into();
-    let (here, gone) = (PageState::Private, PageState::Absent);
+    let (here, gone) = (ObjectPageState::Private, ObjectPageState::Absent);
     assert_eq!(states, [here, gone, gone, here]);
 }
 
@@ -175,7 +175,7 @@ fn what_is_dying_gets_no_page_where_the_short_way_would_do() {
     call(HostCall::ObjectBind { object, offset: 0, gfn: Gfn(GUEST_FIRST), pages: 16 }).unwrap();
     call(HostCall::VcpuCreate { vm, index: VcpuIndex(0) }).unwrap();
     let populate = |offset, first| {
-        let (first, content) = (Pfn(first), Content::Zero);
+        let (first, content) = (Pfn(first), InitialContent::Zero);
         call(HostCall::ObjectPopulate { object, offset, first, pages: 1, content })
     };
     for (offset, page) in [(0, 80), (1, 81), (4, 84), (5, 85), (8, 88), (9, 89)] {

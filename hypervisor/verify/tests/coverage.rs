@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::string::{String, ToString};
 
 use hyp_verify::lockstep::Verdict;
-use hyp_verify::lockstep::action::{Action, CALLS, GuestCall};
+use hyp_verify::lockstep::action::{Action, CALLS, GuestStep};
 use hyp_verify::spec::guest::GuestRefusal as G;
 use hyp_verify::spec::host::Refusal as R;
 
@@ -34,7 +34,7 @@ const HOST_ROWS: &[(&str, &[R])] = &[
             R::NotHosts,
         ],
     ),
-    ("object-punch", &[R::NoObject, R::Dying, R::OutsideObject]),
+    ("object-reclaim", &[R::NoObject, R::Dying, R::OutsideObject]),
     ("object-query", &[R::NoObject, R::Dying, R::OutsideObject]),
     ("object-destroy", &[R::NoObject, R::Dying, R::StillPresent, R::Started]),
     ("vcpu-create", &[R::NoVm, R::Dying, R::Started, R::WrongIndex, R::Full]),
@@ -79,13 +79,13 @@ fn name(action: &Action) -> &'static str {
         Action::Load { .. } => "load",
         Action::Put { .. } => "put",
         Action::Guest { call, .. } => match call {
-            GuestCall::Share(_) => "guest share",
-            GuestCall::Unshare(_) => "guest unshare",
-            GuestCall::Relinquish(_) => "guest relinquish",
-            GuestCall::CpuOn(_) => "guest cpu-on",
-            GuestCall::CpuOff => "guest cpu-off",
-            GuestCall::SystemOff => "guest system-off",
-            GuestCall::Touch(_) => "guest touch",
+            GuestStep::Share(_) => "guest share",
+            GuestStep::Unshare(_) => "guest unshare",
+            GuestStep::Relinquish(_) => "guest relinquish",
+            GuestStep::CpuOn(_) => "guest cpu-on",
+            GuestStep::CpuOff => "guest cpu-off",
+            GuestStep::SystemOff => "guest system-off",
+            GuestStep::Touch(_) => "guest touch",
         },
     }
 }
@@ -129,7 +129,7 @@ impl Coverage {
             ("touch", Verdict::Abort),
             ("put", Verdict::Done),
             ("object-populate", Verdict::NoMemory),
-            ("object-punch", Verdict::NoMemory),
+            ("object-reclaim", Verdict::NoMemory),
             ("object-create", Verdict::NoMemory),
             ("vcpu-create", Verdict::NoMemory),
             ("force-reclaim", Verdict::NoMemory),

@@ -12,7 +12,7 @@ use hyp_core::cpu::syndrome::SyndromeRegisters;
 use hyp_core::limits::CpuIndex;
 use hyp_core::trap::guest::{Trap, guest_entry, guest_exit};
 use hyp_core::vcpu::GuestAction;
-use hyp_core::vcpu::loaded::Loaded;
+use hyp_core::vcpu::loaded::LoadedVcpu;
 use hyp_verify::fake::Fake;
 use shared_abi::addr::Gfn;
 use shared_abi::host_call::{HostCall, VcpuIndex};
@@ -35,7 +35,7 @@ struct Guest {
     trng: Trng,
 }
 
-type Vcpu<'h> = Loaded<'h, 'static, Fake<Tiny>>;
+type Vcpu<'h> = LoadedVcpu<'h, 'static, Fake<Tiny>>;
 
 impl Guest {
     fn new(protected: bool) -> Self {

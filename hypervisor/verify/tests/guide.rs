@@ -2,11 +2,11 @@
 //! that just don't, a few that never could.
 
 use hyp_core::machine::geometry::Geometry;
-use hyp_verify::lockstep::action::{Action, Arg, CALLS, GuestCall};
+use hyp_verify::lockstep::action::{Action, Arg, CALLS, GuestStep};
 use hyp_verify::lockstep::{CPUS, Pair};
-use hyp_verify::spec::{Binding, Life, Owner, Slot};
+use hyp_verify::spec::{SpecBinding, SpecOwner, SpecPresence, SpecVmState};
 use shared_abi::addr::{Gfn, Pfn};
-use shared_abi::host_call::{Content, HostCall, ObjectHandle, VcpuIndex, VmHandle};
+use shared_abi::host_call::{HostCall, InitialContent, ObjectHandle, VcpuIndex, VmHandle};
 
 /// Numbers drawn from one seed (SplitMix64).
 pub(super) struct Dice(pub(super) u64);
@@ -35,7 +35,7 @@ impl Dice {
         }
     }
 
-    /// How many pages: short, a block, a giant, now and then nonsense.
+    /// How many pages: short, a block, a level-1 block, now and then nonsense.
     fn length(&mut self) -> u64 {
         match self.below(20) {
             0 => 0,
@@ -77,13 +77,13 @@ fn named<G: Geometry>(pair: &Pair<'_, '_, G>, call: HostCall) -> Action {
     Action::host(&call, &pair.vms, &pair.objects)
 }
 
-fn vms<G: Geometry>(pair: &Pair<'_, '_, G>, test: impl Fn(Life) -> bool) -> Vec<VmHandle> {
-    let alive = pair.spec.vms.iter().filter(|(_, vm)| test(vm.life));
+fn vms<G: Geometry>(pair: &Pair<'_, '_, G>, test: impl Fn(SpecVmState) -> bool) -> Vec<VmHandle> {
+    let alive = pair.spec.vms.iter().filter(|(_, vm)| test(vm.state));
     alive.map(|(handle, _)| *handle).collect()
 }
 
 fn load<G: Geometry>(pair: &Pair<'_, '_, G>, dice: &mut Dice) -> Action {
-    let started = vms(pair, |life| life == Life::Started);
+    let started = vms(pair, |life| life == SpecVmState::Started);
     let vm = dice.of(&started).unwrap_or(VmHandle(u32::MAX));
     let vm = pair.vms.iter().rposition(|known| *known == vm.0);
     Action::Load {
@@ -108,23 +108,23 @@ fn guest<G: Geometry>(pair: &Pair<'_, '_, G>, dice: &mut Dice) -> Action {
     let ipa = gfn.wrapping_mul(4096) + u64::from(dice.one_in(40));
     let x3 = u64::from(dice.one_in(60));
     let call = match dice.below(40) {
-        0..=13 => GuestCall::Share([ipa, dice.length(), x3]),
-        14..=24 => GuestCall::Unshare([ipa, dice.length(), x3]),
-        25..=29 => GuestCall::Relinquish([ipa, u64::from(dice.one_in(40)), x3]),
-        30 | 31 => GuestCall::CpuOn(dice.below(3) as u32),
-        32 => GuestCall::CpuOff,
-        33 if dice.one_in(3) => GuestCall::SystemOff,
-        _ => GuestCall::Touch(gfn),
+        0..=13 => GuestStep::Share([ipa, dice.length(), x3]),
+        14..=24 => GuestStep::Unshare([ipa, dice.length(), x3]),
+        25..=29 => GuestStep::Relinquish([ipa, u64::from(dice.one_in(40)), x3]),
+        30 | 31 => GuestStep::CpuOn(dice.below(3) as u32),
+        32 => GuestStep::CpuOff,
+        33 if dice.one_in(3) => GuestStep::SystemOff,
+        _ => GuestStep::Touch(gfn),
     };
     Action::Guest { cpu, call }
 }
 
 fn host<G: Geometry>(pair: &Pair<'_, '_, G>, dice: &mut Dice) -> Action {
-    let alive = vms(pair, |life| life != Life::Dying);
+    let alive = vms(pair, |life| life != SpecVmState::Dying);
     if alive.len() < 2 || (alive.len() < 4 && dice.one_in(30)) {
         return create(pair, dice);
     }
-    let new = vms(pair, |life| life == Life::New);
+    let new = vms(pair, |life| life == SpecVmState::New);
     if let Some(vm) = dice.of(&new)
         && dice.one_in(2)
     {
@@ -139,11 +139,12 @@ fn host<G: Geometry>(pair: &Pair<'_, '_, G>, dice: &mut Dice) -> Action {
         0..=15 => populate(pair, dice),
         16..=20 => {
             let pages = dice.length();
-            named(pair, HostCall::ObjectPunch { object, offset, pages })
+            named(pair, HostCall::ObjectReclaim { object, offset, pages })
         }
         21..=24 => {
-            let private: Vec<u64> =
-                owned(pair, |owner| matches!(owner, Owner::Private(_) | Owner::Shared(_) | Owner::Lent(_)));
+            let private: Vec<u64> = owned(pair, |owner| {
+                matches!(owner, SpecOwner::Private(_) | SpecOwner::Shared(_) | SpecOwner::Lent(_))
+            });
             let page = Pfn(dice.of(&private).unwrap_or(0));
             named(pair, HostCall::ForceReclaim { page })
         }
@@ -155,7 +156,7 @@ fn host<G: Geometry>(pair: &Pair<'_, '_, G>, dice: &mut Dice) -> Action {
         32..=36 => top_up(pair, dice, dice_vm(&alive), 1),
         37 => named(pair, HostCall::ObjectDestroy { object }),
         _ => {
-            let stopped = vms(pair, |life| life >= Life::Stopped);
+            let stopped = vms(pair, |life| life >= SpecVmState::Stopped);
             let vm = match dice.of(&stopped) {
                 Some(vm) => vm,
                 None if dice.one_in(6) => dice.of(&alive).unwrap_or(VmHandle(0)),
@@ -171,15 +172,15 @@ fn dice_vm(alive: &[VmHandle]) -> VmHandle {
 }
 
 /// The pages of RAM whose owner passes.
-fn owned<G: Geometry>(pair: &Pair<'_, '_, G>, test: impl Fn(&Owner) -> bool) -> Vec<u64> {
+fn owned<G: Geometry>(pair: &Pair<'_, '_, G>, test: impl Fn(&SpecOwner) -> bool) -> Vec<u64> {
     let pages = pair.spec.owners.iter().filter(|(_, owner)| test(owner));
     pages.map(|(page, _)| *page).collect()
 }
 
 /// The first page of `pages` pages of the host's in a row, at an offset in its block, if there are any.
 pub(super) fn free<G: Geometry>(pair: &Pair<'_, '_, G>, pages: u64, fits: impl Fn(u64) -> bool) -> Vec<u64> {
-    let host = |page: u64| pair.spec.owners.get(&page) == Some(&Owner::Host);
-    let starts = owned(pair, |owner| *owner == Owner::Host).into_iter();
+    let host = |page: u64| pair.spec.owners.get(&page) == Some(&SpecOwner::Host);
+    let starts = owned(pair, |owner| *owner == SpecOwner::Host).into_iter();
     starts.filter(|first| fits(*first) && (*first..first.saturating_add(pages.min(64))).all(host)).collect()
 }
 
@@ -222,7 +223,9 @@ fn build<G: Geometry>(pair: &Pair<'_, '_, G>, dice: &mut Dice, vm: VmHandle) -> 
             HostCall::ObjectBind { object, offset, gfn, pages }
         }
         6 if dice.one_in(4) => match dice.of(&found.bindings) {
-            Some(Binding { object, offset, pages, .. }) => HostCall::ObjectUnbind { object, offset, pages },
+            Some(SpecBinding { object, offset, pages, .. }) => {
+                HostCall::ObjectUnbind { object, offset, pages }
+            }
             None => HostCall::VmCounters { vm },
         },
         7..=9 if found.on.len() < 2 => HostCall::VcpuCreate { vm, index: VcpuIndex(found.on.len() as u32) },
@@ -236,14 +239,14 @@ fn build<G: Geometry>(pair: &Pair<'_, '_, G>, dice: &mut Dice, vm: VmHandle) -> 
 
 /// Pages where there are none, aligned as the guest sees them more often than not.
 fn populate<G: Geometry>(pair: &Pair<'_, '_, G>, dice: &mut Dice) -> Action {
-    let alive = vms(pair, |life| life != Life::Dying);
+    let alive = vms(pair, |life| life != SpecVmState::Dying);
     let vm = dice.of(&alive).unwrap_or(VmHandle(0));
     let found = pair.spec.vms.get(&vm);
     let Some(binding) = found.and_then(|vm| dice.of(&vm.bindings)) else {
         return create(pair, dice);
     };
     let slots = found.and_then(|vm| vm.objects.get(&binding.object)).map_or(&[][..], |slots| slots);
-    let is_absent = |offset: &u64| slots.get(*offset as usize) == Some(&Slot::Absent);
+    let is_absent = |offset: &u64| slots.get(*offset as usize) == Some(&SpecPresence::Absent);
     let end = binding.offset + binding.pages;
     let absent: Vec<u64> = (binding.offset..end).filter(is_absent).collect();
     let offset = match dice.of(&absent) {
@@ -266,9 +269,9 @@ fn populate<G: Geometry>(pair: &Pair<'_, '_, G>, dice: &mut Dice) -> Action {
         offset,
         first: Pfn(dice.of(&first).unwrap_or(dice.page())),
         pages,
-        content: match found.is_some_and(|vm| vm.life == Life::New) && dice.one_in(2) {
-            true => Content::Keep,
-            false => Content::Zero,
+        content: match found.is_some_and(|vm| vm.state == SpecVmState::New) && dice.one_in(2) {
+            true => InitialContent::Keep,
+            false => InitialContent::Zero,
         },
     };
     named(pair, call)

@@ -9,12 +9,12 @@ use hyp_core::limits::CpuIndex;
 use hyp_core::machine::event::{Event, Scope};
 use hyp_core::machine::geometry::Granule4K;
 use hyp_core::transition::ShareError;
-use hyp_core::vcpu::cache::Resident;
-use hyp_core::vcpu::loaded::Loaded;
+use hyp_core::vcpu::cache::VcpuCache;
+use hyp_core::vcpu::loaded::LoadedVcpu;
 use hyp_verify::fake::{Fake, on_cpu};
 use shared_abi::addr::{Gfn, Ipa, Pfn};
 use shared_abi::error::CallError;
-use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState, VcpuIndex, VmHandle};
+use shared_abi::host_call::{HostCall, InitialContent, ObjectHandle, ObjectPageState, VcpuIndex, VmHandle};
 use shared_abi::record::Digest;
 
 use super::bench_machine::*;
@@ -55,13 +55,13 @@ fn a_cpu_goes_on_with_what_it_ran_last_unless_something_came_between() {
     let vm = TestVm::new(&hypervisor, true, 54, 10);
     call(&hypervisor, HostCall::VcpuCreate { vm: vm.vm, index: VcpuIndex(1) }).unwrap();
     vm.start(&hypervisor);
-    let on = |cpu| Resident::new(&hypervisor, CpuIndex(cpu));
+    let on = |cpu| VcpuCache::new(&hypervisor, CpuIndex(cpu));
     let (mut here, mut there) = (on(0), on(1));
     // Whether the VM's lock was taken for it.
-    let mut run = |cpu: usize, index, f: &dyn Fn(&Loaded<'_, '_, Fake<Tiny>>)| {
+    let mut run = |cpu: usize, index, f: &dyn Fn(&LoadedVcpu<'_, '_, Fake<Tiny>>)| {
         hypervisor.machine().take_trace();
-        let resident = if cpu == 0 { &mut here } else { &mut there };
-        on_cpu(cpu, || resident.run(vm.vm, VcpuIndex(index), |vcpu| f(vcpu)))?;
+        let cache = if cpu == 0 { &mut here } else { &mut there };
+        on_cpu(cpu, || cache.run(vm.vm, VcpuIndex(index), |vcpu| f(vcpu)))?;
         Ok(hypervisor.machine().take_trace().iter().any(|(_, event)| matches!(event, Event::Taken(_))))
     };
     assert_eq!(run(0, 0, &|_| ()), Ok(true), "for the first time");
@@ -69,7 +69,7 @@ fn a_cpu_goes_on_with_what_it_ran_last_unless_something_came_between() {
     assert_eq!(run(1, 0, &|_| ()), Ok(true), "another CPU takes it");
     assert_eq!(run(0, 0, &|_| ()), Ok(true), "and back");
     assert_eq!(run(0, 0, &|_| ()), Ok(false));
-    let second_on = |vcpu: &Loaded<'_, '_, _>| vcpu.power_on(VcpuIndex(1), Ipa(0), 0).unwrap();
+    let second_on = |vcpu: &LoadedVcpu<'_, '_, _>| vcpu.power_on(VcpuIndex(1), Ipa(0), 0).unwrap();
     assert_eq!(run(0, 0, &second_on), Ok(true));
     assert_eq!(run(0, 1, &|_| ()), Ok(true), "another vCPU");
     assert_eq!(run(0, 1, &|_| ()), Ok(false));
@@ -88,8 +88,8 @@ fn what_a_cpu_ran_last_keeps_no_vm_alive() {
     let hypervisor = tiny();
     let vm = TestVm::new(&hypervisor, true, 54, 10);
     vm.start(&hypervisor);
-    let mut resident = Resident::new(&hypervisor, CpuIndex(0));
-    let mut run = |vm| resident.run(vm, VcpuIndex(0), |_| ());
+    let mut cache = VcpuCache::new(&hypervisor, CpuIndex(0));
+    let mut run = |vm| cache.run(vm, VcpuIndex(0), |_| ());
     assert_eq!(run(vm.vm), Ok(()));
     vm.destroy(&hypervisor).unwrap();
     assert_eq!(run(vm.vm), Err(CallError::NotFound));
@@ -141,7 +141,7 @@ fn another_vcpu_of_the_vm_on_the_same_cpu_finds_no_stale_translations() {
             drop(loaded.unwrap());
         });
         let events = hypervisor.machine().take_events();
-        events.contains(&Event::Tlbi { vmid: vm.space.vmid, scope: Scope::CombinedHere })
+        events.contains(&Event::Tlbi { vmid: vm.stage2_id.vmid, scope: Scope::CombinedHere })
     };
     assert!(!flushes(0, 0));
     assert!(!flushes(1, 1));
@@ -159,8 +159,8 @@ fn the_start_measures_what_was_kept_in_order() {
     for (page, byte) in [(70, 1), (71, 2), (72, 3)] {
         machine.fill(Pfn(page), byte);
     }
-    vm.populate_with(&hypervisor, 4, 70, 2, Content::Keep).unwrap();
-    vm.populate_with(&hypervisor, 0, 72, 1, Content::Keep).unwrap();
+    vm.populate_with(&hypervisor, 4, 70, 2, InitialContent::Keep).unwrap();
+    vm.populate_with(&hypervisor, 0, 72, 1, InitialContent::Keep).unwrap();
     vm.populate(&hypervisor, 8, 80, 1).unwrap();
     // The short way counts as well.
     vm.populate(&hypervisor, 9, 81, 1).unwrap();
@@ -194,7 +194,7 @@ fn metal(expected: Option<Digest>) -> (Hypervisor<'static, Fake<Granule4K>>, VmH
 #[test]
 fn a_page_that_is_taken_back_before_the_start_makes_another_measurement() {
     let taken_by = [
-        |object, _| HostCall::ObjectPunch { object, offset: 0, pages: 1 },
+        |object, _| HostCall::ObjectReclaim { object, offset: 0, pages: 1 },
         |_, page| HostCall::ForceReclaim { page },
     ];
     for call in taken_by {
@@ -207,10 +207,10 @@ fn a_page_that_is_taken_back_before_the_start_makes_another_measurement() {
             hypervisor.machine().fill(page, 0xaa);
             let populate =
                 |content| HostCall::ObjectPopulate { object, offset: 0, first: page, pages: 1, content };
-            hypervisor.host_call(&populate(Content::Keep)).unwrap();
+            hypervisor.host_call(&populate(InitialContent::Keep)).unwrap();
             if take {
                 hypervisor.host_call(&call(object, page)).unwrap();
-                hypervisor.host_call(&populate(Content::Zero)).unwrap();
+                hypervisor.host_call(&populate(InitialContent::Zero)).unwrap();
             }
             let start = HostCall::VmStart { vm, entry: Ipa(0x4000_0000), argument: 0 };
             hypervisor.host_call(&start).unwrap()[0]
@@ -230,11 +230,11 @@ fn long_calls_stop_at_a_bound_and_go_on_where_they_stopped() {
     let populate = |offset, first, pages, content| {
         hypervisor.host_call(&HostCall::ObjectPopulate { object, offset, first: Pfn(first), pages, content })
     };
-    let failure = populate(0, 0x41000, 100, Content::Keep).unwrap_err();
+    let failure = populate(0, 0x41000, 100, InitialContent::Keep).unwrap_err();
     assert_eq!((failure.error, failure.value), (CallError::Again, 64));
-    assert_eq!(populate(64, 0x41040, 36, Content::Keep).unwrap()[0], 36);
+    assert_eq!(populate(64, 0x41040, 36, InitialContent::Keep).unwrap()[0], 36);
     for block in 1..4 {
-        populate(0x200 * block, 0x41000 + 0x200 * block, 0x200, Content::Zero).unwrap();
+        populate(0x200 * block, 0x41000 + 0x200 * block, 0x200, InitialContent::Zero).unwrap();
     }
     let start = hypervisor.host_call(&HostCall::VmStart { vm, entry: Ipa(0), argument: 0 });
     assert_eq!(start.unwrap()[0], 1, "as the manifest says");
@@ -268,13 +268,13 @@ fn a_vmid_leaves_all_tlbs_before_it_is_used_again() {
     let hypervisor = tiny();
     let vm = TestVm::new(&hypervisor, true, 54, 10);
     vm.populate(&hypervisor, 0, 70, 1).unwrap();
-    assert_eq!(reached(&hypervisor, vm.space, GUEST_FIRST), Some(70));
+    assert_eq!(reached(&hypervisor, vm.stage2_id, GUEST_FIRST), Some(70));
     vm.destroy(&hypervisor).unwrap();
-    assert_eq!(hypervisor.machine().remembered(vm.space, GUEST_FIRST), None);
+    assert_eq!(hypervisor.machine().remembered(vm.stage2_id, GUEST_FIRST), None);
     let next = TestVm::new(&hypervisor, true, 54, 10);
-    assert_eq!(next.space, vm.space);
+    assert_eq!(next.stage2_id, vm.stage2_id);
     assert_ne!(next.vm, vm.vm);
-    assert_eq!(reached(&hypervisor, next.space, GUEST_FIRST), None);
+    assert_eq!(reached(&hypervisor, next.stage2_id, GUEST_FIRST), None);
     // The old handles name nothing.
     assert!(vm.populate(&hypervisor, 0, 70, 1).is_err());
     assert_eq!(vm.load(&hypervisor).map(|_| ()), Err(CallError::NotFound));
@@ -310,12 +310,12 @@ fn host_and_guests_call_at_once_and_nothing_is_lost() {
             for turn in 0..200_u64 {
                 let _ = call(hypervisor, HostCall::ForceReclaim { page: Pfn(76) });
                 assert_eq!(first.populate(hypervisor, 4 + turn % 8, 90, 1), Ok(1));
-                assert_eq!(first.query(hypervisor, 4 + turn % 8).0, PageState::Private);
-                // The first two turns poison nothing of these: each offset is punched once.
+                assert_eq!(first.query(hypervisor, 4 + turn % 8).0, ObjectPageState::Private);
+                // The first two turns poison nothing of these: each offset is reclaimed once.
                 if turn == 7 {
                     break;
                 }
-                assert_eq!(first.punch(hypervisor, 4 + turn % 8, 1), Ok(1));
+                assert_eq!(first.reclaim(hypervisor, 4 + turn % 8, 1), Ok(1));
             }
         };
         scope.spawn(move || on_cpu(2, host));

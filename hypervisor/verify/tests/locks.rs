@@ -52,7 +52,7 @@ fn a_place_is_taken_before_the_hosts_memory_and_nothing_is_kept() {
     call(HostCall::ForceReclaim { page: Pfn(82) }).unwrap();
     vm.query(&hypervisor, 0);
     call(HostCall::VmCounters { vm: vm.vm }).unwrap();
-    vm.punch(&hypervisor, 0, 16).unwrap();
+    vm.reclaim(&hypervisor, 0, 16).unwrap();
     hypervisor.host_abort(Ipa(80 << 12), HostAccess::Read);
     assert!(check(&hypervisor) > 30);
     // What is refused lets go as well.

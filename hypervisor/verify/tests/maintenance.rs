@@ -39,7 +39,7 @@ fn a_table_takes_the_place_of_a_block_after_all_tlbs_forgot_the_block() {
     let hypervisor = tiny();
     let vm = TestVm::new(&hypervisor, true, 54, 10);
     vm.populate(&hypervisor, 0, 73, 1).unwrap();
-    let host = hypervisor.host_space();
+    let host = hypervisor.host_stage2_id();
     // The host's tables, as they come to be used, and their entries. A free page's link is none.
     let mut tables = BTreeSet::from([0, 1].map(|table| host.root.page().0 + table));
     let mut broken: Vec<((Pfn, usize), bool, bool)> = Vec::new();
@@ -71,7 +71,7 @@ fn a_table_takes_the_place_of_a_block_after_all_tlbs_forgot_the_block() {
             _ => {}
         }
     }
-    assert!(splits >= 2, "a giant and a block");
+    assert!(splits >= 2, "a level-1 block and a block");
 }
 
 fn in_host_tables(table: Pfn) -> bool {

@@ -1,13 +1,13 @@
 //! Pages that come together are one entry again.
 
-use hyp_core::machine::Space;
+use hyp_core::machine::Stage2Id;
 use shared_abi::addr::Gfn;
 
 use super::bench_machine::*;
 
 /// The level of the entry by which a space reaches a page.
-fn level(hypervisor: &TinyHypervisor, space: Space, page: u64) -> Option<u32> {
-    let found = hypervisor.machine().walk(space, page);
+fn level(hypervisor: &TinyHypervisor, stage2_id: Stage2Id, page: u64) -> Option<u32> {
+    let found = hypervisor.machine().walk(stage2_id, page);
     found.map(|found| found.level)
 }
 
@@ -18,21 +18,21 @@ fn pages_shared_one_by_one_end_as_a_block_of_the_hosts() {
     vm.populate(&hypervisor, 0, 72, 4).unwrap();
     vm.start(&hypervisor);
     let guest = vm.load(&hypervisor).unwrap();
-    let host = hypervisor.host_space();
+    let host = hypervisor.host_stage2_id();
     for _ in 0..2 {
         for offset in 0..4 {
             assert_eq!(level(&hypervisor, host, 72 + offset), None);
             assert_eq!(guest.share(guest_pages(GUEST_FIRST + offset, 1)), Ok(1));
         }
         assert_eq!(level(&hypervisor, host, 72), Some(2));
-        assert_eq!(level(&hypervisor, vm.space, GUEST_FIRST), Some(2));
+        assert_eq!(level(&hypervisor, vm.stage2_id, GUEST_FIRST), Some(2));
         for offset in [2, 0, 1, 3] {
             assert_eq!(guest.unshare(guest_pages(GUEST_FIRST + offset, 1)), Ok(1));
         }
     }
     drop(guest);
-    vm.punch(&hypervisor, 0, 4).unwrap();
-    assert_eq!(level(&hypervisor, host, 72), Some(1), "a giant of the host's again");
+    vm.reclaim(&hypervisor, 0, 4).unwrap();
+    assert_eq!(level(&hypervisor, host, 72), Some(1), "a level-1 block of the host's again");
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn a_run_that_completes_the_next_block_makes_it_one_entry() {
         }
         let whole = if first.0 == 0 { 0 } else { 4 };
         for offset in 0..8 {
-            let found = level(&hypervisor, vm.space, Gfn(GUEST_FIRST + offset).0);
+            let found = level(&hypervisor, vm.stage2_id, Gfn(GUEST_FIRST + offset).0);
             let in_whole = (whole..whole + 4).contains(&offset);
             let there =
                 in_whole || [first, then].iter().any(|(at, pages)| (*at..at + pages).contains(&offset));

@@ -4,7 +4,7 @@ use hyp_core::limits::MAX_OBJECTS;
 use hyp_core::machine::geometry::Geometry;
 use shared_abi::addr::{Gfn, Pfn};
 use shared_abi::error::CallError;
-use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState};
+use shared_abi::host_call::{HostCall, InitialContent, ObjectHandle, ObjectPageState};
 
 use super::bench_machine::*;
 
@@ -31,7 +31,7 @@ fn an_empty_object_ends_with_its_own_binding() {
     let destroy = |object| call(&hypervisor, HostCall::ObjectDestroy { object });
     vm.populate(&hypervisor, 0, 72, 1).unwrap();
     assert_eq!(destroy(vm.object), Err(CallError::Denied), "a page is in it");
-    vm.punch(&hypervisor, 0, 1).unwrap();
+    vm.reclaim(&hypervisor, 0, 1).unwrap();
     assert_eq!(destroy(vm.object), Ok(0));
     assert_eq!(destroy(vm.object), Err(CallError::NotFound));
     assert_eq!(bind(&hypervisor, third, 64), Err(CallError::Denied), "the other's");
@@ -66,10 +66,10 @@ fn a_query_answers_as_far_as_the_state_goes() {
     vm.populate(&hypervisor, 0, 72, 4).unwrap();
     vm.start(&hypervisor);
     vm.load(&hypervisor).unwrap().share(guest_pages(GUEST_FIRST + 1, 2)).unwrap();
-    assert_eq!(vm.query(&hypervisor, 0), (PageState::Private, 1));
-    assert_eq!(vm.query(&hypervisor, 1), (PageState::Shared, 2));
-    assert_eq!(vm.query(&hypervisor, 2), (PageState::Shared, 1));
-    assert_eq!(vm.query(&hypervisor, 3), (PageState::Private, 1));
+    assert_eq!(vm.query(&hypervisor, 0), (ObjectPageState::Private, 1));
+    assert_eq!(vm.query(&hypervisor, 1), (ObjectPageState::Shared, 2));
+    assert_eq!(vm.query(&hypervisor, 2), (ObjectPageState::Shared, 1));
+    assert_eq!(vm.query(&hypervisor, 3), (ObjectPageState::Private, 1));
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn an_old_handle_names_nothing_where_the_short_way_would_do() {
     let hypervisor = tiny();
     let vm = TestVm::new(&hypervisor, true, 54, 14);
     let populate = |object, offset, first| {
-        let (first, content) = (Pfn(first), Content::Zero);
+        let (first, content) = (Pfn(first), InitialContent::Zero);
         call(&hypervisor, HostCall::ObjectPopulate { object, offset, first, pages: 1, content })
     };
     let old = object(&hypervisor, &vm);
@@ -106,10 +106,10 @@ fn an_old_handle_names_nothing_where_the_short_way_would_do() {
 }
 
 #[test]
-fn an_object_has_a_directory_for_each_giant_up_to_sixteen() {
+fn an_object_has_a_directory_for_each_level_1_block_up_to_sixteen() {
     let hypervisor = tiny();
     let create = |vm, pages| hypervisor.host_call(&HostCall::ObjectCreate { vm, pages });
-    let largest = 16 * Tiny::GIANT_PAGES;
+    let largest = 16 * Tiny::LEVEL1_BLOCK_PAGES;
     let vm = TestVm::new(&hypervisor, true, 54, 40);
     for pages in [0, largest + 1, u64::MAX] {
         let failure = create(vm.vm, pages).unwrap_err();

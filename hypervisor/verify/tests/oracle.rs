@@ -10,11 +10,11 @@ use hyp_core::limits::{ObjectIndex, VmIndex};
 use hyp_core::machine::Machine;
 use hyp_core::machine::geometry::Granule4K;
 use hyp_core::ownership::host::HostAccess;
-use hyp_core::ownership::page_state::{ObjectPage, Record};
+use hyp_core::ownership::page_state::{ObjectPage, PageState};
 use hyp_verify::oracle::changes::Calls;
-use hyp_verify::oracle::{Difference, Oracle, Party, Rule, check, words_needed};
+use hyp_verify::oracle::{Difference, Oracle, OracleRule, Party, check, words_needed};
 use shared_abi::addr::{Gfn, Pfn};
-use shared_abi::host_call::{Content, HostCall, VcpuIndex};
+use shared_abi::host_call::{HostCall, InitialContent, VcpuIndex};
 
 use super::bench_machine::*;
 use cases::CASES;
@@ -36,10 +36,10 @@ fn what_was_tampered_with_is_named() {
 
 #[test]
 fn every_rule_has_been_broken() {
-    let mut broken: BTreeSet<Rule> = CASES.iter().map(|(_, _, rule, ..)| *rule).collect();
+    let mut broken: BTreeSet<OracleRule> = CASES.iter().map(|(_, _, rule, ..)| *rule).collect();
     // By the tests below.
-    broken.extend([Rule::Transition, Rule::Wiped]);
-    assert_eq!(broken, BTreeSet::from(Rule::ALL));
+    broken.extend([OracleRule::Transition, OracleRule::Wiped]);
+    assert_eq!(broken, BTreeSet::from(OracleRule::ALL));
 }
 
 fn words<M: Machine>(hypervisor: &Hypervisor<'_, M>) -> Vec<u64> {
@@ -54,8 +54,8 @@ fn a_page_that_changes_hands_without_a_call_is_named() {
     let mut oracle = Oracle::new(hypervisor, &mut words).unwrap();
     assert_eq!(oracle.check(hypervisor, || Calls::NONE), Ok(()));
     scene.vms[1].populate(hypervisor, 1, OTHER + 1, 1).unwrap();
-    let found = oracle.check(hypervisor, || Calls::PUNCH).unwrap_err();
-    let expected = Difference { rule: Rule::Transition, party: Party::Vm(VmIndex(1)), page: OTHER + 1 };
+    let found = oracle.check(hypervisor, || Calls::RECLAIM).unwrap_err();
+    let expected = Difference { rule: OracleRule::Transition, party: Party::Vm(VmIndex(1)), page: OTHER + 1 };
     assert_eq!(found, expected);
     assert_eq!(oracle.check(hypervisor, || Calls::POPULATE), Ok(()));
     assert_eq!(oracle.check(hypervisor, || Calls::NONE), Ok(()), "known");
@@ -69,12 +69,12 @@ fn a_page_that_comes_back_unwiped_is_named() {
     let mut oracle = Oracle::new(hypervisor, &mut words).unwrap();
     // What was lent never left the host, so nobody wiped it.
     scene.machine().fill(Pfn(LENT), 0x5a);
-    scene.vms[2].punch(hypervisor, 0, 1).unwrap();
-    assert_eq!(oracle.check(hypervisor, || Calls::PUNCH), Ok(()));
-    scene.vms[0].punch(hypervisor, OFFSET + 1, 1).unwrap();
+    scene.vms[2].reclaim(hypervisor, 0, 1).unwrap();
+    assert_eq!(oracle.check(hypervisor, || Calls::RECLAIM), Ok(()));
+    scene.vms[0].reclaim(hypervisor, OFFSET + 1, 1).unwrap();
     scene.machine().fill(Pfn(PRIVATE), 0x5a);
-    let found = oracle.check(hypervisor, || Calls::PUNCH).unwrap_err();
-    let expected = Difference { rule: Rule::Wiped, party: Party::Host, page: PRIVATE };
+    let found = oracle.check(hypervisor, || Calls::RECLAIM).unwrap_err();
+    let expected = Difference { rule: OracleRule::Wiped, party: Party::Host, page: PRIVATE };
     assert_eq!(found, expected);
 }
 
@@ -99,8 +99,8 @@ fn a_whole_life_is_as_it_should_be() {
     let reclaim = HostCall::ForceReclaim { page: Pfn(OTHER) };
     hypervisor.host_call(&reclaim).unwrap();
     agrees(Calls::of(&reclaim));
-    assert_eq!(other.punch(hypervisor, 0, OBJECT_PAGES), Ok(OBJECT_PAGES));
-    agrees(Calls::PUNCH);
+    assert_eq!(other.reclaim(hypervisor, 0, OBJECT_PAGES), Ok(OBJECT_PAGES));
+    agrees(Calls::RECLAIM);
     for vm in &scene.vms {
         vm.destroy(hypervisor).unwrap();
         agrees(Calls::DESTROY);
@@ -123,8 +123,14 @@ fn a_long_teardown_is_as_it_should_be_after_each_part() {
     call(HostCall::VcpuCreate { vm, index }).unwrap();
     agrees(Calls::DONATE);
     for (offset, first, pages) in [(0, 0x1400, 0x200), (0x200, 0x1800, 3), (0x801, 0x1a05, 70)] {
-        call(HostCall::ObjectPopulate { object, offset, first: Pfn(first), pages, content: Content::Zero })
-            .unwrap();
+        call(HostCall::ObjectPopulate {
+            object,
+            offset,
+            first: Pfn(first),
+            pages,
+            content: InitialContent::Zero,
+        })
+        .unwrap();
         agrees(Calls::POPULATE);
     }
     let mut parts = 1;
@@ -140,6 +146,6 @@ fn a_long_teardown_is_as_it_should_be_after_each_part() {
 #[test]
 fn a_record_prints_as_whose_page_it_is() {
     let page = ObjectPage::new(VmIndex(3), ObjectIndex(1), 0x21);
-    let printed = format!("{:?} {:?}", Record::HOST, Record::guest(page));
+    let printed = format!("{:?} {:?}", PageState::HOST, PageState::guest(page));
     assert_eq!(printed, "Host Guest(VmIndex(3) ObjectIndex(1) page 0x21)");
 }

@@ -37,7 +37,7 @@ fn life() -> Stream {
         guest.power_on(VcpuIndex(1), shared_abi::addr::Ipa(0), 0).unwrap();
     }
     drop(hypervisor.vcpu_load(CpuIndex(0), vm.vm, VcpuIndex(1)).unwrap());
-    vm.punch(&hypervisor, 1, 1).unwrap();
+    vm.reclaim(&hypervisor, 1, 1).unwrap();
     while vm.destroy(&hypervisor).is_err() {}
     TestVm::new(&hypervisor, true, 54, 10);
     hypervisor.machine().take_trace()
@@ -195,9 +195,9 @@ const CONTROLS: &[Control] = &[
     }),
     (Rule::HandOver, |stream| {
         // The host gets a page back that was cleaned, not wiped.
-        let punched = range(73, 1);
-        let at = find(stream, 0, is(Event::Wipe(punched)));
-        stream[at].1 = Event::Clean(punched);
+        let reclaimed = range(73, 1);
+        let at = find(stream, 0, is(Event::Wipe(reclaimed)));
+        stream[at].1 = Event::Clean(reclaimed);
     }),
     (Rule::TablePage, |stream| {
         // The VM's pool is as the host left it.
@@ -205,7 +205,7 @@ const CONTROLS: &[Control] = &[
         stream.remove(at);
     }),
     (Rule::VmidReuse, |stream| {
-        let again = |event| matches!(event, Event::Space(space) if space.vmid == Vmid(1));
+        let again = |event| matches!(event, Event::Stage2Id(space) if space.vmid == Vmid(1));
         let first = find(stream, 0, again);
         let second = find(stream, first + 1, again);
         let rest = &stream[..second];
@@ -240,11 +240,11 @@ const CONTROLS: &[Control] = &[
     }),
     (Rule::LockOrder, |stream| {
         let at = find(stream, 0, is(Event::Taken(LockId::HOST)));
-        stream.insert(at + 1, (0, Event::Taken(LockId::place(3))));
+        stream.insert(at + 1, (0, Event::Taken(LockId::slot(3))));
     }),
     (Rule::LockOrder, |stream| {
-        let at = find(stream, 0, is(Event::Taken(LockId::place(0))));
-        stream.insert(at + 1, (0, Event::Taken(LockId::place(1))));
+        let at = find(stream, 0, is(Event::Taken(LockId::slot(0))));
+        stream.insert(at + 1, (0, Event::Taken(LockId::slot(1))));
     }),
     (Rule::LockOrder, |stream| {
         // Two CPUs have it.
@@ -280,9 +280,9 @@ const CONTROLS: &[Control] = &[
 
 /// The address of the host's root table.
 fn host_root(stream: &Stream) -> u64 {
-    let at = find(stream, 0, |event| matches!(event, Event::Space(_)));
+    let at = find(stream, 0, |event| matches!(event, Event::Stage2Id(_)));
     match stream[at].1 {
-        Event::Space(space) => space.root.0,
+        Event::Stage2Id(space) => space.root.0,
         _ => panic!("a space"),
     }
 }

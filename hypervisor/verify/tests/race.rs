@@ -8,12 +8,12 @@ use hyp_core::cpu::registers::VcpuContext;
 use hyp_core::hypervisor::Hypervisor;
 use hyp_core::machine::event::Event;
 use hyp_core::machine::lock::LockId;
-use hyp_core::machine::{Frames, Machine, Removed, Space, TableRef, VcpuClaim};
+use hyp_core::machine::{ContextPage, Frames, Machine, Removed, Stage2Id, TableRef};
 use hyp_core::ownership::setup::Setup;
 use hyp_verify::fake::Fake;
 use shared_abi::addr::{Gfn, Pfn};
 use shared_abi::error::CallError;
-use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState, VmHandle};
+use shared_abi::host_call::{HostCall, InitialContent, ObjectHandle, ObjectPageState, VmHandle};
 
 use super::bench_machine::*;
 
@@ -60,28 +60,28 @@ impl Machine for Interposed {
         self.fake.with_page(pages, index, f)
     }
 
-    fn put_context(&self, claim: &mut VcpuClaim, context: VcpuContext) {
-        self.fake.put_context(claim, context);
+    fn put_context(&self, context_page: &mut ContextPage, context: VcpuContext) {
+        self.fake.put_context(context_page, context);
     }
 
-    fn with_context<R>(&self, claim: &mut VcpuClaim, f: impl FnOnce(&mut VcpuContext) -> R) -> R {
-        self.fake.with_context(claim, f)
+    fn with_context<R>(&self, context_page: &mut ContextPage, f: impl FnOnce(&mut VcpuContext) -> R) -> R {
+        self.fake.with_context(context_page, f)
     }
 
     fn publish(&self) {
         self.fake.publish();
     }
 
-    fn invalidate(&self, space: Space, removed: &[Removed]) {
-        self.fake.invalidate(space, removed);
+    fn invalidate(&self, stage2_id: Stage2Id, removed: &[Removed]) {
+        self.fake.invalidate(stage2_id, removed);
     }
 
-    fn invalidate_all(&self, space: Space) {
-        self.fake.invalidate_all(space);
+    fn invalidate_all(&self, stage2_id: Stage2Id) {
+        self.fake.invalidate_all(stage2_id);
     }
 
-    fn forget_previous_vcpu(&self, space: Space) {
-        self.fake.forget_previous_vcpu(space);
+    fn forget_previous_vcpu(&self, stage2_id: Stage2Id) {
+        self.fake.forget_previous_vcpu(stage2_id);
     }
 
     fn event(&self, event: impl FnOnce() -> Event) {
@@ -114,7 +114,7 @@ fn vm(first: u64) -> ObjectHandle {
 }
 
 fn populate(object: ObjectHandle, offset: u64) -> HostCall {
-    HostCall::ObjectPopulate { object, offset, first: Pfn(80), pages: 1, content: Content::Zero }
+    HostCall::ObjectPopulate { object, offset, first: Pfn(80), pages: 1, content: InitialContent::Zero }
 }
 
 /// The host takes a page by force. Between the look at whose it is and the VM's lock the page goes to
@@ -127,7 +127,7 @@ fn a_page_that_changes_hands_in_between_is_not_taken_from_its_new_owner() {
         ram,
         reserved: vec![range(RESERVED.0, RESERVED.1)].leak(),
         denied_devices: &[],
-        records: vec![0; needs.records].leak(),
+        owner_words: vec![0; needs.owner_words].leak(),
         tables: range(RESERVED.0, needs.tables),
         cpus: 2,
         expected: None,
@@ -144,16 +144,16 @@ fn a_page_that_changes_hands_in_between_is_not_taken_from_its_new_owner() {
         static HAS_THE_VM: AtomicBool = AtomicBool::new(false);
         let machine = HYPERVISOR.get().unwrap().machine();
         thread::spawn(move || {
-            machine.when(Event::Taken(LockId::place(0)), || {
+            machine.when(Event::Taken(LockId::slot(0)), || {
                 HAS_THE_VM.store(true, Ordering::Release);
             });
-            call(HostCall::ObjectPunch { object: old, offset: 1, pages: 1 });
+            call(HostCall::ObjectReclaim { object: old, offset: 1, pages: 1 });
         });
         while !HAS_THE_VM.load(Ordering::Acquire) {
             thread::yield_now();
         }
         // A third CPU gives the page to the other VM.
-        machine.when(Event::Taken(LockId::place(0)), move || {
+        machine.when(Event::Taken(LockId::slot(0)), move || {
             call(populate(new, 3));
         });
     });
@@ -161,10 +161,10 @@ fn a_page_that_changes_hands_in_between_is_not_taken_from_its_new_owner() {
     assert_eq!(failure.unwrap_err().error, CallError::Denied);
     let query = |object, offset| {
         let query = HostCall::ObjectQuery { object, offset };
-        PageState::from_code(call(query)).unwrap()
+        ObjectPageState::from_code(call(query)).unwrap()
     };
-    assert_eq!(query(new, 3), PageState::Private);
-    assert_eq!(query(old, 1), PageState::Absent);
-    assert_eq!(hypervisor.machine().fake.walk(hypervisor.host_space(), 80), None);
+    assert_eq!(query(new, 3), ObjectPageState::Private);
+    assert_eq!(query(old, 1), ObjectPageState::Absent);
+    assert_eq!(hypervisor.machine().fake.walk(hypervisor.host_stage2_id(), 80), None);
     assert!(hypervisor.machine().hook.lock().unwrap().is_none(), "all of it happened");
 }

@@ -126,7 +126,7 @@ fn check<G: Geometry>(thousands: u32) {
     println!("{} calls in {seconds:.1} s: {rate:.0} per second", coverage.steps);
     assert_eq!(coverage.unknown(), Vec::<String>::new());
     let done = |name: &str| coverage.taken(name, Verdict::Done) > 0;
-    for name in ["guest share", "guest unshare", "guest relinquish", "object-punch", "vm-destroy"] {
+    for name in ["guest share", "guest unshare", "guest relinquish", "object-reclaim", "vm-destroy"] {
         assert!(done(name), "{name} was never done: the guide is of no use");
     }
 }

@@ -5,7 +5,7 @@ use hyp_core::machine::event::Event;
 use hyp_core::ownership::setup::SetupError;
 use shared_abi::addr::{Gfn, Ipa, Pfn};
 use shared_abi::error::CallError;
-use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState, VcpuIndex, VmHandle};
+use shared_abi::host_call::{HostCall, InitialContent, ObjectHandle, ObjectPageState, VcpuIndex, VmHandle};
 
 use super::bench_machine::*;
 
@@ -48,7 +48,7 @@ fn no_page_has_two_roles() {
     vm.start(&hypervisor);
     vm.load(&hypervisor).unwrap().share(guest_pages(GUEST_FIRST + 1, 1)).unwrap();
     let populate = |first, pages| {
-        let (object, content) = (other.object, Content::Zero);
+        let (object, content) = (other.object, InitialContent::Zero);
         refused(
             &hypervisor,
             HostCall::ObjectPopulate { object, offset: 0, first: Pfn(first), pages, content },
@@ -84,12 +84,12 @@ fn populating_needs_a_bound_absent_offset_and_content_is_kept_before_the_start_o
         refused(&hypervisor, call)
     };
     vm.populate(&hypervisor, 4, 70, 1).unwrap();
-    assert_eq!(populate(4, Content::Zero), CallError::Denied);
-    assert_eq!(populate(3, Content::Zero), CallError::Denied);
-    assert_eq!(populate(OBJECT_PAGES - 1, Content::Zero), CallError::InvalidParameter);
-    assert_eq!(populate(u64::MAX, Content::Zero), CallError::InvalidParameter);
+    assert_eq!(populate(4, InitialContent::Zero), CallError::Denied);
+    assert_eq!(populate(3, InitialContent::Zero), CallError::Denied);
+    assert_eq!(populate(OBJECT_PAGES - 1, InitialContent::Zero), CallError::InvalidParameter);
+    assert_eq!(populate(u64::MAX, InitialContent::Zero), CallError::InvalidParameter);
     vm.start(&hypervisor);
-    assert_eq!(populate(0, Content::Keep), CallError::Denied);
+    assert_eq!(populate(0, InitialContent::Keep), CallError::Denied);
     let unbound = TestVm::new(&hypervisor, true, 100, 8);
     let unbind = HostCall::ObjectUnbind { object: unbound.object, offset: 0, pages: OBJECT_PAGES };
     hypervisor.host_call(&unbind).unwrap();
@@ -103,7 +103,7 @@ fn an_empty_pool_says_how_many_pages_would_do() {
     let vm = TestVm::new(&hypervisor, true, 54, 4);
     let failure = vm.populate(&hypervisor, 1, 80, 1).unwrap_err();
     assert_eq!(failure.error, CallError::NoMemory);
-    assert_eq!(vm.query(&hypervisor, 1).0, PageState::Absent);
+    assert_eq!(vm.query(&hypervisor, 1).0, ObjectPageState::Absent);
     assert!(host_reaches(&hypervisor, 80));
     let top_up = HostCall::VmTopUp { vm: vm.vm, first: Pfn(90), pages: failure.value };
     hypervisor.host_call(&top_up).unwrap();
@@ -131,8 +131,8 @@ fn a_range_has_a_page() {
         HostCall::ObjectCreate { vm, pages: 0 },
         HostCall::ObjectBind { object, offset: 0, gfn: Gfn(64), pages: 0 },
         HostCall::ObjectUnbind { object, offset: 0, pages: 0 },
-        HostCall::ObjectPopulate { object, offset: 0, first, pages: 0, content: Content::Zero },
-        HostCall::ObjectPunch { object, offset: 0, pages: 0 },
+        HostCall::ObjectPopulate { object, offset: 0, first, pages: 0, content: InitialContent::Zero },
+        HostCall::ObjectReclaim { object, offset: 0, pages: 0 },
     ] {
         assert_eq!(refused(&hypervisor, call), CallError::InvalidParameter, "{call:?}");
     }

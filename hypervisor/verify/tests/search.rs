@@ -7,7 +7,7 @@
 //! handles, addresses of table pages, counters and measurements are left out ([`state`]).
 //!
 //! The machines have tables of 4 entries. With 2 entries, a map of all memory takes 7 pages of tables
-//! for 8 pages of memory, so that no VM would fit; with 4, blocks of 4 pages and giants of 16 split and
+//! for 8 pages of memory, so that no VM would fit; with 4, blocks of 4 pages and level-1 blocks of 16 split and
 //! merge as they do on metal.
 
 mod scopes;

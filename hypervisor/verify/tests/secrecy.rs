@@ -7,9 +7,9 @@
 //! leaks by it is found out.
 
 use hyp_core::machine::geometry::Geometry;
-use hyp_verify::lockstep::action::{Action, GuestCall};
+use hyp_verify::lockstep::action::{Action, GuestStep};
 use hyp_verify::lockstep::{PUBLIC_BYTE, Pair, with_pair};
-use hyp_verify::spec::{HostReach, Owner};
+use hyp_verify::spec::{HostReach, SpecOwner};
 use shared_abi::addr::Pfn;
 
 use super::bench_machine::{Short, Tiny};
@@ -49,7 +49,7 @@ fn run<G: Geometry>(seed: u64, secret: u8, leak: Leak) -> Vec<String> {
             let mut action = guide::next(pair, &mut Dice(seed.wrapping_mul(0x1_0001) + step));
             if leak == Leak::Deed
                 && secret > 0x80
-                && let Action::Guest { call: GuestCall::Touch(gfn), .. } = &mut action
+                && let Action::Guest { call: GuestStep::Touch(gfn), .. } = &mut action
             {
                 *gfn ^= 1;
             }
@@ -75,7 +75,7 @@ fn run<G: Geometry>(seed: u64, secret: u8, leak: Leak) -> Vec<String> {
 
 /// The guest makes pages public before it shares them.
 fn scrub<G: Geometry>(pair: &Pair<'_, '_, G>, action: &Action) {
-    if let Action::Guest { cpu, call: GuestCall::Share([ipa, pages, _]) } = *action
+    if let Action::Guest { cpu, call: GuestStep::Share([ipa, pages, _]) } = *action
         && let Some((vm, _, false)) = pair.on_cpu(cpu)
     {
         let first = ipa / 4096;
@@ -90,7 +90,7 @@ fn scrub<G: Geometry>(pair: &Pair<'_, '_, G>, action: &Action) {
 /// Guests keep their secrets in all private pages.
 fn hide<G: Geometry>(pair: &Pair<'_, '_, G>) {
     for (page, owner) in &pair.spec.owners {
-        if let Owner::Private(_) = owner {
+        if let SpecOwner::Private(_) = owner {
             pair.real.machine().fill(Pfn(*page), pair.secret);
         }
     }

@@ -15,9 +15,9 @@ use Bug::*;
 const NOTICED_BY: &[(Bug, &[&str])] = &[
     (OddRoot, &["refusals::a_pool_is_the_hosts_own_ram_and_its_root_aligned"]),
     (HalfObject, &["refusals::an_object_that_the_pool_has_no_tables_for_is_not_made"]),
-    (ClaimLeaked, &["lifecycle::a_vcpu_is_started_by_exactly_one_of_those_who_try"]),
+    (OwnershipLeaked, &["lifecycle::a_vcpu_is_started_by_exactly_one_of_those_who_try"]),
     (StartForgotten, &["guest::calls::a_vcpu_is_started_once"]),
-    (StaleClaim, &["race::a_page_that_changes_hands_in_between_is_not_taken_from_its_new_owner"]),
+    (StaleOwner, &["race::a_page_that_changes_hands_in_between_is_not_taken_from_its_new_owner"]),
     (
         MeasuredSwapped,
         &[
@@ -123,7 +123,7 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
     (
         BlockTooEarly,
         &[
-            "transitions::a_giant_is_one_entry_in_the_guest_too",
+            "transitions::a_level_1_block_is_one_entry_in_the_guest_too",
             "random::the_core_does_what_the_specification_says",
         ],
     ),
@@ -194,7 +194,7 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
             "threads::power::a_vcpu_that_a_cpu_kept_runs_as_if_it_was_looked_at_each_time",
         ],
     ),
-    (ClaimedTwice, &["psci::host::tests::a_cpu_goes_on_and_off"]),
+    (ReservedTwice, &["psci::host::tests::a_cpu_goes_on_and_off"]),
     (SharedUncounted, &["guest::memory::a_range_is_shared_and_taken_back_in_one_call"]),
     (
         LeftBehind,

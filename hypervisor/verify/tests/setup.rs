@@ -5,7 +5,7 @@ use hyp_core::limits::{MAX_CPUS, MAX_DENIED, MAX_REGIONS};
 use hyp_core::ownership::setup::{Setup, SetupError};
 use hyp_verify::fake::Fake;
 use shared_abi::addr::Pfn;
-use shared_abi::host_call::{Content, HostCall};
+use shared_abi::host_call::{HostCall, InitialContent};
 
 use super::bench_machine::*;
 
@@ -18,7 +18,7 @@ struct Given {
     tables: u64,
     cpus: usize,
     tables_short: u64,
-    records_short: usize,
+    owner_words_short: usize,
 }
 
 impl Given {
@@ -29,7 +29,7 @@ impl Given {
             tables: 10,
             cpus: 2,
             tables_short: 0,
-            records_short: 0,
+            owner_words_short: 0,
         }
     }
 
@@ -41,12 +41,12 @@ impl Given {
         let (ram, denied_devices) = (ranges(&self.ram), ranges(&self.denied));
         let needs = TinyHypervisor::needs(ram, denied_devices);
         let tables = (self.tables, needs.tables - self.tables_short);
-        let words = vec![u64::MAX; needs.records - self.records_short];
+        let words = vec![u64::MAX; needs.owner_words - self.owner_words_short];
         let setup = Setup {
             ram,
             reserved: ranges(&[tables]),
             denied_devices,
-            records: Box::leak(words.into_boxed_slice()),
+            owner_words: Box::leak(words.into_boxed_slice()),
             tables: range(tables.0, tables.1),
             cpus: self.cpus,
             expected: None,
@@ -65,8 +65,8 @@ fn as_much_as_it_asks_for_is_enough_and_a_bit_less_is_not() {
     assert_eq!(given.refusal(), None);
     let tables_short = Given { tables_short: 1, ..given.clone() };
     assert_eq!(tables_short.refusal(), Some(SetupError::TooSmall));
-    let records_short = Given { records_short: 1, ..given };
-    assert_eq!(records_short.refusal(), Some(SetupError::TooSmall));
+    let owner_words_short = Given { owner_words_short: 1, ..given };
+    assert_eq!(owner_words_short.refusal(), Some(SetupError::TooSmall));
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn there_may_be_so_many_of_each_and_no_more() {
 fn each_range_of_ram_is_used_and_the_hole_between_is_none() {
     let ram = [(9, 60), (82, 40)];
     let hypervisor = Given::new(&ram).set_up().unwrap();
-    hypervisor.machine().watch(hypervisor.host_space());
+    hypervisor.machine().watch(hypervisor.host_stage2_id());
     let needs = TinyHypervisor::needs(&ram.map(|(first, pages)| range(first, pages)), &[range(3, 1)]);
     for page in 0..128 {
         let reserved = (10..10 + needs.tables).contains(&page);
@@ -123,7 +123,7 @@ fn each_range_of_ram_is_used_and_the_hole_between_is_none() {
             offset: 8,
             first: Pfn(first),
             pages,
-            content: Content::Zero,
+            content: InitialContent::Zero,
         };
         let failure = hypervisor.host_call(&call).unwrap_err();
         let wrong = shared_abi::error::CallError::InvalidParameter;

@@ -19,18 +19,18 @@ use hyp_core::hypervisor::Hypervisor;
 use hyp_core::limits::CpuIndex;
 use hyp_core::ownership::host::HostAccess;
 use hyp_core::transition::ShareError;
-use hyp_core::vcpu::cache::Resident;
-use hyp_core::vcpu::loaded::Loaded;
+use hyp_core::vcpu::cache::VcpuCache;
+use hyp_core::vcpu::loaded::LoadedVcpu;
 use hyp_core::verify;
 use hyp_verify::fake::{Fake, on_cpu};
-use hyp_verify::lockstep::action::{GuestCall, parse};
+use hyp_verify::lockstep::action::{GuestStep, parse};
 use hyp_verify::lockstep::guest::specified;
 use hyp_verify::lockstep::{Bench, Pair, vcpu_run, with_pair};
 use hyp_verify::oracle;
 use hyp_verify::spec::Spec;
 use shared_abi::addr::{Gfn, PageRange, Pfn};
 use shared_abi::error::{CallError, CallFailure};
-use shared_abi::host_call::{Content, HostCall, ObjectHandle, VcpuIndex, VmHandle};
+use shared_abi::host_call::{HostCall, InitialContent, ObjectHandle, VcpuIndex, VmHandle};
 
 use super::bench_machine::Tiny;
 use super::cases;
@@ -97,9 +97,9 @@ fn host_calls(pair: &Pair<'_, '_, Tiny>, dice: &mut Dice) -> Vec<Do> {
                 offset,
                 first: page,
                 pages: 1 + dice.below(2),
-                content: Content::Zero,
+                content: InitialContent::Zero,
             },
-            4 | 5 => HostCall::ObjectPunch { object, offset, pages: 1 },
+            4 | 5 => HostCall::ObjectReclaim { object, offset, pages: 1 },
             6 | 7 => HostCall::ForceReclaim { page },
             _ => HostCall::VmTopUp { vm, first: page, pages: 1 },
         }
@@ -124,7 +124,7 @@ fn guest_calls(pair: &Pair<'_, '_, Tiny>, dice: &mut Dice) -> Vec<Do> {
 /// Runs a thread's calls on a CPU.
 fn run(real: &Hypervisor<'_, Fake<Tiny>>, cpu: usize, calls: &[Do], clock: &AtomicU64) -> Vec<Done> {
     let mut loaded = None;
-    let mut parked = None::<Loaded<'_, '_, Fake<Tiny>>>;
+    let mut parked = None::<LoadedVcpu<'_, '_, Fake<Tiny>>>;
     let mut done = Vec::new();
     let mut of = None;
     for &what in calls {
@@ -191,7 +191,7 @@ fn admits(spec: &mut Spec, done: &Done) -> bool {
     }
     let vcpu = VcpuIndex(0);
     let vm = done.vm.unwrap_or(VmHandle(0));
-    let mut guest = |call: GuestCall| specified(spec, vm, vcpu, call, done.answer.unwrap_or(0));
+    let mut guest = |call: GuestStep| specified(spec, vm, vcpu, call, done.answer.unwrap_or(0));
     match done.what {
         Do::Host(call) => match (done.answer, spec.host_call(&call, done.answer.unwrap_or(0))) {
             (Ok(x1), Ok(expected)) => x1 == expected,
@@ -210,8 +210,8 @@ fn admits(spec: &mut Spec, done: &Done) -> bool {
         Do::Share(gfn, pages) | Do::Unshare(gfn, pages) => {
             let x = [gfn << 12, pages, 0];
             let call = match done.what {
-                Do::Share(..) => GuestCall::Share(x),
-                _ => GuestCall::Unshare(x),
+                Do::Share(..) => GuestStep::Share(x),
+                _ => GuestStep::Unshare(x),
             };
             match (done.answer, guest(call)) {
                 (Ok(pages), Ok(outcome)) => outcome.answer == Some(pages),
@@ -220,7 +220,7 @@ fn admits(spec: &mut Spec, done: &Done) -> bool {
                 _ => false,
             }
         }
-        Do::Relinquish(gfn) => match (done.answer, guest(GuestCall::Relinquish([gfn << 12, 0, 0]))) {
+        Do::Relinquish(gfn) => match (done.answer, guest(GuestStep::Relinquish([gfn << 12, 0, 0]))) {
             (Ok(there), Ok(outcome)) => outcome.exit.is_some() == (there == 1),
             (Err(CallError::Denied), Err(_)) => true,
             _ => false,
@@ -278,7 +278,7 @@ fn what_threads_are_answered_at_once_some_order_would_have_answered_too() {
 fn havoc(real: &Hypervisor<'_, Fake<Tiny>>, thread: usize, seed: u64, calls: u64) {
     // Two threads pass for each CPU; a CPU has one resident.
     let (cpu, keeps) = (thread % 2, thread < 2);
-    let mut resident = Resident::new(real, CpuIndex(cpu));
+    let mut cache = VcpuCache::new(real, CpuIndex(cpu));
     let mut vms = vec![VmHandle(0x100), VmHandle(0x101)];
     let mut objects = vec![ObjectHandle(0x100), ObjectHandle(0x110)];
     let mut dice = Dice(seed);
@@ -295,17 +295,19 @@ fn havoc(real: &Hypervisor<'_, Fake<Tiny>>, thread: usize, seed: u64, calls: u64
             4 => HostCall::VmStart { vm, entry: Gfn(32).base(), argument: 0 },
             5 if dice.one_in(4) => HostCall::VmDestroy { vm },
             6 => HostCall::ForceReclaim { page },
-            7 => HostCall::ObjectPunch { object, offset, pages },
+            7 => HostCall::ObjectReclaim { object, offset, pages },
             8 => HostCall::VmTopUp { vm, first: page, pages: 1 },
             9 => HostCall::ObjectQuery { object, offset },
             10 | 11 => {
-                guest_havoc(&mut resident, vm, &mut dice);
+                guest_havoc(&mut cache, vm, &mut dice);
                 if !keeps {
-                    resident = Resident::new(real, CpuIndex(cpu));
+                    cache = VcpuCache::new(real, CpuIndex(cpu));
                 }
                 continue;
             }
-            _ => HostCall::ObjectPopulate { object, offset, first: page, pages, content: Content::Zero },
+            _ => {
+                HostCall::ObjectPopulate { object, offset, first: page, pages, content: InitialContent::Zero }
+            }
         };
         let answer = real.host_call(&call);
         let made = answer.ok().and_then(|x| u32::try_from(x[0]).ok());
@@ -318,8 +320,8 @@ fn havoc(real: &Hypervisor<'_, Fake<Tiny>>, thread: usize, seed: u64, calls: u64
     }
 }
 
-fn guest_havoc(resident: &mut Resident<'_, '_, Fake<Tiny>>, vm: VmHandle, dice: &mut Dice) {
-    let _ = resident.run(vm, VcpuIndex(0), |vcpu| {
+fn guest_havoc(cache: &mut VcpuCache<'_, '_, Fake<Tiny>>, vm: VmHandle, dice: &mut Dice) {
+    let _ = cache.run(vm, VcpuIndex(0), |vcpu| {
         for _ in 0..dice.below(8) {
             let gfn = Gfn(32 + dice.below(6));
             let pages = PageRange::<Gfn>::new(gfn, 1 + dice.below(6)).unwrap();

@@ -1,13 +1,13 @@
 //! One test per transition: what it does to every party, and what it costs.
 
-use hyp_core::machine::Space;
+use hyp_core::machine::Stage2Id;
 use hyp_core::machine::event::{Barrier, Event, Scope};
 use hyp_core::machine::geometry::Granule4K;
 use hyp_core::ownership::host::{HostAbort, HostAccess};
 use hyp_core::transition::ShareError;
 use hyp_core::vcpu::loaded::GuestPage;
 use shared_abi::addr::{Gfn, Pfn};
-use shared_abi::host_call::{Content, HostCall, PageState};
+use shared_abi::host_call::{HostCall, InitialContent, ObjectPageState};
 
 use super::bench_machine::*;
 
@@ -20,7 +20,7 @@ fn at_boot_the_host_reaches_its_ram_and_nothing_else() {
         assert_eq!(host_reaches(&hypervisor, page), ram && !reserved, "{page}");
     }
     let level = |page| {
-        let translation = hypervisor.machine().walk(hypervisor.host_space(), page);
+        let translation = hypervisor.machine().walk(hypervisor.host_stage2_id(), page);
         translation.unwrap().level
     };
     assert_eq!(level(54), 3);
@@ -40,7 +40,7 @@ fn devices_are_mapped_when_touched_and_denied_ones_never() {
     assert_eq!(abort(120, HostAccess::Write), HostAbort::Retry);
     assert_eq!(abort(4, HostAccess::Write), HostAbort::Retry);
     assert_eq!(abort(2, HostAccess::Read), HostAbort::Retry);
-    let walk = |page| hypervisor.machine().walk(hypervisor.host_space(), page);
+    let walk = |page| hypervisor.machine().walk(hypervisor.host_stage2_id(), page);
     let device = walk(120).unwrap();
     assert_eq!((device.level, device.normal, device.executable), (2, false, false));
     assert_eq!(walk(4).unwrap().level, 2);
@@ -60,16 +60,16 @@ fn populating_a_protected_vm_takes_pages_from_the_host() {
     hypervisor.machine().fill(Pfn(70), 0x5a);
     hypervisor.machine().fill(Pfn(71), 0xa5);
     assert_eq!(vm.populate(&hypervisor, 3, 70, 1), Ok(1));
-    assert_eq!(vm.populate_with(&hypervisor, 4, 71, 1, Content::Keep), Ok(1));
+    assert_eq!(vm.populate_with(&hypervisor, 4, 71, 1, InitialContent::Keep), Ok(1));
     assert!(!host_reaches(&hypervisor, 70));
     assert!(!host_reaches(&hypervisor, 71));
     assert!(host_reaches(&hypervisor, 72));
-    assert_eq!(reached(&hypervisor, vm.space, GUEST_FIRST + 3), Some(70));
-    assert_eq!(reached(&hypervisor, vm.space, GUEST_FIRST + 4), Some(71));
+    assert_eq!(reached(&hypervisor, vm.stage2_id, GUEST_FIRST + 3), Some(70));
+    assert_eq!(reached(&hypervisor, vm.stage2_id, GUEST_FIRST + 4), Some(71));
     assert_eq!(hypervisor.machine().uniform_byte(Pfn(70)), Some(0));
     assert_eq!(hypervisor.machine().uniform_byte(Pfn(71)), Some(0xa5));
-    assert_eq!(vm.query(&hypervisor, 0), (PageState::Absent, 3));
-    assert_eq!(vm.query(&hypervisor, 3), (PageState::Private, 1));
+    assert_eq!(vm.query(&hypervisor, 0), (ObjectPageState::Absent, 3));
+    assert_eq!(vm.query(&hypervisor, 3), (ObjectPageState::Private, 1));
     assert_eq!(hypervisor.host_abort(Gfn(70).base(), HostAccess::Read), HostAbort::Inject);
     no_violations(&hypervisor);
 }
@@ -78,25 +78,25 @@ fn populating_a_protected_vm_takes_pages_from_the_host() {
 fn a_block_is_one_entry_everywhere_until_a_part_of_it_leaves() {
     let hypervisor = tiny();
     let vm = TestVm::new(&hypervisor, true, 54, 10);
-    let level = |space, page| {
-        let translation = hypervisor.machine().walk(space, page);
+    let level = |stage2_id, page| {
+        let translation = hypervisor.machine().walk(stage2_id, page);
         translation.map(|translation| translation.level)
     };
-    // Host page 68 is in a giant mapped as one; the block leaves it.
-    assert_eq!(level(hypervisor.host_space(), 68), Some(1));
+    // Host page 68 is in a level-1 block mapped as one; the block leaves it.
+    assert_eq!(level(hypervisor.host_stage2_id(), 68), Some(1));
     assert_eq!(vm.populate(&hypervisor, 4, 68, 4), Ok(4));
-    assert_eq!(level(vm.space, GUEST_FIRST + 4), Some(2));
-    assert_eq!(level(hypervisor.host_space(), 72), Some(2));
-    assert_eq!(vm.punch(&hypervisor, 5, 1), Ok(1));
-    assert_eq!(level(vm.space, GUEST_FIRST + 4), Some(3));
-    assert_eq!(level(vm.space, GUEST_FIRST + 5), None);
+    assert_eq!(level(vm.stage2_id, GUEST_FIRST + 4), Some(2));
+    assert_eq!(level(hypervisor.host_stage2_id(), 72), Some(2));
+    assert_eq!(vm.reclaim(&hypervisor, 5, 1), Ok(1));
+    assert_eq!(level(vm.stage2_id, GUEST_FIRST + 4), Some(3));
+    assert_eq!(level(vm.stage2_id, GUEST_FIRST + 5), None);
     assert!(host_reaches(&hypervisor, 69));
     // The hole is filled with the page that was there: one entry again.
     assert_eq!(vm.populate(&hypervisor, 5, 69, 1), Ok(1));
-    assert_eq!(level(vm.space, GUEST_FIRST + 4), Some(2));
-    // All goes back: the host has its giant again.
-    assert_eq!(vm.punch(&hypervisor, 0, OBJECT_PAGES), Ok(OBJECT_PAGES));
-    assert_eq!(level(hypervisor.host_space(), 68), Some(1));
+    assert_eq!(level(vm.stage2_id, GUEST_FIRST + 4), Some(2));
+    // All goes back: the host has its level-1 block again.
+    assert_eq!(vm.reclaim(&hypervisor, 0, OBJECT_PAGES), Ok(OBJECT_PAGES));
+    assert_eq!(level(hypervisor.host_stage2_id(), 68), Some(1));
     no_violations(&hypervisor);
 }
 
@@ -105,7 +105,7 @@ fn a_block_that_lost_one_page_and_got_it_back_is_one_entry_again() {
     let hypervisor = tiny();
     let vm = TestVm::new(&hypervisor, true, 54, 10);
     let level = |page| {
-        let translation = hypervisor.machine().walk(hypervisor.host_space(), page);
+        let translation = hypervisor.machine().walk(hypervisor.host_stage2_id(), page);
         translation.map(|translation| translation.level)
     };
     for page in [72, 74, 73] {
@@ -113,7 +113,7 @@ fn a_block_that_lost_one_page_and_got_it_back_is_one_entry_again() {
         assert_eq!(vm.populate(&hypervisor, 0, page, 1), Ok(1));
         assert_eq!(level(75), Some(3));
         assert_eq!(level(76), Some(2));
-        assert_eq!(vm.punch(&hypervisor, 0, 1), Ok(1));
+        assert_eq!(vm.reclaim(&hypervisor, 0, 1), Ok(1));
     }
     assert_eq!(level(75), Some(1));
     no_violations(&hypervisor);
@@ -130,10 +130,10 @@ fn scattered_pages_never_look_like_a_block() {
     // One run whose place in memory is not aligned as the guest sees it.
     assert_eq!(vm.populate(&hypervisor, 8, 93, 4), Ok(4));
     for (offset, page) in (4..).zip(pages.into_iter().chain(93..97)) {
-        assert_eq!(reached(&hypervisor, vm.space, GUEST_FIRST + offset), Some(page));
-        assert_eq!(vm.query(&hypervisor, offset).0, PageState::Private);
+        assert_eq!(reached(&hypervisor, vm.stage2_id, GUEST_FIRST + offset), Some(page));
+        assert_eq!(vm.query(&hypervisor, offset).0, ObjectPageState::Private);
     }
-    assert_eq!(vm.punch(&hypervisor, 4, 8), Ok(8));
+    assert_eq!(vm.reclaim(&hypervisor, 4, 8), Ok(8));
     for page in pages.into_iter().chain(93..97) {
         assert!(host_reaches(&hypervisor, page));
     }
@@ -141,22 +141,22 @@ fn scattered_pages_never_look_like_a_block() {
 }
 
 #[test]
-fn a_giant_is_one_entry_in_the_guest_too() {
+fn a_level_1_block_is_one_entry_in_the_guest_too() {
     let hypervisor = tiny();
     let vm = TestVm::new(&hypervisor, true, 54, 12);
     assert_eq!(vm.populate(&hypervisor, 0, 80, 16), Ok(16));
-    let walk = |space, page| hypervisor.machine().walk(space, page);
-    assert_eq!(walk(vm.space, GUEST_FIRST).unwrap().level, 1);
-    assert_eq!(walk(hypervisor.host_space(), 80), None);
+    let walk = |stage2_id, page| hypervisor.machine().walk(stage2_id, page);
+    assert_eq!(walk(vm.stage2_id, GUEST_FIRST).unwrap().level, 1);
+    assert_eq!(walk(hypervisor.host_stage2_id(), 80), None);
     vm.start(&hypervisor);
     let guest = vm.load(&hypervisor).unwrap();
     assert_eq!(guest.share(guest_pages(GUEST_FIRST + 6, 1)), Ok(1));
-    assert_eq!(walk(vm.space, GUEST_FIRST + 6).unwrap().level, 1);
+    assert_eq!(walk(vm.stage2_id, GUEST_FIRST + 6).unwrap().level, 1);
     drop(guest);
-    assert_eq!(vm.punch(&hypervisor, 6, 1), Ok(1));
+    assert_eq!(vm.reclaim(&hypervisor, 6, 1), Ok(1));
     for page in 0..16 {
         let expected = (page != 6).then_some(80 + page);
-        assert_eq!(reached(&hypervisor, vm.space, GUEST_FIRST + page), expected);
+        assert_eq!(reached(&hypervisor, vm.stage2_id, GUEST_FIRST + page), expected);
         assert_eq!(host_reaches(&hypervisor, 80 + page), page == 6);
     }
     no_violations(&hypervisor);
@@ -170,9 +170,9 @@ fn the_guest_shares_in_place_and_takes_back_at_once() {
     vm.start(&hypervisor);
     hypervisor.machine().fill(Pfn(70), 0x77);
     let guest = vm.load(&hypervisor).unwrap();
-    assert_eq!(guest.classify(Gfn(GUEST_FIRST)), GuestPage::Bound(PageState::Private));
+    assert_eq!(guest.classify(Gfn(GUEST_FIRST)), GuestPage::Bound(ObjectPageState::Private));
     assert_eq!(guest.share(guest_pages(GUEST_FIRST, 1)), Ok(1));
-    assert_eq!(guest.classify(Gfn(GUEST_FIRST)), GuestPage::Bound(PageState::Shared));
+    assert_eq!(guest.classify(Gfn(GUEST_FIRST)), GuestPage::Bound(ObjectPageState::Shared));
     assert!(host_reaches(&hypervisor, 70));
     assert!(!host_reaches(&hypervisor, 71));
     assert_eq!(guest.share(guest_pages(GUEST_FIRST, 1)), Err(ShareError::Denied));
@@ -209,7 +209,7 @@ fn sharing_in_a_split_block_writes_one_entry_and_unsharing_pays_one_invalidation
     );
     guest.unshare(guest_pages(GUEST_FIRST, 1)).unwrap();
     let events = hypervisor.machine().take_events();
-    let vmid = hypervisor.host_space().vmid;
+    let vmid = hypervisor.host_stage2_id().vmid;
     let maintenance = [
         Event::Barrier(Barrier::DsbIshst),
         Event::Tlbi { vmid, scope: Scope::Ipa(72) },
@@ -236,11 +236,11 @@ fn what_the_host_takes_by_force_is_wiped_and_poison() {
     assert!(reclaim(70).is_err());
     assert!(host_reaches(&hypervisor, 70));
     assert_eq!(hypervisor.machine().uniform_byte(Pfn(70)), Some(0));
-    assert_eq!(reached(&hypervisor, vm.space, GUEST_FIRST), None);
-    assert_eq!(vm.query(&hypervisor, 0), (PageState::Poisoned, 1));
+    assert_eq!(reached(&hypervisor, vm.stage2_id, GUEST_FIRST), None);
+    assert_eq!(vm.query(&hypervisor, 0), (ObjectPageState::Poisoned, 1));
     assert!(vm.populate(&hypervisor, 0, 70, 1).is_err());
     let guest = vm.load(&hypervisor).unwrap();
-    assert_eq!(guest.classify(Gfn(GUEST_FIRST)), GuestPage::Bound(PageState::Poisoned));
+    assert_eq!(guest.classify(Gfn(GUEST_FIRST)), GuestPage::Bound(ObjectPageState::Poisoned));
     assert_eq!(guest.share(guest_pages(GUEST_FIRST, 1)), Err(ShareError::Denied));
     // A shared page is not taken: the host reaches it anyway.
     guest.share(guest_pages(GUEST_FIRST + 1, 1)).unwrap();
@@ -255,12 +255,12 @@ fn an_ordinary_vm_is_lent_pages_that_stay_the_hosts() {
     vm.populate(&hypervisor, 0, 70, 2).unwrap();
     vm.start(&hypervisor);
     assert!(host_reaches(&hypervisor, 70));
-    assert_eq!(reached(&hypervisor, vm.space, GUEST_FIRST), Some(70));
-    assert_eq!(vm.query(&hypervisor, 0), (PageState::Shared, 2));
+    assert_eq!(reached(&hypervisor, vm.stage2_id, GUEST_FIRST), Some(70));
+    assert_eq!(vm.query(&hypervisor, 0), (ObjectPageState::Shared, 2));
     hypervisor.machine().fill(Pfn(70), 0x11);
-    assert_eq!(vm.punch(&hypervisor, 0, 1), Ok(1));
+    assert_eq!(vm.reclaim(&hypervisor, 0, 1), Ok(1));
     assert_eq!(hypervisor.machine().uniform_byte(Pfn(70)), Some(0x11));
-    assert_eq!(reached(&hypervisor, vm.space, GUEST_FIRST), None);
+    assert_eq!(reached(&hypervisor, vm.stage2_id, GUEST_FIRST), None);
     // It can be lent again, but never to two.
     assert_eq!(vm.populate(&hypervisor, 0, 70, 1), Ok(1));
     assert!(vm.populate(&hypervisor, 2, 70, 1).is_err());
@@ -297,8 +297,8 @@ fn a_vm_gives_back_everything_wiped() {
 }
 
 /// What happened, in order and by name: `g` and `h` for entries and maintenance of guest and host.
-fn story(hypervisor: &TinyHypervisor, guest: Space) -> String {
-    let host = hypervisor.host_space();
+fn story(hypervisor: &TinyHypervisor, guest: Stage2Id) -> String {
+    let host = hypervisor.host_stage2_id();
     let in_host_tables = |table: Pfn| table.0 < RESERVED.0 + RESERVED.1;
     let mut story = String::new();
     let mut publishes = true;
@@ -334,11 +334,11 @@ fn a_page_changes_hands_only_after_its_old_owner_has_lost_it() {
     vm.populate(&hypervisor, 0, 72, 2).unwrap();
     hypervisor.machine().take_events();
     vm.populate(&hypervisor, 2, 74, 1).unwrap();
-    assert_eq!(story(&hypervisor, vm.space), "h-entry h-tlbi wipe g-entry publish");
-    vm.punch(&hypervisor, 2, 1).unwrap();
-    assert_eq!(story(&hypervisor, vm.space), "g-entry g-tlbi g-entry wipe h-entry publish");
-    vm.populate_with(&hypervisor, 2, 74, 1, Content::Keep).unwrap();
-    assert_eq!(story(&hypervisor, vm.space), "h-entry h-tlbi clean g-entry publish");
+    assert_eq!(story(&hypervisor, vm.stage2_id), "h-entry h-tlbi wipe g-entry publish");
+    vm.reclaim(&hypervisor, 2, 1).unwrap();
+    assert_eq!(story(&hypervisor, vm.stage2_id), "g-entry g-tlbi g-entry wipe h-entry publish");
+    vm.populate_with(&hypervisor, 2, 74, 1, InitialContent::Keep).unwrap();
+    assert_eq!(story(&hypervisor, vm.stage2_id), "h-entry h-tlbi clean g-entry publish");
 }
 
 #[test]
@@ -358,7 +358,7 @@ fn on_metal_a_block_is_donated_in_one_call_at_the_price_of_one_entry() {
             offset,
             first: Pfn(first),
             pages,
-            content: Content::Zero,
+            content: InitialContent::Zero,
         })
     };
     // The first block makes the tables above it.

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 
 use hyp_core::machine::event::{Barrier, Scope};
 use hyp_core::machine::maintenance::Maintenance;
-use hyp_core::machine::{Space, Vmid};
+use hyp_core::machine::{Stage2Id, Vmid};
 use shared_abi::addr::Pa;
 
 use crate::binary::shipped;
@@ -41,7 +41,7 @@ impl Maintenance for Recorder {
         }]);
     }
 
-    fn in_space(&self, _: Space, f: impl FnOnce()) {
+    fn in_stage2(&self, _: Stage2Id, f: impl FnOnce()) {
         // The ISB makes the VMID that of what follows (Arm ARM DDI0487, B2.6.2: context synchronization).
         self.note(&["MRS VTTBR_EL2", "MSR VTTBR_EL2", "ISB"]);
         f();
@@ -67,7 +67,7 @@ fn exactly(path: &[&str], mut expected: Vec<Vec<String>>) {
     assert_eq!(shipped().function(path).sequences(), expected, "{}", path.join("::"));
 }
 
-const SPACE: Space = Space { root: Pa(0), vmid: Vmid(1) };
+const SPACE: Stage2Id = Stage2Id { root: Pa(0), vmid: Vmid(1) };
 
 #[test]
 fn tlb_maintenance_is_what_the_core_states() {

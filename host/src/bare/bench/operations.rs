@@ -6,14 +6,14 @@
 use alloc::vec::Vec;
 
 use bare_rt::el1::cpu;
-use host::hypervisor::{Hypervisor as _, Progress, Refusal};
+use host::hypervisor::{HostCalls as _, Progress, Refusal};
 use host::machine::{RAM_BASE, UART_BASE};
 use host::memory::{FrameAllocator as _, HostMemory as _};
 use host::vm::VmError;
 use shared_abi::addr::Pfn;
 use shared_abi::bench::Operation;
 use shared_abi::error::CallError;
-use shared_abi::host_call::{Content, ObjectHandle, VcpuIndex, VmHandle};
+use shared_abi::host_call::{InitialContent, ObjectHandle, VcpuIndex, VmHandle};
 use shared_abi::vcpu::{Entry, Exit, LIST_REGISTERS, ListRegister, Resume};
 
 use super::super::hypercall::El2::{Plain, Timed};
@@ -113,7 +113,7 @@ fn populate_ahead(timings: &mut Vec<Timing>) -> Result<(), VmError> {
                 index * BLOCK_PAGES + done,
                 Pfn(block.0 + done),
                 BLOCK_PAGES - done,
-                Content::Zero,
+                InitialContent::Zero,
             )?;
             match progress {
                 Progress::Done(_) => done = BLOCK_PAGES,
@@ -139,7 +139,7 @@ fn single_pages(timings: &mut Vec<Timing>) -> Result<(), VmError> {
         for offset in 0..BLOCK_PAGES {
             // What a page costs whose content stays, and one whose content does not: the first few
             // of each VM are timed, after one that pays for the table.
-            let content = if offset % 2 == 0 { Content::Keep } else { Content::Zero };
+            let content = if offset % 2 == 0 { InitialContent::Keep } else { InitialContent::Zero };
             let hypervisor = if (1..=4).contains(&offset) { Timed } else { Plain };
             let page = Pfn(frames.0 + 2 * offset);
             let start = cpu::virtual_count();
@@ -148,8 +148,8 @@ fn single_pages(timings: &mut Vec<Timing>) -> Result<(), VmError> {
             if hypervisor == Timed {
                 timings.push(Timing {
                     operation: match content {
-                        Content::Keep => Operation::LaunchPage,
-                        Content::Zero => Operation::ZeroPage,
+                        InitialContent::Keep => Operation::LaunchPage,
+                        InitialContent::Zero => Operation::ZeroPage,
                     },
                     start,
                     end,
@@ -181,7 +181,7 @@ fn create() -> Result<Timing, VmError> {
     let vm = Timed.vm_create(true, pool, SMALL_POOL_PAGES)?;
     let object = Timed.object_create(vm, LAZY_PAGES)?;
     Timed.object_bind(object, 0, RAM_BASE.page(), LAZY_PAGES)?;
-    Timed.object_populate(object, 0, code, 1, Content::Keep)?;
+    Timed.object_populate(object, 0, code, 1, InitialContent::Keep)?;
     Timed.vcpu_create(vm, index)?;
     Timed.vm_start(vm, RAM_BASE, UART_BASE.0)?;
     let record = Timed.vcpu_run(vm, index, &entry)?;

@@ -6,7 +6,7 @@ use super::{DATA, DESCRIPTORS, DEVICE, DRIVER, Driver, END, INDIRECT, NEXT, WRIT
 use crate::memory::{GuestFault, GuestMemory};
 use crate::testing::FIRST;
 use crate::virtio::queue::{Areas, MAX_SIZE, Queue, QueueError};
-use crate::vm::pages::{PageMap, Run};
+use crate::vm::pages::{GuestRun, PageMap};
 
 #[test]
 fn a_queue_has_a_power_of_two_of_descriptors() {
@@ -127,6 +127,6 @@ fn memory_is_reached_across_pages() {
     let fault = driver.memory().read(last, &mut [0; 2]).unwrap_err();
     assert_eq!(fault, GuestFault::Absent(END));
     let mut pages = PageMap::new(PageRange::<Gfn>::new(Gfn(0), 1).unwrap()).unwrap();
-    pages.insert(Run { gfn: Gfn(0), pfn: Pfn(FIRST), pages: 1 });
+    pages.insert(GuestRun { gfn: Gfn(0), pfn: Pfn(FIRST), pages: 1 });
     assert!(GuestMemory::new(&pages, &driver.machine).read(Ipa(u64::MAX), &mut [0; 2]).is_err());
 }

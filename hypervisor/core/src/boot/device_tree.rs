@@ -11,7 +11,7 @@ use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
 
 pub use filter::{Edits, filter};
-pub use platform::{Conduit, MAX_SEED_BYTES, Platform, Region};
+pub use platform::{Conduit, DeviceRange, MAX_SEED_BYTES, Platform};
 
 /// Why a device tree is of no use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -17,7 +17,7 @@ use crate::machine::geometry::Geometry;
 use crate::transition::ShareError;
 use crate::transition::share::Sharing;
 use crate::vcpu::GuestAction;
-use crate::vcpu::loaded::{GuestPage, Loaded};
+use crate::vcpu::loaded::{GuestPage, LoadedVcpu};
 
 /// What guests get from the machine beside memory and time.
 #[derive(Clone, Copy, Debug)]
@@ -52,11 +52,11 @@ const ORDINARY_FEATURES: u32 = feature::FEATURES;
 ///
 /// Of the guest's registers only x0 to x18, the PC and PSTATE have to be in its context by now.
 pub fn guest_call<M: Machine>(
-    vcpu: &mut Loaded<'_, '_, M>,
+    vcpu: &mut LoadedVcpu<'_, '_, M>,
     services: &Services<'_>,
     imm: u16,
 ) -> GuestAction {
-    vcpu.claim.count_hypercall();
+    vcpu.ownership.count_hypercall();
     let x = vcpu.with_context(|context| context.registers.x0_to_x3());
     let call = match imm {
         0 => GuestCall::parse(offered(vcpu), &x),
@@ -82,7 +82,7 @@ pub fn guest_call<M: Machine>(
 /// that the host has to know of.
 #[inline(never)]
 fn serve<M: Machine>(
-    vcpu: &mut Loaded<'_, '_, M>,
+    vcpu: &mut LoadedVcpu<'_, '_, M>,
     services: &Services<'_>,
     call: GuestCall,
 ) -> Result<GuestRegisters, GuestAction> {
@@ -120,7 +120,7 @@ fn serve<M: Machine>(
 }
 
 /// The functions that the vCPU's VM is offered.
-fn offered<M: Machine>(vcpu: &Loaded<'_, '_, M>) -> u32 {
+fn offered<M: Machine>(vcpu: &LoadedVcpu<'_, '_, M>) -> u32 {
     if vcpu.is_protected() { PROTECTED_FEATURES } else { ORDINARY_FEATURES }
 }
 
@@ -130,12 +130,12 @@ const fn status(error: CallError) -> GuestRegisters {
 }
 
 /// Writes x0 to x3 of a call that is complete.
-fn complete<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, reply: GuestRegisters) {
+fn complete<M: Machine>(vcpu: &mut LoadedVcpu<'_, '_, M>, reply: GuestRegisters) {
     vcpu.with_context(|context| context.registers.set_x0_to_x3(reply));
 }
 
 /// Has the host do something first; then the call runs again.
-fn replay<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, exit: Exit) -> GuestAction {
+fn replay<M: Machine>(vcpu: &mut LoadedVcpu<'_, '_, M>, exit: Exit) -> GuestAction {
     vcpu.with_context(|context| context.registers.rewind_instruction());
     vcpu.exit(exit)
 }
@@ -143,7 +143,7 @@ fn replay<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, exit: Exit) -> GuestAction {
 /// MEM_SHARE and MEM_UNSHARE. A share whose first page is absent does not fail: the host populates the page, and
 /// the call runs again.
 fn convert<M: Machine>(
-    vcpu: &mut Loaded<'_, '_, M>,
+    vcpu: &mut LoadedVcpu<'_, '_, M>,
     pages: PageRange<Gfn>,
     sharing: Sharing,
 ) -> Result<GuestRegisters, GuestAction> {
@@ -158,7 +158,7 @@ fn convert<M: Machine>(
 }
 
 /// MEM_RELINQUISH. The exit tells the host which page it may use for something else.
-fn relinquish<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, gfn: Gfn) -> Result<GuestRegisters, GuestAction> {
+fn relinquish<M: Machine>(vcpu: &mut LoadedVcpu<'_, '_, M>, gfn: Gfn) -> Result<GuestRegisters, GuestAction> {
     match vcpu.relinquish(gfn) {
         Ok(false) => Ok([SUCCESS, 0, 0, 0]),
         Ok(true) => {
@@ -173,7 +173,7 @@ fn relinquish<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, gfn: Gfn) -> Result<Gues
 }
 
 /// MMIO_GUARD_MAP: only a page without a binding may be MMIO.
-fn guard_map<M: Machine>(vcpu: &Loaded<'_, '_, M>, gfn: Gfn) -> Result<(), CallError> {
+fn guard_map<M: Machine>(vcpu: &LoadedVcpu<'_, '_, M>, gfn: Gfn) -> Result<(), CallError> {
     let (page, _) = vcpu.classify_and_ask(gfn);
     let bound = page != GuestPage::Unbound;
     if bound && !seeded!(GuardOverMemory) {

@@ -111,8 +111,8 @@ impl<M: Machine> Hypervisor<'_, M> {
             HostCall::ObjectPopulate { object, offset, first, pages, content } => {
                 self.populate(object, offset, first, pages, content).map(|done| [done, 0, 0, 0, 0])
             }
-            HostCall::ObjectPunch { object, offset, pages } => {
-                self.punch(object, offset, pages).map(|done| [done, 0, 0, 0, 0])
+            HostCall::ObjectReclaim { object, offset, pages } => {
+                self.reclaim(object, offset, pages).map(|done| [done, 0, 0, 0, 0])
             }
             HostCall::ObjectQuery { object, offset } => {
                 self.object_query(object, offset).map(|(state, run)| [state as u64, run, 0, 0, 0])

@@ -9,7 +9,7 @@ use shared_abi::host_call::VcpuIndex;
 use shared_abi::vcpu::Exit;
 
 use crate::machine::Machine;
-use crate::vcpu::loaded::Loaded;
+use crate::vcpu::loaded::LoadedVcpu;
 use crate::vcpu::wait_for_interrupt;
 
 /// The version that host and guests are told.
@@ -57,11 +57,11 @@ fn features(feature: PsciFeature) -> Result<u64, ErrorCode> {
 }
 
 /// Answers a call of a guest's; x0 to x3 are its registers, the function ID in x0 without hints.
-pub(crate) fn guest<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, x: &[u64; 4]) -> Reply {
+pub(crate) fn guest<M: Machine>(vcpu: &mut LoadedVcpu<'_, '_, M>, x: &[u64; 4]) -> Reply {
     decode(x).and_then(|function| call(vcpu, function)).unwrap_or_else(|error| (code(error), None))
 }
 
-fn call<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, function: Function) -> Result<Reply, ErrorCode> {
+fn call<M: Machine>(vcpu: &mut LoadedVcpu<'_, '_, M>, function: Function) -> Result<Reply, ErrorCode> {
     Ok(match function {
         Function::Version => (u32::from(VERSION).into(), None),
         Function::Features { psci_func_id } => (features(psci_func_id)?, None),
@@ -102,7 +102,7 @@ fn target(mpidr: Mpidr) -> Result<VcpuIndex, ErrorCode> {
 }
 
 /// Ends the VM's run. A guest that went on would see that the call failed; none does.
-fn end<M: Machine>(vcpu: &Loaded<'_, '_, M>, exit: Exit) -> Reply {
+fn end<M: Machine>(vcpu: &LoadedVcpu<'_, '_, M>, exit: Exit) -> Reply {
     vcpu.stop();
     (code(ErrorCode::InternalFailure), Some(exit))
 }

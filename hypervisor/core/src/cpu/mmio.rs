@@ -9,7 +9,7 @@ use shared_abi::vcpu::{AccessSize, Exit, Resume};
 
 use crate::cpu::exception::{Abort, Exception};
 use crate::cpu::registers::VcpuContext;
-use crate::cpu::syndrome::{Access, DataAbort};
+use crate::cpu::syndrome::{DataAbort, RegisterAccess};
 
 /// The access that the host is to finish. Plain integers: it lives in a page whose wiped state has to
 /// mean "none".
@@ -25,7 +25,7 @@ pub struct PendingAccess {
 /// Turns an access of the guest's, which aborted with `esr`, into an exit, and remembers it until the host
 /// has finished it.
 #[inline(always)]
-pub(crate) fn begin(context: &mut VcpuContext, esr: u64, access: Access, ipa: Ipa, far: u64) -> Exit {
+pub(crate) fn begin(context: &mut VcpuContext, esr: u64, access: RegisterAccess, ipa: Ipa, far: u64) -> Exit {
     context.pending = PendingAccess { esr, far };
     let size = access.size;
     if DataAbort::decode(esr).write {
@@ -66,7 +66,7 @@ pub fn resume(context: &mut VcpuContext, resume: Resume) -> Result<(), CallError
 
 /// What a load of this kind leaves in its register when memory holds `value`.
 #[inline(always)]
-fn extend(access: Access, value: u64) -> u64 {
+fn extend(access: RegisterAccess, value: u64) -> u64 {
     let value = value & seeded!(access.size.mask(), AnswerUnmasked => u64::MAX);
     if !access.sign_extend {
         return value;

@@ -151,12 +151,12 @@ pub struct DataAbort {
     /// A cache maintenance or address translation instruction, not a load or store (CM).
     pub cache_maintenance: bool,
     /// The load or store, where the instruction is one that the syndrome describes (ISV).
-    pub access: Option<Access>,
+    pub access: Option<RegisterAccess>,
 }
 
 /// The load or store of one general-purpose register that took a data abort.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Access {
+pub struct RegisterAccess {
     /// How many bytes (SAS).
     pub size: AccessSize,
     /// A load extends the sign of what it read (SSE).
@@ -176,12 +176,12 @@ impl DataAbort {
             fault: Fault::decode(esr),
             write: esr & (1 << 6) != 0,
             cache_maintenance: esr & (1 << 8) != 0,
-            access: if esr & ISV != 0 { Some(Access::decode(esr)) } else { None },
+            access: if esr & ISV != 0 { Some(RegisterAccess::decode(esr)) } else { None },
         }
     }
 }
 
-impl Access {
+impl RegisterAccess {
     #[inline(always)]
     const fn decode(esr: u64) -> Self {
         Self {
@@ -317,7 +317,7 @@ mod tests {
                     fault: fault(0x07),
                     write: true,
                     cache_maintenance: false,
-                    access: Some(Access {
+                    access: Some(RegisterAccess {
                         size: AccessSize::Byte,
                         sign_extend: false,
                         wide: false,
@@ -332,7 +332,7 @@ mod tests {
                     fault: fault(0x06),
                     write: false,
                     cache_maintenance: false,
-                    access: Some(Access {
+                    access: Some(RegisterAccess {
                         size: AccessSize::Word,
                         sign_extend: true,
                         wide: true,

@@ -10,7 +10,7 @@ use crate::cpu::syndrome::{SysRegAccess, SysRegId};
 
 /// What becomes of an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
+enum Emulation {
     /// The read gives this value; the instruction is over.
     Read(u64),
     /// The write is lost; the instruction is over.
@@ -32,13 +32,13 @@ pub fn emulate(
     id_register: impl FnOnce(SysRegId) -> u64,
 ) -> Option<u64> {
     match decide(access, registers.get(access.rt), id_register) {
-        Outcome::Read(value) => registers.set(access.rt, value),
-        Outcome::Ignored => {}
-        Outcome::Undefined => {
+        Emulation::Read(value) => registers.set(access.rt, value),
+        Emulation::Ignored => {}
+        Emulation::Undefined => {
             Exception::Undefined.inject(registers);
             return None;
         }
-        Outcome::Sgi(value) => return Some(value),
+        Emulation::Sgi(value) => return Some(value),
     }
     registers.skip_instruction();
     None
@@ -46,26 +46,26 @@ pub fn emulate(
 
 /// Decides about a trapped access. `value` is what a write would write; `id_register` reads a register of
 /// the ID space of this CPU.
-fn decide(access: SysRegAccess, value: u64, id_register: impl FnOnce(SysRegId) -> u64) -> Outcome {
+fn decide(access: SysRegAccess, value: u64, id_register: impl FnOnce(SysRegId) -> u64) -> Emulation {
     let id = access.register;
     if is_id_register(id) {
-        return if access.read { Outcome::Read(visible(id, id_register)) } else { Outcome::Undefined };
+        return if access.read { Emulation::Read(visible(id, id_register)) } else { Emulation::Undefined };
     }
     match (id, access.read) {
-        (ICC_SGI1R_EL1, false) => Outcome::Sgi(value),
+        (ICC_SGI1R_EL1, false) => Emulation::Sgi(value),
         // Group 0 and the other security state's: not the caller's to send.
-        (ICC_SGI0R_EL1 | ICC_ASGI1R_EL1, false) => Outcome::Ignored,
-        (ICC_SRE_EL1, true) => Outcome::Read(ICC_SRE_VALUE),
-        (ICC_SRE_EL1, false) => Outcome::Ignored,
-        (OSLSR_EL1, false) | (OSLAR_EL1, true) => Outcome::Undefined,
+        (ICC_SGI0R_EL1 | ICC_ASGI1R_EL1, false) => Emulation::Ignored,
+        (ICC_SRE_EL1, true) => Emulation::Read(ICC_SRE_VALUE),
+        (ICC_SRE_EL1, false) => Emulation::Ignored,
+        (OSLSR_EL1, false) | (OSLAR_EL1, true) => Emulation::Undefined,
         _ if is_zero(id) => {
             if access.read {
-                Outcome::Read(0)
+                Emulation::Read(0)
             } else {
-                Outcome::Ignored
+                Emulation::Ignored
             }
         }
-        _ => Outcome::Undefined,
+        _ => Emulation::Undefined,
     }
 }
 
@@ -146,12 +146,12 @@ fn visible(id: SysRegId, read: impl FnOnce(SysRegId) -> u64) -> u64 {
 mod tests {
     use super::*;
 
-    fn read(register: SysRegId, real: u64) -> Outcome {
+    fn read(register: SysRegId, real: u64) -> Emulation {
         let mrs = SysRegAccess { register, read: true, rt: 0 };
         decide(mrs, 0, |_| real)
     }
 
-    fn write(register: SysRegId, value: u64) -> Outcome {
+    fn write(register: SysRegId, value: u64) -> Emulation {
         let msr = SysRegAccess { register, read: false, rt: 0 };
         decide(msr, value, |_| unreachable!())
     }
@@ -175,20 +175,20 @@ mod tests {
             (7, 1, 0xe000_00e0_0030_2002),
             (7, 2, 0x1021_00e1_00e0_1011),
         ] {
-            let outcome = read(id(crm, op2), everything);
-            assert_eq!(outcome, Outcome::Read(visible), "CRm {crm}, op2 {op2}");
+            let emulation = read(id(crm, op2), everything);
+            assert_eq!(emulation, Emulation::Read(visible), "CRm {crm}, op2 {op2}");
         }
     }
 
     #[test]
     fn a_cortex_a76_keeps_what_it_has() {
         // ID_AA64PFR0_EL1 of QEMU's cortex-a76 with EL2: AArch32 and EL2 go.
-        assert_eq!(read(id(4, 0), 0x1100_0000_1111_1122), Outcome::Read(0x1100_0000_1111_0011));
+        assert_eq!(read(id(4, 0), 0x1100_0000_1111_1122), Emulation::Read(0x1100_0000_1111_0011));
         // Its ID_AA64MMFR0_EL1: 40 bits, 16-bit ASIDs; SNSMem goes.
-        assert_eq!(read(id(7, 0), 0x10_1122), Outcome::Read(0x10_0122));
+        assert_eq!(read(id(7, 0), 0x10_1122), Emulation::Read(0x10_0122));
         // No FP and no 4 KiB granule stay so.
-        assert_eq!(read(id(4, 0), 0xff_0000), Outcome::Read(0xff_0011));
-        assert_eq!(read(id(7, 0), 0xf000_0000), Outcome::Read(0xf000_0000));
+        assert_eq!(read(id(4, 0), 0xff_0000), Emulation::Read(0xff_0011));
+        assert_eq!(read(id(7, 0), 0xf000_0000), Emulation::Read(0xf000_0000));
     }
 
     #[test]
@@ -197,21 +197,21 @@ mod tests {
             for op2 in 0..=7 {
                 let listed = matches!((crm, op2), (4, 0 | 1) | (5, 0) | (6, 0..=2) | (7, 0..=2));
                 if !listed {
-                    assert_eq!(read(id(crm, op2), u64::MAX), Outcome::Read(0), "{crm} {op2}");
+                    assert_eq!(read(id(crm, op2), u64::MAX), Emulation::Read(0), "{crm} {op2}");
                 }
-                assert_eq!(write(id(crm, op2), 0), Outcome::Undefined);
+                assert_eq!(write(id(crm, op2), 0), Emulation::Undefined);
             }
         }
     }
 
     #[test]
     fn the_gic_registers_that_trap() {
-        assert_eq!(write(ICC_SGI1R_EL1, 0x1_0002), Outcome::Sgi(0x1_0002));
-        assert_eq!(read(ICC_SGI1R_EL1, 0), Outcome::Undefined, "it is write-only");
-        assert_eq!(write(ICC_SGI0R_EL1, 1), Outcome::Ignored);
-        assert_eq!(write(ICC_ASGI1R_EL1, 1), Outcome::Ignored);
-        assert_eq!(read(ICC_SRE_EL1, 0), Outcome::Read(7));
-        assert_eq!(write(ICC_SRE_EL1, 0), Outcome::Ignored);
+        assert_eq!(write(ICC_SGI1R_EL1, 0x1_0002), Emulation::Sgi(0x1_0002));
+        assert_eq!(read(ICC_SGI1R_EL1, 0), Emulation::Undefined, "it is write-only");
+        assert_eq!(write(ICC_SGI0R_EL1, 1), Emulation::Ignored);
+        assert_eq!(write(ICC_ASGI1R_EL1, 1), Emulation::Ignored);
+        assert_eq!(read(ICC_SRE_EL1, 0), Emulation::Read(7));
+        assert_eq!(write(ICC_SRE_EL1, 0), Emulation::Ignored);
     }
 
     #[test]
@@ -226,12 +226,12 @@ mod tests {
             SysRegId::new(3, 0, 5, 3, 0), // ERRIDR_EL1
             SysRegId::new(3, 0, 5, 5, 3), // ERXMISC3_EL1
         ] {
-            assert_eq!(read(register, 0), Outcome::Read(0), "{register:?}");
-            assert_eq!(write(register, 1), Outcome::Ignored, "{register:?}");
+            assert_eq!(read(register, 0), Emulation::Read(0), "{register:?}");
+            assert_eq!(write(register, 1), Emulation::Ignored, "{register:?}");
         }
-        assert_eq!(write(OSLAR_EL1, 0), Outcome::Ignored);
-        assert_eq!(read(OSLSR_EL1, 0), Outcome::Read(0));
-        assert_eq!(write(OSLSR_EL1, 0), Outcome::Undefined);
+        assert_eq!(write(OSLAR_EL1, 0), Emulation::Ignored);
+        assert_eq!(read(OSLSR_EL1, 0), Emulation::Read(0));
+        assert_eq!(write(OSLSR_EL1, 0), Emulation::Undefined);
     }
 
     #[test]
@@ -251,8 +251,8 @@ mod tests {
             ("DBGBVR1_EL1", SysRegId::new(2, 0, 0, 1, 4)),
             ("SMPRI_EL1", SysRegId::new(3, 0, 1, 2, 4)),
         ] {
-            assert_eq!(read(register, 0), Outcome::Undefined, "{name}");
-            assert_eq!(write(register, 0), Outcome::Undefined, "{name}");
+            assert_eq!(read(register, 0), Emulation::Undefined, "{name}");
+            assert_eq!(write(register, 0), Emulation::Undefined, "{name}");
         }
     }
 }

@@ -15,9 +15,9 @@ use crate::machine::{Frames, Machine, Vmid};
 use crate::memory::pool::Pool;
 use crate::memory::stage2::table::Stage2;
 use crate::ownership::host::split;
-use crate::ownership::page_state::Record;
+use crate::ownership::page_state::PageState;
 use crate::vm::mmio_guard::MmioGuard;
-use crate::vm::{self, Life, Vcpu, Vm};
+use crate::vm::{self, Vcpu, Vm, VmState};
 
 /// The most pages that one call adds to a pool: they are wiped in one go.
 pub(crate) const MAX_POOL_PAGES_PER_CALL: u64 = 4096;
@@ -39,25 +39,25 @@ impl<M: Machine> Hypervisor<'_, M> {
         if first.0 & root_tables.saturating_sub(1) != 0 && !seeded!(OddRoot) {
             return Err(CallError::InvalidParameter.into());
         }
-        for (place, index) in self.places.iter().zip(0_u8..) {
-            let mut place = place.lock(&self.machine);
-            if place.vm.is_some() {
+        for (slot, index) in self.slots.iter().zip(0_u8..) {
+            let mut slot = slot.lock(&self.machine);
+            if slot.vm.is_some() {
                 continue;
             }
             let index = VmIndex(index);
-            self.take_from_host(range, Record::pool(index))?;
+            self.take_from_host(range, PageState::pool(index))?;
             self.machine.wipe(&Frames::new(range));
             let mut pool = Pool::default();
             pool.add(&self.machine, Frames::new(rest));
             // VMID 0 is the host's. A place's VMID left all TLBs when its last VM was torn down.
             let tables = Stage2::new(&Frames::new(root), Vmid(index.0.saturating_add(1)));
-            self.machine.event(|| Event::Space(tables.space()));
-            place.generation = vm::next_generation(place.generation);
-            place.guard = MmioGuard::default();
-            place.vm = Some(Vm {
+            self.machine.event(|| Event::Stage2Id(tables.stage2_id()));
+            slot.generation = vm::next_generation(slot.generation);
+            slot.guard = MmioGuard::default();
+            slot.vm = Some(Vm {
                 index,
                 protected,
-                life: Life::New,
+                state: VmState::New,
                 tables,
                 pool,
                 bindings: Vec::new(),
@@ -66,7 +66,7 @@ impl<M: Machine> Hypervisor<'_, M> {
                 report: VmReport { protected, ..VmReport::default() },
                 last_on_cpu: [None; MAX_CPUS],
             });
-            return Ok(vm::vm_handle(index, place.generation));
+            return Ok(vm::vm_handle(index, slot.generation));
         }
         Err(CallError::Full.into())
     }
@@ -76,7 +76,7 @@ impl<M: Machine> Hypervisor<'_, M> {
         let range = pool_range(first, pages, 1)?;
         self.with_vm(handle, |vm, _| {
             vm.is_alive()?;
-            self.take_from_host(range, Record::pool(vm.index))?;
+            self.take_from_host(range, PageState::pool(vm.index))?;
             let frames = Frames::new(range);
             self.machine.wipe(&frames);
             vm.pool.add(&self.machine, frames);
@@ -99,9 +99,9 @@ impl<M: Machine> Hypervisor<'_, M> {
             let vcpu = Vcpu { context: context.page(), on: false, start: None };
             // There is room: `next` was compared with the capacity above.
             if vm.vcpus.push(vcpu).is_ok()
-                && let Some(claim) = self.claim(usize::from(vm.index.0), index)
+                && let Some(ownership) = self.ownership(usize::from(vm.index.0), index)
             {
-                claim.reset_counts();
+                ownership.reset_counts();
                 vm.report.vcpus = vm.report.vcpus.saturating_add(1);
             }
             Ok(())

@@ -12,10 +12,10 @@ use crate::limits::{MAX_OBJECTS, ObjectIndex};
 use crate::machine::geometry::Geometry;
 use crate::machine::report::{Milestone, VmReport};
 use crate::machine::{Frames, Machine, TableRef};
-use crate::memory::object::Content;
-use crate::ownership::page_state::{ObjectPage, Record};
-use crate::vm::vcpu_ownership::Claim;
-use crate::vm::{self, Life, ObjectPlace, Vm};
+use crate::memory::object::Presence;
+use crate::ownership::page_state::{ObjectPage, PageState};
+use crate::vm::vcpu_ownership::VcpuOwnership;
+use crate::vm::{self, ObjectSlot, Vm, VmState};
 
 /// What a call may still do.
 struct Budget {
@@ -42,12 +42,12 @@ impl<M: Machine> Hypervisor<'_, M> {
         let mut budget = Budget { left: M::Geometry::PAGES_PER_CALL, returned: 0 };
         self.with_vm(handle, |vm, objects| {
             self.revoke(vm);
-            if self.claims_of(vm).any(Claim::is_running) && !seeded!(TornWhileLoaded) {
+            if self.ownerships_of(vm).any(VcpuOwnership::is_running) && !seeded!(TornWhileLoaded) {
                 return Err(CallError::Busy.into());
             }
-            if vm.life != Life::Dying {
-                vm.life = Life::Dying;
-                seeded!(self.machine.invalidate_all(vm.tables.space()), VmidReused => ());
+            if vm.state != VmState::Dying {
+                vm.state = VmState::Dying;
+                seeded!(self.machine.invalidate_all(vm.tables.stage2_id()), VmidReused => ());
             }
             self.return_objects(vm, objects, &mut budget);
             self.return_pool(vm, &mut budget);
@@ -64,17 +64,17 @@ impl<M: Machine> Hypervisor<'_, M> {
     }
 
     /// Returns the pages of all objects, and turns the objects' tables into pool pages.
-    fn return_objects(&self, vm: &mut Vm, objects: &mut [ObjectPlace; MAX_OBJECTS], budget: &mut Budget) {
-        for (place, index) in objects.iter_mut().zip(0..) {
-            let Some(object) = &mut place.object else {
+    fn return_objects(&self, vm: &mut Vm, objects: &mut [ObjectSlot; MAX_OBJECTS], budget: &mut Budget) {
+        for (slot, index) in objects.iter_mut().zip(0..) {
+            let Some(object) = &mut slot.object else {
                 continue;
             };
             while budget.left != 0
                 && let Some((offset, run)) = object.take_next(&self.machine, budget.left)
             {
                 let page = ObjectPage::new(vm.index, ObjectIndex(index), offset);
-                match run.content() {
-                    Content::Present(first) => {
+                match run.presence() {
+                    Presence::Present(first) => {
                         self.release_run(vm, page, first, run.pages);
                         // What an ordinary VM was lent never left the host.
                         if vm.protected {
@@ -83,7 +83,7 @@ impl<M: Machine> Hypervisor<'_, M> {
                             budget.spend(run.pages);
                         }
                     }
-                    Content::Absent | Content::Poisoned => budget.spend(1),
+                    Presence::Absent | Presence::Poisoned => budget.spend(1),
                 }
             }
             if budget.left == 0 {
@@ -93,7 +93,7 @@ impl<M: Machine> Hypervisor<'_, M> {
             if budget.left == 0 {
                 return;
             }
-            place.object = None;
+            slot.object = None;
         }
     }
 
@@ -114,24 +114,24 @@ impl<M: Machine> Hypervisor<'_, M> {
     }
 
     fn return_pool_pages(&self, vm: &mut Vm, range: PageRange<Pfn>, budget: &mut Budget) {
-        self.return_to_host(Frames::new(range), Record::pool(vm.index));
+        self.return_to_host(Frames::new(range), PageState::pool(vm.index));
         vm.report.returned = vm.report.returned.saturating_add(range.len());
         budget.returned(range.len());
     }
 
-    /// Returns the root and frees the VM's place. Answers what the VM was and has cost.
+    /// Returns the root and frees the VM's slot. Answers what the VM was and has cost.
     fn remove(&self, handle: VmHandle, budget: &mut Budget) -> Result<VmReport, CallFailure> {
-        let (index, generation) = vm::vm_place(handle);
-        let place = self.places.get(index).ok_or(CallError::NotFound)?;
-        let mut place = place.lock(&self.machine);
-        if place.generation != generation {
+        let (index, generation) = vm::vm_slot(handle);
+        let slot = self.slots.get(index).ok_or(CallError::NotFound)?;
+        let mut slot = slot.lock(&self.machine);
+        if slot.generation != generation {
             return Err(CallError::NotFound.into());
         }
-        let mut vm = place.vm.take().ok_or(CallError::NotFound)?;
+        let mut vm = slot.vm.take().ok_or(CallError::NotFound)?;
         // The root is empty by now. Nobody ran under the VMID since it was invalidated first, but while
         // that was done it was in VTTBR_EL2 beside tables that were not: a walk ahead of time may have
         // filled a TLB again. The VMID may be another VM's next.
-        seeded!(self.machine.invalidate_all(vm.tables.space()), VmidReused => ());
+        seeded!(self.machine.invalidate_all(vm.tables.stage2_id()), VmidReused => ());
         let root = PageRange::<Pfn>::new(vm.tables.root(), M::Geometry::ROOT_TABLES);
         self.return_pool_pages(&mut vm, root.ok_or(CallError::NotFound)?, budget);
         Ok(self.report(&vm))

@@ -2,15 +2,15 @@
 
 use shared_abi::addr::{Gfn, PageRange, Pfn};
 use shared_abi::error::{CallError, CallFailure};
-use shared_abi::host_call::{ObjectHandle, PageState, VmHandle};
+use shared_abi::host_call::{ObjectHandle, ObjectPageState, VmHandle};
 
 use crate::hypervisor::Hypervisor;
 use crate::limits::ObjectIndex;
 use crate::machine::Machine;
 use crate::machine::geometry::Geometry;
-use crate::memory::object::{Content, Object};
-use crate::ownership::page_state::{ObjectPage, Record};
-use crate::vm::{self, Binding, Life, Vm};
+use crate::memory::object::{Object, Presence};
+use crate::ownership::page_state::{ObjectPage, PageState};
+use crate::vm::{self, Binding, Vm, VmState};
 
 /// The most pages that one query looks at.
 const MAX_QUERY_PAGES: u64 = 512;
@@ -23,19 +23,16 @@ impl<M: Machine> Hypervisor<'_, M> {
         let tables = Object::tables_needed::<M::Geometry>(pages).ok_or(CallError::InvalidParameter)?;
         self.with_vm(handle, |vm, objects| {
             vm.is_new()?;
-            let (place, index) = objects
-                .iter_mut()
-                .zip(0..)
-                .find(|(place, _)| place.object.is_none())
-                .ok_or(CallError::Full)?;
+            let (slot, index) =
+                objects.iter_mut().zip(0..).find(|(slot, _)| slot.object.is_none()).ok_or(CallError::Full)?;
             if let Some(missing) = vm.pool.short_of(tables)
                 && !seeded!(HalfObject)
             {
                 return Err(CallFailure::no_memory(missing));
             }
-            place.object = Object::new(&self.machine, &mut vm.pool, pages);
-            place.generation = vm::next_generation(place.generation);
-            Ok(vm::object_handle(vm.index, ObjectIndex(index), place.generation))
+            slot.object = Object::new(&self.machine, &mut vm.pool, pages);
+            slot.generation = vm::next_generation(slot.generation);
+            Ok(vm::object_handle(vm.index, ObjectIndex(index), slot.generation))
         })
     }
 
@@ -53,8 +50,8 @@ impl<M: Machine> Hypervisor<'_, M> {
                 seeded!(end, BoundBeyond => end.saturating_sub(1)) <= M::Geometry::IPA_PAGES
             })
             .ok_or(CallError::InvalidParameter)?;
-        self.with_object(handle, |vm, index, place| {
-            let object = place.object.as_mut().ok_or(CallError::NotFound)?;
+        self.with_object(handle, |vm, index, slot| {
+            let object = slot.object.as_mut().ok_or(CallError::NotFound)?;
             if !object.has(offset, pages) {
                 return Err(CallError::InvalidParameter.into());
             }
@@ -75,14 +72,14 @@ impl<M: Machine> Hypervisor<'_, M> {
         offset: u64,
         pages: u64,
     ) -> Result<(), CallFailure> {
-        self.with_object(handle, |vm, index, place| {
-            let object = place.object.as_mut().ok_or(CallError::NotFound)?;
+        self.with_object(handle, |vm, index, slot| {
+            let object = slot.object.as_mut().ok_or(CallError::NotFound)?;
             if !object.has(offset, pages) {
                 return Err(CallError::InvalidParameter.into());
             }
             vm.is_new()?;
             let first = ObjectPage::new(vm.index, index, offset);
-            let slot = vm
+            let position = vm
                 .bindings
                 .iter()
                 .position(|binding| binding.first == first && binding.guest.len() == pages)
@@ -90,7 +87,7 @@ impl<M: Machine> Hypervisor<'_, M> {
             if !object.is_empty(&self.machine, offset, pages) {
                 return Err(CallError::Denied.into());
             }
-            vm.bindings.swap_remove(slot);
+            vm.bindings.swap_remove(position);
             Ok(())
         })
     }
@@ -100,17 +97,17 @@ impl<M: Machine> Hypervisor<'_, M> {
         &self,
         handle: ObjectHandle,
         offset: u64,
-    ) -> Result<(PageState, u64), CallFailure> {
-        self.with_object(handle, |vm, index, place| {
-            let object = place.object.as_mut().ok_or(CallError::NotFound)?;
+    ) -> Result<(ObjectPageState, u64), CallFailure> {
+        self.with_object(handle, |vm, index, slot| {
+            let object = slot.object.as_mut().ok_or(CallError::NotFound)?;
             if !object.has(offset, 1) {
                 return Err(CallError::InvalidParameter.into());
             }
             let run = object.run(&self.machine, offset, MAX_QUERY_PAGES);
-            Ok(match run.content() {
-                Content::Absent => (PageState::Absent, run.pages),
-                Content::Poisoned => (PageState::Poisoned, run.pages),
-                Content::Present(first) => {
+            Ok(match run.presence() {
+                Presence::Absent => (ObjectPageState::Absent, run.pages),
+                Presence::Poisoned => (ObjectPageState::Poisoned, run.pages),
+                Presence::Present(first) => {
                     let page = ObjectPage::new(vm.index, index, offset);
                     self.present_run(vm, page, first, run.pages)
                 }
@@ -119,14 +116,14 @@ impl<M: Machine> Hypervisor<'_, M> {
     }
 
     /// Which state a run of present pages begins with, and how far that goes.
-    fn present_run(&self, vm: &Vm, page: ObjectPage, first: Pfn, pages: u64) -> (PageState, u64) {
+    fn present_run(&self, vm: &Vm, page: ObjectPage, first: Pfn, pages: u64) -> (ObjectPageState, u64) {
         let host = self.host.lock(&self.machine);
-        let records = host.records();
-        let reaches = |page| records.get(page).is_some_and(Record::host_reaches);
+        let owners = host.owners();
+        let reaches = |page| owners.get(page).is_some_and(PageState::host_reaches);
         let shared = reaches(first);
-        let state = if shared { PageState::Shared } else { PageState::Private };
+        let state = if shared { ObjectPageState::Shared } else { ObjectPageState::Private };
         let all_as_populated =
-            PageRange::<Pfn>::new(first, pages).is_some_and(|range| records.all(range, vm.record(page)));
+            PageRange::<Pfn>::new(first, pages).is_some_and(|range| owners.all(range, vm.page_state(page)));
         if all_as_populated {
             return (state, pages);
         }
@@ -136,11 +133,11 @@ impl<M: Machine> Hypervisor<'_, M> {
 
     /// Ends an object in which nothing is present and which is not bound.
     pub(crate) fn object_destroy(&self, handle: ObjectHandle) -> Result<(), CallFailure> {
-        self.with_object(handle, |vm, index, place| {
-            let object = place.object.as_mut().ok_or(CallError::NotFound)?;
+        self.with_object(handle, |vm, index, slot| {
+            let object = slot.object.as_mut().ok_or(CallError::NotFound)?;
             let bound = vm.bindings.iter().any(|binding| binding.first.object() == index);
             // Once the VM has started, what is bound stays so: an access to it must never become MMIO.
-            if object.present() != 0 || (bound && vm.life != Life::New) {
+            if object.present() != 0 || (bound && vm.state != VmState::New) {
                 return Err(CallError::Denied.into());
             }
             let gone = object.dismantle(&self.machine, &mut vm.pool, MAX_TABLES_PER_CALL);
@@ -148,7 +145,7 @@ impl<M: Machine> Hypervisor<'_, M> {
                 return Err(CallFailure::again(0));
             }
             vm.bindings.retain(|binding| binding.first.object() != index);
-            place.object = None;
+            slot.object = None;
             Ok(())
         })
     }

@@ -8,7 +8,7 @@ use shared_abi::record::Digest;
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
 use crate::machine::report::Milestone;
-use crate::vm::{Life, Start};
+use crate::vm::{Start, VmState};
 
 impl<M: Machine> Hypervisor<'_, M> {
     /// Ends the measurement and lets vCPU 0 run. Answers whether the measurement is the manifest's,
@@ -24,7 +24,7 @@ impl<M: Machine> Hypervisor<'_, M> {
             let boot = vm.vcpu(VcpuIndex(0)).ok_or(CallError::Denied)?;
             boot.on = true;
             boot.start = Some(Start { entry, argument });
-            vm.life = Life::Started;
+            vm.state = VmState::Started;
             let digest = core::mem::take(&mut vm.measurement).finish(entry, argument);
             vm.report.measurement = Some(digest);
             Ok((digest, vm.report, vm.protected && self.expected == Some(digest)))

@@ -8,7 +8,7 @@ use shared_abi::addr::{PageRange, Pfn};
 use shared_abi::host_call::VcpuIndex;
 
 use crate::machine::lock::LockId;
-use crate::machine::{Space, Vmid};
+use crate::machine::{Stage2Id, Vmid};
 
 /// A barrier (Arm ARM DDI0487, B2.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,7 +42,7 @@ pub enum Scope {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// From now on these tables are a space's.
-    Space(Space),
+    Stage2Id(Stage2Id),
     /// An entry was written: of a translation table, an object's table, or a free page's link. What it
     /// was before is not told: it may be what a guest left in a page that came back.
     Write {
@@ -89,7 +89,7 @@ impl Event {
     /// `hyp_trace::decode`.
     pub const fn encode(self) -> [u64; 2] {
         match self {
-            Self::Space(space) => [kind::SPACE | (space.vmid.0 as u64) << 8, space.root.0],
+            Self::Stage2Id(stage2_id) => [kind::SPACE | (stage2_id.vmid.0 as u64) << 8, stage2_id.root.0],
             Self::Write { table, index, value } => [kind::WRITE | (index as u64) << 8 | table.0 << 24, value],
             Self::Barrier(barrier) => [kind::BARRIER | (barrier as u8 as u64) << 8, 0],
             Self::Tlbi { vmid, scope } => {
@@ -122,7 +122,7 @@ pub mod kind {
     pub const LINE: &str = "@event";
     /// The byte.
     pub const MASK: u64 = 0xff;
-    /// [`Event::Space`](super::Event::Space).
+    /// [`Event::Stage2Id`](super::Event::Stage2Id).
     pub const SPACE: u64 = 1;
     /// [`Event::Write`](super::Event::Write).
     pub const WRITE: u64 = 2;

@@ -2,7 +2,7 @@
 //!
 //! On metal a table has 512 entries of 8 bytes. A checker that searches a machine to the end takes
 //! tables of 2 or 4 entries instead, and everything above keeps its meaning: a *page* is the unit of
-//! ownership, a *block* is what one level-2 entry maps, a *giant* what one level-1 entry maps.
+//! ownership, a *block* is what one level-2 entry maps, a *level-1 block* what one level-1 entry maps.
 //!
 //! All shifts and sums of page numbers live here, each with the bound that keeps it from overflowing.
 
@@ -14,7 +14,7 @@
 /// A level of the stage-2 walk. The walk starts at level 1, with two concatenated tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Level {
-    /// An entry maps a giant (1 GiB on metal) or names a level-2 table.
+    /// An entry maps a level-1 block (1 GiB on metal) or names a level-2 table.
     One,
     /// An entry maps a block (2 MiB on metal) or names a level-3 table.
     Two,
@@ -31,8 +31,8 @@ pub trait Geometry: core::fmt::Debug + 'static {
     const ENTRIES: usize = 1 << Self::INDEX_BITS;
     /// Pages of a block.
     const BLOCK_PAGES: u64 = 1 << Self::INDEX_BITS;
-    /// Pages of a giant.
-    const GIANT_PAGES: u64 = 1 << (2 * Self::INDEX_BITS);
+    /// Pages of a level-1 block.
+    const LEVEL1_BLOCK_PAGES: u64 = 1 << (2 * Self::INDEX_BITS);
     /// Tables concatenated at the root.
     const ROOT_TABLES: u64 = 2;
     /// Pages of an IPA space: 2^28 on metal, which is 40 bits of address (Arm ARM DDI0487,
@@ -47,7 +47,7 @@ pub trait Geometry: core::fmt::Debug + 'static {
     /// Pages that an entry of `level` maps.
     fn span(level: Level) -> u64 {
         match level {
-            Level::One => Self::GIANT_PAGES,
+            Level::One => Self::LEVEL1_BLOCK_PAGES,
             Level::Two => Self::BLOCK_PAGES,
             Level::Three => 1,
         }

@@ -9,8 +9,8 @@ use crate::limits::MAX_VMS;
 use crate::machine::Machine;
 use crate::machine::event::Event;
 
-/// Which lock: a VM's place, by its index, or the host's memory. They are taken in this order, and no CPU holds
-/// two places at once (`docs/locking.md`).
+/// Which lock: a VM's slot, by its index, or the host's memory. They are taken in this order, and no CPU holds
+/// two slots at once (`docs/locking.md`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LockId(usize);
 
@@ -19,7 +19,7 @@ impl LockId {
     pub const HOST: Self = Self(MAX_VMS);
 
     /// The place of that index, below [`MAX_VMS`].
-    pub const fn place(index: usize) -> Self {
+    pub const fn slot(index: usize) -> Self {
         Self(index)
     }
 

@@ -3,7 +3,7 @@
 //!
 //! It is here, and not beside the instructions, so that the tests run the same order as the hardware.
 
-use crate::machine::Space;
+use crate::machine::Stage2Id;
 use crate::machine::event::{Barrier, Scope};
 
 /// The instructions of maintenance, and the sequences made of them.
@@ -14,8 +14,8 @@ pub trait Maintenance {
     /// Executes an invalidation, for the VMID in VTTBR_EL2.
     fn forget(&self, scope: Scope);
 
-    /// Does `f` with `space` in VTTBR_EL2, which is as it was afterwards.
-    fn in_space(&self, space: Space, f: impl FnOnce());
+    /// Does `f` with `stage2_id` in VTTBR_EL2, which is as it was afterwards.
+    fn in_stage2(&self, stage2_id: Stage2Id, f: impl FnOnce());
 
     /// [`Machine::publish`](crate::machine::Machine::publish).
     fn publish(&self) {
@@ -25,10 +25,10 @@ pub trait Maintenance {
 
     /// [`Machine::invalidate`](crate::machine::Machine::invalidate), of the leaves that begin at these pages.
     #[inline(always)]
-    fn invalidate(&self, space: Space, first_pages: impl Iterator<Item = u64>) {
+    fn invalidate(&self, stage2_id: Stage2Id, first_pages: impl Iterator<Item = u64>) {
         seeded!(self.barrier(Barrier::DsbIshst), TlbiTooEarly => ());
-        let tagged = seeded!(space, WrongVmid => Space { vmid: crate::machine::Vmid(0), ..space });
-        self.in_space(tagged, || {
+        let tagged = seeded!(stage2_id, WrongVmid => Stage2Id { vmid: crate::machine::Vmid(0), ..stage2_id });
+        self.in_stage2(tagged, || {
             for page in first_pages.skip(usize::from(seeded!(LeafForgotten))) {
                 self.forget(Scope::Ipa(page));
             }
@@ -41,9 +41,9 @@ pub trait Maintenance {
     }
 
     /// [`Machine::invalidate_all`](crate::machine::Machine::invalidate_all).
-    fn invalidate_all(&self, space: Space) {
+    fn invalidate_all(&self, stage2_id: Stage2Id) {
         self.barrier(Barrier::DsbIshst);
-        self.in_space(space, || {
+        self.in_stage2(stage2_id, || {
             self.forget(Scope::All);
             self.barrier(Barrier::DsbIsh);
             self.barrier(Barrier::Isb);
@@ -51,8 +51,8 @@ pub trait Maintenance {
     }
 
     /// [`Machine::forget_previous_vcpu`](crate::machine::Machine::forget_previous_vcpu).
-    fn forget_previous_vcpu(&self, space: Space) {
-        self.in_space(space, || {
+    fn forget_previous_vcpu(&self, stage2_id: Stage2Id) {
+        self.in_stage2(stage2_id, || {
             self.forget(Scope::CombinedHere);
             self.forget(Scope::InstructionsHere);
             self.barrier(Barrier::DsbNsh);

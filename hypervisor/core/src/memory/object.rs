@@ -1,9 +1,9 @@
 //! Memory objects: a VM's memory by offset.
 //!
 //! An object knows of each of its pages whether one is there and which, or whether it is poison. It
-//! keeps that in tables from its VM's pool, in two levels as the records do: one word for a *chunk* of
+//! keeps that in tables from its VM's pool, in two levels as the page states do: one word for a *chunk* of
 //! pages (as many as a block has) while it is uniform, one per page under a chunk that is split. Who
-//! reaches a page is not known here: that is the record's.
+//! reaches a page is not known here: that is the page state's.
 
 pub(crate) mod presence;
 
@@ -13,14 +13,14 @@ use shared_abi::addr::Pfn;
 use crate::machine::geometry::{Geometry, Level, Piece, pieces, touched};
 use crate::machine::{Machine, TableRef};
 use crate::memory::pool::{Pool, used};
-use presence::Word;
+use presence::PresenceWord;
 
 /// The most directory tables of an object; on metal each stands for 1 GiB.
 const MAX_DIRECTORIES: usize = 16;
 
 /// What is at a page of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Content {
+pub(crate) enum Presence {
     /// Nothing.
     Absent,
     /// This page.
@@ -31,21 +31,21 @@ pub(crate) enum Content {
 
 /// Pages of an object that follow each other in the object and, if present, in memory.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Run {
+pub(crate) struct PageRun {
     /// The first one's; of `Present`, the others' follow from it.
-    first: Word,
+    first: PresenceWord,
     /// How many; at least 1.
     pub(crate) pages: u64,
 }
 
-impl Run {
-    pub(crate) const fn new(content: Content, pages: u64) -> Self {
-        Self { first: Word::new(content), pages }
+impl PageRun {
+    pub(crate) const fn new(presence: Presence, pages: u64) -> Self {
+        Self { first: PresenceWord::new(presence), pages }
     }
 
     /// What the first one is; of `Present`, the others follow it.
-    pub(crate) const fn content(self) -> Content {
-        self.first.content_at(0)
+    pub(crate) const fn presence(self) -> Presence {
+        self.first.presence_at(0)
     }
 }
 
@@ -103,46 +103,46 @@ impl Object {
 
     /// What is at `offset`, which is in the object.
     #[inline(always)]
-    pub(crate) fn get<M: Machine>(&self, machine: &M, offset: u64) -> Content {
+    pub(crate) fn get<M: Machine>(&self, machine: &M, offset: u64) -> Presence {
         let Some((directory, index)) = self.chunk::<M>(offset) else {
-            return Content::Absent;
+            return Presence::Absent;
         };
-        let chunk = Word(machine.read_entry(directory, index));
+        let chunk = PresenceWord(machine.read_entry(directory, index));
         let Some((table, _)) = chunk.as_split() else {
-            return chunk.content_at(M::Geometry::block_offset(offset));
+            return chunk.presence_at(M::Geometry::block_offset(offset));
         };
-        Word(machine.read_entry(table, M::Geometry::index(Level::Three, offset))).content_at(0)
+        PresenceWord(machine.read_entry(table, M::Geometry::index(Level::Three, offset))).presence_at(0)
     }
 
     /// The run that starts at `offset` and has at most `most` pages; `offset` is in the object and
     /// `most` at least 1. The run ends with its chunk, so that the look is bounded.
-    pub(crate) fn run<M: Machine>(&self, machine: &M, offset: u64, most: u64) -> Run {
+    pub(crate) fn run<M: Machine>(&self, machine: &M, offset: u64, most: u64) -> PageRun {
         let chunk = self
             .chunk::<M>(offset)
-            .map_or(Word::ABSENT, |(table, index)| Word(machine.read_entry(table, index)));
+            .map_or(PresenceWord::ABSENT, |(table, index)| PresenceWord(machine.read_entry(table, index)));
         let in_chunk = M::Geometry::BLOCK_PAGES.wrapping_sub(M::Geometry::block_offset(offset));
         let most = most.min(in_chunk).min(self.pages.saturating_sub(offset)).max(1);
         let Some((table, _)) = chunk.as_split() else {
-            return Run { first: chunk.advance(M::Geometry::block_offset(offset)), pages: most };
+            return PageRun { first: chunk.advance(M::Geometry::block_offset(offset)), pages: most };
         };
         let mut index = M::Geometry::index(Level::Three, offset);
-        let first = Word(machine.read_entry(table, index));
+        let first = PresenceWord(machine.read_entry(table, index));
         let mut pages = 1;
         while pages < most {
             index = index.saturating_add(1);
-            if Word(machine.read_entry(table, index)) != first.advance(pages) {
+            if PresenceWord(machine.read_entry(table, index)) != first.advance(pages) {
                 break;
             }
             pages = pages.saturating_add(1);
         }
-        Run { first, pages }
+        PageRun { first, pages }
     }
 
     /// Whether all of `pages` pages from `offset` on, which are in the object, are absent.
     pub(crate) fn is_empty<M: Machine>(&self, machine: &M, offset: u64, pages: u64) -> bool {
         pieces::<M::Geometry>(offset, pages).all(|piece| {
             let run = self.run(machine, piece.first, piece.pages);
-            run.content() == Content::Absent && run.pages == piece.pages
+            run.presence() == Presence::Absent && run.pages == piece.pages
         })
     }
 
@@ -152,10 +152,10 @@ impl Object {
         let (directory, index) = self.chunk::<M>(offset)?;
         let word = match level {
             Level::One => as_one_word(machine, directory, M::Geometry::BLOCK_PAGES)?,
-            Level::Two | Level::Three => Word(machine.read_entry(directory, index)),
+            Level::Two | Level::Three => PresenceWord(machine.read_entry(directory, index)),
         };
-        match word.content_at(0) {
-            Content::Present(first) if word.as_split().is_none() => Some(first),
+        match word.presence_at(0) {
+            Presence::Present(first) if word.as_split().is_none() => Some(first),
             _ => None,
         }
     }
@@ -169,10 +169,10 @@ impl Object {
         pool: &mut Pool,
         offset: u64,
         pages: u64,
-        from: Content,
-        to: Content,
+        from: Presence,
+        to: Presence,
     ) {
-        let (from, to) = (Word::new(from), Word::new(to));
+        let (from, to) = (PresenceWord::new(from), PresenceWord::new(to));
         for piece in pieces::<M::Geometry>(offset, pages) {
             let before = piece.first.wrapping_sub(offset);
             // Out of tables, against the caller's check, what is left stays as it was.
@@ -184,7 +184,7 @@ impl Object {
     }
 
     #[inline]
-    fn count(&mut self, pages: u64, from: Word, to: Word) {
+    fn count(&mut self, pages: u64, from: PresenceWord, to: PresenceWord) {
         // What was present was counted, and all pages are fewer than 2^28.
         if from.is_present() {
             self.present = self.present.wrapping_sub(pages);
@@ -200,13 +200,13 @@ impl Object {
         machine: &M,
         pool: &mut Pool,
         piece: Piece,
-        from: Word,
-        to: Word,
+        from: PresenceWord,
+        to: PresenceWord,
     ) -> Option<()> {
         let (directory, chunk_index) = self.chunk::<M>(piece.first)?;
-        let chunk = Word(machine.read_entry(directory, chunk_index));
+        let chunk = PresenceWord(machine.read_entry(directory, chunk_index));
         let block = M::Geometry::BLOCK_PAGES;
-        let write_chunk = |word: Word| machine.write_entry(directory, chunk_index, word.0);
+        let write_chunk = |word: PresenceWord| machine.write_entry(directory, chunk_index, word.0);
 
         if piece.pages == block {
             write_chunk(to);
@@ -229,7 +229,7 @@ impl Object {
             .saturating_sub(from.counts().wrapping_mul(piece.pages))
             .saturating_add(to.counts().wrapping_mul(piece.pages));
         let merged = match count {
-            0 => Some(Word::ABSENT),
+            0 => Some(PresenceWord::ABSENT),
             full if full == block => as_one_word(machine, table, 1),
             _ => None,
         };
@@ -238,7 +238,7 @@ impl Object {
                 write_chunk(word);
                 pool.release(machine, table);
             }
-            None => write_chunk(Word::split(table, count)),
+            None => write_chunk(PresenceWord::split(table, count)),
         }
         Some(())
     }
@@ -247,14 +247,14 @@ impl Object {
     /// answers where it was; `None` once nothing is present. The tables keep the stale words: only
     /// [`Self::dismantle`] reads them again.
     #[inline(always)]
-    pub(crate) fn take_next<M: Machine>(&mut self, machine: &M, most: u64) -> Option<(u64, Run)> {
+    pub(crate) fn take_next<M: Machine>(&mut self, machine: &M, most: u64) -> Option<(u64, PageRun)> {
         if self.present == 0 || self.taken >= self.pages {
             return None;
         }
         let offset = self.taken;
         let run = self.run(machine, offset, most);
         self.taken = offset.wrapping_add(run.pages);
-        self.count(run.pages, run.first, Word::ABSENT);
+        self.count(run.pages, run.first, PresenceWord::ABSENT);
         Some((offset, run))
     }
 
@@ -264,11 +264,11 @@ impl Object {
         let mut gone = 0_u64;
         while let Some(&directory) = self.directories.last() {
             for (index, chunk) in used(machine, directory) {
-                if let Some((table, _)) = Word(chunk).as_split() {
+                if let Some((table, _)) = PresenceWord(chunk).as_split() {
                     if gone >= most {
                         return gone;
                     }
-                    machine.write_entry(directory, index, Word::ABSENT.0);
+                    machine.write_entry(directory, index, PresenceWord::ABSENT.0);
                     pool.release(machine, table);
                     gone = gone.saturating_add(1);
                 }
@@ -285,9 +285,9 @@ impl Object {
 }
 
 /// Writes what a uniform chunk stood for into a table of its own, and counts what is not absent.
-fn split<M: Machine>(machine: &M, pool: &mut Pool, chunk: Word) -> Option<(TableRef, u64)> {
+fn split<M: Machine>(machine: &M, pool: &mut Pool, chunk: PresenceWord) -> Option<(TableRef, u64)> {
     let table = pool.take(machine)?;
-    if chunk == Word::ABSENT {
+    if chunk == PresenceWord::ABSENT {
         return Some((table, 0));
     }
     machine.fill(table, chunk.0, chunk.step());
@@ -296,13 +296,13 @@ fn split<M: Machine>(machine: &M, pool: &mut Pool, chunk: Word) -> Option<(Table
 
 /// The word that stands for a table whose entries, of `pages` pages each, all follow from the first, if
 /// they do. The last one is looked at first: pages mostly come in ascending order.
-fn as_one_word<M: Machine>(machine: &M, table: TableRef, pages: u64) -> Option<Word> {
-    let first = Word(machine.read_entry(table, 0));
+fn as_one_word<M: Machine>(machine: &M, table: TableRef, pages: u64) -> Option<PresenceWord> {
+    let first = PresenceWord(machine.read_entry(table, 0));
     (0..M::Geometry::ENTRIES)
         .rev()
         .all(|index| {
             let expected = first.advance(pages.wrapping_mul(index as u64));
-            Word(machine.read_entry(table, index)) == expected
+            PresenceWord(machine.read_entry(table, index)) == expected
         })
         .then_some(first)
 }

@@ -1,7 +1,7 @@
 //! Stage-2 translation tables: VMSAv8-64, 4 KiB granule, 40-bit IPA, starting at level 1 with two
 //! concatenated tables (Arm ARM DDI0487, D8.2.8).
 //!
-//! Tables are consequences of the records. They take access away by *invalid* entries only, so that a
+//! Tables are consequences of the page states. They take access away by *invalid* entries only, so that a
 //! refused access is always a translation fault, and carry nothing that is known nowhere else.
 
 pub mod descriptor;

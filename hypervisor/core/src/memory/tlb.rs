@@ -3,27 +3,27 @@
 use heapless::Vec;
 
 use crate::machine::geometry::Level;
-use crate::machine::{Machine, Removed, Space};
+use crate::machine::{Machine, Removed, Stage2Id};
 
 /// Translations that were taken away and not yet removed from the TLBs. Beyond a few it costs less to
 /// drop the whole space.
 const MOST: usize = 8;
 
 /// What table changes still owe. Pages whose translation was taken away must not change hands before
-/// [`Batch::finish`].
+/// [`TlbGather::finish`].
 #[derive(Debug)]
 #[must_use = "a translation that was taken away may still be in a TLB"]
-pub(crate) struct Batch {
-    space: Space,
+pub(crate) struct TlbGather {
+    stage2_id: Stage2Id,
     removed: Vec<Removed, MOST>,
     /// There are more than `removed` has room for.
     many: bool,
     added: bool,
 }
 
-impl Batch {
-    pub(crate) const fn new(space: Space) -> Self {
-        Self { space, removed: Vec::new(), many: false, added: false }
+impl TlbGather {
+    pub(crate) const fn new(stage2_id: Stage2Id) -> Self {
+        Self { stage2_id, removed: Vec::new(), many: false, added: false }
     }
 
     /// A valid entry of `level` that translated from `page` on was made invalid.
@@ -39,9 +39,9 @@ impl Batch {
     /// Pays: after this nobody translates by what was removed, and everybody by what was added.
     pub(crate) fn finish<M: Machine>(&self, machine: &M) {
         if self.many && !seeded!(RangeCutShort) {
-            machine.invalidate_all(self.space);
+            machine.invalidate_all(self.stage2_id);
         } else if !self.removed.is_empty() {
-            machine.invalidate(self.space, &self.removed);
+            machine.invalidate(self.stage2_id, &self.removed);
         } else if self.added && !seeded!(Unpublished) {
             machine.publish();
         }

@@ -1,4 +1,4 @@
-//! The host's party to every transition: the ownership records of all RAM, and the host's stage-2
+//! The host's party to every transition: the page states of all RAM, and the host's stage-2
 //! tables, which follow from them. One lock guards both.
 
 use heapless::Vec;
@@ -6,13 +6,13 @@ use shared_abi::addr::{PageRange, Pfn};
 
 use crate::limits::MAX_DENIED;
 use crate::machine::geometry::{Geometry, Level, Piece};
-use crate::machine::{Frames, Machine, Space, Vmid};
+use crate::machine::{Frames, Machine, Stage2Id, Vmid};
 use crate::memory::pool::Pool;
-use crate::memory::stage2::descriptor::Access;
+use crate::memory::stage2::descriptor::MemoryType;
 use crate::memory::stage2::table::{Mapping, Stage2, tables_for};
-use crate::memory::tlb::Batch;
-use crate::ownership::owner_map::{Converted, Records, records_needed, whole_block};
-use crate::ownership::page_state::Record;
+use crate::memory::tlb::TlbGather;
+use crate::ownership::owner_map::{Converted, OwnerMap, whole_block, words_needed};
+use crate::ownership::page_state::PageState;
 use crate::ownership::setup::{Needs, Setup, SetupError};
 
 /// What kind of access of the host's faulted at stage 2.
@@ -41,13 +41,13 @@ const VMID: Vmid = Vmid(0);
 /// Records and host tables.
 #[derive(Debug)]
 pub(crate) struct HostMemory<'m, G: Geometry> {
-    pub(crate) records: Records<'m, G>,
+    pub(crate) owners: OwnerMap<'m, G>,
     pub(crate) tables: Stage2,
     pub(crate) pool: Pool,
     pub(crate) denied: Vec<PageRange<Pfn>, MAX_DENIED>,
 }
 
-/// How much memory the host's records and tables take in the worst case: each block of RAM split, and
+/// How much memory the host's page states and tables take in the worst case: each block of RAM split, and
 /// a table at each edge of what is denied.
 pub(crate) fn needs<G: Geometry>(ram: &[PageRange<Pfn>], denied: &[PageRange<Pfn>]) -> Needs {
     let for_ram = ram
@@ -56,7 +56,7 @@ pub(crate) fn needs<G: Geometry>(ram: &[PageRange<Pfn>], denied: &[PageRange<Pfn
     // An edge takes one table of level 2 and one of level 3, and a range has two.
     let for_denied = denied.iter().fold(0_u64, |sum, _| sum.saturating_add(4));
     Needs {
-        records: records_needed::<G>(ram).unwrap_or(usize::MAX),
+        owner_words: words_needed::<G>(ram).unwrap_or(usize::MAX),
         tables: G::ROOT_TABLES.saturating_add(for_ram).saturating_add(for_denied),
     }
 }
@@ -65,11 +65,11 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
     /// Gives all RAM to the host but what is reserved, and maps it.
     pub(crate) fn new<M: Machine<Geometry = G>>(machine: &M, setup: Setup<'m>) -> Result<Self, SetupError> {
         let needs = needs::<G>(setup.ram, setup.denied_devices);
-        let mut records = Records::new(setup.ram, setup.records)?;
+        let mut owners = OwnerMap::new(setup.ram, setup.owner_words)?;
         if setup.tables.len() < needs.tables {
             return Err(SetupError::TooSmall);
         }
-        let reserved_ram = setup.reserved.iter().all(|range| records.is_ram(*range));
+        let reserved_ram = setup.reserved.iter().all(|range| owners.is_ram(*range));
         let tables_reserved = setup
             .reserved
             .iter()
@@ -79,10 +79,10 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
             return Err(SetupError::Reserved);
         }
         for range in setup.ram {
-            convert_all(&mut records, *range, Record::HYPERVISOR, Record::HOST);
+            convert_all(&mut owners, *range, PageState::HYPERVISOR, PageState::HOST);
         }
         for range in setup.reserved {
-            convert_all(&mut records, *range, Record::HOST, Record::HYPERVISOR);
+            convert_all(&mut owners, *range, PageState::HOST, PageState::HYPERVISOR);
         }
 
         machine.wipe(&Frames::new(setup.tables));
@@ -90,7 +90,7 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
         let mut pool = Pool::default();
         pool.add(machine, Frames::new(rest));
         let mut memory = Self {
-            records,
+            owners,
             tables: Stage2::new(&Frames::new(root), VMID),
             pool,
             denied: Vec::from_slice(setup.denied_devices).map_err(|_| SetupError::TooMany)?,
@@ -103,36 +103,40 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
 
     /// Maps what of a range of RAM is the host's, in the largest leaves that fit.
     fn map_all<M: Machine<Geometry = G>>(&mut self, machine: &M, range: PageRange<Pfn>) {
-        let mut batch = self.batch();
+        let mut gather = self.gather();
         let (mut page, end) = (range.first().0, range.end().0);
         while page < end {
             let pages = PageRange::<Pfn>::new(Pfn(page), end.saturating_sub(page))
-                .map_or(0, |rest| self.records.matching(rest, Record::HOST));
-            self.map_identity(machine, Piece { first: page, pages }, &mut batch);
+                .map_or(0, |rest| self.owners.matching(rest, PageState::HOST));
+            self.map_identity(machine, Piece { first: page, pages }, &mut gather);
             page = page.saturating_add(pages.max(1));
         }
-        batch.finish(machine);
+        gather.finish(machine);
     }
 
-    fn map_identity<M: Machine>(&mut self, machine: &M, piece: Piece, batch: &mut Batch) {
-        let mapping =
-            Mapping { page: piece.first, to: Pfn(piece.first), pages: piece.pages, access: Access::Memory };
-        self.tables.map(machine, &mut self.pool, mapping, batch);
+    fn map_identity<M: Machine>(&mut self, machine: &M, piece: Piece, gather: &mut TlbGather) {
+        let mapping = Mapping {
+            page: piece.first,
+            to: Pfn(piece.first),
+            pages: piece.pages,
+            memory_type: MemoryType::Normal,
+        };
+        self.tables.map(machine, &mut self.pool, mapping, gather);
     }
 
     /// What VTTBR_EL2 holds while the host runs.
-    pub(crate) const fn space(&self) -> Space {
-        self.tables.space()
+    pub(crate) const fn stage2_id(&self) -> Stage2Id {
+        self.tables.stage2_id()
     }
 
-    /// The records.
-    pub(crate) const fn records(&self) -> &Records<'m, G> {
-        &self.records
+    /// The owner map.
+    pub(crate) const fn owners(&self) -> &OwnerMap<'m, G> {
+        &self.owners
     }
 
     /// What changes of these tables owe is collected here, and paid before the lock is given back.
-    pub(crate) const fn batch(&self) -> Batch {
-        Batch::new(self.tables.space())
+    pub(crate) const fn gather(&self) -> TlbGather {
+        TlbGather::new(self.tables.stage2_id())
     }
 
     /// [`Self::convert`] of one range, after which no TLB remembers what the host lost.
@@ -140,40 +144,40 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
         &mut self,
         machine: &M,
         range: PageRange<Pfn>,
-        from: Record,
-        to: Record,
+        from: PageState,
+        to: PageState,
     ) {
-        let mut batch = self.batch();
-        self.convert(machine, range, from, to, &mut batch);
-        batch.finish(machine);
+        let mut gather = self.gather();
+        self.convert(machine, range, from, to, &mut gather);
+        gather.finish(machine);
     }
 
-    /// Changes the records of a range of RAM up to the first page that is not as `from` says: `from` and
-    /// `to` are the records of its first page, the others' following from them. The host's tables
+    /// Changes the page states of a range of RAM up to the first page that is not as `from` says: `from` and
+    /// `to` are the page states of its first page, the others' following from them. The host's tables
     /// follow. Answers how many pages.
     pub(crate) fn convert<M: Machine<Geometry = G>>(
         &mut self,
         machine: &M,
         range: PageRange<Pfn>,
-        from: Record,
-        to: Record,
-        batch: &mut Batch,
+        from: PageState,
+        to: PageState,
+        gather: &mut TlbGather,
     ) -> u64 {
         let mut left = range;
         let mut done = 0_u64;
         while let Some(Converted { piece, uniform }) =
-            self.records.convert(left, from.advance(done), to.advance(done))
+            self.owners.convert(left, from.advance(done), to.advance(done))
         {
             match (from.host_reaches(), to.host_reaches()) {
                 (_, true) if uniform => {
-                    self.map_identity(machine, whole_block::<G>(piece.first), batch);
-                    self.merge_giant(machine, piece.first, to, batch);
+                    self.map_identity(machine, whole_block::<G>(piece.first), gather);
+                    self.merge_level1_block(machine, piece.first, to, gather);
                 }
-                (false, true) => self.map_identity(machine, piece, batch),
+                (false, true) => self.map_identity(machine, piece, gather),
                 (true, false) if seeded!(HostKeepsMapping) => {}
                 (true, false) => {
                     let Piece { first, pages } = piece;
-                    self.tables.unmap(machine, &mut self.pool, first, pages, batch);
+                    self.tables.unmap(machine, &mut self.pool, first, pages, gather);
                 }
                 (true, true) | (false, false) => {}
             }
@@ -186,19 +190,19 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
         done
     }
 
-    /// Maps a giant as one once all of it is the host's again. What a guest shares is not merged so
+    /// Maps a level-1 block as one once all of it is the host's again. What a guest shares is not merged so
     /// far: it will be taken back.
-    fn merge_giant<M: Machine<Geometry = G>>(
+    fn merge_level1_block<M: Machine<Geometry = G>>(
         &mut self,
         machine: &M,
         page: u64,
-        record: Record,
-        batch: &mut Batch,
+        state: PageState,
+        gather: &mut TlbGather,
     ) {
-        let giant = Piece { first: G::align_down(Level::One, page), pages: G::GIANT_PAGES };
-        let all = PageRange::<Pfn>::new(Pfn(giant.first), giant.pages);
-        if record == Record::HOST && all.is_some_and(|all| self.records.all(all, record)) {
-            self.map_identity(machine, giant, batch);
+        let level1_block = Piece { first: G::align_down(Level::One, page), pages: G::LEVEL1_BLOCK_PAGES };
+        let all = PageRange::<Pfn>::new(Pfn(level1_block.first), level1_block.pages);
+        if state == PageState::HOST && all.is_some_and(|all| self.owners.all(all, state)) {
+            self.map_identity(machine, level1_block, gather);
         }
     }
 
@@ -209,8 +213,8 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
         page: u64,
         access: HostAccess,
     ) -> HostAbort {
-        if let Some(record) = self.records.get(Pfn(page)) {
-            return if record.host_reaches() || seeded!(RetriedForEver) {
+        if let Some(state) = self.owners.get(Pfn(page)) {
+            return if state.host_reaches() || seeded!(RetriedForEver) {
                 HostAbort::Retry
             } else {
                 HostAbort::Inject
@@ -224,11 +228,15 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
             return HostAbort::Inject;
         }
         if !self.tables.is_mapped(machine, page) {
-            let mut batch = self.batch();
-            let mapping =
-                Mapping { page: leaf.first().0, to: leaf.first(), pages: leaf.len(), access: Access::Device };
-            self.tables.map(machine, &mut self.pool, mapping, &mut batch);
-            batch.finish(machine);
+            let mut gather = self.gather();
+            let mapping = Mapping {
+                page: leaf.first().0,
+                to: leaf.first(),
+                pages: leaf.len(),
+                memory_type: MemoryType::Device,
+            };
+            self.tables.map(machine, &mut self.pool, mapping, &mut gather);
+            gather.finish(machine);
         }
         HostAbort::Retry
     }
@@ -242,17 +250,22 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
             .into_iter()
             .filter_map(|level| PageRange::<Pfn>::new(Pfn(G::align_down(level, page)), G::span(level)))
             .find(|leaf| {
-                self.records.is_apart_from_ram(*leaf)
+                self.owners.is_apart_from_ram(*leaf)
                     && (seeded!(DeniedDevice) || !self.denied.iter().any(|denied| denied.overlaps(*leaf)))
             })
     }
 }
 
-/// Changes the records of all of a range that is as `from` says.
-fn convert_all<G: Geometry>(records: &mut Records<'_, G>, range: PageRange<Pfn>, from: Record, to: Record) {
+/// Changes the page states of all of a range that is as `from` says.
+fn convert_all<G: Geometry>(
+    owners: &mut OwnerMap<'_, G>,
+    range: PageRange<Pfn>,
+    from: PageState,
+    to: PageState,
+) {
     let mut left = Some(range);
     while let Some(next) = left
-        && let Some(converted) = records.convert(next, from, to)
+        && let Some(converted) = owners.convert(next, from, to)
     {
         left = after(next, converted.piece.pages);
     }

@@ -1,11 +1,11 @@
-//! The records of all RAM: the one truth about every page.
+//! The owner map of all RAM: the one truth about every page.
 //!
 //! There is one word for a block and one for each of its pages. Between the levels this holds whenever
 //! the lock is free:
 //!
-//! * a block that is not split stands for pages whose records are the block's, *advanced* by the page's
-//!   offset in the block; the page records below it mean nothing;
-//! * a split block keeps a *base* record and counts the pages whose record is not the base advanced. A
+//! * a block that is not split stands for pages whose page states are the block's, *advanced* by the page's
+//!   offset in the block; the page states below it mean nothing;
+//! * a split block keeps a *base* page state and counts the pages whose page state is not the base advanced. A
 //!   split block that counts 0 is uniform again; it stays split until it changes hands as a whole, so
 //!   that a guest that shares and unshares one page does not pay for 512.
 
@@ -18,11 +18,11 @@ use shared_abi::addr::{PageRange, Pfn};
 
 use crate::limits::MAX_REGIONS;
 use crate::machine::geometry::{Geometry, Level, Piece, pieces, touched};
-use crate::ownership::page_state::Record;
+use crate::ownership::page_state::PageState;
 use crate::ownership::setup::SetupError;
-use block_state::BlockWord;
+use block_state::BlockState;
 
-/// A range of RAM and where its records are.
+/// A range of RAM and where its page states are.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Region {
     pub(crate) pages: PageRange<Pfn>,
@@ -31,20 +31,20 @@ pub(crate) struct Region {
     to_page: u64,
 }
 
-/// The records of all RAM.
+/// The owner map of all RAM.
 #[derive(Debug)]
-pub struct Records<'m, G: Geometry> {
+pub struct OwnerMap<'m, G: Geometry> {
     pub(crate) regions: Vec<Region, MAX_REGIONS>,
     pub(crate) words: &'m mut [u64],
     geometry: core::marker::PhantomData<fn() -> G>,
 }
 
-/// What [`Records::convert`] did.
+/// What [`OwnerMap::convert`] did.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Converted {
     /// The pages: at least one, all of one block.
     pub(crate) piece: Piece,
-    /// All pages of the block are alike now: their records follow from each other.
+    /// All pages of the block are alike now: their page states follow from each other.
     pub(crate) uniform: bool,
 }
 
@@ -53,16 +53,16 @@ fn blocks_touched<G: Geometry>(pages: PageRange<Pfn>) -> u64 {
     touched::<G>(Level::Two, pages.first().0, pages.len())
 }
 
-/// How many records these ranges of RAM take; `None` if that is beyond all memory.
-pub(crate) fn records_needed<G: Geometry>(ram: &[PageRange<Pfn>]) -> Option<usize> {
+/// How many page states these ranges of RAM take; `None` if that is beyond all memory.
+pub(crate) fn words_needed<G: Geometry>(ram: &[PageRange<Pfn>]) -> Option<usize> {
     let per_block = G::BLOCK_PAGES.checked_add(1)?;
     ram.iter().try_fold(0_usize, |sum, range| {
-        let records = blocks_touched::<G>(*range).checked_mul(per_block)?;
-        sum.checked_add(usize::try_from(records).ok()?)
+        let words = blocks_touched::<G>(*range).checked_mul(per_block)?;
+        sum.checked_add(usize::try_from(words).ok()?)
     })
 }
 
-impl<'m, G: Geometry> Records<'m, G> {
+impl<'m, G: Geometry> OwnerMap<'m, G> {
     /// Records for `ram`, which say that all of it is the hypervisor's.
     ///
     /// # Errors
@@ -87,11 +87,11 @@ impl<'m, G: Geometry> Records<'m, G> {
             };
             next = blocks
                 .checked_mul(G::ENTRIES)
-                .and_then(|records| pages_at.checked_add(records))
+                .and_then(|words| pages_at.checked_add(words))
                 .ok_or(SetupError::TooSmall)?;
             regions.push(region).map_err(|_| SetupError::TooMany)?;
         }
-        words.get_mut(..next).ok_or(SetupError::TooSmall)?.fill(Record::HYPERVISOR.0);
+        words.get_mut(..next).ok_or(SetupError::TooSmall)?.fill(PageState::HYPERVISOR.0);
         Ok(Self { regions, words, geometry: core::marker::PhantomData })
     }
 
@@ -110,29 +110,29 @@ impl<'m, G: Geometry> Records<'m, G> {
         !self.regions.iter().any(|region| region.pages.overlaps(range))
     }
 
-    /// The record of `page`; `None` if it is no RAM.
+    /// The page state of `page`; `None` if it is no RAM.
     #[inline]
-    pub fn get(&self, page: Pfn) -> Option<Record> {
+    pub fn get(&self, page: Pfn) -> Option<PageState> {
         let region = self.region(page.0)?;
         let block = self.block(region, page.0)?;
         if block.is_split() {
             let word = page_word(region, page.0);
-            self.words.get(word).copied().map(Record)
+            self.words.get(word).copied().map(PageState)
         } else {
             Some(block.base().advance(G::block_offset(page.0)))
         }
     }
 
-    /// Whether `range` is RAM, and the record of its first page is `first` and the others' follow from
+    /// Whether `range` is RAM, and the page state of its first page is `first` and the others' follow from
     /// it.
-    pub fn all(&self, range: PageRange<Pfn>, first: Record) -> bool {
+    pub fn all(&self, range: PageRange<Pfn>, first: PageState) -> bool {
         self.matching(range, first) == range.len()
     }
 
-    /// How many pages from the start of `range` on are RAM of one piece and have `first` as the record
+    /// How many pages from the start of `range` on are RAM of one piece and have `first` as the page state
     /// of the first page, the others' following from it. Costs a look per block where blocks are
     /// uniform.
-    pub fn matching(&self, range: PageRange<Pfn>, first: Record) -> u64 {
+    pub fn matching(&self, range: PageRange<Pfn>, first: PageState) -> u64 {
         let start = range.first().0;
         let Some(region) = self.region(start) else {
             return 0;
@@ -151,7 +151,7 @@ impl<'m, G: Geometry> Records<'m, G> {
     }
 
     /// [`Self::matching`] for the pages of one block.
-    fn matching_in_block(&self, region: &Region, piece: Piece, wanted: Record) -> u64 {
+    fn matching_in_block(&self, region: &Region, piece: Piece, wanted: PageState) -> u64 {
         let Some(block) = self.block(region, piece.first) else {
             return 0;
         };
@@ -171,15 +171,20 @@ impl<'m, G: Geometry> Records<'m, G> {
         same
     }
 
-    /// Changes the records of the pages of `range` that are in its first block, up to the first that is
+    /// Changes the page states of the pages of `range` that are in its first block, up to the first that is
     /// not as `from` says: `from` and `to` are the first page's, the others' follow from them.
-    pub(crate) fn convert(&mut self, range: PageRange<Pfn>, from: Record, to: Record) -> Option<Converted> {
+    pub(crate) fn convert(
+        &mut self,
+        range: PageRange<Pfn>,
+        from: PageState,
+        to: PageState,
+    ) -> Option<Converted> {
         let first = range.first().0;
         let region = *self.region(first)?;
         let end = range.end().min(region.pages.end()).0;
         let piece = Piece { first, pages: end.min(G::next(Level::Two, first)).saturating_sub(first) };
         let block_word = block_word::<G>(&region, first);
-        let block = BlockWord(*self.words.get(block_word)?);
+        let block = BlockState(*self.words.get(block_word)?);
         if let Some(base) = block.uniform() {
             if base.advance(G::block_offset(first)) != from {
                 return None;
@@ -205,11 +210,11 @@ impl<'m, G: Geometry> Records<'m, G> {
         &mut self,
         region: &Region,
         piece: Piece,
-        base: Record,
+        base: PageState,
         deviating: u64,
-        from: Record,
-        to: Record,
-    ) -> Option<(u64, BlockWord)> {
+        from: PageState,
+        to: PageState,
+    ) -> Option<(u64, BlockState)> {
         let mut expected = base.advance(G::block_offset(piece.first)).0;
         let (mut old, mut new) = (from.0, to.0);
         let mut deviating = deviating;
@@ -230,14 +235,14 @@ impl<'m, G: Geometry> Records<'m, G> {
         let block = if deviating == G::BLOCK_PAGES {
             self.rebase(region, piece.first, base)?
         } else {
-            BlockWord::split(base, deviating)
+            BlockState::split(base, deviating)
         };
         (pages != 0).then_some((pages, block))
     }
 
-    /// Writes the page records that a uniform block stood for.
+    /// Writes the page states that a uniform block stood for.
     #[cold]
-    fn split(&mut self, region: &Region, page: u64, base: Record) -> Option<()> {
+    fn split(&mut self, region: &Region, page: u64, base: PageState) -> Option<()> {
         let (mut next, step) = (base.0, base.step());
         for word in self.page_words_mut(region, whole_block::<G>(page))? {
             *word = next;
@@ -246,23 +251,23 @@ impl<'m, G: Geometry> Records<'m, G> {
         Some(())
     }
 
-    /// No page is as the base says: takes the first page's record as the new one, if the last page
+    /// No page is as the base says: takes the first page's page state as the new one, if the last page
     /// follows from it. Otherwise the block is not uniform, whatever the base.
     #[cold]
-    fn rebase(&self, region: &Region, page: u64, base: Record) -> Option<BlockWord> {
+    fn rebase(&self, region: &Region, page: u64, base: PageState) -> Option<BlockState> {
         let words = self.page_words(region, whole_block::<G>(page))?;
-        let first = Record(*words.first()?);
+        let first = PageState(*words.first()?);
         let last = first.advance(G::BLOCK_PAGES.saturating_sub(1));
         if words.last() != Some(&last.0) {
-            return Some(BlockWord::split(base, G::BLOCK_PAGES));
+            return Some(BlockState::split(base, G::BLOCK_PAGES));
         }
         let deviating =
             words.iter().zip(0..).filter(|(word, offset)| **word != first.advance(*offset).0).count();
-        Some(BlockWord::split(first, u64::try_from(deviating).ok()?))
+        Some(BlockState::split(first, u64::try_from(deviating).ok()?))
     }
 
-    pub(crate) fn block(&self, region: &Region, page: u64) -> Option<BlockWord> {
-        self.words.get(block_word::<G>(region, page)).copied().map(BlockWord)
+    pub(crate) fn block(&self, region: &Region, page: u64) -> Option<BlockState> {
+        self.words.get(block_word::<G>(region, page)).copied().map(BlockState)
     }
 
     pub(crate) fn page_words(&self, region: &Region, piece: Piece) -> Option<&[u64]> {
@@ -281,14 +286,14 @@ pub(crate) fn whole_block<G: Geometry>(page: u64) -> Piece {
     Piece { first: G::align_down(Level::Two, page), pages: G::BLOCK_PAGES }
 }
 
-/// Which word is the record of the block that holds `page`, a page of a block of the region. (An index
+/// Which word is the page state of the block that holds `page`, a page of a block of the region. (An index
 /// that is not the region's would be refused by the slice of all words.)
 #[expect(clippy::cast_possible_truncation, reason = "the index of a word in memory")]
 pub(crate) fn block_word<G: Geometry>(region: &Region, page: u64) -> usize {
     region.to_block.wrapping_add(G::block(page)) as usize
 }
 
-/// Which word is the record of `page`, a page of a block of the region.
+/// Which word is the page state of `page`, a page of a block of the region.
 #[inline]
 #[expect(clippy::cast_possible_truncation, reason = "the index of a word in memory")]
 const fn page_word(region: &Region, page: u64) -> usize {

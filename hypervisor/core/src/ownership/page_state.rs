@@ -1,6 +1,6 @@
 //! What is recorded about a page of RAM: who owns it, and who reaches it besides.
 //!
-//! There is one [`Record`] for a block (2 MiB on metal) while it is uniform, and one per page otherwise
+//! There is one [`PageState`] for a block (2 MiB on metal) while it is uniform, and one per page otherwise
 //! ([`crate::ownership::owner_map`]). For a page in a memory object it also says which page of which object that is
 //! (the way back from a physical page). Sharing is recorded here and nowhere else. All-zero is the safe
 //! default: the hypervisor's, nobody else's.
@@ -8,8 +8,8 @@
 use crate::limits::{MAX_OBJECTS, MAX_VMS};
 use crate::limits::{ObjectIndex, VmIndex};
 
-/// One page of a memory object: whose, which object, and the page within it. It is a [`Record`] without its lowest
-/// bits, so that a record which is made of it says in them what it is, whatever this holds.
+/// One page of a memory object: whose, which object, and the page within it. It is a [`PageState`] without its lowest
+/// bits, so that a page state which is made of it says in them what it is, whatever this holds.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ObjectPage(u64);
 
@@ -30,12 +30,12 @@ impl ObjectPage {
 
     /// Which.
     pub const fn object(self) -> ObjectIndex {
-        ObjectIndex(((self.record() >> OBJECT_SHIFT) & 0b11) as u8)
+        ObjectIndex(((self.bits() >> OBJECT_SHIFT) & 0b11) as u8)
     }
 
     /// The page within it.
     pub const fn offset(self) -> u64 {
-        self.record() >> OFFSET_SHIFT
+        self.bits() >> OFFSET_SHIFT
     }
 
     /// The page `pages` further on in the object.
@@ -50,8 +50,8 @@ impl ObjectPage {
         (apart & (Self::NEXT - 1) == 0).then_some(apart / Self::NEXT)
     }
 
-    /// Its bits of a record.
-    const fn record(self) -> u64 {
+    /// Its bits of a page state.
+    const fn bits(self) -> u64 {
         self.0 << VM_SHIFT
     }
 }
@@ -90,7 +90,7 @@ pub enum Owner {
 /// | 39:12 | offset in the object, in pages |
 /// | 63:40 | zero |
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Record(pub(crate) u64);
+pub struct PageState(pub(crate) u64);
 
 const KIND_MASK: u64 = 0b111;
 const KIND_HYPERVISOR: u64 = 0;
@@ -106,13 +106,13 @@ const VM_SHIFT: u32 = 4;
 const OBJECT_SHIFT: u32 = 8;
 const OFFSET_SHIFT: u32 = 12;
 const OFFSET_MASK: u64 = (1 << 28) - 1;
-/// All bits that a record uses.
-pub(crate) const RECORD_BITS: u64 = (1 << 40) - 1;
+/// All bits that a page state uses.
+pub(crate) const STATE_BITS: u64 = (1 << 40) - 1;
 
 const _: () = assert!(MAX_VMS <= 1 << (OBJECT_SHIFT - VM_SHIFT), "a VM fits in its field");
 const _: () = assert!(MAX_OBJECTS <= 1 << 2, "an object fits in its field");
 
-impl Record {
+impl PageState {
     /// [`Owner::Hypervisor`].
     pub const HYPERVISOR: Self = Self(KIND_HYPERVISOR);
     /// [`Owner::Host`].
@@ -125,17 +125,17 @@ impl Record {
 
     /// [`Owner::Guest`].
     pub const fn guest(page: ObjectPage) -> Self {
-        Self(KIND_GUEST | page.record())
+        Self(KIND_GUEST | page.bits())
     }
 
     /// [`Owner::GuestShared`].
     pub const fn guest_shared(page: ObjectPage) -> Self {
-        Self(KIND_GUEST | HOST_REACHES | page.record())
+        Self(KIND_GUEST | HOST_REACHES | page.bits())
     }
 
     /// [`Owner::HostLent`].
     pub const fn lent(page: ObjectPage) -> Self {
-        Self(KIND_LENT | HOST_REACHES | page.record())
+        Self(KIND_LENT | HOST_REACHES | page.bits())
     }
 
     /// Whether the host may reach the page.
@@ -143,20 +143,20 @@ impl Record {
         self.0 & HOST_REACHES != 0
     }
 
-    /// How the records of a run of pages follow each other: only object offsets move.
+    /// How the page states of a run of pages follow each other: only object offsets move.
     pub(crate) const fn step(self) -> u64 {
         (self.0 & OF_OBJECT) << (OFFSET_SHIFT - OBJECT_BIT)
     }
 
-    /// The record of the page `pages` further on in the same run.
+    /// The page state of the page `pages` further on in the same run.
     pub(crate) const fn advance(self, pages: u64) -> Self {
         // Offsets are below 2^28 and a run ends with its object, so the sum stays in its field.
         Self(self.0.wrapping_add(pages.wrapping_mul(self.step())))
     }
 
-    /// What the record says.
+    /// What the page state says.
     pub const fn owner(self) -> Owner {
-        let page = ObjectPage((self.0 & RECORD_BITS) >> VM_SHIFT);
+        let page = ObjectPage((self.0 & STATE_BITS) >> VM_SHIFT);
         match self.0 & KIND_MASK {
             KIND_HOST => Owner::Host,
             KIND_LENT => Owner::HostLent(page),
@@ -168,7 +168,7 @@ impl Record {
     }
 }
 
-impl core::fmt::Debug for Record {
+impl core::fmt::Debug for PageState {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         self.owner().fmt(f)
     }

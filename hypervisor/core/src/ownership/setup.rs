@@ -8,14 +8,14 @@ use shared_abi::record::Digest;
 pub struct Setup<'m> {
     /// RAM: at most [`MAX_REGIONS`] ranges, ascending and apart.
     pub ram: &'m [PageRange<Pfn>],
-    /// The hypervisor's own part of it: image, stacks, `records`, `tables`, and whatever else the host
+    /// The hypervisor's own part of it: image, stacks, `owner_words`, `tables`, and whatever else the host
     /// shall never reach. At most [`MAX_RESERVED`] ranges.
     pub reserved: &'m [PageRange<Pfn>],
     /// Device addresses that the host shall never reach, at most [`MAX_DENIED`] ranges; all else
     /// below 2^40 that is no RAM is a device of the host's.
     pub denied_devices: &'m [PageRange<Pfn>],
-    /// Memory for the ownership records: [`Needs::records`] of them. The content does not matter.
-    pub records: &'m mut [u64],
+    /// Memory for the page states: [`Needs::owner_words`] of them. The content does not matter.
+    pub owner_words: &'m mut [u64],
     /// Pages for the host's stage-2 tables: [`Needs::tables`] of them, the first at an even page
     /// number, all in `reserved`. The content does not matter.
     pub tables: PageRange<Pfn>,
@@ -28,8 +28,8 @@ pub struct Setup<'m> {
 /// How much memory the core keeps for a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Needs {
-    /// Ownership records, of 8 bytes each.
-    pub records: usize,
+    /// Page states, of 8 bytes each.
+    pub owner_words: usize,
     /// Pages for the host's stage-2 tables.
     pub tables: u64,
 }
@@ -46,7 +46,7 @@ pub enum SetupError {
     /// A reserved range, or the tables, are not where they have to be.
     #[error("a reserved range is not in RAM, or the tables are not reserved")]
     Reserved,
-    /// Too little room for records or tables: see [`Needs`].
+    /// Too little room for page states or tables: see [`Needs`].
     #[error("too little room for the records or the tables")]
     TooSmall,
 }

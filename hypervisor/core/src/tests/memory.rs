@@ -7,9 +7,9 @@ use shared_abi::addr::Pfn;
 
 use crate::cpu::registers::VcpuContext;
 use crate::machine::geometry::Geometry;
-use crate::machine::{Frames, Machine, Removed, Space, TableRef, VcpuClaim};
+use crate::machine::{ContextPage, Frames, Machine, Removed, Stage2Id, TableRef};
 
-/// Tables of 4 entries: a block has 4 pages, a giant 16, the IPA space 128.
+/// Tables of 4 entries: a block has 4 pages, a level-1 block 16, the IPA space 128.
 #[derive(Debug)]
 pub(crate) enum Tiny {}
 
@@ -54,19 +54,19 @@ impl Machine for Memory {
         unreachable!("tables are not read as bytes")
     }
 
-    fn put_context(&self, _claim: &mut VcpuClaim, _context: VcpuContext) {
+    fn put_context(&self, _context_page: &mut ContextPage, _context: VcpuContext) {
         unreachable!("tables have no vCPU")
     }
 
-    fn with_context<R>(&self, _claim: &mut VcpuClaim, _f: impl FnOnce(&mut VcpuContext) -> R) -> R {
+    fn with_context<R>(&self, _context_page: &mut ContextPage, _f: impl FnOnce(&mut VcpuContext) -> R) -> R {
         unreachable!("tables have no vCPU")
     }
 
     fn publish(&self) {}
 
-    fn invalidate(&self, _space: Space, _removed: &[Removed]) {}
+    fn invalidate(&self, _stage2_id: Stage2Id, _removed: &[Removed]) {}
 
-    fn invalidate_all(&self, _space: Space) {}
+    fn invalidate_all(&self, _stage2_id: Stage2Id) {}
 
-    fn forget_previous_vcpu(&self, _space: Space) {}
+    fn forget_previous_vcpu(&self, _stage2_id: Stage2Id) {}
 }

@@ -6,11 +6,11 @@ use shared_abi::addr::{PageRange, Pfn};
 use super::memory::{Memory, Tiny};
 use crate::machine::geometry::Geometry;
 use crate::machine::{Frames, Machine, TableRef, Vmid};
-use crate::memory::object::{Content, Object};
+use crate::memory::object::{Object, Presence};
 use crate::memory::pool::Pool;
-use crate::memory::stage2::descriptor::Access;
+use crate::memory::stage2::descriptor::MemoryType;
 use crate::memory::stage2::table::{Mapping, Stage2};
-use crate::memory::tlb::Batch;
+use crate::memory::tlb::TlbGather;
 
 fn range(first: u64, pages: u64) -> PageRange<Pfn> {
     PageRange::<Pfn>::new(Pfn(first), pages).unwrap()
@@ -54,9 +54,9 @@ fn an_objects_tables_go_back_one_by_one() {
         let machine = Memory::default();
         let mut pool = pool(&machine, 10, 20);
         // Two directories, and five chunks of which a page is poison.
-        let mut object = Object::new(&machine, &mut pool, 2 * Tiny::GIANT_PAGES).unwrap();
+        let mut object = Object::new(&machine, &mut pool, 2 * Tiny::LEVEL1_BLOCK_PAGES).unwrap();
         for offset in [1, 6, 11, 17, 30] {
-            let (absent, poison) = (Content::Absent, Content::Poisoned);
+            let (absent, poison) = (Presence::Absent, Presence::Poisoned);
             object.set(&machine, &mut pool, offset, 1, absent, poison);
         }
         assert_eq!(free(&pool), 13);
@@ -71,12 +71,12 @@ fn a_spaces_tables_go_back_one_by_one() {
         let machine = Memory::default();
         let mut pool = pool(&machine, 10, 20);
         let tables = space(&machine);
-        // Single pages in three blocks of two giants, the second under the second root table.
+        // Single pages in three blocks of two level-1 blocks, the second under the second root table.
         for page in [1, 5, 70] {
-            let mut batch = Batch::new(tables.space());
-            let mapping = Mapping { page, to: Pfn(100), pages: 1, access: Access::Memory };
-            tables.map(&machine, &mut pool, mapping, &mut batch);
-            batch.finish(&machine);
+            let mut gather = TlbGather::new(tables.stage2_id());
+            let mapping = Mapping { page, to: Pfn(100), pages: 1, memory_type: MemoryType::Normal };
+            tables.map(&machine, &mut pool, mapping, &mut gather);
+            gather.finish(&machine);
         }
         assert_eq!(free(&pool), 15);
         let took = in_parts(&mut pool, most, |pool, most| tables.dismantle(&machine, pool, most));
@@ -90,15 +90,15 @@ fn tables_that_a_leaf_takes_the_place_of_are_zero_again() {
     let mut pool = pool(&machine, 10, 20);
     let tables = space(&machine);
     let mut map = |page, pages| {
-        let mut batch = Batch::new(tables.space());
-        let mapping = Mapping { page, to: Pfn(64 + page), pages, access: Access::Memory };
-        tables.map(&machine, &mut pool, mapping, &mut batch);
-        batch.finish(&machine);
+        let mut gather = TlbGather::new(tables.stage2_id());
+        let mapping = Mapping { page, to: Pfn(64 + page), pages, memory_type: MemoryType::Normal };
+        tables.map(&machine, &mut pool, mapping, &mut gather);
+        gather.finish(&machine);
     };
     for page in [1, 2, 6, 15] {
         map(page, 1);
     }
-    map(0, Tiny::GIANT_PAGES);
+    map(0, Tiny::LEVEL1_BLOCK_PAGES);
     assert_eq!(free(&pool), 20);
     while let Some(table) = pool.take(&machine) {
         let entries = (0..Tiny::ENTRIES).map(|index| machine.read_entry(table, index));
@@ -111,21 +111,21 @@ fn a_chunk_that_is_all_alike_again_needs_no_table() {
     let machine = Memory::default();
     let mut pool = pool(&machine, 10, 8);
     let mut object = Object::new(&machine, &mut pool, 16).unwrap();
-    let present = |page| Content::Present(Pfn(page));
+    let present = |page| Presence::Present(Pfn(page));
     let mut set = |pool: &mut Pool, offset, from, to| {
         object.set(&machine, pool, offset, 1, from, to);
         free(pool)
     };
-    assert_eq!(set(&mut pool, 1, Content::Absent, present(81)), 6);
-    assert_eq!(set(&mut pool, 1, present(81), Content::Absent), 7, "absent");
+    assert_eq!(set(&mut pool, 1, Presence::Absent, present(81)), 6);
+    assert_eq!(set(&mut pool, 1, present(81), Presence::Absent), 7, "absent");
     for offset in 0..3 {
-        assert_eq!(set(&mut pool, offset, Content::Absent, present(80 + offset)), 6);
+        assert_eq!(set(&mut pool, offset, Presence::Absent, present(80 + offset)), 6);
     }
-    assert_eq!(set(&mut pool, 3, Content::Absent, present(83)), 7, "a run");
+    assert_eq!(set(&mut pool, 3, Presence::Absent, present(83)), 7, "a run");
     for offset in 0..3 {
-        assert_eq!(set(&mut pool, offset, present(80 + offset), Content::Poisoned), 6);
+        assert_eq!(set(&mut pool, offset, present(80 + offset), Presence::Poisoned), 6);
     }
-    assert_eq!(set(&mut pool, 3, present(83), Content::Poisoned), 7, "poison");
+    assert_eq!(set(&mut pool, 3, present(83), Presence::Poisoned), 7, "poison");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use shared_abi::error::CallError;
 
 use crate::hypervisor::Hypervisor;
 use crate::machine::{Frames, Machine};
-use crate::ownership::page_state::Record;
+use crate::ownership::page_state::PageState;
 
 impl<M: Machine> Hypervisor<'_, M> {
     /// Takes pages from the host, whole and unshared, for the owner that `to` says. When this returns,
@@ -16,27 +16,27 @@ impl<M: Machine> Hypervisor<'_, M> {
     /// | --- | --- | --- |
     /// | before | owns, alone | - |
     /// | after | nothing | owns, alone |
-    pub(crate) fn take_from_host(&self, range: PageRange<Pfn>, to: Record) -> Result<(), CallError> {
+    pub(crate) fn take_from_host(&self, range: PageRange<Pfn>, to: PageState) -> Result<(), CallError> {
         self.host.with(&self.machine, |host| {
-            if !host.records().is_ram(range) {
+            if !host.owners().is_ram(range) {
                 return Err(CallError::InvalidParameter);
             }
             let looked_at = seeded!(range, FirstPageChecked => crate::seeded::first_page(range));
             let hosts = seeded!(
-                host.records().all(looked_at, Record::HOST),
-                LentTwice => host.records().get(range.first()).is_some_and(Record::host_reaches)
+                host.owners().all(looked_at, PageState::HOST),
+                LentTwice => host.owners().get(range.first()).is_some_and(PageState::host_reaches)
             );
             if !hosts {
                 return Err(CallError::Denied);
             }
-            host.assign(&self.machine, range, Record::HOST, to);
+            host.assign(&self.machine, range, PageState::HOST, to);
             Ok(())
         })
     }
 
     /// Gives pages that nobody but `from` says reaches back to the host, wiped.
-    pub(crate) fn return_to_host(&self, frames: Frames, from: Record) {
+    pub(crate) fn return_to_host(&self, frames: Frames, from: PageState) {
         seeded!(self.machine.wipe(&frames), PoolUnwiped => ());
-        self.host.lock(&self.machine).assign(&self.machine, frames.range(), from, Record::HOST);
+        self.host.lock(&self.machine).assign(&self.machine, frames.range(), from, PageState::HOST);
     }
 }

@@ -2,17 +2,17 @@
 
 use shared_abi::addr::{Gfn, PageRange, Pfn};
 use shared_abi::error::{CallError, CallFailure};
-use shared_abi::host_call::{Content as Fill, ObjectHandle};
+use shared_abi::host_call::{InitialContent, ObjectHandle};
 
 use crate::hypervisor::Hypervisor;
 use crate::machine::geometry::{Geometry, Level};
 use crate::machine::{Frames, Machine};
-use crate::memory::object::{Content, Object};
-use crate::memory::stage2::descriptor::Access;
+use crate::memory::object::{Object, Presence};
+use crate::memory::stage2::descriptor::MemoryType;
 use crate::memory::stage2::table::Mapping;
-use crate::memory::tlb::Batch;
+use crate::memory::tlb::TlbGather;
 use crate::ownership::page_state::ObjectPage;
-use crate::vm::{Life, Vm};
+use crate::vm::{Vm, VmState};
 
 /// A checked request, cut to what one call does.
 #[derive(Clone, Copy)]
@@ -39,18 +39,18 @@ impl<M: Machine> Hypervisor<'_, M> {
         offset: u64,
         first: Pfn,
         pages: u64,
-        fill: Fill,
+        fill: InitialContent,
     ) -> Result<u64, CallFailure> {
         let all = PageRange::<Pfn>::new(first, pages).ok_or(CallError::InvalidParameter)?;
-        self.with_object(handle, |vm, index, place| {
-            let object = place.object.as_mut().ok_or(CallError::NotFound)?;
+        self.with_object(handle, |vm, index, slot| {
+            let object = slot.object.as_mut().ok_or(CallError::NotFound)?;
             if !object.has(offset, pages) {
                 return Err(CallError::InvalidParameter.into());
             }
             let most = match fill {
-                Fill::Keep if vm.life != Life::New => return Err(CallError::Denied.into()),
-                Fill::Keep => M::Geometry::KEPT_PER_CALL,
-                Fill::Zero => M::Geometry::PAGES_PER_CALL,
+                InitialContent::Keep if vm.state != VmState::New => return Err(CallError::Denied.into()),
+                InitialContent::Keep => M::Geometry::KEPT_PER_CALL,
+                InitialContent::Zero => M::Geometry::PAGES_PER_CALL,
             };
             let page = ObjectPage::new(vm.index, index, offset);
             let gfn = vm.gfn(page, pages).ok_or(CallError::Denied)?;
@@ -61,7 +61,7 @@ impl<M: Machine> Hypervisor<'_, M> {
             }
             vm.has_tables::<M::Geometry>(offset, gfn, done)?;
             // The host's side is checked last: from here on the call can't fail.
-            self.take_from_host(request.range, vm.record(page))?;
+            self.take_from_host(request.range, vm.page_state(page))?;
             self.commit(vm, object, request, fill);
             if done < pages {
                 return Err(CallFailure::again(done));
@@ -71,20 +71,20 @@ impl<M: Machine> Hypervisor<'_, M> {
     }
 
     #[inline(always)]
-    fn commit(&self, vm: &mut Vm, object: &mut Object, request: Request, fill: Fill) {
+    fn commit(&self, vm: &mut Vm, object: &mut Object, request: Request, fill: InitialContent) {
         let Request { page, gfn, range } = request;
         let (frames, pages) = (Frames::new(range), range.len());
         match fill {
-            Fill::Zero if seeded!(PopulatedUnwiped) => {}
-            Fill::Keep if seeded!(KeptUncleaned) => {}
-            Fill::Zero => self.machine.wipe(&frames),
-            Fill::Keep => self.machine.clean(&frames),
+            InitialContent::Zero if seeded!(PopulatedUnwiped) => {}
+            InitialContent::Keep if seeded!(KeptUncleaned) => {}
+            InitialContent::Zero => self.machine.wipe(&frames),
+            InitialContent::Keep => self.machine.clean(&frames),
         }
         // An ordinary VM's pages stay the host's to write: measuring them would prove nothing.
-        if fill == Fill::Keep && vm.protected {
+        if fill == InitialContent::Keep && vm.protected {
             self.measure(vm, &frames, gfn.0);
         }
-        let (before, after) = (Content::Absent, Content::Present(range.first()));
+        let (before, after) = (Presence::Absent, Presence::Present(range.first()));
         object.set(&self.machine, &mut vm.pool, page.offset(), pages, before, after);
         self.map_and_merge(vm, object, request);
         vm.report.populated = vm.report.populated.saturating_add(pages);
@@ -94,15 +94,16 @@ impl<M: Machine> Hypervisor<'_, M> {
     #[inline(never)]
     fn map_and_merge(&self, vm: &mut Vm, object: &Object, request: Request) {
         let Request { page, gfn, range } = request;
-        let mut batch = Batch::new(vm.tables.space());
-        let mapping = Mapping { page: gfn.0, to: range.first(), pages: range.len(), access: Access::Memory };
-        vm.tables.map(&self.machine, &mut vm.pool, mapping, &mut batch);
+        let mut gather = TlbGather::new(vm.tables.stage2_id());
+        let mapping =
+            Mapping { page: gfn.0, to: range.first(), pages: range.len(), memory_type: MemoryType::Normal };
+        vm.tables.map(&self.machine, &mut vm.pool, mapping, &mut gather);
         let last = page.advance(range.len().saturating_sub(1));
-        self.merge(vm, object, page, &mut batch);
+        self.merge(vm, object, page, &mut gather);
         if last != page {
-            self.merge(vm, object, last, &mut batch);
+            self.merge(vm, object, last, &mut gather);
         }
-        batch.finish(&self.machine);
+        gather.finish(&self.machine);
     }
 
     /// Measures pages that the guest is to see from page `first` on.
@@ -113,10 +114,10 @@ impl<M: Machine> Hypervisor<'_, M> {
         }
     }
 
-    /// Maps the block, and then the giant, around a page of an object as one, if all of it is present
+    /// Maps the block, and then the level-1 block, around a page of an object as one, if all of it is present
     /// and lies in memory as the guest sees it.
     #[inline(never)]
-    fn merge(&self, vm: &mut Vm, object: &Object, page: ObjectPage, batch: &mut Batch) {
+    fn merge(&self, vm: &mut Vm, object: &Object, page: ObjectPage, gather: &mut TlbGather) {
         for level in [Level::Two, Level::One] {
             let offset = page.offset();
             let start = ObjectPage::new(vm.index, page.object(), M::Geometry::align_down(level, offset));
@@ -128,8 +129,8 @@ impl<M: Machine> Hypervisor<'_, M> {
             if !M::Geometry::is_aligned(level, gfn.0) || !M::Geometry::is_aligned(level, to.0) {
                 return;
             }
-            let mapping = Mapping { page: gfn.0, to, pages, access: Access::Memory };
-            vm.tables.map(&self.machine, &mut vm.pool, mapping, batch);
+            let mapping = Mapping { page: gfn.0, to, pages, memory_type: MemoryType::Normal };
+            vm.tables.map(&self.machine, &mut vm.pool, mapping, gather);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Memory object to host: punching holes, and taking single pages by force.
+//! Memory object to host: reclaiming ranges, and taking single pages by force.
 
 pub(crate) mod run;
 
@@ -9,8 +9,8 @@ use shared_abi::host_call::ObjectHandle;
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
 use crate::machine::geometry::Geometry;
-use crate::memory::object::{Content, Run};
-use crate::ownership::page_state::{ObjectPage, Owner, Record};
+use crate::memory::object::{PageRun, Presence};
+use crate::ownership::page_state::{ObjectPage, Owner, PageState};
 use crate::vm::object_in;
 
 impl<M: Machine> Hypervisor<'_, M> {
@@ -23,9 +23,9 @@ impl<M: Machine> Hypervisor<'_, M> {
     /// | before, ordinary VM | owns, lent | reaches it |
     /// | after, ordinary VM | owns, alone | absent |
     #[inline(never)]
-    pub(crate) fn punch(&self, handle: ObjectHandle, offset: u64, pages: u64) -> Result<u64, CallFailure> {
-        self.with_object(handle, |vm, index, place| {
-            let object = place.object.as_mut().ok_or(CallError::NotFound)?;
+    pub(crate) fn reclaim(&self, handle: ObjectHandle, offset: u64, pages: u64) -> Result<u64, CallFailure> {
+        self.with_object(handle, |vm, index, slot| {
+            let object = slot.object.as_mut().ok_or(CallError::NotFound)?;
             if !object.has(offset, pages) {
                 return Err(CallError::InvalidParameter.into());
             }
@@ -35,7 +35,7 @@ impl<M: Machine> Hypervisor<'_, M> {
                 let offset = offset.wrapping_add(done);
                 let page = ObjectPage::new(vm.index, index, offset);
                 let run = object.run(&self.machine, offset, most.wrapping_sub(done));
-                match self.take_run(vm, object, page, run, vm.hole()) {
+                match self.reclaim_run(vm, object, page, run, vm.hole()) {
                     Ok(taken) => done = done.saturating_add(taken),
                     Err(_) if done != 0 => break,
                     Err(failure) => return Err(failure),
@@ -48,39 +48,39 @@ impl<M: Machine> Hypervisor<'_, M> {
         })
     }
 
-    /// Takes one page of a protected VM's back, by its number. The table is that of [`Self::punch`],
+    /// Takes one page of a protected VM's back, by its number. The table is that of [`Self::reclaim`],
     /// but a page that the guest shares is not taken: the host reaches it anyway.
     #[inline(never)]
     pub(crate) fn force_reclaim(&self, page: Pfn) -> Result<(), CallFailure> {
         let single = PageRange::<Pfn>::new(page, 1).ok_or(CallError::InvalidParameter)?;
-        let claim = {
+        let recorded = {
             let host = self.host.lock(&self.machine);
-            if !host.records().is_ram(single) {
+            if !host.owners().is_ram(single) {
                 return Err(CallError::InvalidParameter.into());
             }
-            private_page(host.records().get(page))?
+            private_page(host.owners().get(page))?
         };
-        let mut place =
-            self.places.get(usize::from(claim.vm().0)).ok_or(CallError::Denied)?.lock(&self.machine);
-        let place = &mut *place;
-        let vm = place.vm.as_mut().ok_or(CallError::Denied)?;
+        let mut slot =
+            self.slots.get(usize::from(recorded.vm().0)).ok_or(CallError::Denied)?.lock(&self.machine);
+        let slot = &mut *slot;
+        let vm = slot.vm.as_mut().ok_or(CallError::Denied)?;
         vm.is_alive()?;
-        // The locks were taken in order, so the record may have changed in between: it is read again.
+        // The locks were taken in order, so the page state may have changed in between: it is read again.
         // From now on only this VM's lock, which is held, lets the page change hands.
         let found =
-            seeded!(private_page(self.host.lock(&self.machine).records().get(page))?, StaleClaim => claim);
-        if found != claim {
+            seeded!(private_page(self.host.lock(&self.machine).owners().get(page))?, StaleOwner => recorded);
+        if found != recorded {
             return Err(CallError::Denied.into());
         }
-        let object = object_in(&mut place.objects, found.object()).ok_or(CallError::Denied)?;
-        let run = Run::new(Content::Present(page), 1);
-        self.take_run(vm, object, found, run, vm.hole()).map(|_| ())
+        let object = object_in(&mut slot.objects, found.object()).ok_or(CallError::Denied)?;
+        let run = PageRun::new(Presence::Present(page), 1);
+        self.reclaim_run(vm, object, found, run, vm.hole()).map(|_| ())
     }
 }
 
-/// The page of a protected VM's that a record says is its alone.
-fn private_page(record: Option<Record>) -> Result<ObjectPage, CallError> {
-    match record.map(Record::owner) {
+/// The page of a protected VM's that a page state says is its alone.
+fn private_page(state: Option<PageState>) -> Result<ObjectPage, CallError> {
+    match state.map(PageState::owner) {
         Some(Owner::Guest(page)) => Ok(page),
         _ => Err(CallError::Denied),
     }

@@ -5,9 +5,9 @@ use shared_abi::error::{CallError, CallFailure};
 
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
-use crate::memory::object::Content;
-use crate::ownership::page_state::Record;
-use crate::vm::{VmPlace, object_in};
+use crate::memory::object::Presence;
+use crate::ownership::page_state::PageState;
+use crate::vm::{VmSlot, object_in};
 
 impl<M: Machine> Hypervisor<'_, M> {
     /// Gives a private page of a protected guest's back to the host. Answers whether there was one.
@@ -16,22 +16,22 @@ impl<M: Machine> Hypervisor<'_, M> {
     /// | --- | --- | --- |
     /// | before | nothing | owns, alone |
     /// | after | owns, alone; wiped | absent: its next touch has the host bring a wiped page |
-    pub(crate) fn relinquish(&self, place: &mut VmPlace, gfn: Gfn) -> Result<bool, CallFailure> {
-        let vm = place.vm.as_mut().ok_or(CallError::Denied)?;
+    pub(crate) fn relinquish(&self, slot: &mut VmSlot, gfn: Gfn) -> Result<bool, CallFailure> {
+        let vm = slot.vm.as_mut().ok_or(CallError::Denied)?;
         let (page, _) = vm.object_run(gfn).ok_or(CallError::Denied)?;
-        let object = object_in(&mut place.objects, page.object()).ok_or(CallError::Denied)?;
+        let object = object_in(&mut slot.objects, page.object()).ok_or(CallError::Denied)?;
         let run = object.run(&self.machine, page.offset(), 1);
-        let first = match run.content() {
-            Content::Present(first) => first,
-            Content::Absent => return Ok(false),
-            Content::Poisoned => return Err(CallError::Denied.into()),
+        let first = match run.presence() {
+            Presence::Present(first) => first,
+            Presence::Absent => return Ok(false),
+            Presence::Poisoned => return Err(CallError::Denied.into()),
         };
         // Only this VM's lock, which is held, lets the page change hands.
-        let record = self.host.lock(&self.machine).records().get(first);
-        if record != Some(Record::guest(page)) && !seeded!(RelinquishShared) {
+        let state = self.host.lock(&self.machine).owners().get(first);
+        if state != Some(PageState::guest(page)) && !seeded!(RelinquishShared) {
             return Err(CallError::Denied.into());
         }
-        self.take_run(vm, object, page, run, Content::Absent)?;
+        self.reclaim_run(vm, object, page, run, Presence::Absent)?;
         Ok(true)
     }
 }

@@ -5,10 +5,10 @@ use shared_abi::addr::{Gfn, PageRange, Pfn};
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
 use crate::machine::geometry::Geometry;
-use crate::memory::object::Content;
-use crate::ownership::page_state::{ObjectPage, Record};
+use crate::memory::object::Presence;
+use crate::ownership::page_state::{ObjectPage, PageState};
 use crate::transition::ShareError;
-use crate::vm::{VmPlace, object_in};
+use crate::vm::{VmSlot, object_in};
 
 /// Which way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,10 +20,10 @@ pub(crate) enum Sharing {
 }
 
 impl Sharing {
-    /// The record that a page of a guest's has to have, and the one that it gets.
+    /// The page state that a page of a guest's has to have, and the one that it gets.
     #[inline]
-    pub(super) const fn records(self, page: ObjectPage) -> (Record, Record) {
-        let (private, shared) = (Record::guest(page), Record::guest_shared(page));
+    pub(super) const fn states(self, page: ObjectPage) -> (PageState, PageState) {
+        let (private, shared) = (PageState::guest(page), PageState::guest_shared(page));
         match self {
             Self::Share => (private, shared),
             Self::Unshare => (shared, private),
@@ -55,43 +55,43 @@ impl<M: Machine> Hypervisor<'_, M> {
     #[inline(never)]
     pub(crate) fn convert(
         &self,
-        place: &mut VmPlace,
+        slot: &mut VmSlot,
         range: PageRange<Gfn>,
         sharing: Sharing,
     ) -> Result<u64, ShareError> {
-        let vm = place.vm.as_mut().ok_or(ShareError::Denied)?;
+        let vm = slot.vm.as_mut().ok_or(ShareError::Denied)?;
         let wanted = range.len().min(M::Geometry::PAGES_PER_CALL);
         let mut done = 0_u64;
         let mut stopped_by = ShareError::Denied;
         let mut host = self.host.lock(&self.machine);
-        let mut batch = host.batch();
+        let mut gather = host.gather();
         while done < wanted {
             let gfn = Gfn(range.first().0.wrapping_add(done));
             let Some((page, bound)) = vm.object_run(gfn) else {
                 break;
             };
-            let Some(object) = object_in(&mut place.objects, page.object()) else {
+            let Some(object) = object_in(&mut slot.objects, page.object()) else {
                 break;
             };
             let most = bound.min(wanted.wrapping_sub(done));
             let run = object.run(&self.machine, page.offset(), most);
-            let Content::Present(first) = run.content() else {
-                if run.content() == Content::Absent && sharing == Sharing::Share {
+            let Presence::Present(first) = run.presence() else {
+                if run.presence() == Presence::Absent && sharing == Sharing::Share {
                     stopped_by = ShareError::Absent;
                 }
                 break;
             };
-            let (from, to) = sharing.records(page);
+            let (from, to) = sharing.states(page);
             let Some(pages) = PageRange::<Pfn>::new(first, run.pages) else {
                 break;
             };
-            let converted = host.convert(&self.machine, pages, from, to, &mut batch);
+            let converted = host.convert(&self.machine, pages, from, to, &mut gather);
             done = done.wrapping_add(converted);
             if converted != run.pages {
                 break;
             }
         }
-        batch.finish(&self.machine);
+        gather.finish(&self.machine);
         vm.report.shared = sharing.count(vm.report.shared, done);
         match done {
             0 => Err(stopped_by),

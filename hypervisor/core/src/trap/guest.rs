@@ -3,7 +3,7 @@
 
 use shared_abi::addr::PAGE_SIZE;
 use shared_abi::error::CallError;
-use shared_abi::host_call::PageState;
+use shared_abi::host_call::ObjectPageState;
 use shared_abi::vcpu::{Exit, Resume, StopReason};
 
 use crate::call::guest::{Services, guest_call};
@@ -13,7 +13,7 @@ use crate::cpu::registers::{VcpuContext, pstate};
 use crate::cpu::syndrome::{DataAbort, Fault, Syndrome, SyndromeRegisters, SysRegAccess, class};
 use crate::cpu::sysreg;
 use crate::machine::Machine;
-use crate::vcpu::loaded::{GuestPage, Loaded};
+use crate::vcpu::loaded::{GuestPage, LoadedVcpu};
 use crate::vcpu::{GuestAction, wait_for_interrupt};
 
 /// Why the CPU came from the guest to EL2.
@@ -33,14 +33,14 @@ pub enum Trap {
 ///
 /// [`CallError::InvalidParameter`] for an answer to an access that is not pending; nothing was done,
 /// and the vCPU is not to be entered.
-pub fn guest_entry<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, resume: Resume) -> Result<(), CallError> {
+pub fn guest_entry<M: Machine>(vcpu: &mut LoadedVcpu<'_, '_, M>, resume: Resume) -> Result<(), CallError> {
     vcpu.with_context(|context| mmio::resume(context, resume))
 }
 
 /// Handles a trap of the guest's, whose registers are in its context by now.
 #[inline(always)]
 pub fn guest_exit<M: Machine>(
-    vcpu: &mut Loaded<'_, '_, M>,
+    vcpu: &mut LoadedVcpu<'_, '_, M>,
     services: &Services<'_>,
     trap: Trap,
 ) -> GuestAction {
@@ -52,7 +52,7 @@ pub fn guest_exit<M: Machine>(
 }
 
 fn synchronous<M: Machine>(
-    vcpu: &mut Loaded<'_, '_, M>,
+    vcpu: &mut LoadedVcpu<'_, '_, M>,
     services: &Services<'_>,
     syndrome: SyndromeRegisters,
 ) -> GuestAction {
@@ -86,22 +86,22 @@ fn synchronous<M: Machine>(
 }
 
 /// Ends the VM's run.
-fn stop<M: Machine>(vcpu: &Loaded<'_, '_, M>, reason: StopReason) -> GuestAction {
+fn stop<M: Machine>(vcpu: &LoadedVcpu<'_, '_, M>, reason: StopReason) -> GuestAction {
     vcpu.stop();
     vcpu.exit(Exit::Stopped(reason))
 }
 
-fn skip<M: Machine>(vcpu: &mut Loaded<'_, '_, M>) {
+fn skip<M: Machine>(vcpu: &mut LoadedVcpu<'_, '_, M>) {
     vcpu.with_context(|context| context.registers.skip_instruction());
 }
 
-fn inject<M: Machine>(vcpu: &mut Loaded<'_, '_, M>, exception: Exception) -> GuestAction {
+fn inject<M: Machine>(vcpu: &mut LoadedVcpu<'_, '_, M>, exception: Exception) -> GuestAction {
     vcpu.with_context(|context| exception.inject(&mut context.registers));
     GuestAction::Resume
 }
 
 fn system_register<M: Machine>(
-    vcpu: &mut Loaded<'_, '_, M>,
+    vcpu: &mut LoadedVcpu<'_, '_, M>,
     services: &Services<'_>,
     access: SysRegAccess,
 ) -> GuestAction {
@@ -121,7 +121,7 @@ fn system_register<M: Machine>(
 /// or that is gone for good; or a device, which takes what one page of it can take.
 #[inline(always)]
 fn abort<M: Machine>(
-    vcpu: &mut Loaded<'_, '_, M>,
+    vcpu: &mut LoadedVcpu<'_, '_, M>,
     fault: Fault,
     data: Option<DataAbort>,
     syndrome: SyndromeRegisters,
@@ -130,11 +130,13 @@ fn abort<M: Machine>(
     if let Some(ipa) = fault.translation_ipa(hpfar, far) {
         let gfn = ipa.page();
         let data = match vcpu.classify_or_device(gfn) {
-            (GuestPage::Bound(PageState::Private | PageState::Shared), _) => return GuestAction::Resume,
-            (GuestPage::Bound(PageState::Absent), _) => {
+            (GuestPage::Bound(ObjectPageState::Private | ObjectPageState::Shared), _) => {
+                return GuestAction::Resume;
+            }
+            (GuestPage::Bound(ObjectPageState::Absent), _) => {
                 return vcpu.exit(Exit::MemoryFault { gfn });
             }
-            (GuestPage::Bound(PageState::Poisoned), _) => return stop(vcpu, StopReason::Poisoned(gfn)),
+            (GuestPage::Bound(ObjectPageState::Poisoned), _) => return stop(vcpu, StopReason::Poisoned(gfn)),
             (GuestPage::Unbound, true) if !fault.stage1_walk => data,
             (GuestPage::Unbound, _) => None,
         };

@@ -1,5 +1,5 @@
 //! The vCPU that a CPU keeps between an exit and the next entry, so that what was looked at once is not looked
-//! at again: `claim.rs` has who may.
+//! at again: `vm/vcpu_ownership.rs` has who may.
 
 use shared_abi::error::CallError;
 use shared_abi::host_call::{VcpuIndex, VmHandle};
@@ -7,18 +7,18 @@ use shared_abi::host_call::{VcpuIndex, VmHandle};
 use crate::hypervisor::Hypervisor;
 use crate::limits::CpuIndex;
 use crate::machine::Machine;
-use crate::vcpu::loaded::Loaded;
+use crate::vcpu::loaded::LoadedVcpu;
 
 /// The vCPU that a CPU runs, or ran last and may resume.
 #[derive(Debug)]
-pub struct Resident<'h, 'm, M: Machine> {
+pub struct VcpuCache<'h, 'm, M: Machine> {
     hypervisor: &'h Hypervisor<'m, M>,
     cpu: CpuIndex,
     /// It is parked but while [`Self::run`] lends it.
-    last: Option<Loaded<'h, 'm, M>>,
+    last: Option<LoadedVcpu<'h, 'm, M>>,
 }
 
-impl<'h, 'm, M: Machine> Resident<'h, 'm, M> {
+impl<'h, 'm, M: Machine> VcpuCache<'h, 'm, M> {
     /// A CPU that has run nothing yet.
     pub const fn new(hypervisor: &'h Hypervisor<'m, M>, cpu: CpuIndex) -> Self {
         Self { hypervisor, cpu, last: None }
@@ -35,7 +35,7 @@ impl<'h, 'm, M: Machine> Resident<'h, 'm, M> {
         &mut self,
         vm: VmHandle,
         vcpu: VcpuIndex,
-        f: impl FnOnce(&mut Loaded<'h, 'm, M>) -> R,
+        f: impl FnOnce(&mut LoadedVcpu<'h, 'm, M>) -> R,
     ) -> Result<R, CallError> {
         if !self.last.as_mut().is_some_and(|loaded| loaded.resume(vm, vcpu)) {
             self.last = Some(self.hypervisor.vcpu_load(self.cpu, vm, vcpu)?);

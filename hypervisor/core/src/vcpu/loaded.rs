@@ -3,7 +3,7 @@
 use arm_psci::ErrorCode;
 use shared_abi::addr::{Gfn, Ipa, PageRange};
 use shared_abi::error::{CallError, CallFailure};
-use shared_abi::host_call::{PageState, VcpuIndex, VmHandle};
+use shared_abi::host_call::{ObjectPageState, VcpuIndex, VmHandle};
 use shared_abi::vcpu::Exit;
 
 use crate::cpu::registers::VcpuContext;
@@ -11,15 +11,15 @@ use crate::hypervisor::Hypervisor;
 use crate::limits::CpuIndex;
 use crate::machine::event::Event;
 use crate::machine::lock::Lock;
-use crate::machine::{Machine, Space, VcpuClaim};
-use crate::memory::object::Content;
-use crate::ownership::page_state::Record;
+use crate::machine::{ContextPage, Machine, Stage2Id};
+use crate::memory::object::Presence;
+use crate::ownership::page_state::PageState;
 use crate::transition::ShareError;
 use crate::transition::share::Sharing;
 use crate::vcpu::GuestAction;
 use crate::vm::mmio_guard::MmioGuard;
-use crate::vm::vcpu_ownership::Claim;
-use crate::vm::{self, Life, Start, Vm, VmPlace};
+use crate::vm::vcpu_ownership::VcpuOwnership;
+use crate::vm::{self, Start, Vm, VmSlot, VmState};
 
 /// What is at a guest-physical page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,18 +28,18 @@ pub enum GuestPage {
     Unbound,
     /// A page of a bound object, in this state. `Private` and `Shared` mean that the page is mapped
     /// now, whatever it was when the guest faulted: enter it again.
-    Bound(PageState),
+    Bound(ObjectPageState),
 }
 
 /// A vCPU that this CPU, and no other, may enter. Dropping it gives the vCPU back.
 #[derive(Debug)]
-pub struct Loaded<'h, 'm, M: Machine> {
+pub struct LoadedVcpu<'h, 'm, M: Machine> {
     hypervisor: &'h Hypervisor<'m, M>,
     /// Where its VM is.
-    pub(crate) place: &'h Lock<VmPlace>,
-    pub(crate) claim: &'h Claim,
-    context: VcpuClaim,
-    space: Space,
+    pub(crate) slot: &'h Lock<VmSlot>,
+    pub(crate) ownership: &'h VcpuOwnership,
+    context: ContextPage,
+    stage2_id: Stage2Id,
     protected: bool,
     /// It is not parked.
     running: bool,
@@ -50,56 +50,56 @@ pub struct Loaded<'h, 'm, M: Machine> {
     cpu: CpuIndex,
 }
 
-impl<'h, 'm, M: Machine> Loaded<'h, 'm, M> {
+impl<'h, 'm, M: Machine> LoadedVcpu<'h, 'm, M> {
     /// Claims a vCPU for a CPU; [`Hypervisor::vcpu_load`] has the errors.
-    pub(crate) fn claim(
+    pub(crate) fn load(
         hypervisor: &'h Hypervisor<'m, M>,
         cpu: CpuIndex,
         vm: VmHandle,
         vcpu: VcpuIndex,
     ) -> Result<Self, CallError> {
         let machine = hypervisor.machine();
-        let (index, generation) = vm::vm_place(vm);
-        let place = hypervisor.places.get(index).ok_or(CallError::NotFound)?;
-        place.with(machine, |found| {
+        let (index, generation) = vm::vm_slot(vm);
+        let slot = hypervisor.slots.get(index).ok_or(CallError::NotFound)?;
+        slot.with(machine, |found| {
             let inside = match &mut found.vm {
                 Some(inside) if found.generation == generation => inside,
                 _ => return Err(CallError::NotFound),
             };
-            match inside.life {
-                Life::Started => {}
-                Life::New | Life::Stopped => return Err(CallError::Denied),
-                Life::Dying => return Err(CallError::Busy),
+            match inside.state {
+                VmState::Started => {}
+                VmState::New | VmState::Stopped => return Err(CallError::Denied),
+                VmState::Dying => return Err(CallError::Busy),
             }
             let found = inside.vcpu(vcpu).ok_or(CallError::NotFound)?;
-            let claim = hypervisor.claim(index, vcpu).ok_or(CallError::NotFound)?;
-            if claim.is_running() {
+            let ownership = hypervisor.ownership(index, vcpu).ok_or(CallError::NotFound)?;
+            if ownership.is_running() {
                 return Err(CallError::Busy);
             }
             if !found.on {
-                seeded!(ClaimLeaked => { claim.take(cpu); });
+                seeded!(OwnershipLeaked => { ownership.take(cpu); });
                 return Err(CallError::Denied);
             }
-            if !claim.take(cpu) {
+            if !ownership.take(cpu) {
                 return Err(CallError::Busy);
             }
-            let mut context = VcpuClaim::new(found.context);
+            let mut context = ContextPage::new(found.context);
             if let Some(start) = found.start.take() {
                 let reset = VcpuContext::new(vcpu, start.entry, start.argument);
                 machine.put_context(&mut context, reset);
             }
-            let space = inside.tables.space();
+            let stage2_id = inside.tables.stage2_id();
             if inside.runs_on(cpu, vcpu) && !seeded!(PreviousVcpu) {
-                machine.forget_previous_vcpu(space);
+                machine.forget_previous_vcpu(stage2_id);
             }
-            machine.event(|| Event::Load(space.vmid, vcpu));
+            machine.event(|| Event::Load(stage2_id.vmid, vcpu));
             let protected = inside.protected;
             Ok(Self {
                 hypervisor,
-                place,
-                claim,
+                slot,
+                ownership,
                 context,
-                space,
+                stage2_id,
                 protected,
                 running: true,
                 device: None,
@@ -113,9 +113,9 @@ impl<'h, 'm, M: Machine> Loaded<'h, 'm, M> {
     /// Goes on with a vCPU that this CPU has parked, if it is the one that is named and nothing has come
     /// between.
     pub(crate) fn resume(&mut self, vm: VmHandle, vcpu: VcpuIndex) -> bool {
-        self.running = self.vm == vm && self.vcpu == vcpu && self.claim.resume(self.cpu);
+        self.running = self.vm == vm && self.vcpu == vcpu && self.ownership.resume(self.cpu);
         if self.running {
-            self.machine().event(|| Event::Load(self.space.vmid, self.vcpu));
+            self.machine().event(|| Event::Load(self.stage2_id.vmid, self.vcpu));
         }
         self.running
     }
@@ -124,15 +124,15 @@ impl<'h, 'm, M: Machine> Loaded<'h, 'm, M> {
     #[inline(always)]
     pub(crate) fn park(&mut self) {
         self.running = false;
-        self.machine().event(|| Event::Put(self.space.vmid, self.vcpu));
-        self.claim.park(self.cpu);
+        self.machine().event(|| Event::Put(self.stage2_id.vmid, self.vcpu));
+        self.ownership.park(self.cpu);
     }
 }
 
-impl<M: Machine> Loaded<'_, '_, M> {
+impl<M: Machine> LoadedVcpu<'_, '_, M> {
     /// Works on the VM, under its lock. It is there: a VM is not torn down while a vCPU is loaded.
     fn with_vm<R>(&self, f: impl FnOnce(&mut Vm) -> R) -> Option<R> {
-        self.place.with(self.machine(), |place| place.vm.as_mut().map(f))
+        self.slot.with(self.machine(), |slot| slot.vm.as_mut().map(f))
     }
 
     /// The machine below.
@@ -141,8 +141,8 @@ impl<M: Machine> Loaded<'_, '_, M> {
     }
 
     /// What VTTBR_EL2 holds while the guest runs.
-    pub const fn space(&self) -> Space {
-        self.space
+    pub const fn stage2_id(&self) -> Stage2Id {
+        self.stage2_id
     }
 
     /// Whether the VM's memory is kept from the host.
@@ -159,7 +159,7 @@ impl<M: Machine> Loaded<'_, '_, M> {
 
     /// Goes to the host, and counts that.
     pub(crate) fn exit(&self, exit: Exit) -> GuestAction {
-        self.claim.count_exit();
+        self.ownership.count_exit();
         GuestAction::Exit(exit)
     }
 
@@ -170,7 +170,7 @@ impl<M: Machine> Loaded<'_, '_, M> {
     ///
     /// [`ShareError`]; nothing was done then.
     pub(crate) fn convert(&self, pages: PageRange<Gfn>, sharing: Sharing) -> Result<u64, ShareError> {
-        self.place.with(self.machine(), |place| self.hypervisor.convert(place, pages, sharing))
+        self.slot.with(self.machine(), |slot| self.hypervisor.convert(slot, pages, sharing))
     }
 
     /// MEM_RELINQUISH: gives a private page back to the host. Answers whether there was one.
@@ -180,8 +180,8 @@ impl<M: Machine> Loaded<'_, '_, M> {
     /// [`CallError::Denied`] for anything but a private or an absent page, [`CallError::NoMemory`] with
     /// how many pages the pool is short of; nothing was done then.
     pub fn relinquish(&self, gfn: Gfn) -> Result<bool, CallFailure> {
-        let mut place = self.place.lock(self.machine());
-        self.hypervisor.relinquish(&mut place, gfn)
+        let mut slot = self.slot.lock(self.machine());
+        self.hypervisor.relinquish(&mut slot, gfn)
     }
 
     /// What is at `gfn` at this moment, and whether the VM's MMIO guard allows a device there. Where no memory
@@ -189,7 +189,7 @@ impl<M: Machine> Loaded<'_, '_, M> {
     /// met last needs no other look.
     #[inline(always)]
     pub(crate) fn classify_or_device(&mut self, gfn: Gfn) -> (GuestPage, bool) {
-        if self.device == Some(gfn) && !self.claim.is_revoked() {
+        if self.device == Some(gfn) && !self.ownership.is_revoked() {
             return (GuestPage::Unbound, true);
         }
         let (page, allowed) = self.classify_and_ask(gfn);
@@ -202,37 +202,41 @@ impl<M: Machine> Loaded<'_, '_, M> {
     /// What is at `gfn` at this moment, and whether a device may be.
     #[inline(never)]
     pub(crate) fn classify_and_ask(&self, gfn: Gfn) -> (GuestPage, bool) {
-        self.place.with(self.machine(), |place| {
-            let page = self.classify_in(place, gfn);
-            (page, page == GuestPage::Unbound && place.guard.allows(gfn))
+        self.slot.with(self.machine(), |slot| {
+            let page = self.classify_in(slot, gfn);
+            (page, page == GuestPage::Unbound && slot.guard.allows(gfn))
         })
     }
 
-    fn classify_in(&self, place: &mut VmPlace, gfn: Gfn) -> GuestPage {
-        let found = place.vm.as_ref().and_then(|vm| vm.object_run(gfn));
+    fn classify_in(&self, slot: &mut VmSlot, gfn: Gfn) -> GuestPage {
+        let found = slot.vm.as_ref().and_then(|vm| vm.object_run(gfn));
         let Some((page, _)) = found else {
             return GuestPage::Unbound;
         };
-        let Some(object) = vm::object_in(&mut place.objects, page.object()) else {
+        let Some(object) = vm::object_in(&mut slot.objects, page.object()) else {
             return GuestPage::Unbound;
         };
         GuestPage::Bound(match object.get(self.machine(), page.offset()) {
-            Content::Absent => PageState::Absent,
-            Content::Poisoned => PageState::Poisoned,
-            Content::Present(first) => {
-                let record = self.hypervisor.host.with(self.machine(), |host| host.records().get(first));
-                if record.is_some_and(Record::host_reaches) { PageState::Shared } else { PageState::Private }
+            Presence::Absent => ObjectPageState::Absent,
+            Presence::Poisoned => ObjectPageState::Poisoned,
+            Presence::Present(first) => {
+                let state = self.hypervisor.host.with(self.machine(), |host| host.owners().get(first));
+                if state.is_some_and(PageState::host_reaches) {
+                    ObjectPageState::Shared
+                } else {
+                    ObjectPageState::Private
+                }
             }
         })
     }
 
     /// Changes the VM's MMIO guard, under the VM's lock: `f` must not call back into this vCPU.
     pub fn with_guard<R>(&self, f: impl FnOnce(&mut MmioGuard) -> R) -> R {
-        self.place.with(self.machine(), |place| {
-            if let Some(vm) = &place.vm {
+        self.slot.with(self.machine(), |slot| {
+            if let Some(vm) = &slot.vm {
                 seeded!(self.hypervisor.revoke(vm), GuardForgotten => ());
             }
-            f(&mut place.guard)
+            f(&mut slot.guard)
         })
     }
 
@@ -261,7 +265,7 @@ impl<M: Machine> Loaded<'_, '_, M> {
             if let Some(vcpu) = vm.vcpu(self.vcpu) {
                 vcpu.on = false;
             }
-            self.claim.revoke();
+            self.ownership.revoke();
         });
     }
 
@@ -275,13 +279,13 @@ impl<M: Machine> Loaded<'_, '_, M> {
     /// again.
     pub fn stop(&self) {
         self.with_vm(|vm| {
-            vm.life = Life::Stopped;
+            vm.state = VmState::Stopped;
             seeded!(self.hypervisor.revoke(vm), StopForgotten => ());
         });
     }
 }
 
-impl<M: Machine> Drop for Loaded<'_, '_, M> {
+impl<M: Machine> Drop for LoadedVcpu<'_, '_, M> {
     /// Gives the vCPU back.
     fn drop(&mut self) {
         if self.running {

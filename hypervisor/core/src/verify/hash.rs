@@ -10,23 +10,23 @@ use crate::hypervisor::Hypervisor;
 use crate::machine::geometry::{Geometry, Level, pieces};
 use crate::machine::{Machine, TableRef};
 use crate::memory::stage2::descriptor::{Kind, kind};
-use crate::ownership::owner_map::Records;
+use crate::ownership::owner_map::OwnerMap;
 
 /// Hashes all that the core decides by, on a machine of so many CPUs.
 pub fn hash<M: Machine>(hypervisor: &Hypervisor<'_, M>, cpus: usize, hasher: &mut impl Hasher) {
     look(hypervisor, |view| {
-        records(view.records(), hasher);
+        owners(view.owners(), hasher);
         tables(view.machine, view.host_root(), hasher);
-        for (index, (place, claims)) in view.places.iter().zip(view.claims).enumerate() {
+        for (index, (slot, ownerships)) in view.slots.iter().zip(view.ownerships).enumerate() {
             // Whether there ever was a VM: stale handles.
-            (index, place.generation != 0).hash(hasher);
-            let Some(vm) = &place.vm else { continue };
-            (vm.life as u8, free(&vm.pool)).hash(hasher);
+            (index, slot.generation != 0).hash(hasher);
+            let Some(vm) = &slot.vm else { continue };
+            (vm.state as u8, free(&vm.pool)).hash(hasher);
             for last in vm.last_on_cpu.iter().take(cpus) {
                 last.map(|vcpu| vcpu.0).hash(hasher);
             }
-            for (vcpu, claim) in vm.vcpus.iter().zip(claims) {
-                (vcpu.on, claim.is_running(), vcpu.start.is_some()).hash(hasher);
+            for (vcpu, ownership) in vm.vcpus.iter().zip(ownerships) {
+                (vcpu.on, ownership.is_running(), vcpu.start.is_some()).hash(hasher);
             }
             tables(view.machine, vm.tables.root(), hasher);
         }
@@ -34,15 +34,15 @@ pub fn hash<M: Machine>(hypervisor: &Hypervisor<'_, M>, cpus: usize, hasher: &mu
 }
 
 /// All words that mean something.
-fn records<G: Geometry>(records: &Records<'_, G>, hasher: &mut impl Hasher) {
-    for region in &records.regions {
+fn owners<G: Geometry>(owners: &OwnerMap<'_, G>, hasher: &mut impl Hasher) {
+    for region in &owners.regions {
         for piece in pieces::<G>(region.pages.first().0, region.pages.len()) {
-            let Some(block) = records.block(region, piece.first) else {
+            let Some(block) = owners.block(region, piece.first) else {
                 continue;
             };
             block.0.hash(hasher);
             if block.is_split() {
-                records.page_words(region, piece).hash(hasher);
+                owners.page_words(region, piece).hash(hasher);
             }
         }
     }

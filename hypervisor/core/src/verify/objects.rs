@@ -4,8 +4,8 @@ use shared_abi::addr::Pfn;
 
 use crate::machine::geometry::Geometry;
 use crate::machine::{Machine, TableRef};
-use crate::memory::object::presence::Word;
-use crate::memory::object::{Content, Object};
+use crate::memory::object::presence::PresenceWord;
+use crate::memory::object::{Object, Presence};
 
 /// What the tables of an object add up to.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,9 +39,9 @@ impl ObjectView<'_> {
     /// The page at `offset`, if one is present, and how many of the `most` pages from there on follow from it.
     pub fn run<M: Machine>(self, machine: &M, offset: u64, most: u64) -> (Option<Pfn>, u64) {
         let run = self.0.run(machine, offset, most);
-        match run.content() {
-            Content::Present(page) => (Some(page), run.pages),
-            Content::Absent | Content::Poisoned => (None, run.pages),
+        match run.presence() {
+            Presence::Present(page) => (Some(page), run.pages),
+            Presence::Absent | Presence::Poisoned => (None, run.pages),
         }
     }
 
@@ -66,7 +66,7 @@ impl ObjectView<'_> {
             let first_chunk = entries.saturating_mul(first_chunk);
             for (index, chunk) in (0..M::Geometry::ENTRIES).zip(first_chunk..) {
                 let first = chunk.saturating_mul(block);
-                let word = Word(machine.read_entry(*directory, index));
+                let word = PresenceWord(machine.read_entry(*directory, index));
                 let present = match word.as_split() {
                     Some((table, count)) => {
                         if !custody(table.page()) {
@@ -97,8 +97,8 @@ impl ObjectView<'_> {
     ) -> Result<u64, ObjectFault> {
         let (mut present, mut not_absent) = (0_u64, 0_u64);
         for (index, offset) in (0..M::Geometry::ENTRIES).zip(first..) {
-            let word = Word(machine.read_entry(table, index));
-            not_absent = not_absent.saturating_add(u64::from(word != Word::ABSENT));
+            let word = PresenceWord(machine.read_entry(table, index));
+            not_absent = not_absent.saturating_add(u64::from(word != PresenceWord::ABSENT));
             let here = offset >= self.0.taken && word.is_present();
             present = present.saturating_add(u64::from(here));
         }

@@ -1,30 +1,30 @@
-//! The records as the oracle reads them: run by run, with their counts, and with what they were before.
+//! The owner map as the oracle reads them: run by run, with their counts, and with what they were before.
 
 use shared_abi::addr::{PageRange, Pfn};
 
 use crate::machine::geometry::{Geometry, Piece, pieces};
-use crate::ownership::owner_map::block_state::BlockWord;
-use crate::ownership::owner_map::{Records, Region, block_word, page_word_range, whole_block};
-use crate::ownership::page_state::Record;
+use crate::ownership::owner_map::block_state::BlockState;
+use crate::ownership::owner_map::{OwnerMap, Region, block_word, page_word_range, whole_block};
+use crate::ownership::page_state::PageState;
 
-/// Pages of RAM in a row whose records follow from the first one's.
+/// Pages of RAM in a row whose page states follow from the first one's.
 #[derive(Clone, Copy, Debug)]
-pub struct RecordRun {
+pub struct OwnerRun {
     /// The first page.
     pub first: u64,
     /// How many.
     pub pages: u64,
-    /// Its record.
-    pub record: Record,
+    /// Its page state.
+    pub state: PageState,
 }
 
-impl RecordRun {
+impl OwnerRun {
     const fn end(self) -> u64 {
         self.first.saturating_add(self.pages)
     }
 }
 
-impl<G: Geometry> Records<'_, G> {
+impl<G: Geometry> OwnerMap<'_, G> {
     /// How many words there are: what a copy of them takes.
     pub const fn words(&self) -> usize {
         self.words.len()
@@ -35,17 +35,17 @@ impl<G: Geometry> Records<'_, G> {
         self.regions.iter().map(|region| region.pages)
     }
 
-    /// Shows all records in runs as long as they are, ascending, until `show` fails; no block is
+    /// Shows all page states in runs as long as they are, ascending, until `show` fails; no block is
     /// [`Self::miscounted`].
     ///
     /// # Errors
     ///
     /// As `show` has them.
-    pub fn try_for_each_run<E>(&self, mut show: impl FnMut(RecordRun) -> Result<(), E>) -> Result<(), E> {
-        let mut pending: Option<RecordRun> = None;
-        let mut add = |run: RecordRun| {
+    pub fn try_for_each_run<E>(&self, mut show: impl FnMut(OwnerRun) -> Result<(), E>) -> Result<(), E> {
+        let mut pending: Option<OwnerRun> = None;
+        let mut add = |run: OwnerRun| {
             if let Some(before) = &mut pending {
-                if before.end() == run.first && before.record.advance(before.pages) == run.record {
+                if before.end() == run.first && before.state.advance(before.pages) == run.state {
                     before.pages = before.pages.saturating_add(run.pages);
                     return Ok(());
                 }
@@ -66,7 +66,7 @@ impl<G: Geometry> Records<'_, G> {
         &self,
         region: &Region,
         piece: Piece,
-        add: &mut impl FnMut(RecordRun) -> Result<(), E>,
+        add: &mut impl FnMut(OwnerRun) -> Result<(), E>,
     ) -> Result<(), E> {
         let Some(block) = self.block(region, piece.first) else {
             return Ok(());
@@ -74,17 +74,17 @@ impl<G: Geometry> Records<'_, G> {
         // What a block that counts nothing stands for is known once its count was found right.
         let words = self.page_words(region, piece).filter(|_| block.uniform().is_none());
         let Some(words) = words else {
-            return add(RecordRun {
+            return add(OwnerRun {
                 first: piece.first,
                 pages: piece.pages,
-                record: block.base().advance(G::block_offset(piece.first)),
+                state: block.base().advance(G::block_offset(piece.first)),
             });
         };
         let mut first = piece.first;
         let mut rest = words;
         while let Some(&word) = rest.first() {
-            let record = Record(word);
-            let step = record.step();
+            let state = PageState(word);
+            let step = state.step();
             let mut next = word;
             let same = rest
                 .iter()
@@ -96,7 +96,7 @@ impl<G: Geometry> Records<'_, G> {
                 .count()
                 .max(1);
             let pages = same as u64;
-            add(RecordRun { first, pages, record })?;
+            add(OwnerRun { first, pages, state })?;
             first = first.saturating_add(pages);
             rest = rest.get(same..).unwrap_or_default();
         }
@@ -135,7 +135,7 @@ impl<G: Geometry> Records<'_, G> {
         })
     }
 
-    /// Shows what changed since `before` was a copy of these records, page by page and ascending, until
+    /// Shows what changed since `before` was a copy of these page states, page by page and ascending, until
     /// `show` fails, and makes it one again. Where `before` holds anything else, all is taken over
     /// without being shown.
     ///
@@ -145,7 +145,7 @@ impl<G: Geometry> Records<'_, G> {
     pub fn try_for_each_change<E>(
         &self,
         before: &mut [u64],
-        mut show: impl FnMut(Pfn, Record, Record) -> Result<(), E>,
+        mut show: impl FnMut(Pfn, PageState, PageState) -> Result<(), E>,
     ) -> Result<(), E> {
         for region in &self.regions {
             for piece in pieces::<G>(region.pages.first().0, region.pages.len()) {
@@ -160,13 +160,13 @@ impl<G: Geometry> Records<'_, G> {
         before: &mut [u64],
         region: &Region,
         piece: Piece,
-        show: &mut impl FnMut(Pfn, Record, Record) -> Result<(), E>,
+        show: &mut impl FnMut(Pfn, PageState, PageState) -> Result<(), E>,
     ) -> Result<(), E> {
         let at = block_word::<G>(region, piece.first);
         let (Some(&old), Some(&new)) = (before.get(at), self.words.get(at)) else {
             return Ok(());
         };
-        let (old, new) = (BlockWord(old), BlockWord(new));
+        let (old, new) = (BlockState(old), BlockState(new));
         let Some((start, end)) = page_word_range(region, piece) else {
             return Ok(());
         };
@@ -177,11 +177,11 @@ impl<G: Geometry> Records<'_, G> {
         if old.0 == new.0 && (new.uniform().is_some() || old_pages == new_pages) {
             return Ok(());
         }
-        let record = |block: BlockWord, word: u64, page: u64| {
-            if block.is_split() { Record(word) } else { block.base().advance(G::block_offset(page)) }
+        let state = |block: BlockState, word: u64, page: u64| {
+            if block.is_split() { PageState(word) } else { block.base().advance(G::block_offset(page)) }
         };
         for ((page, old_word), new_word) in (piece.first..).zip(&*old_pages).zip(new_pages) {
-            let (from, to) = (record(old, *old_word, page), record(new, *new_word, page));
+            let (from, to) = (state(old, *old_word, page), state(new, *new_word, page));
             if from != to {
                 show(Pfn(page), from, to)?;
             }
@@ -193,7 +193,7 @@ impl<G: Geometry> Records<'_, G> {
         Ok(())
     }
 
-    /// Takes a copy of all records.
+    /// Takes a copy of all page states.
     pub fn copy_to(&self, copy: &mut [u64]) {
         for (to, from) in copy.iter_mut().zip(self.words.iter()) {
             *to = *from;

@@ -8,52 +8,52 @@ use crate::hypervisor::Hypervisor;
 use crate::limits::{CpuIndex, MAX_VMS};
 use crate::machine::Machine;
 use crate::memory::pool::Pool;
-use crate::vcpu::loaded::Loaded;
-use crate::vm::{self, Life, VmPlace};
+use crate::vcpu::loaded::LoadedVcpu;
+use crate::vm::{self, VmSlot, VmState};
 
-/// A copy of all that changes, but for the records, which the caller keeps, and who has claimed which vCPU.
+/// A copy of all that changes, but for the page states, which the caller keeps, and who has claimed which vCPU.
 #[derive(Clone, Debug)]
-pub struct Saved {
+pub struct SavedState {
     host_pool: Pool,
-    places: [VmPlace; MAX_VMS],
+    slots: [VmSlot; MAX_VMS],
 }
 
-/// Copies the state, and the records into `records`: as many words as [`Records::words`] says.
+/// Copies the state, and the page states into `owners`: as many words as [`OwnerMap::words`] says.
 ///
-/// [`Records::words`]: crate::ownership::owner_map::Records::words
-pub fn save<M: Machine>(hypervisor: &Hypervisor<'_, M>, records: &mut [u64]) -> Saved {
+/// [`OwnerMap::words`]: crate::ownership::owner_map::Records::words
+pub fn save<M: Machine>(hypervisor: &Hypervisor<'_, M>, owners: &mut [u64]) -> SavedState {
     look(hypervisor, |view| {
-        view.records().copy_to(records);
-        Saved {
+        view.owners().copy_to(owners);
+        SavedState {
             host_pool: view.host.pool.clone(),
-            places: core::array::from_fn(|index| {
-                view.places.get(index).map(|place| VmPlace::clone(place)).unwrap_or_default()
+            slots: core::array::from_fn(|index| {
+                view.slots.get(index).map(|slot| VmSlot::clone(slot)).unwrap_or_default()
             }),
         }
     })
 }
 
 /// Goes back to a state that this hypervisor was in.
-pub fn restore<M: Machine>(hypervisor: &Hypervisor<'_, M>, saved: &Saved, records: &[u64]) {
-    for (place, saved) in hypervisor.places.iter().zip(&saved.places) {
-        let mut place = place.mutex.lock();
-        if place.vm.is_some() || saved.vm.is_some() || place.generation != saved.generation {
-            *place = saved.clone();
+pub fn restore<M: Machine>(hypervisor: &Hypervisor<'_, M>, saved: &SavedState, owners: &[u64]) {
+    for (slot, saved) in hypervisor.slots.iter().zip(&saved.slots) {
+        let mut slot = slot.mutex.lock();
+        if slot.vm.is_some() || saved.vm.is_some() || slot.generation != saved.generation {
+            *slot = saved.clone();
         }
     }
     let mut host = hypervisor.host.mutex.lock();
-    for (to, from) in host.records.words.iter_mut().zip(records) {
+    for (to, from) in host.owners.words.iter_mut().zip(owners) {
         *to = *from;
     }
     host.pool = saved.host_pool.clone();
 }
 
 /// Takes every vCPU from whoever has it.
-pub fn free_claims<M: Machine>(hypervisor: &Hypervisor<'_, M>) {
-    for claim in hypervisor.claims.iter().flatten() {
-        claim.revoke();
+pub fn release_vcpus<M: Machine>(hypervisor: &Hypervisor<'_, M>) {
+    for ownership in hypervisor.ownerships.iter().flatten() {
+        ownership.revoke();
         // Whoever has it parks what can't be parked.
-        claim.park(CpuIndex(0));
+        ownership.park(CpuIndex(0));
     }
 }
 
@@ -68,12 +68,12 @@ pub fn load_again<'h, 'm, M: Machine>(
     cpu: CpuIndex,
     vm: VmHandle,
     vcpu: VcpuIndex,
-) -> Result<Loaded<'h, 'm, M>, CallError> {
-    let (place, _) = vm::vm_place(vm);
-    if let Some(place) = hypervisor.places.get(place)
-        && let Some(vm) = &mut place.mutex.lock().vm
+) -> Result<LoadedVcpu<'h, 'm, M>, CallError> {
+    let (slot, _) = vm::vm_slot(vm);
+    if let Some(slot) = hypervisor.slots.get(slot)
+        && let Some(vm) = &mut slot.mutex.lock().vm
     {
-        vm.life = Life::Started;
+        vm.state = VmState::Started;
         if let Some(vcpu) = vm.vcpu(vcpu) {
             vcpu.on = true;
         }

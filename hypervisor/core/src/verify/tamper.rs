@@ -5,27 +5,27 @@ use shared_abi::addr::{PageRange, Pfn};
 use crate::hypervisor::Hypervisor;
 use crate::limits::{CpuIndex, VmIndex};
 use crate::machine::Machine;
-use crate::ownership::owner_map::block_state::BlockWord;
+use crate::ownership::owner_map::block_state::BlockState;
 use crate::ownership::owner_map::block_word;
-use crate::ownership::page_state::Record;
-use crate::vm::{Life, Vm};
+use crate::ownership::page_state::PageState;
+use crate::vm::{Vm, VmState};
 
-/// Overwrites the record of a page.
-pub fn record<M: Machine>(hypervisor: &Hypervisor<'_, M>, page: Pfn, record: Record) {
-    let records = &mut hypervisor.host.mutex.lock().records;
-    if let (Some(range), Some(old)) = (PageRange::<Pfn>::new(page, 1), records.get(page)) {
-        records.convert(range, old, record);
+/// Overwrites the page state of a page.
+pub fn page_state<M: Machine>(hypervisor: &Hypervisor<'_, M>, page: Pfn, state: PageState) {
+    let owners = &mut hypervisor.host.mutex.lock().owners;
+    if let (Some(range), Some(old)) = (PageRange::<Pfn>::new(page, 1), owners.get(page)) {
+        owners.convert(range, old, state);
     }
 }
 
 /// Makes the split block that holds a page miscount.
 pub fn miscount<M: Machine>(hypervisor: &Hypervisor<'_, M>, page: Pfn) {
-    let records = &mut hypervisor.host.mutex.lock().records;
-    let region = records.regions.iter().find(|region| region.pages.contains(page));
+    let owners = &mut hypervisor.host.mutex.lock().owners;
+    let region = owners.regions.iter().find(|region| region.pages.contains(page));
     let word = region.map(|region| block_word::<M::Geometry>(region, page.0));
-    if let Some(word) = word.and_then(|word| records.words.get_mut(word)) {
-        let block = BlockWord(*word);
-        *word = BlockWord::split(block.base(), block.deviating() ^ 1).0;
+    if let Some(word) = word.and_then(|word| owners.words.get_mut(word)) {
+        let block = BlockState(*word);
+        *word = BlockState::split(block.base(), block.deviating() ^ 1).0;
     }
 }
 
@@ -50,9 +50,11 @@ pub fn move_context<M: Machine>(hypervisor: &Hypervisor<'_, M>, vm: VmIndex, pag
 
 /// Tears a VM down while a CPU runs its first vCPU.
 pub fn die_while_running<M: Machine>(hypervisor: &Hypervisor<'_, M>, vm: VmIndex, cpu: CpuIndex) {
-    with_vm(hypervisor, vm, |vm| vm.life = Life::Dying);
-    if let Some(claim) = hypervisor.claims.get(usize::from(vm.0)).and_then(|claims| claims.first()) {
-        claim.take(cpu);
+    with_vm(hypervisor, vm, |vm| vm.state = VmState::Dying);
+    if let Some(ownership) =
+        hypervisor.ownerships.get(usize::from(vm.0)).and_then(|ownerships| ownerships.first())
+    {
+        ownership.take(cpu);
     }
 }
 
@@ -61,6 +63,6 @@ fn with_vm<M: Machine, R>(
     vm: VmIndex,
     change: impl FnOnce(&mut Vm) -> R,
 ) -> Option<R> {
-    let place = hypervisor.places.get(usize::from(vm.0))?;
-    place.mutex.lock().vm.as_mut().map(change)
+    let slot = hypervisor.slots.get(usize::from(vm.0))?;
+    slot.mutex.lock().vm.as_mut().map(change)
 }

@@ -5,15 +5,15 @@ use shared_abi::addr::{Gfn, Pfn};
 use super::{ObjectView, free};
 use crate::limits::{MAX_OBJECTS, MAX_VCPUS, ObjectIndex, VmIndex};
 use crate::ownership::page_state::ObjectPage;
-use crate::vm::vcpu_ownership::Claim;
-use crate::vm::{Life, ObjectPlace, Vm};
+use crate::vm::vcpu_ownership::VcpuOwnership;
+use crate::vm::{ObjectSlot, Vm, VmState};
 
 /// A VM, under all locks.
 #[derive(Clone, Copy, Debug)]
 pub struct VmView<'a> {
     pub(super) vm: &'a Vm,
-    pub(super) objects: &'a [ObjectPlace; MAX_OBJECTS],
-    pub(super) claims: &'a [Claim; MAX_VCPUS],
+    pub(super) objects: &'a [ObjectSlot; MAX_OBJECTS],
+    pub(super) ownerships: &'a [VcpuOwnership; MAX_VCPUS],
 }
 
 impl<'a> VmView<'a> {
@@ -32,7 +32,7 @@ impl<'a> VmView<'a> {
     /// Whether it is being torn down: nobody walks its tables then, and they are not kept up to date.
     #[must_use]
     pub fn is_dying(self) -> bool {
-        self.vm.life == Life::Dying
+        self.vm.state == VmState::Dying
     }
 
     /// The first page of its root tables.
@@ -55,12 +55,16 @@ impl<'a> VmView<'a> {
 
     /// The pages that hold its vCPUs' registers, and whether each runs.
     pub fn vcpus(self) -> impl Iterator<Item = (Pfn, bool)> + use<'a> {
-        self.vm.vcpus.iter().zip(self.claims).map(|(vcpu, claim)| (vcpu.context, claim.is_running()))
+        self.vm
+            .vcpus
+            .iter()
+            .zip(self.ownerships)
+            .map(|(vcpu, ownership)| (vcpu.context, ownership.is_running()))
     }
 
     /// Its objects.
     pub fn objects(self) -> impl Iterator<Item = ObjectView<'a>> + use<'a> {
-        self.objects.iter().filter_map(|place| place.object.as_ref()).map(ObjectView)
+        self.objects.iter().filter_map(|slot| slot.object.as_ref()).map(ObjectView)
     }
 
     /// The object at an index.

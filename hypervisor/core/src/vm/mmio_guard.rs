@@ -17,12 +17,12 @@ pub struct GuardFull;
 pub struct MmioGuard {
     enrolled: bool,
     /// Apart and not adjacent; the one that was asked for last comes first.
-    runs: Vec<Run, MAX_RUNS>,
+    runs: Vec<GuardedPages, MAX_RUNS>,
 }
 
 /// Pages from `first` up to, and without, `end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Run {
+struct GuardedPages {
     first: Gfn,
     end: Gfn,
 }
@@ -52,8 +52,8 @@ impl MmioGuard {
     ///
     /// [`GuardFull`]; nothing was done then.
     pub fn map(&mut self, page: Gfn) -> Result<(), GuardFull> {
-        let mut new = Run { first: page, end: page.checked_add(1).ok_or(GuardFull)? };
-        let touches = |run: &Run| run.first <= new.end && new.first <= run.end;
+        let mut new = GuardedPages { first: page, end: page.checked_add(1).ok_or(GuardFull)? };
+        let touches = |run: &GuardedPages| run.first <= new.end && new.first <= run.end;
         if self.runs.is_full() && !self.runs.iter().any(touches) {
             return Err(GuardFull);
         }
@@ -97,13 +97,13 @@ impl MmioGuard {
         if full {
             return Err(GuardFull);
         }
-        let tail = Run { first: next, end: run.end };
+        let tail = GuardedPages { first: next, end: run.end };
         run.end = page;
         self.runs.push(tail).map_err(|_| GuardFull)
     }
 }
 
-impl Run {
+impl GuardedPages {
     fn contains(&self, page: Gfn) -> bool {
         self.first <= page && page < self.end
     }

@@ -26,7 +26,7 @@ const _: () = assert!(MAX_CPUS < RUNNING as usize, "a CPU fits below the bits");
 
 /// The word of a vCPU, and what the vCPU has done, which only the CPU that runs it writes.
 #[derive(Debug)]
-pub(crate) struct Claim {
+pub(crate) struct VcpuOwnership {
     word: AtomicU32,
     hypercalls: AtomicU64,
     exits: AtomicU64,
@@ -37,7 +37,7 @@ const fn parked(cpu: CpuIndex) -> u32 {
     (cpu.0 as u32).wrapping_add(1)
 }
 
-impl Claim {
+impl VcpuOwnership {
     /// Nobody's.
     pub(crate) const fn new() -> Self {
         Self { word: AtomicU32::new(FREE), hypercalls: AtomicU64::new(0), exits: AtomicU64::new(0) }
@@ -121,50 +121,50 @@ mod tests {
 
     #[test]
     fn one_cpu_has_it() {
-        let claim = Claim::new();
-        assert!(claim.take(HERE));
-        assert!(claim.is_running());
-        assert!(!claim.take(THERE));
-        assert!(!claim.take(HERE));
-        assert!(!claim.resume(HERE), "it runs");
-        claim.park(HERE);
-        assert!(!claim.is_running());
-        assert!(claim.resume(HERE));
-        assert!(!claim.take(THERE));
+        let ownership = VcpuOwnership::new();
+        assert!(ownership.take(HERE));
+        assert!(ownership.is_running());
+        assert!(!ownership.take(THERE));
+        assert!(!ownership.take(HERE));
+        assert!(!ownership.resume(HERE), "it runs");
+        ownership.park(HERE);
+        assert!(!ownership.is_running());
+        assert!(ownership.resume(HERE));
+        assert!(!ownership.take(THERE));
     }
 
     #[test]
     fn what_is_parked_is_anybodys_to_take() {
-        let claim = Claim::new();
-        assert!(!claim.resume(HERE), "it was never taken");
-        assert!(claim.take(HERE));
-        claim.park(HERE);
-        assert!(!claim.resume(THERE));
-        assert!(claim.take(THERE));
-        assert!(!claim.resume(HERE));
-        claim.park(THERE);
-        assert!(!claim.resume(HERE));
-        assert!(claim.resume(THERE));
+        let ownership = VcpuOwnership::new();
+        assert!(!ownership.resume(HERE), "it was never taken");
+        assert!(ownership.take(HERE));
+        ownership.park(HERE);
+        assert!(!ownership.resume(THERE));
+        assert!(ownership.take(THERE));
+        assert!(!ownership.resume(HERE));
+        ownership.park(THERE);
+        assert!(!ownership.resume(HERE));
+        assert!(ownership.resume(THERE));
     }
 
     #[test]
     fn what_is_revoked_is_taken_anew() {
-        let claim = Claim::new();
-        claim.revoke();
-        assert!(claim.take(HERE));
-        assert!(!claim.is_revoked());
-        claim.revoke();
-        claim.revoke();
-        assert!(claim.is_revoked());
-        assert!(claim.is_running(), "until its run is over");
-        claim.park(HERE);
-        assert!(!claim.is_running());
-        assert!(!claim.resume(HERE));
-        assert!(claim.take(HERE));
-        claim.park(HERE);
-        claim.revoke();
-        assert!(!claim.resume(HERE));
-        assert!(claim.take(THERE));
+        let ownership = VcpuOwnership::new();
+        ownership.revoke();
+        assert!(ownership.take(HERE));
+        assert!(!ownership.is_revoked());
+        ownership.revoke();
+        ownership.revoke();
+        assert!(ownership.is_revoked());
+        assert!(ownership.is_running(), "until its run is over");
+        ownership.park(HERE);
+        assert!(!ownership.is_running());
+        assert!(!ownership.resume(HERE));
+        assert!(ownership.take(HERE));
+        ownership.park(HERE);
+        ownership.revoke();
+        assert!(!ownership.resume(HERE));
+        assert!(ownership.take(THERE));
     }
 
     /// What a CPU believes of the vCPU.
@@ -187,13 +187,13 @@ mod tests {
                 continue;
             }
             for step in 0..7 {
-                let claim = Claim::new();
-                claim.word.store(word, Ordering::Relaxed);
+                let ownership = VcpuOwnership::new();
+                ownership.word.store(word, Ordering::Relaxed);
                 let (cpu, mut next) = (step % 2, cpus);
                 let (other, index) = (1 - cpu, CpuIndex(cpu));
                 match (step / 2, cpus[cpu].0) {
                     (0, Nothing | Parked) => {
-                        let taken = claim.take(index);
+                        let taken = ownership.take(index);
                         assert_eq!(taken, cpus[other].0 != Runs, "{word:#x} {cpus:?}");
                         if taken {
                             next[cpu] = (Runs, true);
@@ -201,24 +201,24 @@ mod tests {
                         }
                     }
                     (1, Parked) => {
-                        let resumed = claim.resume(index);
+                        let resumed = ownership.resume(index);
                         assert_eq!(resumed, cpus[cpu].1, "{word:#x} {cpus:?}");
                         next[cpu] = if resumed { (Runs, true) } else { (Nothing, false) };
                     }
                     (2, Runs) => {
-                        claim.park(index);
+                        ownership.park(index);
                         next[cpu].0 = Parked;
                     }
                     (3, _) => {
-                        claim.revoke();
+                        ownership.revoke();
                         next.iter_mut().for_each(|cpu| cpu.1 = false);
                     }
                     _ => continue,
                 }
                 let runs = next.iter().filter(|cpu| cpu.0 == Runs).count();
                 assert!(runs <= 1, "{next:?}");
-                assert_eq!(claim.is_running(), runs == 1, "{next:?}");
-                left.push((claim.word.load(Ordering::Relaxed), next));
+                assert_eq!(ownership.is_running(), runs == 1, "{next:?}");
+                left.push((ownership.word.load(Ordering::Relaxed), next));
             }
         }
         assert!(seen.len() > 10, "{seen:?}");

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hyp_core::hypervisor::Hypervisor;
 use hyp_core::machine::geometry::Geometry;
-use hyp_core::machine::{Space, Vmid};
+use hyp_core::machine::{Stage2Id, Vmid};
 use hyp_core::ownership::setup::Setup;
 use hyp_verify::fake::Fake;
 use shared_abi::addr::{Gfn, PageRange, Pfn};
 use shared_abi::error::{CallError, CallFailure};
-use shared_abi::host_call::{Content, HostCall, ObjectHandle, VcpuIndex, VmHandle};
+use shared_abi::host_call::{HostCall, InitialContent, ObjectHandle, VcpuIndex, VmHandle};
 
-/// Tables of 4 entries: a block has 4 pages, a giant 16, the IPA space 128.
+/// Tables of 4 entries: a block has 4 pages, a level-1 block 16, the IPA space 128.
 #[derive(Debug)]
 pub enum Tiny {}
 
@@ -53,18 +53,18 @@ fn within((first, pages): (u64, u64), page: u64) -> bool {
 pub fn with_board(f: impl FnOnce(&mut Board<'_, '_>)) {
     let (ram, reserved, denied) = ([range(RAM)], [range(RESERVED)], [range(DENIED)]);
     let needs = Tested::needs(&ram, &denied);
-    let mut records = vec![u64::MAX; needs.records];
+    let mut owner_words = vec![u64::MAX; needs.owner_words];
     let setup = Setup {
         ram: &ram,
         reserved: &reserved,
         denied_devices: &denied,
-        records: &mut records,
+        owner_words: &mut owner_words,
         tables: range((RESERVED.0, needs.tables)),
         cpus: 2,
         expected: None,
     };
     let hypervisor = Hypervisor::new(Fake::default(), setup).expect("a sound setup");
-    hypervisor.machine().watch(hypervisor.host_space());
+    hypervisor.machine().watch(hypervisor.host_stage2_id());
     for page in RAM.0..RAM.0 + RAM.1 {
         if !within(RESERVED, page) {
             hypervisor.machine().fill(Pfn(page), HOST_BYTE);
@@ -77,7 +77,7 @@ pub fn with_board(f: impl FnOnce(&mut Board<'_, '_>)) {
 #[derive(Clone, Copy, Debug)]
 struct Vm {
     protected: bool,
-    space: Space,
+    stage2_id: Stage2Id,
     /// Its end has begun: its tables are being taken apart.
     dying: bool,
 }
@@ -134,7 +134,7 @@ impl<'h, 'm> Board<'h, 'm> {
             && let Some(found) = self.live.get(&vm.0)
         {
             // Nobody walks tables that are being taken apart; a refusal takes this back.
-            self.hypervisor.machine().unwatch(found.space);
+            self.hypervisor.machine().unwatch(found.stage2_id);
         }
         let answer = self.hypervisor.host_call(call);
         self.note(call, &answer);
@@ -153,12 +153,12 @@ impl<'h, 'm> Board<'h, 'm> {
                 let handle = u32::try_from(*handle).expect("a handle");
                 assert!(!self.vms.contains(&VmHandle(handle)), "a handle came back");
                 let vmid = u8::try_from(handle & 0xff).expect("a byte") + 1;
-                let space = Space { root: first.base(), vmid: Vmid(vmid) };
-                let taken = self.live.values().any(|vm| vm.space.vmid == space.vmid);
+                let stage2_id = Stage2Id { root: first.base(), vmid: Vmid(vmid) };
+                let taken = self.live.values().any(|vm| vm.stage2_id.vmid == stage2_id.vmid);
                 assert!(!taken, "two VMs have one VMID");
-                self.hypervisor.machine().watch(space);
+                self.hypervisor.machine().watch(stage2_id);
                 self.vms.push(VmHandle(handle));
-                let vm = Vm { protected, space, dying: false };
+                let vm = Vm { protected, stage2_id, dying: false };
                 self.live.insert(handle, vm);
             }
             (HostCall::ObjectCreate { .. }, Ok([handle, ..])) => {
@@ -173,7 +173,7 @@ impl<'h, 'm> Board<'h, 'm> {
                 if let Some(found) = self.live.get_mut(&vm.0) {
                     found.dying |= failure.error == CallError::Again;
                     if !found.dying {
-                        self.hypervisor.machine().watch(found.space);
+                        self.hypervisor.machine().watch(found.stage2_id);
                     }
                 }
             }
@@ -199,7 +199,7 @@ impl<'h, 'm> Board<'h, 'm> {
             offset: 0,
             first: Pfn((first + POOL_PAGES).next_multiple_of(4)),
             pages: run,
-            content: Content::Keep,
+            content: InitialContent::Keep,
         });
         for index in [0, 1].map(VcpuIndex) {
             call(HostCall::VcpuCreate { vm, index })?;
@@ -215,7 +215,7 @@ impl<'h, 'm> Board<'h, 'm> {
         };
         assert!(found.protected, "an ordinary VM has nothing to share");
         for gfn in gfn..gfn + pages {
-            let page = self.hypervisor.machine().walk(found.space, gfn);
+            let page = self.hypervisor.machine().walk(found.stage2_id, gfn);
             let page = page.expect("it was told that its page is there").page.0;
             let changed = if shared { self.shared.insert(page) } else { self.shared.remove(&page) };
             assert!(changed, "page {gfn:#x} was in that state before");
@@ -263,7 +263,7 @@ impl<'h, 'm> Board<'h, 'm> {
         let Some(vmid) = reach.guest else { return };
         assert!(within(RAM, page), "a guest has a device");
         let mut vms = self.live.values();
-        let vm = vms.find(|vm| vm.space.vmid.0 == vmid).expect("a VM that lives");
+        let vm = vms.find(|vm| vm.stage2_id.vmid.0 == vmid).expect("a VM that lives");
         let may = !vm.protected || self.shared.contains(&page);
         assert_eq!(reach.host, may, "the host at page {page:#x} of VM {vmid}");
     }
@@ -271,24 +271,24 @@ impl<'h, 'm> Board<'h, 'm> {
     /// Who reaches what, by the tables; what TLBs remember is no more.
     fn look(&self) -> Vec<Reach> {
         let machine = self.hypervisor.machine();
-        let walk = |space, page| {
-            let found = machine.walk(space, page);
-            assert_eq!(machine.remembered(space, page), found, "a stale TLB entry");
+        let walk = |stage2_id, page| {
+            let found = machine.walk(stage2_id, page);
+            assert_eq!(machine.remembered(stage2_id, page), found, "a stale TLB entry");
             found.map(|found| found.page.0)
         };
         let mut reach: Vec<Reach> = (0..PAGES)
             .map(|page| {
-                let found = walk(self.hypervisor.host_space(), page);
+                let found = walk(self.hypervisor.host_stage2_id(), page);
                 assert!(found.is_none_or(|to| to == page), "the host's map");
                 Reach { host: found.is_some(), guest: None }
             })
             .collect();
         for vm in self.live.values().filter(|vm| !vm.dying) {
             for gfn in 0..PAGES {
-                if let Some(to) = walk(vm.space, gfn) {
+                if let Some(to) = walk(vm.stage2_id, gfn) {
                     let to = usize::try_from(to).expect("small");
                     assert!(to < reach.len(), "a guest is beyond the machine");
-                    let other = reach[to].guest.replace(vm.space.vmid.0);
+                    let other = reach[to].guest.replace(vm.stage2_id.vmid.0);
                     assert_eq!(other, None, "page {to:#x} has two guests");
                 }
             }

@@ -17,11 +17,11 @@ use hyp_core::cpu::syndrome::SyndromeRegisters;
 use hyp_core::limits::CpuIndex;
 use hyp_core::trap::guest::{Trap, guest_entry, guest_exit};
 use hyp_core::vcpu::GuestAction;
-use hyp_core::vcpu::loaded::{GuestPage, Loaded};
+use hyp_core::vcpu::loaded::{GuestPage, LoadedVcpu};
 use hyp_verify::fake::Fake;
 use shared_abi::addr::{PAGE_SIZE, Pfn};
 use shared_abi::error::CallError;
-use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState, VcpuIndex, VmHandle};
+use shared_abi::host_call::{HostCall, InitialContent, ObjectHandle, ObjectPageState, VcpuIndex, VmHandle};
 use shared_abi::vcpu::{Exit, ExitRecord, LIST_REGISTERS, ListRegister, Resume, StopReason};
 
 use crate::board::{Board, GUEST_FIRST, POOL_PAGES, Tiny, with_board};
@@ -130,7 +130,7 @@ fn play(data: &[u8], secret: u64) -> Vec<Seen> {
     seen
 }
 
-type Vcpu<'h, 'm> = Loaded<'h, 'm, Fake<Tiny>>;
+type Vcpu<'h, 'm> = LoadedVcpu<'h, 'm, Fake<Tiny>>;
 
 struct Guest<'h, 'm> {
     vm: VmHandle,
@@ -211,8 +211,8 @@ impl<'h, 'm> Guest<'h, 'm> {
         let pages = u64::from(input.u8() % 9);
         let (object, vm) = (self.object, self.vm);
         let call = match kind {
-            0 => HostCall::ObjectPopulate { object, offset, first, pages, content: Content::Zero },
-            1 => HostCall::ObjectPunch { object, offset, pages },
+            0 => HostCall::ObjectPopulate { object, offset, first, pages, content: InitialContent::Zero },
+            1 => HostCall::ObjectReclaim { object, offset, pages },
             2 => HostCall::ForceReclaim { page: first },
             3 => HostCall::VmTopUp { vm, first, pages },
             _ => HostCall::VmCounters { vm },
@@ -309,7 +309,7 @@ impl<'h, 'm> Guest<'h, 'm> {
                 }
             }
             Exit::MemoryFault { gfn } => {
-                assert_eq!(vcpu.classify(gfn), GuestPage::Bound(PageState::Absent));
+                assert_eq!(vcpu.classify(gfn), GuestPage::Bound(ObjectPageState::Absent));
                 assert_eq!((after.x, after.pc), (before.x, after.pc));
             }
             Exit::Sgi { sgi1r } => {
@@ -319,7 +319,7 @@ impl<'h, 'm> Guest<'h, 'm> {
             Exit::CpuOn { vcpu: index } => assert_eq!(vcpu.is_on(index), Some(true)),
             Exit::CpuOff => assert_eq!(vcpu.is_on(vcpu.vcpu()), Some(false)),
             Exit::Stopped(StopReason::Poisoned(gfn)) => {
-                assert_eq!(vcpu.classify(gfn), GuestPage::Bound(PageState::Poisoned));
+                assert_eq!(vcpu.classify(gfn), GuestPage::Bound(ObjectPageState::Poisoned));
                 over = true;
             }
             Exit::Stopped(_) | Exit::SystemOff | Exit::SystemReset => over = true,

@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use hyp_verify::lockstep::action::{Action, Arg, CALLS, GuestCall};
+use hyp_verify::lockstep::action::{Action, Arg, CALLS, GuestStep};
 use hyp_verify::lockstep::{Bench, Pair, Verdict, with_pair};
 use hyp_verify::spec::HostReach;
 
@@ -77,14 +77,14 @@ impl Play<'_, '_, '_> {
                 };
                 let mut x = |ipa| [ipa, input.number(), u64::from(input.u8() / 0xf0)];
                 let call = match kind {
-                    0 => GuestCall::Share(x(page.wrapping_shl(12))),
-                    1 => GuestCall::Unshare(x(page.wrapping_shl(12))),
-                    2 => GuestCall::Relinquish(x(page.wrapping_shl(12))),
-                    3 => GuestCall::Share(x(page)),
-                    4 => GuestCall::CpuOn(u32::from(input.u8() % 4)),
-                    5 => GuestCall::CpuOff,
-                    6 => GuestCall::SystemOff,
-                    _ => GuestCall::Touch(page),
+                    0 => GuestStep::Share(x(page.wrapping_shl(12))),
+                    1 => GuestStep::Unshare(x(page.wrapping_shl(12))),
+                    2 => GuestStep::Relinquish(x(page.wrapping_shl(12))),
+                    3 => GuestStep::Share(x(page)),
+                    4 => GuestStep::CpuOn(u32::from(input.u8() % 4)),
+                    5 => GuestStep::CpuOff,
+                    6 => GuestStep::SystemOff,
+                    _ => GuestStep::Touch(page),
                 };
                 self.take(Action::Guest { cpu, call });
             }

@@ -14,7 +14,7 @@ const LOW: usize = 4096;
 
 /// Pages; those that were never written are zero.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Memory {
+pub(super) struct FakeMemory {
     low: Vec<Option<Arc<Page>>>,
     high: HashMap<u64, Arc<Page>>,
 }
@@ -26,7 +26,7 @@ fn uniform(byte: u8) -> Arc<Page> {
     pages[usize::from(byte)].clone()
 }
 
-impl Memory {
+impl FakeMemory {
     fn get(&self, page: u64) -> Option<&Page> {
         match usize::try_from(page) {
             Ok(index) if index < LOW => self.low.get(index)?.as_deref(),

@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use std::vec;
 use std::vec::Vec;
 
-use hyp_core::machine::Space;
+use hyp_core::machine::Stage2Id;
 
 use crate::oracle::walker::{self, Meaning, Translation};
 
 /// A translation was replaced by another while the old one was still remembered: no break-before-make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Violation {
+pub struct StaleTranslation {
     /// Whose.
-    pub space: Space,
+    pub stage2_id: Stage2Id,
     /// Of which IPA page.
     pub page: u64,
     /// What the TLBs remember.
@@ -28,10 +28,10 @@ pub type Map = Vec<Option<Translation>>;
 /// The TLBs of all CPUs.
 #[derive(Clone, Debug, Default)]
 pub struct Tlb {
-    watched: Vec<Space>,
+    watched: Vec<Stage2Id>,
     /// By VMID.
     entries: BTreeMap<u8, Map>,
-    violations: Vec<Violation>,
+    violations: Vec<StaleTranslation>,
 }
 
 /// Where a page is in a map.
@@ -40,33 +40,33 @@ fn index(page: u64) -> usize {
 }
 
 impl Tlb {
-    pub(super) fn watch(&mut self, space: Space) {
-        if !self.watched.contains(&space) {
-            self.watched.push(space);
+    pub(super) fn watch(&mut self, stage2_id: Stage2Id) {
+        if !self.watched.contains(&stage2_id) {
+            self.watched.push(stage2_id);
         }
     }
 
-    pub(super) fn unwatch(&mut self, space: Space) {
-        self.watched.retain(|watched| *watched != space);
+    pub(super) fn unwatch(&mut self, stage2_id: Stage2Id) {
+        self.watched.retain(|watched| *watched != stage2_id);
     }
 
     /// What is remembered of a page.
-    pub(super) fn get(&self, space: Space, page: u64) -> Option<Translation> {
-        *self.entries.get(&space.vmid.0)?.get(index(page))?
+    pub(super) fn get(&self, stage2_id: Stage2Id, page: u64) -> Option<Translation> {
+        *self.entries.get(&stage2_id.vmid.0)?.get(index(page))?
     }
 
     /// What is remembered of a space.
-    pub(super) fn map(&self, space: Space) -> Option<&Map> {
-        self.entries.get(&space.vmid.0)
+    pub(super) fn map(&self, stage2_id: Stage2Id) -> Option<&Map> {
+        self.entries.get(&stage2_id.vmid.0)
     }
 
-    pub(super) fn violations(&self) -> Vec<Violation> {
+    pub(super) fn violations(&self) -> Vec<StaleTranslation> {
         self.violations.clone()
     }
 
-    pub(super) fn forget(&mut self, space: Space, first: u64, pages: u64) {
+    pub(super) fn forget(&mut self, stage2_id: Stage2Id, first: u64, pages: u64) {
         let end = index(first.saturating_add(pages));
-        let entries = self.entries.get_mut(&space.vmid.0);
+        let entries = self.entries.get_mut(&stage2_id.vmid.0);
         let named = entries.and_then(|map| {
             let end = end.min(map.len());
             map.get_mut(index(first)..end)
@@ -76,23 +76,23 @@ impl Tlb {
 
     /// Forgets what is remembered of the leaf that translates `page`; however a TLB split it up, an
     /// address in it reaches all of it.
-    pub(super) fn forget_leaf(&mut self, bits: u32, space: Space, page: u64) {
-        if let Some(found) = self.get(space, page) {
+    pub(super) fn forget_leaf(&mut self, bits: u32, stage2_id: Stage2Id, page: u64) {
+        if let Some(found) = self.get(stage2_id, page) {
             let pages = walker::pages_covered(bits, found.level);
-            self.forget(space, page & !pages.saturating_sub(1), pages);
+            self.forget(stage2_id, page & !pages.saturating_sub(1), pages);
         }
     }
 
-    pub(super) fn refill(&mut self, translations: impl Fn(Space) -> Map) {
-        for space in &self.watched {
-            let found = translations(*space);
-            let known = self.entries.entry(space.vmid.0);
+    pub(super) fn refill(&mut self, translations: impl Fn(Stage2Id) -> Map) {
+        for stage2_id in &self.watched {
+            let found = translations(*stage2_id);
+            let known = self.entries.entry(stage2_id.vmid.0);
             let known = known.or_insert_with(|| vec![None; found.len()]);
             for ((page, found), remembered) in (0..).zip(found).zip(known) {
                 let Some(found) = found else { continue };
                 let remembered = *remembered.get_or_insert(found);
                 if remembered != found {
-                    self.violations.push(Violation { space: *space, page, remembered, found });
+                    self.violations.push(StaleTranslation { stage2_id: *stage2_id, page, remembered, found });
                 }
             }
         }
@@ -101,14 +101,19 @@ impl Tlb {
 
 /// All translations of a space of `pages` pages, by the tables as they are; what [`walker::walk`]
 /// answers page by page.
-pub(super) fn translations(bits: u32, pages: u64, read: &dyn Fn(u64, usize) -> u64, space: Space) -> Map {
+pub(super) fn translations(
+    bits: u32,
+    pages: u64,
+    read: &dyn Fn(u64, usize) -> u64,
+    stage2_id: Stage2Id,
+) -> Map {
     let mut map = vec![None; index(pages)];
     let mut page = 0;
     while page < pages {
         let Some((which, _)) = walker::place(bits, 1, page) else {
             break;
         };
-        let table = space.root.page().0.saturating_add(which);
+        let table = stage2_id.root.page().0.saturating_add(which);
         page = page.saturating_add(fill(bits, read, table, 1, page, &mut map));
     }
     map

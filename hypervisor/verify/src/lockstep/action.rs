@@ -28,7 +28,7 @@ pub const CALLS: [(&str, &[&str]); 16] = [
     ("object-bind", &["object", "offset", "gfn", "pages"]),
     ("object-unbind", &["object", "offset", "pages"]),
     ("object-populate", &["object", "offset", "first", "pages", "keep"]),
-    ("object-punch", &["object", "offset", "pages"]),
+    ("object-reclaim", &["object", "offset", "pages"]),
     ("object-query", &["object", "offset"]),
     ("object-destroy", &["object"]),
     ("vcpu-create", &["vm", "index"]),
@@ -52,7 +52,7 @@ pub enum Arg {
 
 /// What a guest does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum GuestCall {
+pub enum GuestStep {
     /// MEM_SHARE of x2 pages from the IPA x1 on; x3.
     Share([u64; 3]),
     /// MEM_UNSHARE, likewise.
@@ -98,7 +98,7 @@ pub enum Action {
         /// The CPU.
         cpu: usize,
         /// What.
-        call: GuestCall,
+        call: GuestStep,
     },
     /// The vCPU on a CPU has exited, or is interrupted, and goes back to its VM.
     Put {
@@ -172,15 +172,15 @@ impl fmt::Display for Action {
             Self::Guest { cpu, call } => {
                 write!(f, "guest cpu={cpu} ")?;
                 match call {
-                    GuestCall::Share([ipa, n, x3]) => write!(f, "share {ipa:#x} {n} {x3}"),
-                    GuestCall::Unshare([ipa, n, x3]) => write!(f, "unshare {ipa:#x} {n} {x3}"),
-                    GuestCall::Relinquish([ipa, x2, x3]) => {
+                    GuestStep::Share([ipa, n, x3]) => write!(f, "share {ipa:#x} {n} {x3}"),
+                    GuestStep::Unshare([ipa, n, x3]) => write!(f, "unshare {ipa:#x} {n} {x3}"),
+                    GuestStep::Relinquish([ipa, x2, x3]) => {
                         write!(f, "relinquish {ipa:#x} {x2} {x3}")
                     }
-                    GuestCall::CpuOn(vcpu) => write!(f, "cpu-on {vcpu}"),
-                    GuestCall::CpuOff => write!(f, "cpu-off"),
-                    GuestCall::SystemOff => write!(f, "system-off"),
-                    GuestCall::Touch(gfn) => write!(f, "touch {gfn}"),
+                    GuestStep::CpuOn(vcpu) => write!(f, "cpu-on {vcpu}"),
+                    GuestStep::CpuOff => write!(f, "cpu-off"),
+                    GuestStep::SystemOff => write!(f, "system-off"),
+                    GuestStep::Touch(gfn) => write!(f, "touch {gfn}"),
                 }
             }
         }
@@ -243,13 +243,13 @@ impl FromStr for Action {
                 };
                 let three = || Ok::<_, BadLine>([value(1)?, value(2)?, value(3)?]);
                 let call = match words.get(1).copied().ok_or_else(bad)? {
-                    "share" => GuestCall::Share(three()?),
-                    "unshare" => GuestCall::Unshare(three()?),
-                    "relinquish" => GuestCall::Relinquish(three()?),
-                    "cpu-on" => GuestCall::CpuOn(u32::try_from(value(1)?).map_err(|_| bad())?),
-                    "cpu-off" => GuestCall::CpuOff,
-                    "system-off" => GuestCall::SystemOff,
-                    "touch" => GuestCall::Touch(value(1)?),
+                    "share" => GuestStep::Share(three()?),
+                    "unshare" => GuestStep::Unshare(three()?),
+                    "relinquish" => GuestStep::Relinquish(three()?),
+                    "cpu-on" => GuestStep::CpuOn(u32::try_from(value(1)?).map_err(|_| bad())?),
+                    "cpu-off" => GuestStep::CpuOff,
+                    "system-off" => GuestStep::SystemOff,
+                    "touch" => GuestStep::Touch(value(1)?),
                     _ => return Err(bad()),
                 };
                 Self::Guest { cpu: small("cpu")?, call }

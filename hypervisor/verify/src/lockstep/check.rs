@@ -3,13 +3,13 @@
 
 use std::vec::Vec;
 
-use hyp_core::machine::Space;
+use hyp_core::machine::Stage2Id;
 use hyp_core::machine::geometry::Geometry;
 use shared_abi::addr::Pfn;
 
 use super::{Divergence, HOST_BYTE, PUBLIC_BYTE, Pair, agree};
 use crate::fake::tlb::Map;
-use crate::spec::{HostReach, Life, Owner};
+use crate::spec::{HostReach, SpecOwner, SpecVmState};
 
 impl<G: Geometry> Pair<'_, '_, G> {
     /// Holds the core against the specification, for every page and every party.
@@ -44,35 +44,35 @@ impl<G: Geometry> Pair<'_, '_, G> {
         for (page, old, new) in changed {
             if !self.checking_content {
                 // The host leaves what it finds.
-                self.fill(page, new.filter(|owner| *owner != Owner::Host));
+                self.fill(page, new.filter(|owner| *owner != SpecOwner::Host));
                 continue;
             }
             let byte = machine.uniform_byte(Pfn(page));
             match (old, new) {
-                (Some(Owner::Host), Some(Owner::Private(_) | Owner::Lent(_))) => {
+                (Some(SpecOwner::Host), Some(SpecOwner::Private(_) | SpecOwner::Lent(_))) => {
                     agree!(
                         byte == Some(HOST_BYTE) || byte == Some(0),
                         "page {page} came to a guest with {byte:?}"
                     );
                 }
-                (Some(Owner::Private(_) | Owner::Shared(_)), Some(Owner::Host)) => {
+                (Some(SpecOwner::Private(_) | SpecOwner::Shared(_)), Some(SpecOwner::Host)) => {
                     agree!(byte == Some(0), "page {page} came back to the host with {byte:?}");
                 }
-                (Some(Owner::Lent(_)), Some(Owner::Host)) => {
+                (Some(SpecOwner::Lent(_)), Some(SpecOwner::Host)) => {
                     agree!(byte == Some(PUBLIC_BYTE), "lent page {page} came back with {byte:?}");
                 }
-                (Some(Owner::Pool(_)), Some(Owner::Host)) => {
+                (Some(SpecOwner::Pool(_)), Some(SpecOwner::Host)) => {
                     agree!(byte == Some(0), "page {page} of a pool came back with {byte:?}");
                 }
-                (Some(Owner::Private(old)), Some(Owner::Shared(new)))
-                | (Some(Owner::Shared(old)), Some(Owner::Private(new))) => {
+                (Some(SpecOwner::Private(old)), Some(SpecOwner::Shared(new)))
+                | (Some(SpecOwner::Shared(old)), Some(SpecOwner::Private(new))) => {
                     agree!(old == new, "page {page} went from VM to VM");
                     agree!(
                         byte == Some(self.secret) || byte == Some(PUBLIC_BYTE),
                         "sharing changed page {page} to {byte:?}"
                     );
                 }
-                (Some(Owner::Host), Some(Owner::Pool(_))) => {}
+                (Some(SpecOwner::Host), Some(SpecOwner::Pool(_))) => {}
                 change => agree!(false, "page {page} went {change:?}"),
             }
             self.fill(page, new);
@@ -81,18 +81,18 @@ impl<G: Geometry> Pair<'_, '_, G> {
     }
 
     /// What a page's new owner puts there.
-    fn fill(&self, page: u64, owner: Option<Owner>) {
+    fn fill(&self, page: u64, owner: Option<SpecOwner>) {
         let byte = match owner {
-            Some(Owner::Host) => HOST_BYTE,
-            Some(Owner::Private(_)) => self.secret,
-            Some(Owner::Lent(_)) => PUBLIC_BYTE,
+            Some(SpecOwner::Host) => HOST_BYTE,
+            Some(SpecOwner::Private(_)) => self.secret,
+            Some(SpecOwner::Lent(_)) => PUBLIC_BYTE,
             _ => return,
         };
         self.real.machine().fill(Pfn(page), byte);
     }
 
     fn check_host(&self) -> Result<(), Divergence> {
-        let translations = self.translations(self.real.host_space())?;
+        let translations = self.translations(self.real.host_stage2_id())?;
         for (page, found) in (0..).zip(translations) {
             let Some(found) = found else {
                 let may = self.spec.host_reach(page) == HostReach::Yes;
@@ -116,12 +116,12 @@ impl<G: Geometry> Pair<'_, '_, G> {
     }
 
     fn check_guests(&self) -> Result<(), Divergence> {
-        for (vm, space) in &self.spaces {
+        for (vm, stage2_id) in &self.stage2_ids {
             // A dying VM's tables are being taken apart: nobody can walk them.
-            if self.spec.vms.get(vm).is_none_or(|vm| vm.life == Life::Dying) {
+            if self.spec.vms.get(vm).is_none_or(|vm| vm.state == SpecVmState::Dying) {
                 continue;
             }
-            for (gfn, found) in (0..).zip(self.translations(*space)?) {
+            for (gfn, found) in (0..).zip(self.translations(*stage2_id)?) {
                 let reached = found.map(|found| found.page.0);
                 let expected = self.spec.guest_reach(*vm, gfn);
                 agree!(
@@ -137,11 +137,15 @@ impl<G: Geometry> Pair<'_, '_, G> {
     }
 
     /// What a space makes of its pages; its TLBs must know neither more nor less.
-    fn translations(&self, space: Space) -> Result<Map, Divergence> {
-        let (found, remembered) = self.real.machine().translations(space);
-        agree!(remembered == found, "VMID {}: TLBs know {remembered:?}, tables say {found:?}", space.vmid.0);
+    fn translations(&self, stage2_id: Stage2Id) -> Result<Map, Divergence> {
+        let (found, remembered) = self.real.machine().translations(stage2_id);
+        agree!(
+            remembered == found,
+            "VMID {}: TLBs know {remembered:?}, tables say {found:?}",
+            stage2_id.vmid.0
+        );
         let usable = found.iter().flatten().all(|found| found.usable && found.plain);
-        agree!(usable, "VMID {}: a page is mapped and unusable", space.vmid.0);
+        agree!(usable, "VMID {}: a page is mapped and unusable", stage2_id.vmid.0);
         Ok(found)
     }
 }

@@ -10,11 +10,11 @@ use shared_abi::host_call::{VcpuIndex, VmHandle};
 use shared_abi::kvm::function;
 use shared_abi::vcpu::{Exit, ExitRecord, ListRegister, Resume};
 
-use super::action::GuestCall;
+use super::action::GuestStep;
 use super::{Divergence, Pair, Verdict, agree};
 use crate::fake::on_cpu;
 use crate::spec::Spec;
-use crate::spec::guest::Answer;
+use crate::spec::guest::GuestAnswer;
 
 /// ESR_EL2 of `hvc #0`, which has a short way of its own, and of `smc #0`, which has not.
 const HVC: u64 = 0x16 << 26 | 1 << 25;
@@ -29,38 +29,38 @@ const SYSTEM_OFF: u32 = 0x8400_0008;
 const PC: u64 = 0x1000;
 
 /// x0 to x3 of a guest's call; `None` for a touch.
-fn registers(call: GuestCall) -> Option<[u64; 4]> {
+fn registers(call: GuestStep) -> Option<[u64; 4]> {
     let with = |id: u32, [x1, x2, x3]: [u64; 3]| Some([id.into(), x1, x2, x3]);
     match call {
-        GuestCall::Share(x) => with(function::MEM_SHARE, x),
-        GuestCall::Unshare(x) => with(function::MEM_UNSHARE, x),
-        GuestCall::Relinquish(x) => with(function::MEM_RELINQUISH, x),
-        GuestCall::CpuOn(target) => with(CPU_ON, [target.into(), 0, 0]),
-        GuestCall::CpuOff => with(CPU_OFF, [0; 3]),
-        GuestCall::SystemOff => with(SYSTEM_OFF, [0; 3]),
-        GuestCall::Touch(_) => None,
+        GuestStep::Share(x) => with(function::MEM_SHARE, x),
+        GuestStep::Unshare(x) => with(function::MEM_UNSHARE, x),
+        GuestStep::Relinquish(x) => with(function::MEM_RELINQUISH, x),
+        GuestStep::CpuOn(target) => with(CPU_ON, [target.into(), 0, 0]),
+        GuestStep::CpuOff => with(CPU_OFF, [0; 3]),
+        GuestStep::SystemOff => with(SYSTEM_OFF, [0; 3]),
+        GuestStep::Touch(_) => None,
     }
 }
 
 /// What the specification makes of it, on a vCPU that is loaded. `done` is how many pages the core did.
-pub fn specified(spec: &mut Spec, vm: VmHandle, vcpu: VcpuIndex, call: GuestCall, done: u64) -> Answer {
+pub fn specified(spec: &mut Spec, vm: VmHandle, vcpu: VcpuIndex, call: GuestStep, done: u64) -> GuestAnswer {
     match call {
-        GuestCall::Share(x) => spec.convert(vm, x, true, done),
-        GuestCall::Unshare(x) => spec.convert(vm, x, false, done),
-        GuestCall::Relinquish(x) => spec.relinquish(vm, x),
-        GuestCall::CpuOn(target) => spec.cpu_on(vm, VcpuIndex(target)),
-        GuestCall::CpuOff => spec.cpu_off(vm, vcpu),
-        GuestCall::SystemOff => spec.system_off(vm),
-        GuestCall::Touch(gfn) => spec.touch(vm, gfn),
+        GuestStep::Share(x) => spec.convert(vm, x, true, done),
+        GuestStep::Unshare(x) => spec.convert(vm, x, false, done),
+        GuestStep::Relinquish(x) => spec.relinquish(vm, x),
+        GuestStep::CpuOn(target) => spec.cpu_on(vm, VcpuIndex(target)),
+        GuestStep::CpuOff => spec.cpu_off(vm, vcpu),
+        GuestStep::SystemOff => spec.system_off(vm),
+        GuestStep::Touch(gfn) => spec.touch(vm, gfn),
     }
 }
 
 impl<G: Geometry> Pair<'_, '_, G> {
-    pub(super) fn guest(&mut self, cpu: usize, call: GuestCall) -> Result<Verdict, Divergence> {
+    pub(super) fn guest(&mut self, cpu: usize, call: GuestStep) -> Result<Verdict, Divergence> {
         let Some((vm, vcpu, false)) = self.on_cpu(cpu) else {
             return Ok(Verdict::Skipped);
         };
-        if let GuestCall::Touch(gfn) = call {
+        if let GuestStep::Touch(gfn) = call {
             if gfn >= G::IPA_PAGES {
                 return Ok(Verdict::Skipped);
             }
@@ -78,7 +78,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
             let record = ExitRecord { exit, list_registers: [ListRegister(0); 4], timer_fired: false };
             self.told.extend(record.emit());
         }
-        if let (GuestCall::Relinquish(_), GuestAction::Exit(Exit::NeedPages { pages })) = (call, action) {
+        if let (GuestStep::Relinquish(_), GuestAction::Exit(Exit::NeedPages { pages })) = (call, action) {
             agree!(pages > 0 && pc == PC, "{call:?} is short of {pages} pages");
             self.cpus[cpu].as_mut().expect("it is loaded").exited = true;
             return Ok(Verdict::Exit);
@@ -108,7 +108,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
     }
 
     /// Traps; answers x0 to x3 and the PC afterwards.
-    fn trap(&mut self, cpu: usize, call: GuestCall) -> (GuestAction, [u64; 4], u64) {
+    fn trap(&mut self, cpu: usize, call: GuestStep) -> (GuestAction, [u64; 4], u64) {
         let services = Services { trng: &self.trng, id_register: |_| 0 };
         let secret = self.secret;
         let Some(on) = self.cpus.get_mut(cpu).and_then(Option::as_mut) else {
@@ -116,7 +116,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
         };
         let loaded = &mut on.loaded;
         let (esr, ipa) = match call {
-            GuestCall::Touch(gfn) => (STORE, Gfn(gfn).base().0),
+            GuestStep::Touch(gfn) => (STORE, Gfn(gfn).base().0),
             // Both ways have to come to what the specification says.
             _ => (if cpu == 0 { HVC } else { SMC }, 0),
         };

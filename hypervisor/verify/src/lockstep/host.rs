@@ -5,13 +5,13 @@ use std::vec::Vec;
 
 use bootimg::measure::LaunchMeasurement;
 use hyp_core::machine::geometry::Geometry;
-use hyp_core::ownership::page_state::Record;
+use hyp_core::ownership::page_state::PageState;
 use hyp_core::verify;
 use shared_abi::addr::{Gfn, Ipa, Pfn};
 use shared_abi::error::{CallError, CallFailure};
-use shared_abi::host_call::{Arguments, Content, HostCall, ObjectHandle, VmHandle};
+use shared_abi::host_call::{Arguments, HostCall, InitialContent, ObjectHandle, VmHandle};
 
-use super::{Divergence, HOST_BYTE, Pair, Verdict, agree, guest_space};
+use super::{Divergence, HOST_BYTE, Pair, Verdict, agree, guest_stage2_id};
 use crate::spec::host::Refusal;
 
 impl<G: Geometry> Pair<'_, '_, G> {
@@ -23,11 +23,11 @@ impl<G: Geometry> Pair<'_, '_, G> {
             return Ok(Verdict::Skipped);
         }
         if let HostCall::VmDestroy { vm } = call
-            && let Some(space) = self.spaces.get(&vm)
+            && let Some(stage2_id) = self.stage2_ids.get(&vm)
             && self.spec.clone().destroy(vm, &[]).is_ok()
         {
             // Its tables are about to be taken apart: nobody walks them any more.
-            self.real.machine().unwatch(*space);
+            self.real.machine().unwatch(*stage2_id);
         }
         let real = self.real.host_call(&call);
         match real {
@@ -65,7 +65,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
     /// What a call has answered that is done. The specification says what x1 is, or x3 of `VmCounters`.
     fn answered(&mut self, call: &HostCall, x: [u64; 5], expected: u64) -> Result<(), Divergence> {
         let expected = match *call {
-            HostCall::ObjectPopulate { pages, .. } | HostCall::ObjectPunch { pages, .. } => {
+            HostCall::ObjectPopulate { pages, .. } | HostCall::ObjectReclaim { pages, .. } => {
                 agree!(x[0] == pages, "{call:?} is done after {} pages", x[0]);
                 self.populated(call, pages)?;
                 [expected, 0, 0, 0, 0]
@@ -118,8 +118,8 @@ impl<G: Geometry> Pair<'_, '_, G> {
             && self.checking_content
         {
             let expected = match content {
-                Content::Keep => HOST_BYTE,
-                Content::Zero => 0,
+                InitialContent::Keep => HOST_BYTE,
+                InitialContent::Zero => 0,
             };
             for page in first.0..first.0 + pages {
                 let byte = self.real.machine().uniform_byte(Pfn(page));
@@ -132,7 +132,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
     /// A part of a call was done.
     fn again(&mut self, call: &HostCall, value: u64) -> Result<(), Divergence> {
         let expected = match *call {
-            HostCall::ObjectPopulate { pages, .. } | HostCall::ObjectPunch { pages, .. } => {
+            HostCall::ObjectPopulate { pages, .. } | HostCall::ObjectReclaim { pages, .. } => {
                 agree!(value < pages, "{call:?}: again after {value}");
                 self.populated(call, value)?;
                 self.spec.host_call(call, value)
@@ -152,7 +152,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
 
     /// Whether the core's record says that a page is the host's alone.
     fn is_hosts(&self, page: u64) -> bool {
-        verify::look(self.real, |view| view.records().get(Pfn(page)) == Some(Record::HOST))
+        verify::look(self.real, |view| view.owners().get(Pfn(page)) == Some(PageState::HOST))
     }
 
     /// Keeps what a call made.
@@ -162,16 +162,16 @@ impl<G: Geometry> Pair<'_, '_, G> {
             HostCall::VmCreate { first, .. } => {
                 agree!(!self.vms.contains(&handle), "VM handle {handle:#x} came back");
                 self.vms.push(handle);
-                let space = guest_space(VmHandle(handle), first.0);
-                self.spaces.insert(VmHandle(handle), space);
-                self.real.machine().watch(space);
+                let stage2_id = guest_stage2_id(VmHandle(handle), first.0);
+                self.stage2_ids.insert(VmHandle(handle), stage2_id);
+                self.real.machine().watch(stage2_id);
             }
             HostCall::ObjectCreate { .. } => {
                 agree!(!self.objects.contains(&handle), "object handle {handle:#x} came back");
                 self.objects.push(handle);
             }
             HostCall::VmDestroy { vm } => {
-                self.spaces.remove(&vm);
+                self.stage2_ids.remove(&vm);
                 self.counts.remove(&vm);
             }
             _ => {}
@@ -192,7 +192,7 @@ const fn takes_tables(call: &HostCall) -> bool {
         call,
         HostCall::ObjectCreate { .. }
             | HostCall::ObjectPopulate { .. }
-            | HostCall::ObjectPunch { .. }
+            | HostCall::ObjectReclaim { .. }
             | HostCall::VcpuCreate { .. }
             | HostCall::ForceReclaim { .. }
     )
@@ -204,7 +204,7 @@ const fn object_of(call: &HostCall) -> Option<ObjectHandle> {
         HostCall::ObjectBind { object, .. }
         | HostCall::ObjectUnbind { object, .. }
         | HostCall::ObjectPopulate { object, .. }
-        | HostCall::ObjectPunch { object, .. }
+        | HostCall::ObjectReclaim { object, .. }
         | HostCall::ObjectQuery { object, .. }
         | HostCall::ObjectDestroy { object } => Some(object),
         _ => None,

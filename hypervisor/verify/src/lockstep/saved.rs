@@ -7,45 +7,45 @@ use std::vec;
 use std::vec::Vec;
 
 use hyp_core::limits::CpuIndex;
-use hyp_core::machine::Space;
+use hyp_core::machine::Stage2Id;
 use hyp_core::machine::geometry::Geometry;
 use hyp_core::verify;
 use shared_abi::host_call::{VcpuIndex, VmHandle};
 
 use super::{CPUS, OnCpu, Pair};
 use crate::fake::State;
-use crate::spec::{Owner, Spec};
+use crate::spec::{Spec, SpecOwner};
 
 /// A copy of a [`Pair`].
 #[derive(Debug)]
-pub struct Saved {
+pub struct SavedPair {
     spec: Spec,
     vms: usize,
     objects: usize,
-    spaces: BTreeMap<VmHandle, Space>,
-    owners: Vec<Option<Owner>>,
+    stage2_ids: BTreeMap<VmHandle, Stage2Id>,
+    owners: Vec<Option<SpecOwner>>,
     loads: [Option<(VmHandle, VcpuIndex, bool)>; CPUS],
-    core: Box<verify::Saved>,
-    records: Vec<u64>,
+    core: Box<verify::SavedState>,
+    words: Vec<u64>,
     machine: State,
 }
 
 impl<G: Geometry> Pair<'_, '_, G> {
     /// Copies the state.
     #[must_use]
-    pub fn save(&self) -> Saved {
+    pub fn save(&self) -> SavedPair {
         let machine = self.real.machine();
         machine.take_trace();
-        let mut records = vec![0; verify::look(self.real, |view| view.records().words())];
-        Saved {
+        let mut words = vec![0; verify::look(self.real, |view| view.owners().words())];
+        SavedPair {
             spec: self.spec.clone(),
             vms: self.vms.len(),
             objects: self.objects.len(),
-            spaces: self.spaces.clone(),
+            stage2_ids: self.stage2_ids.clone(),
             owners: self.owners.clone(),
             loads: core::array::from_fn(|cpu| self.on_cpu(cpu)),
-            core: Box::new(verify::save(self.real, &mut records)),
-            records,
+            core: Box::new(verify::save(self.real, &mut words)),
+            words,
             machine: machine.state().clone(),
         }
     }
@@ -55,18 +55,18 @@ impl<G: Geometry> Pair<'_, '_, G> {
     /// # Panics
     ///
     /// If it was not.
-    pub fn restore(&mut self, saved: &Saved) {
+    pub fn restore(&mut self, saved: &SavedPair) {
         self.spec.clone_from(&saved.spec);
         self.vms.truncate(saved.vms);
         self.objects.truncate(saved.objects);
-        self.spaces.clone_from(&saved.spaces);
+        self.stage2_ids.clone_from(&saved.stage2_ids);
         self.owners.clone_from(&saved.owners);
         for on in self.cpus.iter_mut().filter_map(Option::take) {
             // What it would do to its VM when it is dropped belongs to a state that is gone.
             mem::forget(on.loaded);
         }
         self.parked.iter_mut().filter_map(Option::take).for_each(mem::forget);
-        verify::free_claims(self.real);
+        verify::release_vcpus(self.real);
         self.restore_core(saved);
         for (cpu, load) in saved.loads.iter().enumerate() {
             let Some((vm, vcpu, exited)) = *load else {
@@ -80,8 +80,8 @@ impl<G: Geometry> Pair<'_, '_, G> {
         }
     }
 
-    fn restore_core(&self, saved: &Saved) {
-        verify::restore(self.real, &saved.core, &saved.records);
+    fn restore_core(&self, saved: &SavedPair) {
+        verify::restore(self.real, &saved.core, &saved.words);
         *self.real.machine().state() = saved.machine.clone();
     }
 }

@@ -2,13 +2,13 @@
 
 use hyp_core::machine::Machine;
 use hyp_core::machine::geometry::Geometry;
-use hyp_core::ownership::owner_map::Records;
+use hyp_core::ownership::owner_map::OwnerMap;
 use hyp_core::ownership::page_state::Owner;
 use hyp_core::verify;
 use shared_abi::addr::Pfn;
 use shared_abi::host_call::HostCall;
 
-use super::{Difference, Party, Rule};
+use super::{Difference, OracleRule, Party};
 
 /// A set of kinds of calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,10 +21,10 @@ impl Calls {
     pub const DONATE: Self = Self(1 << 0);
     /// `ObjectPopulate`.
     pub const POPULATE: Self = Self(1 << 1);
-    /// `ObjectPunch`.
-    pub const PUNCH: Self = Self(1 << 2);
+    /// `ObjectReclaim`.
+    pub const RECLAIM: Self = Self(1 << 2);
     /// `ForceReclaim`.
-    pub const RECLAIM: Self = Self(1 << 3);
+    pub const FORCE: Self = Self(1 << 3);
     /// `VmDestroy`.
     pub const DESTROY: Self = Self(1 << 4);
     /// A guest's calls.
@@ -40,8 +40,8 @@ impl Calls {
         match call {
             HostCall::VmCreate { .. } | HostCall::VmTopUp { .. } => Self::DONATE,
             HostCall::ObjectPopulate { .. } => Self::POPULATE,
-            HostCall::ObjectPunch { .. } => Self::PUNCH,
-            HostCall::ForceReclaim { .. } => Self::RECLAIM,
+            HostCall::ObjectReclaim { .. } => Self::RECLAIM,
+            HostCall::ForceReclaim { .. } => Self::FORCE,
             HostCall::VmDestroy { .. } => Self::DESTROY,
             _ => Self::NONE,
         }
@@ -79,25 +79,25 @@ fn allowing(from: Owner, to: Owner) -> Calls {
         }
         // A guest relinquishes what it does not share.
         (Owner::Guest(_), Owner::Host) => {
-            Calls::PUNCH.and(Calls::RECLAIM).and(Calls::DESTROY).and(Calls::GUEST)
+            Calls::RECLAIM.and(Calls::FORCE).and(Calls::DESTROY).and(Calls::GUEST)
         }
-        (Owner::GuestShared(_) | Owner::HostLent(_), Owner::Host) => Calls::PUNCH.and(Calls::DESTROY),
+        (Owner::GuestShared(_) | Owner::HostLent(_), Owner::Host) => Calls::RECLAIM.and(Calls::DESTROY),
         (Owner::Pool(_), Owner::Host) => Calls::DESTROY,
         _ => Calls::NONE,
     }
 }
 
-/// The records as they were.
+/// The owner map as they were.
 #[derive(Debug)]
-pub(super) struct Memory<'m> {
+pub(super) struct PastOwners<'m> {
     words: &'m mut [u64],
 }
 
-impl<'m> Memory<'m> {
-    /// Remembers the records; `None` if there is too little room for them.
-    pub(super) fn new<G: Geometry>(records: &Records<'_, G>, words: &'m mut [u64]) -> Option<Self> {
-        let words = words.get_mut(..records.words())?;
-        records.copy_to(words);
+impl<'m> PastOwners<'m> {
+    /// Remembers the page states; `None` if there is too little room for them.
+    pub(super) fn new<G: Geometry>(owners: &OwnerMap<'_, G>, words: &'m mut [u64]) -> Option<Self> {
+        let words = words.get_mut(..owners.words())?;
+        owners.copy_to(words);
         Some(Self { words })
     }
 
@@ -105,17 +105,17 @@ impl<'m> Memory<'m> {
     pub(super) fn check<M: Machine>(
         &mut self,
         machine: &M,
-        records: &Records<'_, M::Geometry>,
+        owners: &OwnerMap<'_, M::Geometry>,
         calls: Calls,
     ) -> Result<(), Difference> {
-        records.try_for_each_change(self.words, |page, from, to| {
+        owners.try_for_each_change(self.words, |page, from, to| {
             let (from, to) = (from.owner(), to.owner());
             if !allowing(from, to).any_of(calls) {
-                return Err(Difference::new(Rule::Transition, party(from, to), page.0));
+                return Err(Difference::new(OracleRule::Transition, party(from, to), page.0));
             }
             let secret = matches!(from, Owner::Guest(_) | Owner::GuestShared(_) | Owner::Pool(_));
             if secret && to == Owner::Host && !is_zero(machine, page) {
-                return Err(Difference::new(Rule::Wiped, Party::Host, page.0));
+                return Err(Difference::new(OracleRule::Wiped, Party::Host, page.0));
             }
             Ok(())
         })

@@ -4,17 +4,17 @@ use hyp_core::limits::MAX_VMS;
 use hyp_core::machine::Machine;
 use hyp_core::machine::geometry::Geometry;
 use hyp_core::ownership::page_state::{ObjectPage, Owner};
-use hyp_core::verify::{RecordRun, VmView};
+use hyp_core::verify::{OwnerRun, VmView};
 use shared_abi::addr::{Gfn, PageRange, Pfn};
 
 use super::tables::{self, Seen};
 use super::walker::Translation;
-use super::{Difference, Look, Party, Rule, Tally};
+use super::{Difference, Look, OracleRule, Party, Tally};
 
 /// What the specification says of a page: by which rule, whether the host reaches it, and which guest
 /// page it is.
 struct Expected {
-    rule: Rule,
+    rule: OracleRule,
     host: bool,
     guest: Option<ObjectPage>,
 }
@@ -22,21 +22,21 @@ struct Expected {
 impl Expected {
     const fn new(owner: Owner) -> Self {
         let (rule, host, guest) = match owner {
-            Owner::Hypervisor | Owner::Pool(_) => (Rule::Kept, false, None),
-            Owner::Host => (Rule::Host, true, None),
-            Owner::HostLent(page) => (Rule::Lent, true, Some(page)),
-            Owner::Guest(page) => (Rule::Private, false, Some(page)),
-            Owner::GuestShared(page) => (Rule::Shared, true, Some(page)),
+            Owner::Hypervisor | Owner::Pool(_) => (OracleRule::Kept, false, None),
+            Owner::Host => (OracleRule::Host, true, None),
+            Owner::HostLent(page) => (OracleRule::Lent, true, Some(page)),
+            Owner::Guest(page) => (OracleRule::Private, false, Some(page)),
+            Owner::GuestShared(page) => (OracleRule::Shared, true, Some(page)),
         };
         Self { rule, host, guest }
     }
 }
 
 impl<M: Machine> Look<'_, '_, '_, M> {
-    /// Checks all of RAM, and adds up what the records say of each VM.
+    /// Checks all of RAM, and adds up what the page states say of each VM.
     pub(super) fn check_pages(&self, tallies: &mut [Tally; MAX_VMS]) -> Result<(), Difference> {
-        self.0.records().try_for_each_run(|run| {
-            let owner = run.record.owner();
+        self.0.owners().try_for_each_run(|run| {
+            let owner = run.state.owner();
             let expected = Expected::new(owner);
             let vm = match owner {
                 Owner::Hypervisor | Owner::Host => None,
@@ -60,16 +60,16 @@ impl<M: Machine> Look<'_, '_, '_, M> {
     }
 
     /// The host reaches a run of RAM, or it does not.
-    fn check_host(&self, run: RecordRun, expected: &Expected) -> Result<(), Difference> {
+    fn check_host(&self, run: OwnerRun, expected: &Expected) -> Result<(), Difference> {
         self.each_seen(self.0.host_root(), run.first, run.pages, |page, seen| {
             let wrong = |rule| Err(Difference::new(rule, Party::Host, page));
             match seen.translation {
                 None if !expected.host => Ok(()),
                 Some(found) if expected.host => {
                     if found.page.0 != page {
-                        wrong(Rule::Identity)
+                        wrong(OracleRule::Identity)
                     } else if !is_memory(found) {
-                        wrong(Rule::Attributes)
+                        wrong(OracleRule::Attributes)
                     } else {
                         Ok(())
                     }
@@ -79,13 +79,13 @@ impl<M: Machine> Look<'_, '_, '_, M> {
         })
     }
 
-    /// The object has a run of RAM where the record says, and the guest reaches it there.
-    fn check_guest(&self, run: RecordRun, page: ObjectPage, expected: &Expected) -> Result<(), Difference> {
+    /// The object has a run of RAM where the page state says, and the guest reaches it there.
+    fn check_guest(&self, run: OwnerRun, page: ObjectPage, expected: &Expected) -> Result<(), Difference> {
         let party = Party::Vm(page.vm());
-        let unknown = Difference::new(Rule::Bijection, party, run.first);
+        let unknown = Difference::new(OracleRule::Bijection, party, run.first);
         let vm = self.0.vm(page.vm()).ok_or(unknown)?;
         let object = vm.object(page.object()).ok_or(unknown)?;
-        if vm.is_protected() != (expected.rule != Rule::Lent) {
+        if vm.is_protected() != (expected.rule != OracleRule::Lent) {
             return Err(Difference::new(expected.rule, party, run.first));
         }
         let mut done = 0;
@@ -93,7 +93,7 @@ impl<M: Machine> Look<'_, '_, '_, M> {
             let first = run.first.saturating_add(done);
             let offset = page.offset().saturating_add(done);
             let left = run.pages.saturating_sub(done);
-            let unnamed = Difference::new(Rule::Bijection, party, first);
+            let unnamed = Difference::new(OracleRule::Bijection, party, first);
             let (gfn, bound) = vm.bound_run(page.advance(done), left).ok_or(unnamed)?;
             let (found, pages) = object.run(self.0.machine(), offset, bound);
             if found != Some(Pfn(first)) {
@@ -114,9 +114,9 @@ impl<M: Machine> Look<'_, '_, '_, M> {
             let there = first.saturating_add(page.saturating_sub(gfn.0));
             let wrong = |rule| Err(Difference::new(rule, Party::Vm(vm.index()), there));
             match seen.translation {
-                Some(found) if found.page.0 != there => wrong(Rule::Bijection),
-                None => wrong(Rule::Bijection),
-                Some(found) if !is_memory(found) => wrong(Rule::Attributes),
+                Some(found) if found.page.0 != there => wrong(OracleRule::Bijection),
+                None => wrong(OracleRule::Bijection),
+                Some(found) if !is_memory(found) => wrong(OracleRule::Attributes),
                 Some(_) => Ok(()),
             }
         })
@@ -125,7 +125,7 @@ impl<M: Machine> Look<'_, '_, '_, M> {
     /// Outside of RAM the host reaches devices, and no denied ones.
     pub(super) fn check_devices(&self) -> Result<(), Difference> {
         let mut next = 0;
-        for range in self.0.records().ram() {
+        for range in self.0.owners().ram() {
             self.check_devices_in(next, range.first().0)?;
             next = range.end().0;
         }
@@ -143,11 +143,11 @@ impl<M: Machine> Look<'_, '_, '_, M> {
             let denied = |denied: &&PageRange<Pfn>| range.is_none_or(|range| range.overlaps(**denied));
             if let Some(denied) = self.0.denied().iter().find(denied) {
                 let page = page.max(denied.first().0);
-                Err(Difference::new(Rule::Devices, Party::Host, page))
+                Err(Difference::new(OracleRule::Devices, Party::Host, page))
             } else if found.page.0 != page {
-                wrong(Rule::Identity)
+                wrong(OracleRule::Identity)
             } else if !is_device(found) {
-                wrong(Rule::Attributes)
+                wrong(OracleRule::Attributes)
             } else {
                 Ok(())
             }
@@ -163,15 +163,15 @@ impl<M: Machine> Look<'_, '_, '_, M> {
             for (page, gfn) in (found.page.0..).zip(first..first.saturating_add(seen.pages)) {
                 let wrong = |rule| Err(Difference::new(rule, Party::Vm(vm.index()), page));
                 match self.owner(Pfn(page)) {
-                    None => return wrong(Rule::Devices),
-                    Some(Owner::Host) => return wrong(Rule::Host),
-                    Some(Owner::Hypervisor | Owner::Pool(_)) => return wrong(Rule::Kept),
+                    None => return wrong(OracleRule::Devices),
+                    Some(Owner::Host) => return wrong(OracleRule::Host),
+                    Some(Owner::Hypervisor | Owner::Pool(_)) => return wrong(OracleRule::Kept),
                     Some(
                         Owner::HostLent(recorded) | Owner::Guest(recorded) | Owner::GuestShared(recorded),
                     ) => {
                         let there = vm.gfn(recorded);
                         if recorded.vm() != vm.index() || there != Some(Gfn(gfn)) {
-                            return wrong(Rule::Once);
+                            return wrong(OracleRule::Once);
                         }
                     }
                 }

@@ -6,7 +6,7 @@ use hyp_core::verify;
 use shared_abi::addr::{PAGE_SHIFT, Pfn};
 
 use super::walker::{self, Meaning, Translation};
-use super::{Difference, Party, Rule};
+use super::{Difference, OracleRule, Party};
 
 /// What a tree of tables consists of.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,7 +46,7 @@ fn below<M: Machine>(
     survey: &mut Survey,
 ) -> Result<(), Difference> {
     if !custody(table) {
-        return Err(Difference::new(Rule::Custody, party, table.0));
+        return Err(Difference::new(OracleRule::Custody, party, table.0));
     }
     survey.tables = survey.tables.saturating_add(1);
     let covered = walker::pages_covered(M::Geometry::INDEX_BITS, level);
@@ -55,7 +55,7 @@ fn below<M: Machine>(
         let descriptor = machine.read_entry(verify::table(table), index);
         if descriptor != 0 {
             match walker::meaning(M::Geometry::INDEX_BITS, level, descriptor) {
-                Meaning::Fault => return Err(Difference::new(Rule::Attributes, party, page)),
+                Meaning::Fault => return Err(Difference::new(OracleRule::Attributes, party, page)),
                 Meaning::Leaf(_) => survey.pages = survey.pages.saturating_add(covered),
                 Meaning::Table(next) => {
                     below(machine, next, level.saturating_add(1), page, party, custody, survey)?

@@ -58,12 +58,12 @@ impl Ranges {
 
 /// The tables, and the pages' past.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Memory {
+pub(super) struct PageHistory {
     tables: BTreeMap<u64, BTreeMap<usize, u64>>,
     pub(super) past: Ranges,
 }
 
-impl Memory {
+impl PageHistory {
     /// Whether the page has been written as a table since it was wiped last.
     pub(super) fn is_table(&self, page: u64) -> bool {
         self.tables.contains_key(&page)

@@ -14,13 +14,13 @@ pub(super) const ROOT_TABLES: u64 = 2;
 
 /// A run of pages, and where it goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Run {
+pub(super) struct MappedRun {
     pub(super) ipa: u64,
     pub(super) pages: u64,
     pub(super) to: u64,
 }
 
-impl Run {
+impl MappedRun {
     pub(super) const fn reaches(&self, first: u64, end: u64) -> bool {
         self.to < end && first < self.to + self.pages
     }
@@ -50,7 +50,7 @@ pub(super) struct Removal {
     pub(super) ipa: u64,
     pub(super) pages: u64,
     /// What it translated.
-    pub(super) runs: Vec<Run>,
+    pub(super) runs: Vec<MappedRun>,
     /// The tables that it led to; none for a leaf.
     pub(super) tables: Vec<u64>,
     step: Step,
@@ -120,7 +120,7 @@ pub(super) struct SpaceState {
     pub(super) root: u64,
     pub(super) lock: LockId,
     /// What is mapped, by physical page.
-    pub(super) leaves: BTreeMap<u64, Run>,
+    pub(super) leaves: BTreeMap<u64, MappedRun>,
     pub(super) removals: Vec<Removal>,
     pub(super) unpublished: Option<Unpublished>,
     /// Nobody runs in it, and no TLB remembers it.

@@ -1,12 +1,12 @@
 //! Entries of tables: what they lead to, and what they led to.
 
-use hyp_core::machine::Space;
+use hyp_core::machine::Stage2Id;
 use hyp_core::machine::lock::LockId;
 use shared_abi::addr::Pfn;
 
 use super::memory::Past;
 use super::rule::Rule;
-use super::space::{ROOT_TABLES, Removal, Run, SpaceState, Unpublished};
+use super::space::{MappedRun, ROOT_TABLES, Removal, SpaceState, Unpublished};
 use super::{Checker, HOST};
 use crate::oracle::walker::{self, Meaning};
 
@@ -26,14 +26,14 @@ impl Checker {
     }
 
     /// New tables: the VMID is theirs from now on.
-    pub(super) fn space(&mut self, space: Space) -> Result<(), Rule> {
+    pub(super) fn space(&mut self, space: Stage2Id) -> Result<(), Rule> {
         let vmid = space.vmid.0;
         if self.spaces.get(&vmid).is_some_and(|old| !old.reusable) {
             return Err(Rule::VmidReuse);
         }
         let lock = match usize::from(vmid).checked_sub(1) {
             None => LockId::HOST,
-            Some(place) => LockId::place(place),
+            Some(place) => LockId::slot(place),
         };
         self.attached.retain(|_, attached| attached.vmid != vmid);
         let root = space.root.page().0;
@@ -110,7 +110,7 @@ impl Checker {
                 }
                 let pages = walker::pages_covered(self.bits, at.level);
                 let to = leaf.page.0;
-                self.map(at.vmid, Run { ipa, pages, to })
+                self.map(at.vmid, MappedRun { ipa, pages, to })
             }
         }
     }
@@ -134,7 +134,7 @@ impl Checker {
     }
 
     /// A run of pages is mapped from now on.
-    fn map(&mut self, vmid: u8, run: Run) -> Result<(), Rule> {
+    fn map(&mut self, vmid: u8, run: MappedRun) -> Result<(), Rule> {
         let (first, end) = (run.to, run.to + run.pages);
         let host_changes = vmid != HOST && self.host_changes(None);
         let but = if host_changes { &[vmid, HOST][..] } else { &[vmid] };
@@ -180,7 +180,7 @@ impl Checker {
     fn detach(&mut self, at: Attached, ipa: u64, meaning: Meaning, removal: &mut Removal) {
         match meaning {
             Meaning::Fault => {}
-            Meaning::Leaf(leaf) => removal.runs.push(Run {
+            Meaning::Leaf(leaf) => removal.runs.push(MappedRun {
                 ipa,
                 pages: walker::pages_covered(self.bits, at.level),
                 to: leaf.page.0,

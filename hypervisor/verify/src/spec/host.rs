@@ -4,9 +4,11 @@ use std::vec;
 use std::vec::Vec;
 
 use shared_abi::error::CallError;
-use shared_abi::host_call::{Content, HostCall, ObjectHandle, PageState, VERSION, VmHandle};
+use shared_abi::host_call::{HostCall, InitialContent, ObjectHandle, ObjectPageState, VERSION, VmHandle};
 
-use super::{Binding, HostReach, Life, Owner, Slot, Spec, Vm, reasons, refuse, within};
+use super::{
+    HostReach, Spec, SpecBinding, SpecOwner, SpecPresence, SpecVm, SpecVmState, reasons, refuse, within,
+};
 
 /// Most VMs; most memory objects, bindings and vCPUs of each.
 const VMS: usize = 16;
@@ -50,13 +52,13 @@ reasons! {
 use Refusal::*;
 
 /// The first reason to refuse a call, or an answer. What is refused has changed nothing.
-pub type Answer<T = u64> = Result<T, Refusal>;
+pub type HostAnswer<T = u64> = Result<T, Refusal>;
 
 impl Spec {
     /// Serves a call and answers x1 (of `VmCounters` x3). `x1` is what the core chose, where that is left to
     /// it: the handle of what it made, or how many pages it populated or took. If these are fewer than were
     /// asked for, x0 is `Again`; a `VmDestroy` that is answered so is [`Self::destroy`].
-    pub fn host_call(&mut self, call: &HostCall, x1: u64) -> Answer {
+    pub fn host_call(&mut self, call: &HostCall, x1: u64) -> HostAnswer {
         match *call {
             HostCall::Version => Ok(VERSION),
             HostCall::VmCreate { protected, first, pages } => {
@@ -67,8 +69,8 @@ impl Spec {
                 self.hosts(first.0, pages)?;
 
                 let vm = VmHandle(x1 as u32);
-                self.give(first.0, pages, Owner::Pool(vm));
-                self.vms.insert(vm, Vm { protected, ..Vm::default() });
+                self.give(first.0, pages, SpecOwner::Pool(vm));
+                self.vms.insert(vm, SpecVm { protected, ..SpecVm::default() });
                 Ok(vm.0.into())
             }
             HostCall::VmTopUp { vm, first, pages } => {
@@ -77,7 +79,7 @@ impl Spec {
                 self.alive(vm)?;
                 self.hosts(first.0, pages)?;
 
-                self.give(first.0, pages, Owner::Pool(vm));
+                self.give(first.0, pages, SpecOwner::Pool(vm));
                 Ok(0)
             }
             HostCall::ObjectCreate { vm, pages } => {
@@ -86,13 +88,13 @@ impl Spec {
                 refuse(Full, vm.objects.len() == OBJECTS)?;
 
                 let object = ObjectHandle(x1 as u32);
-                vm.objects.insert(object, vec![Slot::Absent; pages as usize]);
+                vm.objects.insert(object, vec![SpecPresence::Absent; pages as usize]);
                 Ok(object.0.into())
             }
             HostCall::ObjectBind { object, offset, gfn, pages } => {
                 refuse(BeyondIpaSpace, !within(gfn.0, pages, self.layout.ipa_pages))?;
                 let (_, vm) = self.part(object, offset, pages)?;
-                refuse(Started, vm.life != Life::New)?;
+                refuse(Started, vm.state != SpecVmState::New)?;
                 let meet = |a: u64, b: u64, length: u64| a < b + length && b < a + pages;
                 let taken = vm.bindings.iter().any(|other| {
                     meet(gfn.0, other.gfn, other.pages)
@@ -101,58 +103,66 @@ impl Spec {
                 refuse(AlreadyBound, taken)?;
                 refuse(Full, vm.bindings.len() == BINDINGS)?;
 
-                vm.bindings.push(Binding { gfn: gfn.0, object, offset, pages });
+                vm.bindings.push(SpecBinding { gfn: gfn.0, object, offset, pages });
                 Ok(0)
             }
             HostCall::ObjectUnbind { object, offset, pages } => {
                 let (_, vm) = self.part(object, offset, pages)?;
-                refuse(Started, vm.life != Life::New)?;
-                let named = |it: &Binding| (it.object, it.offset, it.pages) == (object, offset, pages);
+                refuse(Started, vm.state != SpecVmState::New)?;
+                let named = |it: &SpecBinding| (it.object, it.offset, it.pages) == (object, offset, pages);
                 refuse(NotBound, !vm.bindings.iter().any(named))?;
-                refuse(NotAbsent, vm.slots(object, offset, pages).iter().any(|slot| *slot != Slot::Absent))?;
+                refuse(
+                    NotAbsent,
+                    vm.slots(object, offset, pages).iter().any(|slot| *slot != SpecPresence::Absent),
+                )?;
 
                 vm.bindings.retain(|binding| !named(binding));
                 Ok(0)
             }
             HostCall::ObjectPopulate { object, offset, first, pages, content } => {
-                let keep = content == Content::Keep;
+                let keep = content == InitialContent::Keep;
                 let most = if keep { self.layout.kept_per_call } else { self.layout.pages_per_call };
                 let now = pages.min(most);
                 refuse(BeyondMemory, !within(first.0, pages, ALL_PAGES))?;
                 let (owner, vm) = self.part(object, offset, pages)?;
-                refuse(Started, keep && vm.life != Life::New)?;
+                refuse(Started, keep && vm.state != SpecVmState::New)?;
                 let gfn = vm.gfn(object, offset, pages).ok_or(NotBound)?;
-                refuse(NotAbsent, vm.slots(object, offset, now).iter().any(|slot| *slot != Slot::Absent))?;
+                refuse(
+                    NotAbsent,
+                    vm.slots(object, offset, now).iter().any(|slot| *slot != SpecPresence::Absent),
+                )?;
                 self.hosts(first.0, now)?;
 
                 let done = x1.clamp(1, now);
                 let vm = self.there(owner);
                 for (slot, page) in vm.slots(object, offset, done).iter_mut().zip(first.0..) {
-                    *slot = Slot::Present(page);
+                    *slot = SpecPresence::Present(page);
                 }
-                let owner = if vm.protected { Owner::Private(owner) } else { Owner::Lent(owner) };
+                let owner = if vm.protected { SpecOwner::Private(owner) } else { SpecOwner::Lent(owner) };
                 if keep && vm.protected {
                     vm.kept.extend(gfn..gfn + done);
                 }
                 self.give(first.0, done, owner);
                 Ok(done)
             }
-            HostCall::ObjectPunch { object, offset, pages } => {
+            HostCall::ObjectReclaim { object, offset, pages } => {
                 let (owner, vm) = self.part(object, offset, pages)?;
 
                 let done = x1.clamp(1, pages);
                 let slots = vm.slots(object, offset, done).to_vec();
-                slots.iter().filter_map(Slot::page).for_each(|page| self.take(owner, page));
+                slots.iter().filter_map(SpecPresence::page).for_each(|page| self.take(owner, page));
                 Ok(done)
             }
             HostCall::ObjectQuery { object, offset } => {
                 let (_, vm) = self.part(object, offset, 1)?;
                 let slot = vm.slots(object, offset, 1)[0];
                 let state = match slot {
-                    Slot::Absent => PageState::Absent,
-                    Slot::Poisoned => PageState::Poisoned,
-                    Slot::Present(page) if self.host_reach(page) == HostReach::Yes => PageState::Shared,
-                    Slot::Present(_) => PageState::Private,
+                    SpecPresence::Absent => ObjectPageState::Absent,
+                    SpecPresence::Poisoned => ObjectPageState::Poisoned,
+                    SpecPresence::Present(page) if self.host_reach(page) == HostReach::Yes => {
+                        ObjectPageState::Shared
+                    }
+                    SpecPresence::Present(_) => ObjectPageState::Private,
                 };
                 Ok(state as u64)
             }
@@ -161,7 +171,7 @@ impl Spec {
                 let (_, vm) = self.part(object, 0, 1)?;
                 refuse(StillPresent, vm.objects[&object].iter().any(|slot| slot.page().is_some()))?;
                 let bound = vm.bindings.iter().any(|binding| binding.object == object);
-                refuse(Started, bound && vm.life != Life::New)?;
+                refuse(Started, bound && vm.state != SpecVmState::New)?;
 
                 vm.bindings.retain(|binding| binding.object != object);
                 vm.objects.remove(&object);
@@ -179,14 +189,14 @@ impl Spec {
                 let vm = self.new_vm(vm)?;
                 refuse(NothingToRun, vm.on.is_empty())?;
 
-                vm.life = Life::Started;
+                vm.state = SpecVmState::Started;
                 vm.on[0] = true;
                 // Whether the measurement is the expected one.
                 Ok(x1)
             }
             HostCall::VcpuRun { vm, vcpu, .. } => {
                 let vm = self.alive(vm)?;
-                refuse(NotRunning, vm.life != Life::Started)?;
+                refuse(NotRunning, vm.state != SpecVmState::Started)?;
                 let on = *vm.on.get(vcpu.0 as usize).ok_or(NoVcpu)?;
                 refuse(Loaded, vm.loaded.contains(&vcpu))?;
                 refuse(Off, !on)?;
@@ -202,7 +212,7 @@ impl Spec {
             }
             HostCall::ForceReclaim { page } => {
                 let owner = *self.owners.get(&page.0).ok_or(NotRam)?;
-                let Owner::Private(vm) = owner else { return Err(NotPrivate) };
+                let SpecOwner::Private(vm) = owner else { return Err(NotPrivate) };
                 self.alive(vm)?;
 
                 self.take(vm, page.0);
@@ -210,27 +220,27 @@ impl Spec {
             }
             HostCall::VmCounters { vm } => {
                 self.vm(vm)?;
-                Ok(self.owners.values().filter(|owner| **owner == Owner::Shared(vm)).count() as u64)
+                Ok(self.owners.values().filter(|owner| **owner == SpecOwner::Shared(vm)).count() as u64)
             }
         }
     }
 
     /// A `VmDestroy` that got so far: these pages of the VM's are back, in any order. x1 is how many, not
     /// counting what was only lent.
-    pub fn destroy(&mut self, vm: VmHandle, back: &[u64]) -> Answer {
+    pub fn destroy(&mut self, vm: VmHandle, back: &[u64]) -> HostAnswer {
         let found = self.vm(vm)?;
         refuse(Loaded, !found.loaded.is_empty())?;
 
-        found.life = Life::Dying;
-        let counted = back.iter().filter(|page| self.owners[page] != Owner::Lent(vm)).count();
-        back.iter().for_each(|page| self.give_back(*page, Slot::Absent));
+        found.state = SpecVmState::Dying;
+        let counted = back.iter().filter(|page| self.owners[page] != SpecOwner::Lent(vm)).count();
+        back.iter().for_each(|page| self.give_back(*page, SpecPresence::Absent));
         Ok(counted as u64)
     }
 
     /// The pages of a VM's pool and of its memory.
     #[must_use]
     pub fn pages_of(&self, vm: VmHandle) -> Vec<u64> {
-        let its = [Owner::Pool(vm), Owner::Private(vm), Owner::Shared(vm), Owner::Lent(vm)];
+        let its = [SpecOwner::Pool(vm), SpecOwner::Private(vm), SpecOwner::Shared(vm), SpecOwner::Lent(vm)];
         let pages = self.owners.iter().filter(|(_, owner)| its.contains(owner));
         pages.map(|(page, _)| *page).collect()
     }
@@ -239,56 +249,56 @@ impl Spec {
     /// empty, as it could believe that.
     fn take(&mut self, vm: VmHandle, page: u64) {
         let vm = self.there(vm);
-        let is_new = vm.life == Life::New;
+        let is_new = vm.state == SpecVmState::New;
         vm.void |= is_new;
-        let left = if vm.protected && !is_new { Slot::Poisoned } else { Slot::Absent };
+        let left = if vm.protected && !is_new { SpecPresence::Poisoned } else { SpecPresence::Absent };
         self.give_back(page, left);
     }
 
     /// Pages go to a new owner.
-    fn give(&mut self, first: u64, pages: u64, to: Owner) {
+    fn give(&mut self, first: u64, pages: u64, to: SpecOwner) {
         self.owners.extend((first..first + pages).map(|page| (page, to)));
     }
 }
 
 /// What several calls ask first.
 impl Spec {
-    fn vm(&mut self, vm: VmHandle) -> Answer<&mut Vm> {
+    fn vm(&mut self, vm: VmHandle) -> HostAnswer<&mut SpecVm> {
         self.vms.get_mut(&vm).ok_or(NoVm)
     }
 
-    fn alive(&mut self, vm: VmHandle) -> Answer<&mut Vm> {
+    fn alive(&mut self, vm: VmHandle) -> HostAnswer<&mut SpecVm> {
         let vm = self.vm(vm)?;
-        refuse(Dying, vm.life == Life::Dying)?;
+        refuse(Dying, vm.state == SpecVmState::Dying)?;
         Ok(vm)
     }
 
-    fn new_vm(&mut self, vm: VmHandle) -> Answer<&mut Vm> {
+    fn new_vm(&mut self, vm: VmHandle) -> HostAnswer<&mut SpecVm> {
         let vm = self.alive(vm)?;
-        refuse(Started, vm.life != Life::New)?;
+        refuse(Started, vm.state != SpecVmState::New)?;
         Ok(vm)
     }
 
     /// The VM that has this object, and in it these pages.
-    fn part(&mut self, object: ObjectHandle, offset: u64, pages: u64) -> Answer<(VmHandle, &mut Vm)> {
+    fn part(&mut self, object: ObjectHandle, offset: u64, pages: u64) -> HostAnswer<(VmHandle, &mut SpecVm)> {
         let mut vms = self.vms.iter_mut();
         let (handle, vm) = vms.find(|(_, vm)| vm.objects.contains_key(&object)).ok_or(NoObject)?;
-        refuse(Dying, vm.life == Life::Dying)?;
+        refuse(Dying, vm.state == SpecVmState::Dying)?;
         refuse(OutsideObject, !within(offset, pages, vm.objects[&object].len() as u64))?;
         Ok((*handle, vm))
     }
 
     /// These pages are the host's to give: RAM, its own, and lent to nobody.
-    fn hosts(&self, first: u64, pages: u64) -> Answer<()> {
+    fn hosts(&self, first: u64, pages: u64) -> HostAnswer<()> {
         let (ram, end) = (&self.layout.ram, first + pages);
         refuse(NotRam, first < ram.start || end > ram.end)?;
-        refuse(NotHosts, (first..end).any(|page| self.owners[&page] != Owner::Host))
+        refuse(NotHosts, (first..end).any(|page| self.owners[&page] != SpecOwner::Host))
     }
 }
 
-impl Vm {
+impl SpecVm {
     /// Pages of an object.
-    fn slots(&mut self, object: ObjectHandle, offset: u64, pages: u64) -> &mut [Slot] {
+    fn slots(&mut self, object: ObjectHandle, offset: u64, pages: u64) -> &mut [SpecPresence] {
         let slots = self.objects.get_mut(&object).expect("it is there");
         &mut slots[offset as usize..][..pages as usize]
     }
@@ -296,7 +306,7 @@ impl Vm {
     /// Where the guest sees these pages of an object, if they lie in one binding.
     fn gfn(&self, object: ObjectHandle, offset: u64, pages: u64) -> Option<u64> {
         let mut bindings = self.bindings.iter().filter(|binding| binding.object == object);
-        let holds = |it: &&Binding| it.offset <= offset && offset + pages <= it.offset + it.pages;
+        let holds = |it: &&SpecBinding| it.offset <= offset && offset + pages <= it.offset + it.pages;
         bindings.find(holds).map(|binding| binding.gfn + (offset - binding.offset))
     }
 }

@@ -1,7 +1,7 @@
 //! Hypercalls: every function, and every refusal.
 
 use hyp_core::vcpu::loaded::GuestPage;
-use shared_abi::host_call::PageState;
+use shared_abi::host_call::ObjectPageState;
 use shared_abi::kvm::function::*;
 
 use super::*;
@@ -95,17 +95,17 @@ fn a_page_is_shared_and_taken_back() {
     let state = |vcpu: &Vcpu<'_>| vcpu.classify(Gfn(GUEST_FIRST + 1));
     assert_eq!(guest.call(&mut vcpu, unshare), INVALID, "not shared");
     assert_eq!(guest.call(&mut vcpu, share), ONE);
-    assert_eq!(state(&vcpu), GuestPage::Bound(PageState::Shared));
+    assert_eq!(state(&vcpu), GuestPage::Bound(ObjectPageState::Shared));
     assert_eq!(guest.call(&mut vcpu, share), INVALID, "shared already");
     assert_eq!(guest.call(&mut vcpu, unshare), ONE);
-    assert_eq!(state(&vcpu), GuestPage::Bound(PageState::Private));
+    assert_eq!(state(&vcpu), GuestPage::Bound(ObjectPageState::Private));
     assert_eq!(guest.call(&mut vcpu, unshare), INVALID);
 }
 
 #[test]
 fn what_cannot_be_shared() {
     let guest = Guest::new(true);
-    guest.vm.punch(&guest.hypervisor, 2, 1).unwrap();
+    guest.vm.reclaim(&guest.hypervisor, 2, 1).unwrap();
     let mut vcpu = guest.load(0);
     for function in [MEM_SHARE, MEM_UNSHARE] {
         for (x1, x2, x3) in [

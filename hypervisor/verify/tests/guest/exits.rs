@@ -2,7 +2,7 @@
 
 use hyp_core::cpu::syndrome::SyndromeRegisters;
 use shared_abi::error::CallError;
-use shared_abi::host_call::{HostCall, PageState};
+use shared_abi::host_call::{HostCall, ObjectPageState};
 use shared_abi::vcpu::StopReason;
 
 use super::*;
@@ -68,8 +68,8 @@ fn memory_that_came_meanwhile_is_a_retry() {
 #[test]
 fn poison_stops_the_vm() {
     let guest = Guest::new(true);
-    guest.vm.punch(&guest.hypervisor, 2, 1).unwrap();
-    assert_eq!(guest.vm.query(&guest.hypervisor, 2), (PageState::Poisoned, 1));
+    guest.vm.reclaim(&guest.hypervisor, 2, 1).unwrap();
+    assert_eq!(guest.vm.query(&guest.hypervisor, 2), (ObjectPageState::Poisoned, 1));
     let mut vcpu = guest.load(0);
     let gfn = Gfn(GUEST_FIRST + 2);
     let action = guest.abort(&mut vcpu, 0x9200_0007, gfn.base().0);

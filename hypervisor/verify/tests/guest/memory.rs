@@ -3,7 +3,7 @@
 use hyp_core::machine::geometry::Geometry;
 use hyp_core::vcpu::loaded::GuestPage;
 use shared_abi::addr::Pfn;
-use shared_abi::host_call::{Content, ObjectHandle, PageState};
+use shared_abi::host_call::{InitialContent, ObjectHandle, ObjectPageState};
 use shared_abi::kvm::function::*;
 
 use super::*;
@@ -35,9 +35,9 @@ fn state(vcpu: &Vcpu<'_>, offset: u64) -> GuestPage {
     vcpu.classify(Gfn(GUEST_FIRST + offset))
 }
 
-const SHARED: GuestPage = GuestPage::Bound(PageState::Shared);
-const PRIVATE: GuestPage = GuestPage::Bound(PageState::Private);
-const ABSENT: GuestPage = GuestPage::Bound(PageState::Absent);
+const SHARED: GuestPage = GuestPage::Bound(ObjectPageState::Shared);
+const PRIVATE: GuestPage = GuestPage::Bound(ObjectPageState::Private);
+const ABSENT: GuestPage = GuestPage::Bound(ObjectPageState::Absent);
 
 #[test]
 fn a_range_is_shared_and_taken_back_in_one_call() {
@@ -64,7 +64,7 @@ fn a_range_ends_at_the_first_page_that_is_not_as_it_has_to_be() {
     let guest = Guest::new(true);
     // The page behind the four is absent, the one behind that poison.
     guest.vm.populate(&guest.hypervisor, 5, 90, 1).unwrap();
-    guest.vm.punch(&guest.hypervisor, 5, 1).unwrap();
+    guest.vm.reclaim(&guest.hypervisor, 5, 1).unwrap();
     let mut vcpu = guest.load(0);
     assert_eq!(guest.call(&mut vcpu, share(2, 1)), done(1));
     assert_eq!(guest.call(&mut vcpu, share(0, 4)), done(2), "shared");
@@ -124,7 +124,13 @@ fn with_two_objects() -> Guest {
     let pages = HostCall::ObjectCreate { vm: vm.vm, pages: 2 };
     let object = ObjectHandle(u32::try_from(call(pages)).unwrap());
     call(HostCall::ObjectBind { object, offset: 0, gfn: Gfn(GUEST_FIRST + OBJECT_PAGES), pages: 2 });
-    call(HostCall::ObjectPopulate { object, offset: 0, first: Pfn(92), pages: 2, content: Content::Zero });
+    call(HostCall::ObjectPopulate {
+        object,
+        offset: 0,
+        first: Pfn(92),
+        pages: 2,
+        content: InitialContent::Zero,
+    });
     vm.start(&hypervisor);
     Guest { hypervisor, vm, trng: Trng::new(&[1; 32]) }
 }
@@ -142,7 +148,7 @@ fn a_page_is_given_up_and_filled_again() {
     assert_eq!(result(&mut vcpu), [0; 4]);
     assert_eq!(snapshot(&mut vcpu).registers.pc, pc);
     assert_eq!(state(&vcpu, 1), ABSENT);
-    assert_eq!(reached(&guest.hypervisor, guest.vm.space, gfn.0), None);
+    assert_eq!(reached(&guest.hypervisor, guest.vm.stage2_id, gfn.0), None);
     assert!(host_reaches(&guest.hypervisor, 73));
     assert_eq!(guest.hypervisor.machine().uniform_byte(Pfn(73)), Some(0));
     for offset in [0, 2, 3] {
@@ -161,7 +167,7 @@ fn a_page_is_given_up_and_filled_again() {
 #[test]
 fn what_cannot_be_given_up() {
     let guest = Guest::new(true);
-    guest.vm.punch(&guest.hypervisor, 2, 1).unwrap();
+    guest.vm.reclaim(&guest.hypervisor, 2, 1).unwrap();
     let mut vcpu = guest.load(0);
     assert_eq!(guest.call(&mut vcpu, share(1, 1)), done(1));
     let [function, ipa, ..] = relinquish(0);

@@ -3,11 +3,11 @@
 use hyp_core::limits::{CpuIndex, VmIndex};
 use hyp_core::machine::Machine;
 use hyp_core::machine::geometry::Level;
-use hyp_core::memory::stage2::descriptor::{Access, leaf, table};
+use hyp_core::memory::stage2::descriptor::{MemoryType, leaf, table};
 use hyp_core::ownership::host::HostAccess;
-use hyp_core::ownership::page_state::Record;
+use hyp_core::ownership::page_state::PageState;
 use hyp_core::verify::tamper;
-use hyp_verify::oracle::{Party, Rule};
+use hyp_verify::oracle::{OracleRule, Party};
 use shared_abi::addr::{Gfn, Pfn};
 
 use super::scene::{
@@ -20,7 +20,7 @@ const ACCESS_FLAG: u64 = 1 << 10;
 const CONTIGUOUS: u64 = 1 << 52;
 const NEVER_EXECUTED: u64 = 1 << 54;
 
-pub(super) type Case = (&'static str, fn(&Scene), Rule, Party, u64);
+pub(super) type Case = (&'static str, fn(&Scene), OracleRule, Party, u64);
 
 /// What was tampered with, and what the oracle has to say.
 pub(super) const CASES: &[Case] = {
@@ -31,179 +31,179 @@ pub(super) const CASES: &[Case] = {
     &[
         (
             "the host reaches a private page",
-            |scene| scene.map(scene.hypervisor.host_space(), PRIVATE, PRIVATE),
-            Rule::Private,
+            |scene| scene.map(scene.hypervisor.host_stage2_id(), PRIVATE, PRIVATE),
+            OracleRule::Private,
             Host,
             PRIVATE,
         ),
         (
             "the host does not reach what is shared with it",
-            |scene| scene.tamper(scene.hypervisor.host_space(), SHARED, |_| 0),
-            Rule::Shared,
+            |scene| scene.tamper(scene.hypervisor.host_stage2_id(), SHARED, |_| 0),
+            OracleRule::Shared,
             Host,
             SHARED,
         ),
         (
             "the host does not reach its own page",
-            |scene| scene.tamper(scene.hypervisor.host_space(), HOST_IN_SPLIT_BLOCK, |_| 0),
-            Rule::Host,
+            |scene| scene.tamper(scene.hypervisor.host_stage2_id(), HOST_IN_SPLIT_BLOCK, |_| 0),
+            OracleRule::Host,
             Host,
             HOST_IN_SPLIT_BLOCK,
         ),
         (
             "a guest reaches a host page",
-            |scene| scene.map(scene.space(0), GUEST_FIRST + OFFSET + 2, HOST),
-            Rule::Host,
+            |scene| scene.map(scene.stage2_id(0), GUEST_FIRST + OFFSET + 2, HOST),
+            OracleRule::Host,
             FIRST,
             HOST,
         ),
         (
             "the host does not reach what it lent",
-            |scene| scene.tamper(scene.hypervisor.host_space(), LENT, |_| 0),
-            Rule::Lent,
+            |scene| scene.tamper(scene.hypervisor.host_stage2_id(), LENT, |_| 0),
+            OracleRule::Lent,
             Host,
             LENT,
         ),
         (
             "a protected VM borrows",
             |scene| {
-                scene.falsify(PRIVATE, Record::lent(object_page(0, OFFSET + 1)));
-                scene.map(scene.hypervisor.host_space(), PRIVATE, PRIVATE);
+                scene.falsify(PRIVATE, PageState::lent(object_page(0, OFFSET + 1)));
+                scene.map(scene.hypervisor.host_stage2_id(), PRIVATE, PRIVATE);
             },
-            Rule::Lent,
+            OracleRule::Lent,
             FIRST,
             PRIVATE,
         ),
         (
             "an ordinary VM owns",
             |scene| {
-                scene.falsify(LENT, Record::guest(object_page(2, 0)));
-                scene.tamper(scene.hypervisor.host_space(), LENT, |_| 0);
+                scene.falsify(LENT, PageState::guest(object_page(2, 0)));
+                scene.tamper(scene.hypervisor.host_stage2_id(), LENT, |_| 0);
             },
-            Rule::Private,
+            OracleRule::Private,
             THIRD,
             LENT,
         ),
         (
             "the host reaches a page of a pool",
-            |scene| scene.map(scene.hypervisor.host_space(), POOLS[0].0, POOLS[0].0),
-            Rule::Kept,
+            |scene| scene.map(scene.hypervisor.host_stage2_id(), POOLS[0].0, POOLS[0].0),
+            OracleRule::Kept,
             Host,
             POOLS[0].0,
         ),
         (
             "a guest reaches its own tables",
-            |scene| scene.map(scene.space(0), GUEST_FIRST + OFFSET + 2, POOLS[0].0),
-            Rule::Kept,
+            |scene| scene.map(scene.stage2_id(0), GUEST_FIRST + OFFSET + 2, POOLS[0].0),
+            OracleRule::Kept,
             FIRST,
             POOLS[0].0,
         ),
         (
             "a guest reaches the hypervisor",
-            |scene| scene.map(scene.space(0), GUEST_FIRST + OFFSET + 2, RESERVED.0),
-            Rule::Kept,
+            |scene| scene.map(scene.stage2_id(0), GUEST_FIRST + OFFSET + 2, RESERVED.0),
+            OracleRule::Kept,
             FIRST,
             RESERVED.0,
         ),
         (
             "a table is in a host page",
-            |scene| scene.tamper(scene.space(1), 0, |_| table(Pfn(HOST))),
-            Rule::Custody,
+            |scene| scene.tamper(scene.stage2_id(1), 0, |_| table(Pfn(HOST))),
+            OracleRule::Custody,
             SECOND,
             HOST,
         ),
         (
             "a vCPU's registers are in a host page",
             |scene| tamper::move_context(&scene.hypervisor, VmIndex(0), Pfn(HOST)),
-            Rule::Custody,
+            OracleRule::Custody,
             FIRST,
             HOST,
         ),
         (
             "a guest does not reach its page",
-            |scene| scene.tamper(scene.space(0), GUEST_FIRST + OFFSET + 1, |_| 0),
-            Rule::Bijection,
+            |scene| scene.tamper(scene.stage2_id(0), GUEST_FIRST + OFFSET + 1, |_| 0),
+            OracleRule::Bijection,
             FIRST,
             PRIVATE,
         ),
         (
             "a guest reaches another page of its own",
-            |scene| scene.map(scene.space(0), GUEST_FIRST + OFFSET + 1, SHARED),
-            Rule::Bijection,
+            |scene| scene.map(scene.stage2_id(0), GUEST_FIRST + OFFSET + 1, SHARED),
+            OracleRule::Bijection,
             FIRST,
             PRIVATE,
         ),
         (
             "a record names another page of the object",
-            |scene| scene.falsify(PRIVATE, Record::guest(object_page(0, OFFSET + 2))),
-            Rule::Bijection,
+            |scene| scene.falsify(PRIVATE, PageState::guest(object_page(0, OFFSET + 2))),
+            OracleRule::Bijection,
             FIRST,
             PRIVATE,
         ),
         (
             "a record names a VM that is not there",
-            |scene| scene.falsify(PRIVATE, Record::guest(object_page(7, OFFSET + 1))),
-            Rule::Bijection,
+            |scene| scene.falsify(PRIVATE, PageState::guest(object_page(7, OFFSET + 1))),
+            OracleRule::Bijection,
             Party::Vm(VmIndex(7)),
             PRIVATE,
         ),
         (
             "a record gives a page away that the object has",
             |scene| {
-                scene.falsify(PRIVATE, Record::HOST);
-                scene.map(scene.hypervisor.host_space(), PRIVATE, PRIVATE);
+                scene.falsify(PRIVATE, PageState::HOST);
+                scene.map(scene.hypervisor.host_stage2_id(), PRIVATE, PRIVATE);
             },
-            Rule::Host,
+            OracleRule::Host,
             FIRST,
             PRIVATE,
         ),
         (
             "a page is in two guests",
-            |scene| scene.map(scene.space(1), GUEST_FIRST + 1, PRIVATE),
-            Rule::Once,
+            |scene| scene.map(scene.stage2_id(1), GUEST_FIRST + 1, PRIVATE),
+            OracleRule::Once,
             SECOND,
             PRIVATE,
         ),
         (
             "a page is at two places of a guest",
-            |scene| scene.map(scene.space(0), GUEST_FIRST + OFFSET + 2, PRIVATE),
-            Rule::Once,
+            |scene| scene.map(scene.stage2_id(0), GUEST_FIRST + OFFSET + 2, PRIVATE),
+            OracleRule::Once,
             FIRST,
             PRIVATE,
         ),
         (
             "a block miscounts",
             |scene| tamper::miscount(&scene.hypervisor, Pfn(SHARED)),
-            Rule::Counts,
+            OracleRule::Counts,
             Hypervisor,
             SHARED,
         ),
         (
             "a VM miscounts what it shares",
             |scene| tamper::overcount_shared(&scene.hypervisor, VmIndex(0)),
-            Rule::Counts,
+            OracleRule::Counts,
             FIRST,
             POOLS[0].0,
         ),
         (
             "a page of a pool is lost",
             |scene| tamper::lose_pool_page(&scene.hypervisor, VmIndex(1)),
-            Rule::Counts,
+            OracleRule::Counts,
             SECOND,
             POOLS[1].0,
         ),
         (
             "a pool has no VM",
             |scene| {
-                scene.falsify(HOST, Record::pool(VmIndex(9)));
-                let space = scene.hypervisor.host_space();
-                let (table, index, _) = scene.slot(space, HOST);
+                scene.falsify(HOST, PageState::pool(VmIndex(9)));
+                let stage2_id = scene.hypervisor.host_stage2_id();
+                let (table, index, _) = scene.slot(stage2_id, HOST);
                 scene.machine().write_entry(table, index, 0);
                 for page in HOST + 1..HOST + 4 {
-                    scene.falsify(page, Record::pool(VmIndex(9)));
+                    scene.falsify(page, PageState::pool(VmIndex(9)));
                 }
             },
-            Rule::Counts,
+            OracleRule::Counts,
             Party::Vm(VmIndex(9)),
             HOST,
         ),
@@ -211,52 +211,52 @@ pub(super) const CASES: &[Case] = {
             "the host reaches a denied device",
             |scene| {
                 scene.hypervisor.host_abort(Gfn(2).base(), HostAccess::Read);
-                scene.tamper(scene.hypervisor.host_space(), DENIED.0, |_| {
-                    leaf(Level::Three, Pfn(DENIED.0), Access::Device)
+                scene.tamper(scene.hypervisor.host_stage2_id(), DENIED.0, |_| {
+                    leaf(Level::Three, Pfn(DENIED.0), MemoryType::Device)
                 });
             },
-            Rule::Devices,
+            OracleRule::Devices,
             Host,
             DENIED.0,
         ),
         (
             "a guest reaches a device",
-            |scene| scene.map(scene.space(0), GUEST_FIRST + OFFSET + 2, 120),
-            Rule::Devices,
+            |scene| scene.map(scene.stage2_id(0), GUEST_FIRST + OFFSET + 2, 120),
+            OracleRule::Devices,
             FIRST,
             120,
         ),
         (
             "the host reaches one page for another",
-            |scene| scene.map(scene.hypervisor.host_space(), HOST_IN_SPLIT_BLOCK, SHARED),
-            Rule::Identity,
+            |scene| scene.map(scene.hypervisor.host_stage2_id(), HOST_IN_SPLIT_BLOCK, SHARED),
+            OracleRule::Identity,
             Host,
             HOST_IN_SPLIT_BLOCK,
         ),
         (
             "RAM is not accessed",
             |scene| {
-                scene.tamper(scene.space(0), GUEST_FIRST + 4, |leaf| leaf & !ACCESS_FLAG);
+                scene.tamper(scene.stage2_id(0), GUEST_FIRST + 4, |leaf| leaf & !ACCESS_FLAG);
             },
-            Rule::Attributes,
+            OracleRule::Attributes,
             FIRST,
             BLOCK,
         ),
         (
             "RAM is not executable",
             |scene| {
-                scene.tamper(scene.hypervisor.host_space(), SHARED, |leaf| leaf | NEVER_EXECUTED);
+                scene.tamper(scene.hypervisor.host_stage2_id(), SHARED, |leaf| leaf | NEVER_EXECUTED);
             },
-            Rule::Attributes,
+            OracleRule::Attributes,
             Host,
             SHARED,
         ),
         (
             "a leaf is contiguous",
             |scene| {
-                scene.tamper(scene.space(0), GUEST_FIRST + OFFSET, |leaf| leaf | CONTIGUOUS);
+                scene.tamper(scene.stage2_id(0), GUEST_FIRST + OFFSET, |leaf| leaf | CONTIGUOUS);
             },
-            Rule::Attributes,
+            OracleRule::Attributes,
             FIRST,
             SHARED,
         ),
@@ -264,23 +264,23 @@ pub(super) const CASES: &[Case] = {
             "a device is memory",
             |scene| {
                 scene.hypervisor.host_abort(Gfn(2).base(), HostAccess::Read);
-                scene.map(scene.hypervisor.host_space(), 2, 2);
+                scene.map(scene.hypervisor.host_stage2_id(), 2, 2);
             },
-            Rule::Attributes,
+            OracleRule::Attributes,
             Host,
             2,
         ),
         (
             "an entry is invalid and not zero",
-            |scene| scene.tamper(scene.space(0), GUEST_FIRST, |_| 2),
-            Rule::Attributes,
+            |scene| scene.tamper(scene.stage2_id(0), GUEST_FIRST, |_| 2),
+            OracleRule::Attributes,
             FIRST,
             GUEST_FIRST,
         ),
         (
             "a VM is torn down while it runs",
             |scene| tamper::die_while_running(&scene.hypervisor, VmIndex(0), CpuIndex(1)),
-            Rule::Dead,
+            OracleRule::Dead,
             FIRST,
             0,
         ),

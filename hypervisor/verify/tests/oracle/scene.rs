@@ -2,9 +2,9 @@
 
 use hyp_core::limits::{ObjectIndex, VmIndex};
 use hyp_core::machine::geometry::{Geometry, Level};
-use hyp_core::machine::{Machine, Space, TableRef};
-use hyp_core::memory::stage2::descriptor::{Access, leaf};
-use hyp_core::ownership::page_state::{ObjectPage, Record};
+use hyp_core::machine::{Machine, Stage2Id, TableRef};
+use hyp_core::memory::stage2::descriptor::{MemoryType, leaf};
+use hyp_core::ownership::page_state::{ObjectPage, PageState};
 use hyp_core::verify::{self, tamper};
 use hyp_verify::fake::Fake;
 use hyp_verify::oracle::walker::{self, Meaning};
@@ -59,13 +59,13 @@ impl Scene {
         self.hypervisor.machine()
     }
 
-    pub(super) fn space(&self, vm: usize) -> Space {
-        self.vms[vm].space
+    pub(super) fn stage2_id(&self, vm: usize) -> Stage2Id {
+        self.vms[vm].stage2_id
     }
 
     /// Where the entry is that translates a page of a space, or would, and what it holds.
-    pub(super) fn slot(&self, space: Space, page: u64) -> (TableRef, usize, u64) {
-        let mut table = space.root.page();
+    pub(super) fn slot(&self, stage2_id: Stage2Id, page: u64) -> (TableRef, usize, u64) {
+        let mut table = stage2_id.root.page();
         for level in 1..=3 {
             let (which, index) = walker::place(Tiny::INDEX_BITS, level, page).unwrap();
             let slot = verify::table(Pfn(table.0 + which));
@@ -79,19 +79,19 @@ impl Scene {
     }
 
     /// Changes the entry that translates a page of a space.
-    pub(super) fn tamper(&self, space: Space, page: u64, change: impl FnOnce(u64) -> u64) {
-        let (table, index, value) = self.slot(space, page);
+    pub(super) fn tamper(&self, stage2_id: Stage2Id, page: u64, change: impl FnOnce(u64) -> u64) {
+        let (table, index, value) = self.slot(stage2_id, page);
         self.machine().write_entry(table, index, change(value));
     }
 
     /// Maps a page of a space behind the core's back.
-    pub(super) fn map(&self, space: Space, page: u64, to: u64) {
-        self.tamper(space, page, |_| leaf(Level::Three, Pfn(to), Access::Memory));
+    pub(super) fn map(&self, stage2_id: Stage2Id, page: u64, to: u64) {
+        self.tamper(stage2_id, page, |_| leaf(Level::Three, Pfn(to), MemoryType::Normal));
     }
 
     /// Changes the record of a page, behind everybody's back.
-    pub(super) fn falsify(&self, page: u64, record: Record) {
-        tamper::record(&self.hypervisor, Pfn(page), record);
+    pub(super) fn falsify(&self, page: u64, state: PageState) {
+        tamper::page_state(&self.hypervisor, Pfn(page), state);
     }
 }
 

@@ -81,9 +81,9 @@ const MEMORY: (&str, &str) = (
      object-populate object=object0 offset=0 first=44 pages=6 keep=0
      object-populate object=object0 offset=4 first=48 pages=1 keep=0
      object-populate object=object0 offset=0 first=48 pages=1 keep=0
-     object-punch object=object0 offset=0 pages=1
-     object-punch object=object0 offset=1 pages=4
-     object-punch object=object0 offset=0 pages=6
+     object-reclaim object=object0 offset=0 pages=1
+     object-reclaim object=object0 offset=1 pages=4
+     object-reclaim object=object0 offset=0 pages=6
      force-reclaim page=45
      force-reclaim page=48
      object-query object=object0 offset=0
@@ -161,9 +161,9 @@ const PARTIES: (&str, &str) = (
      object-populate object=object16 offset=0 first=65 pages=1 keep=0
      object-populate object=object32 offset=0 first=64 pages=2 keep=0
      object-populate object=object32 offset=1 first=64 pages=1 keep=0
-     object-punch object=object0 offset=0 pages=2
-     object-punch object=object16 offset=0 pages=1
-     object-punch object=object32 offset=1 pages=1
+     object-reclaim object=object0 offset=0 pages=2
+     object-reclaim object=object16 offset=0 pages=1
+     object-reclaim object=object32 offset=1 pages=1
      force-reclaim page=64
      force-reclaim page=65
      load cpu=0 vm=vm0 vcpu=0
@@ -232,8 +232,8 @@ const BUILD: (&str, &str) = (
      object-unbind object=object1 offset=0 pages=1
      object-populate object=object0 offset=0 first=48 pages=4 keep=1
      object-populate object=object0 offset=3 first=51 pages=1 keep=0
-     object-punch object=object0 offset=0 pages=4
-     object-punch object=object0 offset=1 pages=1
+     object-reclaim object=object0 offset=0 pages=4
+     object-reclaim object=object0 offset=1 pages=1
      force-reclaim page=49
      object-destroy object=object0
      object-destroy object=object1
@@ -266,8 +266,8 @@ const DYING: (&str, &str) = (
      object-populate object=object0 offset=0 first=56 pages=6 keep=0
      object-populate object=object0 offset=5 first=57 pages=1 keep=0
      object-populate object=object0 offset=6 first=58 pages=1 keep=0
-     object-punch object=object0 offset=0 pages=6
-     object-punch object=object0 offset=1 pages=1
+     object-reclaim object=object0 offset=0 pages=6
+     object-reclaim object=object0 offset=1 pages=1
      object-query object=object0 offset=0
      object-destroy object=object0
      vcpu-create vm=vm0 index=1
@@ -342,10 +342,10 @@ const NONSENSE: (&str, &str) = (
      object-populate object=object16 offset=1 first=56 pages=1 keep=0
      object-populate object=object16 offset=1 first=60 pages=1 keep=0
      object-populate object=object0 offset=2 first=64 pages=1 keep=1
-     object-punch object=object99 offset=0 pages=1
-     object-punch object=object0 offset=6 pages=1
-     object-punch object=object0 offset=0 pages=0
-     object-punch object=object0 offset=1 pages=0xffffffffffffffff
+     object-reclaim object=object99 offset=0 pages=1
+     object-reclaim object=object0 offset=6 pages=1
+     object-reclaim object=object0 offset=0 pages=0
+     object-reclaim object=object0 offset=1 pages=0xffffffffffffffff
      object-query object=object99 offset=0
      object-query object=object0 offset=6
      object-destroy object=object99

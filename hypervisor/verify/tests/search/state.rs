@@ -5,7 +5,7 @@ use std::hash::{Hash, Hasher};
 use hyp_core::machine::geometry::Geometry;
 use hyp_core::verify;
 use hyp_verify::lockstep::CPUS;
-use hyp_verify::spec::{Owner, Spec};
+use hyp_verify::spec::{Spec, SpecOwner};
 
 use super::TinyPair;
 
@@ -60,18 +60,18 @@ const fn place(handle: u32) -> u32 {
 fn spec(spec: &Spec, hasher: &mut Fingerprint) {
     for (page, owner) in &spec.owners {
         match owner {
-            Owner::Hypervisor | Owner::Host => continue,
-            Owner::Pool(vm) => (page, 0, place(vm.0)).hash(hasher),
-            Owner::Private(vm) => (page, 1, place(vm.0)).hash(hasher),
-            Owner::Shared(vm) => (page, 2, place(vm.0)).hash(hasher),
-            Owner::Lent(vm) => (page, 3, place(vm.0)).hash(hasher),
+            SpecOwner::Hypervisor | SpecOwner::Host => continue,
+            SpecOwner::Pool(vm) => (page, 0, place(vm.0)).hash(hasher),
+            SpecOwner::Private(vm) => (page, 1, place(vm.0)).hash(hasher),
+            SpecOwner::Shared(vm) => (page, 2, place(vm.0)).hash(hasher),
+            SpecOwner::Lent(vm) => (page, 3, place(vm.0)).hash(hasher),
         }
     }
     // The maps are in the order of handles, whose generations are not to count.
     let mut vms: Vec<_> = spec.vms.iter().collect();
     vms.sort_unstable_by_key(|(vm, _)| place(vm.0));
     for (vm, found) in vms {
-        (place(vm.0), found.protected, found.life, &found.on, &found.loaded).hash(hasher);
+        (place(vm.0), found.protected, found.state, &found.on, &found.loaded).hash(hasher);
         let mut bindings = found.bindings.clone();
         bindings.sort_unstable();
         for binding in bindings {

@@ -8,8 +8,8 @@ use std::{println, thread};
 
 use hyp_core::hypervisor::Hypervisor;
 use hyp_core::limits::CpuIndex;
-use hyp_core::vcpu::cache::Resident;
-use hyp_core::vcpu::loaded::{GuestPage, Loaded};
+use hyp_core::vcpu::cache::VcpuCache;
+use hyp_core::vcpu::loaded::{GuestPage, LoadedVcpu};
 use hyp_core::verify;
 use hyp_verify::fake::{Fake, on_cpu};
 use hyp_verify::lockstep::action::parse;
@@ -156,7 +156,7 @@ fn runs(cpu: u32, dice: &mut Dice) -> Vec<Run> {
     (0..5).map(run).collect()
 }
 
-fn step(loaded: &mut Loaded<'_, '_, Fake<Tiny>>, what: Do) -> Answer {
+fn step(loaded: &mut LoadedVcpu<'_, '_, Fake<Tiny>>, what: Do) -> Answer {
     match what {
         Do::Enter => return Ok(loaded.with_context(|context| context.registers.x[0])),
         Do::Leave => {}
@@ -185,14 +185,14 @@ fn run(
     clock: &AtomicU64,
 ) -> Vec<Done> {
     let now = || clock.fetch_add(1, Ordering::SeqCst);
-    let mut resident = Resident::new(real, CpuIndex(cpu));
+    let mut cache = VcpuCache::new(real, CpuIndex(cpu));
     let mut done = Vec::new();
     for (vcpu, steps) in runs {
         let mut began = now();
         let mut told = |what, answer, began, ended| {
             done.push(Done { vcpu: *vcpu, what, answer, began, ended });
         };
-        let left = resident.run(vm, VcpuIndex(*vcpu), |loaded| {
+        let left = cache.run(vm, VcpuIndex(*vcpu), |loaded| {
             for what in [Do::Enter].iter().chain(steps) {
                 told(*what, step(loaded, *what), began, now());
                 began = now();

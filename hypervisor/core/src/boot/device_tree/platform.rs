@@ -11,14 +11,14 @@ use crate::limits::{MAX_CPUS, MAX_DENIED, MAX_REGIONS};
 
 /// A range of device addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Region {
+pub struct DeviceRange {
     /// The first address.
     pub base: Pa,
     /// In bytes; not 0.
     pub bytes: u64,
 }
 
-impl Region {
+impl DeviceRange {
     /// The pages that hold it.
     fn pages(self) -> Option<PageRange<Pfn>> {
         let last = self.base.checked_add(self.bytes.checked_sub(1)?)?;
@@ -48,7 +48,7 @@ pub struct Platform {
     /// MPIDR_EL1's affinity fields of each CPU.
     pub cpus: Vec<u64, MAX_CPUS>,
     /// The second PL011, the hypervisor's.
-    pub hypervisor_console: Option<Region>,
+    pub hypervisor_console: Option<DeviceRange>,
     /// How PSCI is called.
     pub psci: Conduit,
     /// Device pages that the host must never reach, ascending and apart.
@@ -81,7 +81,7 @@ impl Platform {
 fn regions<'a>(
     parent: FdtNode<'a>,
     node: FdtNode<'a>,
-) -> Result<impl Iterator<Item = Result<Region, DeviceTreeError>> + 'a, DeviceTreeError> {
+) -> Result<impl Iterator<Item = Result<DeviceRange, DeviceTreeError>> + 'a, DeviceTreeError> {
     let space = parent.address_space();
     if !(1..=2).contains(&space.address_cells) || !(1..=2).contains(&space.size_cells) {
         return Err(DeviceTreeError::Malformed);
@@ -90,13 +90,13 @@ fn regions<'a>(
     Ok(regions.into_iter().flatten().map(|region| {
         let base = region.address().map_err(|_| DeviceTreeError::Malformed)?;
         let bytes = region.size().map_err(|_| DeviceTreeError::Malformed)?;
-        let region = Region { base: Pa(base), bytes };
+        let region = DeviceRange { base: Pa(base), bytes };
         region.pages().map_or(Err(DeviceTreeError::Malformed), |_| Ok(region))
     }))
 }
 
 /// The first region of a node at the top level, if there is such a node.
-fn first_region(tree: Fdt<'_>, node: Option<FdtNode<'_>>) -> Result<Option<Region>, DeviceTreeError> {
+fn first_region(tree: Fdt<'_>, node: Option<FdtNode<'_>>) -> Result<Option<DeviceRange>, DeviceTreeError> {
     let Some(node) = node else { return Ok(None) };
     let mut regions = regions(tree.root(), node)?;
     regions.next().ok_or(DeviceTreeError::Malformed)?.map(Some)
@@ -114,7 +114,7 @@ fn ram(tree: Fdt<'_>) -> Result<Vec<PageRange<Pfn>, MAX_REGIONS>, DeviceTreeErro
             continue;
         }
         for region in regions(tree.root(), node)? {
-            let Region { base, bytes } = region?;
+            let DeviceRange { base, bytes } = region?;
             let end = base.checked_add(bytes).ok_or(DeviceTreeError::Malformed)?;
             let first = Pfn(base.0.div_ceil(PAGE_SIZE));
             if let Some(pages) = end.page().0.checked_sub(first.0)

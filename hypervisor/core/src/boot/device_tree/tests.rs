@@ -18,8 +18,8 @@ fn range(first: u64, pages: u64) -> PageRange<Pfn> {
     PageRange::<Pfn>::new(Pfn(first), pages).unwrap()
 }
 
-fn region(base: u64, bytes: u64) -> Region {
-    Region { base: Pa(base), bytes }
+fn region(base: u64, bytes: u64) -> DeviceRange {
+    DeviceRange { base: Pa(base), bytes }
 }
 
 #[test]

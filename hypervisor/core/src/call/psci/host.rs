@@ -20,7 +20,7 @@ use crate::limits::{CpuIndex, MAX_CPUS};
 pub enum PowerRequest {
     /// Wait for an interrupt, then x0 = 0.
     Suspend,
-    /// Start a CPU by [`HostCpus::claim`]: x0 = its result. A bad entry point is the host's own loss: the CPU gets
+    /// Start a CPU by [`HostCpus::reserve`]: x0 = its result. A bad entry point is the host's own loss: the CPU gets
     /// there under the host's stage 2, so it can fetch only what the host may.
     CpuOn {
         /// MPIDR_EL1's affinity fields.
@@ -149,7 +149,7 @@ impl HostCpus {
     /// # Errors
     ///
     /// [`ErrorCode::InvalidParameters`], [`ErrorCode::AlreadyOn`] or [`ErrorCode::OnPending`].
-    pub fn claim(&self, target: u64, entry: Ipa, context_id: u64) -> Result<CpuIndex, ErrorCode> {
+    pub fn reserve(&self, target: u64, entry: Ipa, context_id: u64) -> Result<CpuIndex, ErrorCode> {
         let index = self.index(target).ok_or(ErrorCode::InvalidParameters)?;
         let cpu = self.get(index).ok_or(ErrorCode::InvalidParameters)?;
         match cpu.state.compare_exchange(OFF, ON_PENDING, Ordering::Acquire, Ordering::Relaxed) {
@@ -159,7 +159,7 @@ impl HostCpus {
                 cpu.context_id.store(context_id, Ordering::Release);
                 Ok(index)
             }
-            Err(ON_PENDING) if seeded!(ClaimedTwice) => Ok(index),
+            Err(ON_PENDING) if seeded!(ReservedTwice) => Ok(index),
             Err(ON) => Err(ErrorCode::AlreadyOn),
             Err(_) => Err(ErrorCode::OnPending),
         }
@@ -293,25 +293,25 @@ mod tests {
     #[test]
     fn a_cpu_goes_on_and_off() {
         let cpus = HostCpus::new(&[0, 1, 0x100], CpuIndex(0));
-        assert_eq!(cpus.claim(0, Ipa(0), 0), Err(ErrorCode::AlreadyOn));
-        assert_eq!(cpus.claim(2, Ipa(0), 0), Err(ErrorCode::InvalidParameters));
+        assert_eq!(cpus.reserve(0, Ipa(0), 0), Err(ErrorCode::AlreadyOn));
+        assert_eq!(cpus.reserve(2, Ipa(0), 0), Err(ErrorCode::InvalidParameters));
         assert_eq!(cpus.arrive(CpuIndex(1)), None, "nobody wanted it");
-        assert_eq!(cpus.claim(0x100, Ipa(0x4000), 9), Ok(CpuIndex(2)));
-        assert_eq!(cpus.claim(0x100, Ipa(0x5000), 8), Err(ErrorCode::OnPending));
+        assert_eq!(cpus.reserve(0x100, Ipa(0x4000), 9), Ok(CpuIndex(2)));
+        assert_eq!(cpus.reserve(0x100, Ipa(0x5000), 8), Err(ErrorCode::OnPending));
         assert_eq!(cpus.affinity_info(0x100, 0), 2);
         assert_eq!(cpus.arrive(CpuIndex(2)), Some((Ipa(0x4000), 9)));
         assert_eq!(cpus.affinity_info(0x100, 0), 0);
-        assert_eq!(cpus.claim(0x100, Ipa(0), 0), Err(ErrorCode::AlreadyOn));
+        assert_eq!(cpus.reserve(0x100, Ipa(0), 0), Err(ErrorCode::AlreadyOn));
         cpus.leave(CpuIndex(2));
         assert_eq!(cpus.affinity_info(0x100, 0), 1);
-        assert_eq!(cpus.claim(0x100, Ipa(0x6000), 1), Ok(CpuIndex(2)));
+        assert_eq!(cpus.reserve(0x100, Ipa(0x6000), 1), Ok(CpuIndex(2)));
         cpus.release(CpuIndex(2));
         cpus.leave(CpuIndex(0));
         assert_eq!(cpus.affinity_info(0, 0), 1);
         cpus.stay(CpuIndex(0));
         assert_eq!(cpus.affinity_info(0, 0), 0);
         assert_eq!(cpus.arrive(CpuIndex(2)), None);
-        assert_eq!(cpus.claim(0x100, Ipa(0x6000), 1), Ok(CpuIndex(2)));
+        assert_eq!(cpus.reserve(0x100, Ipa(0x6000), 1), Ok(CpuIndex(2)));
     }
 
     #[test]
@@ -333,7 +333,7 @@ mod tests {
         let (started, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
         thread::scope(|scope| {
             for _ in 0..8 {
-                scope.spawn(|| match cpus.claim(1, Ipa(0), 0) {
+                scope.spawn(|| match cpus.reserve(1, Ipa(0), 0) {
                     Ok(index) => {
                         started.fetch_add(1, Ordering::Relaxed);
                         assert!(cpus.arrive(index).is_some());

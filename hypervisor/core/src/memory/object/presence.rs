@@ -2,7 +2,7 @@
 
 use shared_abi::addr::{PAGE_SHIFT, PAGE_SIZE, Pfn};
 
-use super::Content;
+use super::Presence;
 use crate::machine::TableRef;
 
 /// A word of an object's tables.
@@ -13,7 +13,7 @@ use crate::machine::TableRef;
 /// | 11:2 | split chunks: pages that are not absent |
 /// | 63:12 | the page, or the table of a split chunk |
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Word(pub(crate) u64);
+pub(crate) struct PresenceWord(pub(crate) u64);
 
 const STATE_MASK: u64 = 0b11;
 const PRESENT: u64 = 1;
@@ -22,14 +22,14 @@ const SPLIT: u64 = 3;
 const COUNT_SHIFT: u32 = 2;
 const COUNT_MASK: u64 = 0x3ff;
 
-impl Word {
+impl PresenceWord {
     pub(crate) const ABSENT: Self = Self(0);
 
-    pub(crate) const fn new(content: Content) -> Self {
-        match content {
-            Content::Absent => Self::ABSENT,
-            Content::Present(page) => Self(page.base().0 | PRESENT),
-            Content::Poisoned => Self(POISONED),
+    pub(crate) const fn new(presence: Presence) -> Self {
+        match presence {
+            Presence::Absent => Self::ABSENT,
+            Presence::Present(page) => Self(page.base().0 | PRESENT),
+            Presence::Poisoned => Self(POISONED),
         }
     }
 
@@ -52,11 +52,11 @@ impl Word {
     }
 
     /// What is at the page `pages` further on in a uniform run.
-    pub(crate) const fn content_at(self, pages: u64) -> Content {
+    pub(crate) const fn presence_at(self, pages: u64) -> Presence {
         match self.0 & STATE_MASK {
-            PRESENT => Content::Present(Pfn(self.page().0.wrapping_add(pages))),
-            POISONED => Content::Poisoned,
-            _ => Content::Absent,
+            PRESENT => Presence::Present(Pfn(self.page().0.wrapping_add(pages))),
+            POISONED => Presence::Poisoned,
+            _ => Presence::Absent,
         }
     }
 

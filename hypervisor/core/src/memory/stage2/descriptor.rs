@@ -28,17 +28,17 @@ const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 
 /// What a leaf descriptor lets its space do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Access {
+pub enum MemoryType {
     /// Normal memory, read, write and execute: stage 1 narrows it down.
-    Memory,
+    Normal,
     /// A device: read and write.
     Device,
 }
 
-impl Access {
+impl MemoryType {
     const fn bits(self) -> u64 {
         match self {
-            Self::Memory => MEMATTR_NORMAL | S2AP_READ_WRITE | SH_INNER | ACCESS_FLAG,
+            Self::Normal => MEMATTR_NORMAL | S2AP_READ_WRITE | SH_INNER | ACCESS_FLAG,
             Self::Device => MEMATTR_DEVICE_NGNRE | S2AP_READ_WRITE | ACCESS_FLAG | EXECUTE_NEVER,
         }
     }
@@ -48,12 +48,12 @@ impl Access {
 pub const INVALID: u64 = 0;
 
 /// A leaf of `level` that maps to `page` and on.
-pub const fn leaf(level: Level, page: Pfn, access: Access) -> u64 {
+pub const fn leaf(level: Level, page: Pfn, memory_type: MemoryType) -> u64 {
     let kind = match level {
         Level::One | Level::Two => 0,
         Level::Three => TABLE_OR_PAGE,
     };
-    page.base().0 | access.bits() | kind | VALID
+    page.base().0 | memory_type.bits() | kind | VALID
 }
 
 /// A descriptor that names the next level's table.
@@ -100,15 +100,15 @@ mod tests {
 
     #[test]
     fn leaves_have_the_bits_that_the_manual_asks_for() {
-        assert_eq!(leaf(Level::Three, Pfn(0x40000), Access::Memory), 0x4000_07ff);
-        assert_eq!(leaf(Level::Two, Pfn(0x40000), Access::Memory), 0x4000_07fd);
-        assert_eq!(leaf(Level::Three, Pfn(0x9000), Access::Device), 0x0040_0000_0900_04c7);
+        assert_eq!(leaf(Level::Three, Pfn(0x40000), MemoryType::Normal), 0x4000_07ff);
+        assert_eq!(leaf(Level::Two, Pfn(0x40000), MemoryType::Normal), 0x4000_07fd);
+        assert_eq!(leaf(Level::Three, Pfn(0x9000), MemoryType::Device), 0x0040_0000_0900_04c7);
         assert_eq!(table(Pfn(0x40001)), 0x4000_1003);
     }
 
     #[test]
     fn kinds_depend_on_the_level() {
-        let page = leaf(Level::Three, Pfn(5), Access::Memory);
+        let page = leaf(Level::Three, Pfn(5), MemoryType::Normal);
         assert_eq!(kind(Level::Three, page), Kind::Leaf(Pfn(5)));
         assert_eq!(kind(Level::Two, page), Kind::Table(Pfn(5)));
         let block = at_level(page, Level::Two);

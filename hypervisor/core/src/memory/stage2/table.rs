@@ -2,7 +2,7 @@
 //!
 //! Every change of a live entry is break-before-make (Arm ARM DDI0487, D8.17.1): the entry becomes
 //! invalid, the TLBs forget it, then the new one is written. Another CPU that walks in between takes a
-//! translation fault, finds that the record allows its access, and tries again.
+//! translation fault, finds that the page state allows its access, and tries again.
 //!
 //! Tables come from a [`Pool`]. Who calls [`Stage2::map`] or [`Stage2::unmap`] for a guest has made sure
 //! that there are [`tables_for`] the run; the host's pool has enough for all RAM in pages. Should
@@ -10,18 +10,18 @@
 
 use shared_abi::addr::{PAGE_SHIFT, PAGE_SIZE, Pfn};
 
-use super::descriptor::{self, Access, INVALID, Kind};
+use super::descriptor::{self, INVALID, Kind, MemoryType};
 use crate::machine::geometry::{Geometry, Level, touched};
-use crate::machine::{Frames, Machine, Space, TableRef, Vmid};
+use crate::machine::{Frames, Machine, Stage2Id, TableRef, Vmid};
 use crate::memory::pool::{Pool, used};
-use crate::memory::tlb::Batch;
+use crate::memory::tlb::TlbGather;
 
 /// The most tables that a run of IPA pages takes to be mapped or unmapped, whatever is there: one for
-/// each giant and one for each block that it touches.
+/// each level-1 block and one for each block that it touches.
 #[inline(always)]
 pub(crate) fn tables_for<G: Geometry>(first: u64, pages: u64) -> u64 {
-    let giants = touched::<G>(Level::One, first, pages);
-    giants.saturating_add(touched::<G>(Level::Two, first, pages))
+    let level1_blocks = touched::<G>(Level::One, first, pages);
+    level1_blocks.saturating_add(touched::<G>(Level::Two, first, pages))
 }
 
 /// The tables of one address space.
@@ -34,13 +34,13 @@ pub(crate) struct Stage2 {
 
 /// An entry: where it is, and what it covers.
 #[derive(Clone, Copy)]
-pub(crate) struct Slot {
+pub(crate) struct EntryRef {
     table: TableRef,
     index: usize,
     level: Level,
 }
 
-impl Slot {
+impl EntryRef {
     fn read<M: Machine>(self, machine: &M) -> u64 {
         machine.read_entry(self.table, self.index)
     }
@@ -79,7 +79,7 @@ pub(crate) struct Mapping {
     /// How many pages.
     pub(crate) pages: u64,
     /// What is allowed.
-    pub(crate) access: Access,
+    pub(crate) memory_type: MemoryType,
 }
 
 impl Mapping {
@@ -89,7 +89,7 @@ impl Mapping {
             page: self.page.wrapping_add(pages),
             to: Pfn(self.to.0.wrapping_add(pages)),
             pages: self.pages.saturating_sub(pages),
-            access: self.access,
+            memory_type: self.memory_type,
         }
     }
 }
@@ -102,8 +102,8 @@ impl Stage2 {
 
     /// What VTTBR_EL2 holds for it.
     #[inline]
-    pub(crate) const fn space(&self) -> Space {
-        Space { root: self.root.address(), vmid: self.vmid }
+    pub(crate) const fn stage2_id(&self) -> Stage2Id {
+        Stage2Id { root: self.root.address(), vmid: self.vmid }
     }
 
     /// The root's first page.
@@ -111,9 +111,9 @@ impl Stage2 {
         self.root.page()
     }
 
-    fn root_slot<M: Machine>(&self, page: u64) -> Slot {
+    fn root_entry<M: Machine>(&self, page: u64) -> EntryRef {
         let table = self.root.page().0.wrapping_add(M::Geometry::root_table(page));
-        Slot {
+        EntryRef {
             table: TableRef::new(Pfn(table)),
             index: M::Geometry::index(Level::One, page),
             level: Level::One,
@@ -122,12 +122,12 @@ impl Stage2 {
 
     /// The level-3 entry for `page`, a page of the IPA space, if there is a table for it.
     #[inline(always)]
-    fn page_slot<M: Machine>(&self, machine: &M, page: u64) -> Option<Slot> {
-        let giant = self.root_slot::<M>(page);
-        let Kind::Table(blocks) = giant.kind(machine) else {
+    fn page_entry<M: Machine>(&self, machine: &M, page: u64) -> Option<EntryRef> {
+        let level1_block = self.root_entry::<M>(page);
+        let Kind::Table(blocks) = level1_block.kind(machine) else {
             return None;
         };
-        let block = giant.below::<M>(blocks, page);
+        let block = level1_block.below::<M>(blocks, page);
         let Kind::Table(pages) = block.kind(machine) else {
             return None;
         };
@@ -135,12 +135,12 @@ impl Stage2 {
     }
 
     /// The entry for `page` in the lowest table that the walk gets to, and what it is.
-    fn walk<M: Machine>(&self, machine: &M, page: u64) -> (Slot, Kind) {
-        let mut slot = self.root_slot::<M>(page);
+    fn walk<M: Machine>(&self, machine: &M, page: u64) -> (EntryRef, Kind) {
+        let mut entry = self.root_entry::<M>(page);
         loop {
-            match slot.kind(machine) {
-                Kind::Table(table) => slot = slot.below::<M>(table, page),
-                kind => return (slot, kind),
+            match entry.kind(machine) {
+                Kind::Table(table) => entry = entry.below::<M>(table, page),
+                kind => return (entry, kind),
             }
         }
     }
@@ -153,54 +153,66 @@ impl Stage2 {
     /// Maps a run in the largest leaves that fit it. What of it is mapped already is mapped to the same
     /// pages; tables that a leaf takes the place of go back to the pool.
     #[inline(never)]
-    pub(crate) fn map<M: Machine>(&self, machine: &M, pool: &mut Pool, mapping: Mapping, batch: &mut Batch) {
+    pub(crate) fn map<M: Machine>(
+        &self,
+        machine: &M,
+        pool: &mut Pool,
+        mapping: Mapping,
+        gather: &mut TlbGather,
+    ) {
         let mut left = mapping;
         while left.pages != 0 {
-            let Some(slot) = self.page_slot(machine, left.page).filter(|_| !fits::<M>(Level::Two, left))
+            let Some(entry) = self.page_entry(machine, left.page).filter(|_| !fits::<M>(Level::Two, left))
             else {
-                left = left.skip(self.map_above(machine, pool, left, batch));
+                left = left.skip(self.map_above(machine, pool, left, gather));
                 continue;
             };
-            let mut next = descriptor::leaf(Level::Three, left.to, left.access);
-            let entries = pages_in_table::<M>(slot, left.pages);
+            let mut next = descriptor::leaf(Level::Three, left.to, left.memory_type);
+            let entries = pages_in_table::<M>(entry, left.pages);
             left = left.skip(entries.len() as u64);
             for index in entries {
-                machine.write_entry(slot.table, index, next);
+                machine.write_entry(entry.table, index, next);
                 next = next.wrapping_add(PAGE_SIZE);
             }
-            batch.added();
+            gather.added();
         }
     }
 
     /// Maps the start of a run above level 3: a leaf, or tables for the pages. Answers how many pages
     /// were mapped, or can't be for want of a table.
     #[inline(never)]
-    fn map_above<M: Machine>(&self, machine: &M, pool: &mut Pool, run: Mapping, batch: &mut Batch) -> u64 {
-        let mut slot = self.root_slot::<M>(run.page);
-        while slot.level != Level::Three {
-            let kind = slot.kind(machine);
-            let rest = M::Geometry::next(slot.level, run.page).wrapping_sub(run.page);
+    fn map_above<M: Machine>(
+        &self,
+        machine: &M,
+        pool: &mut Pool,
+        run: Mapping,
+        gather: &mut TlbGather,
+    ) -> u64 {
+        let mut entry = self.root_entry::<M>(run.page);
+        while entry.level != Level::Three {
+            let kind = entry.kind(machine);
+            let rest = M::Geometry::next(entry.level, run.page).wrapping_sub(run.page);
             let table = match kind {
                 Kind::Leaf(_) => return rest,
-                _ if fits::<M>(slot.level, run) => {
+                _ if fits::<M>(entry.level, run) => {
                     if let Kind::Table(table) = kind {
-                        self.detach(machine, slot);
-                        free_tables(machine, pool, table, below(slot.level));
+                        self.detach(machine, entry);
+                        free_tables(machine, pool, table, below(entry.level));
                     }
-                    slot.write(machine, descriptor::leaf(slot.level, run.to, run.access));
-                    batch.added();
+                    entry.write(machine, descriptor::leaf(entry.level, run.to, run.memory_type));
+                    gather.added();
                     return rest;
                 }
                 Kind::Table(table) => table,
                 Kind::Invalid => match pool.take(machine) {
                     Some(table) => {
-                        slot.write(machine, descriptor::table(table.page()));
+                        entry.write(machine, descriptor::table(table.page()));
                         table.page()
                     }
                     None => return rest,
                 },
             };
-            slot = slot.below::<M>(table, run.page);
+            entry = entry.below::<M>(table, run.page);
         }
         0
     }
@@ -212,20 +224,20 @@ impl Stage2 {
         pool: &mut Pool,
         first: u64,
         pages: u64,
-        batch: &mut Batch,
+        gather: &mut TlbGather,
     ) {
         let end = first.saturating_add(pages);
         let mut page = first;
         while page < end {
-            let (slot, kind) = self.walk(machine, page);
-            let start = M::Geometry::align_down(slot.level, page);
-            let next = M::Geometry::next(slot.level, page);
+            let (entry, kind) = self.walk(machine, page);
+            let start = M::Geometry::align_down(entry.level, page);
+            let next = M::Geometry::next(entry.level, page);
             match kind {
-                _ if slot.level == Level::Three => {
-                    for index in pages_in_table::<M>(slot, end.wrapping_sub(page)) {
-                        if machine.read_entry(slot.table, index) != INVALID {
-                            machine.write_entry(slot.table, index, INVALID);
-                            batch.removed(page, Level::Three);
+                _ if entry.level == Level::Three => {
+                    for index in pages_in_table::<M>(entry, end.wrapping_sub(page)) {
+                        if machine.read_entry(entry.table, index) != INVALID {
+                            machine.write_entry(entry.table, index, INVALID);
+                            gather.removed(page, Level::Three);
                         }
                         page = page.wrapping_add(1);
                     }
@@ -233,13 +245,13 @@ impl Stage2 {
                 }
                 Kind::Leaf(_) if start < page || next > end => {
                     // A split that finds no table leaves the whole leaf invalid; go on behind it then.
-                    if self.split(machine, pool, slot, start).is_some() {
+                    if self.split(machine, pool, entry, start).is_some() {
                         continue;
                     }
                 }
                 Kind::Leaf(_) => {
-                    slot.write(machine, INVALID);
-                    batch.removed(start, slot.level);
+                    entry.write(machine, INVALID);
+                    gather.removed(start, entry.level);
                 }
                 Kind::Table(_) | Kind::Invalid => {}
             }
@@ -250,24 +262,24 @@ impl Stage2 {
     /// Takes a whole table out of the walk and the TLBs: its leaves may be cached one by one, so
     /// nothing less than all of the space will do.
     #[cold]
-    fn detach<M: Machine>(&self, machine: &M, slot: Slot) {
-        slot.write(machine, INVALID);
-        machine.invalidate_all(self.space());
+    fn detach<M: Machine>(&self, machine: &M, entry: EntryRef) {
+        entry.write(machine, INVALID);
+        machine.invalidate_all(self.stage2_id());
     }
 
     /// Puts a table with the same translations in the place of a leaf, which translates from page
     /// `first` on.
     #[cold]
-    fn split<M: Machine>(&self, machine: &M, pool: &mut Pool, slot: Slot, first: u64) -> Option<()> {
-        let leaf = slot.read(machine);
-        slot.write(machine, INVALID);
-        let mut broken = Batch::new(self.space());
-        broken.removed(first, slot.level);
+    fn split<M: Machine>(&self, machine: &M, pool: &mut Pool, entry: EntryRef, first: u64) -> Option<()> {
+        let leaf = entry.read(machine);
+        entry.write(machine, INVALID);
+        let mut broken = TlbGather::new(self.stage2_id());
+        broken.removed(first, entry.level);
         seeded!(broken.finish(machine), NoBreak => ());
         let table = pool.take(machine)?;
-        let level = below(slot.level);
+        let level = below(entry.level);
         machine.fill(table, descriptor::at_level(leaf, level), M::Geometry::span(level) << PAGE_SHIFT);
-        slot.write(machine, descriptor::table(table.page()));
+        entry.write(machine, descriptor::table(table.page()));
         Some(())
     }
 
@@ -316,9 +328,9 @@ fn fits<M: Machine>(level: Level, run: Mapping) -> bool {
 }
 
 /// The entries, from a slot of level 3 on, of `pages` pages or as many as the table serves.
-fn pages_in_table<M: Machine>(slot: Slot, pages: u64) -> core::ops::Range<usize> {
+fn pages_in_table<M: Machine>(entry: EntryRef, pages: u64) -> core::ops::Range<usize> {
     let end = usize::try_from(pages).unwrap_or(usize::MAX);
-    slot.index..slot.index.saturating_add(end).min(M::Geometry::ENTRIES)
+    entry.index..entry.index.saturating_add(end).min(M::Geometry::ENTRIES)
 }
 
 /// Zeroes a detached table of `level` and those below it, and gives them to the pool.

@@ -5,26 +5,26 @@ use shared_abi::error::{CallError, CallFailure};
 
 use crate::hypervisor::Hypervisor;
 use crate::machine::{Frames, Machine};
-use crate::memory::object::{Content, Object, Run};
-use crate::memory::tlb::Batch;
+use crate::memory::object::{Object, PageRun, Presence};
+use crate::memory::tlb::TlbGather;
 use crate::ownership::host::{HostMemory, after};
-use crate::ownership::page_state::{ObjectPage, Record};
-use crate::vm::{Life, Vm};
+use crate::ownership::page_state::{ObjectPage, PageState};
+use crate::vm::{Vm, VmState};
 
 impl<M: Machine> Hypervisor<'_, M> {
     /// Takes a run from the guest, or the part of it that lies in one binding, and gives it to the host.
     /// `left` is what the object has there from then on. Answers how many pages that was.
     ///
     /// First the guest can't reach the pages any more, then they are wiped, then the host reaches them.
-    pub(crate) fn take_run(
+    pub(crate) fn reclaim_run(
         &self,
         vm: &mut Vm,
         object: &mut Object,
         page: ObjectPage,
-        run: Run,
-        left: Content,
+        run: PageRun,
+        left: Presence,
     ) -> Result<u64, CallFailure> {
-        let Content::Present(first) = run.content() else {
+        let Presence::Present(first) = run.presence() else {
             return Ok(run.pages);
         };
         let Some((gfn, pages)) = vm.bound_run(page, run.pages) else {
@@ -32,14 +32,14 @@ impl<M: Machine> Hypervisor<'_, M> {
             return Err(CallError::Denied.into());
         };
         vm.has_tables::<M::Geometry>(page.offset(), gfn, pages)?;
-        if vm.life == Life::New && !seeded!(MeasuredSwapped) {
+        if vm.state == VmState::New && !seeded!(MeasuredSwapped) {
             vm.measurement.void();
         }
 
-        let mut batch = Batch::new(vm.tables.space());
-        vm.tables.unmap(&self.machine, &mut vm.pool, gfn.0, pages, &mut batch);
-        batch.finish(&self.machine);
-        object.set(&self.machine, &mut vm.pool, page.offset(), pages, run.content(), left);
+        let mut gather = TlbGather::new(vm.tables.stage2_id());
+        vm.tables.unmap(&self.machine, &mut vm.pool, gfn.0, pages, &mut gather);
+        gather.finish(&self.machine);
+        object.set(&self.machine, &mut vm.pool, page.offset(), pages, run.presence(), left);
         self.release_run(vm, page, first, pages);
         Ok(pages)
     }
@@ -70,23 +70,23 @@ impl<M: Machine> Hypervisor<'_, M> {
         page: ObjectPage,
         range: PageRange<Pfn>,
     ) {
-        let mut batch = host.batch();
+        let mut gather = host.gather();
         let mut done = 0_u64;
         while let Some(rest) = after(range, done) {
             let page = page.advance(done);
-            let mut take = |from| host.convert(&self.machine, rest, from, Record::HOST, &mut batch);
-            let alone = take(vm.record(page));
+            let mut take = |from| host.convert(&self.machine, rest, from, PageState::HOST, &mut gather);
+            let alone = take(vm.page_state(page));
             let shared = match alone {
-                0 => take(Record::guest_shared(page)),
+                0 => take(PageState::guest_shared(page)),
                 _ => 0,
             };
             vm.report.shared = vm.report.shared.saturating_sub(shared);
             match alone.saturating_add(shared) {
-                // Nothing but these two can be: a page of another record would be none of the VM's.
+                // Nothing but these two can be: a page of another page state would be none of the VM's.
                 0 => break,
                 taken => done = done.saturating_add(taken),
             }
         }
-        batch.finish(&self.machine);
+        gather.finish(&self.machine);
     }
 }

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use host::memory::{Fault, HostMemory};
 use host::virtio::Served;
 use host::virtio::queue::{Areas, QueueError};
-use host::vm::pages::{PageMap, Run};
+use host::vm::pages::{GuestRun, PageMap};
 use shared_abi::addr::{Gfn, PAGE_SIZE, Pa, PageRange, Pfn};
 
 use super::{AREAS, DESCRIPTOR_BYTES, GUEST, WRITE};
@@ -22,7 +22,7 @@ pub(super) fn page_map() -> PageMap {
     let ram = PageRange::<Gfn>::new(GUEST.page(), PAGES).expect("some pages");
     let mut map = PageMap::new(ram).expect("memory for a few words");
     for page in 0..PAGES {
-        map.insert(Run { gfn: Gfn(GUEST.page().0 + page), pfn: Pfn(FIRST.0 + page_of(page)), pages: 1 });
+        map.insert(GuestRun { gfn: Gfn(GUEST.page().0 + page), pfn: Pfn(FIRST.0 + page_of(page)), pages: 1 });
     }
     map
 }
