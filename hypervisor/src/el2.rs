@@ -88,7 +88,7 @@ impl Machine for El2 {
     }
 
     fn put_context(&self, context_page: &mut ContextPage, context: VcpuContext) {
-        // SAFETY: the core uses a `ContextPage` only while the vCPU's claim is this CPU's, and it is borrowed mutably,
+        // SAFETY: the core uses a `ContextPage` only while the vCPU is this CPU's, and it is borrowed mutably,
         // so no other reference to its page exists; the page is the core's then, RAM, mapped (`mmu`), and larger
         // than a context (asserted in vcpu.rs).
         unsafe { page_pointer::<VcpuContext>(context_page.page()).write(context) };
@@ -96,9 +96,9 @@ impl Machine for El2 {
 
     #[inline(always)]
     fn with_context<R>(&self, context_page: &mut ContextPage, f: impl FnOnce(&mut VcpuContext) -> R) -> R {
-        // SAFETY: the core uses a `ContextPage` only while the vCPU's claim is this CPU's, and it is borrowed mutably,
+        // SAFETY: the core uses a `ContextPage` only while the vCPU is this CPU's, and it is borrowed mutably,
         // so no other reference to its page exists; the page is the core's then, RAM and mapped (`mmu`), and
-        // `put_context` has put a context there before the vCPU could be claimed.
+        // `put_context` has put a context there before the vCPU could be taken.
         f(unsafe { &mut *page_pointer::<VcpuContext>(context_page.page()) })
     }
 

@@ -43,7 +43,7 @@ pub(crate) fn run(
     vcpu_cache.run(vm, vcpu, &mut run)?
 }
 
-/// [`run`], of a vCPU that this CPU has claimed; the host's is what is loaded before and after it.
+/// [`run`], of a vCPU that this CPU has taken; the host's is what is loaded before and after it.
 #[inline(always)]
 fn run_loaded(
     loaded: &mut LoadedVcpu<'static, 'static, El2>,
@@ -56,7 +56,7 @@ fn run_loaded(
     state::save_system(&mut host.system);
     let stage2_id = loaded.stage2_id();
     loaded.with_context(|context| {
-        // SAFETY: `VcpuCache::run` has claimed the vCPU for this CPU, `context` and `stage2_id` are that vCPU's and its
+        // SAFETY: `VcpuCache::run` has taken the vCPU for this CPU, `context` and `stage2_id` are that vCPU's and its
         // VM's, and `traps` is this CPU's; EL1 runs next as that vCPU, in `until_exit`.
         unsafe {
             state::load_system(&context.registers.system);
@@ -93,7 +93,7 @@ fn until_exit(fp: &mut HostFp, running: &mut Running<'_>) -> Exit {
     loop {
         El2.note_entry();
         let registers = running.loaded.with_context(|context| &raw mut context.registers);
-        // SAFETY: they are the registers of a vCPU that this CPU has claimed,
+        // SAFETY: they are the registers of a vCPU that this CPU has taken,
         // and `run_loaded` has loaded the system registers. Only `VcpuContext::new`, the guest itself and
         // injected exceptions set PSTATE, to EL1 or EL0. `hypercall` takes a `Running`.
         let vector = unsafe { switch::enter(registers, (&raw mut *running).cast(), hypercall) };
@@ -114,7 +114,7 @@ fn until_exit(fp: &mut HostFp, running: &mut Running<'_>) -> Exit {
                 loaded.with_context(|context| fp.give_to_guest(context));
             }
             GuestAction::Resume => loaded.with_context(|context| {
-                // SAFETY: `context` is the claimed vCPU's, stored above and perhaps changed by an exception that it
+                // SAFETY: `context` is the taken vCPU's, stored above and perhaps changed by an exception that it
                 // takes; its stage 2 is still selected, and it runs next.
                 unsafe { state::load_system(&context.registers.system) }
             }),

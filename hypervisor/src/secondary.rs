@@ -1,6 +1,6 @@
 //! The other CPUs: none ever runs host code without the host's stage 2.
 //!
-//! The host asks for a CPU by PSCI CPU_ON. The relay claims it here, and starts it in EL2; there it
+//! The host asks for a CPU by PSCI CPU_ON. The relay reserves it here, and starts it in EL2; there it
 //! sets itself up as the boot CPU did, and only then drops to the host's entry at EL1.
 
 use bare_rt::image::SecondaryBoot;

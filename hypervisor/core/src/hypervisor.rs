@@ -97,12 +97,12 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
         cpu.0 < self.cpus
     }
 
-    /// The claim to a vCPU of the VM at `slot`.
+    /// The ownership of a vCPU of the VM at `slot`.
     pub(crate) fn ownership(&self, slot: usize, vcpu: VcpuIndex) -> Option<&VcpuOwnership> {
         self.ownerships.get(slot)?.get(usize::try_from(vcpu.0).ok()?)
     }
 
-    /// The claims to the vCPUs of a VM, also while their registers have been taken from them.
+    /// The ownership of the vCPUs of a VM, also while their registers have been taken from them.
     pub(crate) fn ownerships_of(&self, vm: &Vm) -> impl Iterator<Item = &VcpuOwnership> {
         let vcpus = usize::try_from(vm.report.vcpus).unwrap_or(MAX_VCPUS);
         self.ownerships.get(usize::from(vm.index.0)).into_iter().flatten().take(vcpus)

@@ -7,7 +7,7 @@
 //!    tables ([`memory::stage2`]) are made from the records and are never asked.
 //! 2. **Check, then commit.** A transition checks every party first, under their locks; what follows
 //!    can't fail. A refused call changed nothing.
-//! 3. **What comes from the host is a claim** until it has been checked under the lock that protects
+//! 3. **What the host says proves nothing** until it has been checked under the lock that protects
 //!    what it is about.
 //! 4. **The machine is a trait** ([`machine::Machine`]): the same code runs at EL2 and, on a recording
 //!    fake, under `cargo test`.

@@ -62,7 +62,7 @@ impl Frames {
 }
 
 /// The right to one vCPU's registers, used by one CPU at a time: the core lends it to the machine only while the
-/// vCPU's claim (`vm/vcpu_ownership.rs`) says that it runs on this CPU, which a `VcpuCache` holds for those it has parked.
+/// vCPU's ownership (`vm/vcpu_ownership.rs`) says that it runs on this CPU, which a `VcpuCache` holds for those it has parked.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ContextPage(Pfn);
 

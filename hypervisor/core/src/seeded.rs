@@ -89,7 +89,7 @@ mod on {
         OddRoot: 1,
         /// An object is published though the pool ran out of tables for it.
         HalfObject: 2,
-        /// A vCPU that is off stays claimed by the CPU that failed to load it.
+        /// A vCPU that is off stays taken by the CPU that failed to load it.
         OwnershipLeaked: 2,
         /// CPU_ON publishes a vCPU that does not know where to start.
         StartForgotten: 2,
@@ -109,7 +109,7 @@ mod on {
         GuardOverMemory: 5,
         /// A guest may give a page back that it shares.
         RelinquishShared: 5,
-        /// The first leaf of a batch is not invalidated.
+        /// The first leaf of a gather is not invalidated.
         LeafForgotten: 6,
         /// Guest translations are invalidated by the host's VMID.
         WrongVmid: 6,

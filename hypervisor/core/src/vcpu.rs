@@ -24,7 +24,7 @@ pub enum GuestAction {
 }
 
 impl<'m, M: Machine> Hypervisor<'m, M> {
-    /// Claims a vCPU for `cpu`, to be entered there.
+    /// Takes a vCPU for `cpu`, to be entered there.
     ///
     /// # Errors
     ///

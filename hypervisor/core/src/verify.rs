@@ -119,12 +119,12 @@ impl<M: Machine> Hypervisor<'_, M> {
     }
 }
 
-/// Goes on with a vCPU that this CPU has parked, as a resident one does: returns whether it may.
+/// Goes on with a vCPU that this CPU has parked, as the vCPU cache does: returns whether it may.
 pub fn resume<M: Machine>(loaded: &mut LoadedVcpu<'_, '_, M>, vm: VmHandle, vcpu: VcpuIndex) -> bool {
     loaded.resume(vm, vcpu)
 }
 
-/// Parks a vCPU, as a resident one does.
+/// Parks a vCPU, as the vCPU cache does.
 pub fn park<M: Machine>(loaded: &mut LoadedVcpu<'_, '_, M>) {
     loaded.park();
 }

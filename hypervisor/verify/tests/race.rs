@@ -138,7 +138,7 @@ fn a_page_that_changes_hands_in_between_is_not_taken_from_its_new_owner() {
     let (old, new) = (vm(54), vm(66));
     call(populate(old, 1));
 
-    // The look is over but for giving the lock back: another CPU's punch is in front of this one at
+    // The look is over but for giving the lock back: another CPU's reclaim is in front of this one at
     // the VM's lock, and is done when this one gets there.
     hypervisor.machine().when(Event::Released(LockId::HOST), move || {
         static HAS_THE_VM: AtomicBool = AtomicBool::new(false);

@@ -276,7 +276,7 @@ fn what_threads_are_answered_at_once_some_order_would_have_answered_too() {
 
 /// A thread that does whatever it likes to VMs of its own and of others.
 fn havoc(real: &Hypervisor<'_, Fake<Tiny>>, thread: usize, seed: u64, calls: u64) {
-    // Two threads pass for each CPU; a CPU has one resident.
+    // Two threads pass for each CPU; a CPU has one vCPU cache.
     let (cpu, keeps) = (thread % 2, thread < 2);
     let mut cache = VcpuCache::new(real, CpuIndex(cpu));
     let mut vms = vec![VmHandle(0x100), VmHandle(0x101)];

@@ -24,7 +24,7 @@ impl<'h, 'm, M: Machine> VcpuCache<'h, 'm, M> {
         Self { hypervisor, cpu, last: None }
     }
 
-    /// Claims a vCPU for this CPU and does `f` with it. When this returns, the vCPU is anybody's again: by then
+    /// Takes a vCPU for this CPU and does `f` with it. When this returns, the vCPU is anybody's again: by then
     /// VTTBR_EL2 must name another space, as the VM's tables may be taken apart at once.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! A vCPU that a CPU has claimed, and all that handling its exits needs of its VM.
+//! A vCPU that a CPU has taken, and all that handling its exits needs of its VM.
 
 use arm_psci::ErrorCode;
 use shared_abi::addr::{Gfn, Ipa, PageRange};
@@ -43,7 +43,7 @@ pub struct LoadedVcpu<'h, 'm, M: Machine> {
     protected: bool,
     /// It is not parked.
     running: bool,
-    /// The device page that was met last: it is one as long as the claim is not revoked.
+    /// The device page that was met last: it is one as long as the ownership is not revoked.
     device: Option<Gfn>,
     pub(crate) vm: VmHandle,
     pub(crate) vcpu: VcpuIndex,
@@ -51,7 +51,7 @@ pub struct LoadedVcpu<'h, 'm, M: Machine> {
 }
 
 impl<'h, 'm, M: Machine> LoadedVcpu<'h, 'm, M> {
-    /// Claims a vCPU for a CPU; [`Hypervisor::vcpu_load`] has the errors.
+    /// Takes a vCPU for a CPU; [`Hypervisor::vcpu_load`] has the errors.
     pub(crate) fn load(
         hypervisor: &'h Hypervisor<'m, M>,
         cpu: CpuIndex,
@@ -185,7 +185,7 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
     }
 
     /// What is at `gfn` at this moment, and whether the VM's MMIO guard allows a device there. Where no memory
-    /// is bound none ever will be, and who changes the guard revokes the claim: so the device page that was
+    /// is bound none ever will be, and who changes the guard revokes the ownership: so the device page that was
     /// met last needs no other look.
     #[inline(always)]
     pub(crate) fn classify_or_device(&mut self, gfn: Gfn) -> (GuestPage, bool) {
@@ -240,7 +240,7 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
         })
     }
 
-    /// PSCI CPU_ON: claims vCPU `target` for power-on at `entry`, x0 = `context_id`. Of many who try
+    /// PSCI CPU_ON: reserves vCPU `target` for power-on at `entry`, x0 = `context_id`. Of many who try
     /// at once, one gets it. It starts there the next time the host enters it.
     ///
     /// # Errors

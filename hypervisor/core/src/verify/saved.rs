@@ -11,7 +11,7 @@ use crate::memory::pool::Pool;
 use crate::vcpu::loaded::LoadedVcpu;
 use crate::vm::{self, VmSlot, VmState};
 
-/// A copy of all that changes, but for the page states, which the caller keeps, and who has claimed which vCPU.
+/// A copy of all that changes, but for the page states, which the caller keeps, and who has taken which vCPU.
 #[derive(Clone, Debug)]
 pub struct SavedState {
     host_pool: Pool,

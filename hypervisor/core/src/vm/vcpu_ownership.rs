@@ -2,9 +2,9 @@
 //!
 //! A CPU *takes* a vCPU under that lock, where it is seen that the vCPU may run. When its run is over the CPU
 //! *parks* it: whoever takes it next may have it, but the CPU that parked it may *resume* it without another
-//! look. So whoever changes what was looked at *revokes* the claim under the same lock: one that is parked is
+//! look. So whoever changes what was looked at *revokes* the ownership under the same lock: one that is parked is
 //! free then, and one that runs is free as soon as its run is over. (A vCPU that is off is never parked, since it
-//! revoked its own claim when it turned itself off: who turns it on has nothing to revoke.)
+//! revoked its own ownership when it turned itself off: who turns it on has nothing to revoke.)
 //!
 //! | word | meaning |
 //! | --- | --- |
@@ -43,7 +43,7 @@ impl VcpuOwnership {
         Self { word: AtomicU32::new(FREE), hypercalls: AtomicU64::new(0), exits: AtomicU64::new(0) }
     }
 
-    /// Claims the vCPU for a CPU, unless it runs. The caller holds its VM's lock, and has seen that it may run.
+    /// Takes the vCPU for a CPU, unless it runs. The caller holds its VM's lock, and has seen that it may run.
     pub(crate) fn take(&self, cpu: CpuIndex) -> bool {
         self.word
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
@@ -52,7 +52,7 @@ impl VcpuOwnership {
             .is_ok()
     }
 
-    /// Claims the vCPU for the CPU that parked it, unless somebody took it or revoked that meanwhile.
+    /// Takes the vCPU for the CPU that parked it, unless somebody took it or revoked that meanwhile.
     pub(crate) fn resume(&self, cpu: CpuIndex) -> bool {
         let parked = parked(cpu);
         self.word.compare_exchange(parked, parked | RUNNING, Ordering::Acquire, Ordering::Relaxed).is_ok()
@@ -72,7 +72,7 @@ impl VcpuOwnership {
         self.word.fetch_or(REVOKED, Ordering::AcqRel);
     }
 
-    /// Whether the vCPU runs. Once claims are revoked, and while the caller holds its VM's lock, one that does
+    /// Whether the vCPU runs. Once ownership is revoked, and while the caller holds its VM's lock, one that does
     /// not will not.
     pub(crate) fn is_running(&self) -> bool {
         self.word.load(Ordering::Acquire) & RUNNING != 0
@@ -98,7 +98,7 @@ impl VcpuOwnership {
         [&self.hypercalls, &self.exits].map(|count| count.load(Ordering::Relaxed))
     }
 
-    /// Begins to count for another vCPU, which nobody has claimed yet.
+    /// Begins to count for another vCPU, which nobody has taken yet.
     pub(crate) fn reset_counts(&self) {
         for count in [&self.hypercalls, &self.exits] {
             count.store(0, Ordering::Relaxed);

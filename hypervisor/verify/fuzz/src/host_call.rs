@@ -228,7 +228,7 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
                 .object(6, [1, 100, 1, 0])
                 .0,
         ),
-        ("punch", ready().object(7, [0, 2, 0, 0]).object(8, [0; 4]).0),
+        ("object-reclaim", ready().object(7, [0, 2, 0, 0]).object(8, [0; 4]).0),
         ("reclaim", ready().step(&[0, 14, 68, 0, 0, 0, 0]).step(&[4, 0, 7, 0]).0),
         (
             "two",

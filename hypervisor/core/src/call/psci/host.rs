@@ -1,7 +1,7 @@
 //! The host's SMCs. None is passed on but the PSCI calls that the relay makes itself, so that no CPU
 //! ever runs host code without stage 2.
 //!
-//! [`decide`] serves a call, or says what the binary has to do. To start a CPU, the caller claims it in [`HostCpus`], makes the
+//! [`decide`] serves a call, or says what the binary has to do. To start a CPU, the caller reserves it in [`HostCpus`], makes the
 //! firmware start it at the hypervisor's own entry, and there [`HostCpus::arrive`] tells where the host
 //! wanted it.
 
@@ -100,7 +100,7 @@ const fn is_instruction(address: u64) -> bool {
 
 /// Whether a CPU runs host code.
 const OFF: u8 = 0;
-/// Claimed by a caller of CPU_ON, not there yet.
+/// Reserved by a caller of CPU_ON, not there yet.
 const ON_PENDING: u8 = 1;
 /// Running.
 const ON: u8 = 2;
@@ -143,7 +143,7 @@ impl HostCpus {
         index.map(CpuIndex)
     }
 
-    /// Claims an off CPU to be started at `entry`. Of many callers one gets it; it is then either
+    /// Reserves an off CPU to be started at `entry`. Of many callers one gets it; it is then either
     /// started, or let go of by [`Self::release`].
     ///
     /// # Errors
@@ -165,12 +165,12 @@ impl HostCpus {
         }
     }
 
-    /// The firmware did not start a claimed CPU: it is off again.
+    /// The firmware did not start a reserved CPU: it is off again.
     pub fn release(&self, cpu: CpuIndex) {
         self.change(cpu, ON_PENDING, OFF);
     }
 
-    /// A claimed CPU is here: where the host wants it, and its x0. `None` if nobody claimed it.
+    /// A reserved CPU is here: where the host wants it, and its x0. `None` if nobody reserved it.
     pub fn arrive(&self, cpu: CpuIndex) -> Option<(Ipa, u64)> {
         let found = self.get(cpu)?;
         let entry = found.entry.load(Ordering::Acquire);
