@@ -59,6 +59,35 @@ impl CallError {
     }
 }
 
+/// Why a host call failed, and how far it came: x0 and x1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallFailure {
+    /// x0.
+    pub error: CallError,
+    /// x1: what the call documents beside the error, else 0.
+    pub value: u64,
+}
+
+impl CallFailure {
+    /// [`CallError::Again`] after `pages` pages.
+    #[must_use]
+    pub const fn again(pages: u64) -> Self {
+        Self { error: CallError::Again, value: pages }
+    }
+
+    /// [`CallError::NoMemory`]: the pool is short of `pages` pages.
+    #[must_use]
+    pub const fn no_memory(pages: u64) -> Self {
+        Self { error: CallError::NoMemory, value: pages }
+    }
+}
+
+impl From<CallError> for CallFailure {
+    fn from(error: CallError) -> Self {
+        Self { error, value: 0 }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

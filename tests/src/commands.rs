@@ -10,7 +10,7 @@ use crate::workspace::{dependencies, files, root};
 
 /// Flags of cargo, of its test programs and of its tools that documents may use, each with whether a value
 /// follows.
-const CARGO_FLAGS: [(&str, bool); 26] = [
+const CARGO_FLAGS: [(&str, bool); 27] = [
     ("--all", false),
     ("--all-targets", false),
     ("--bin", true),
@@ -31,6 +31,7 @@ const CARGO_FLAGS: [(&str, bool); 26] = [
     ("--skip", true),
     ("--target", true),
     ("--test", true),
+    ("--test-package", true),
     ("--test-threads", true),
     ("--workspace", false),
     ("-D", true),
@@ -192,7 +193,19 @@ impl Commands {
     fn check_value(&self, flag: &str, value: &str, package: Option<&str>) -> Result<(), String> {
         let directory = package.map(|package| self.directory(package)).transpose()?;
         let exists = match (flag, directory) {
-            ("--test", Some(directory)) => root().join(directory).join(format!("tests/{value}.rs")).is_file(),
+            ("--test", Some(directory)) => {
+                let manifest =
+                    fs::read_to_string(root().join(directory).join("Cargo.toml")).unwrap_or_default();
+                let named = manifest
+                    .split("[[test]]")
+                    .skip(1)
+                    .any(|test| test.lines().any(|line| line == format!("name = \"{value}\"")));
+                let tests = root().join(directory).join("tests");
+                named
+                    || [format!("{value}.rs"), format!("{value}/main.rs")]
+                        .iter()
+                        .any(|file| tests.join(file).is_file())
+            }
             ("--features", Some(directory)) => {
                 let manifest =
                     fs::read_to_string(root().join(directory).join("Cargo.toml")).unwrap_or_default();
@@ -355,6 +368,8 @@ mod tests {
             "boot --json [FILE]",
             "cargo seeded",
             "cargo test -p tests --test abi",
+            "cargo test -p tests --test metal",
+            "cargo test -p hyp-verify --test checks",
             "cargo test -p hyp-core --features seeded-bugs",
             "cargo test -p tests --lib -- --nocapture a_document_is_taken_apart",
             "cargo build -p guest-kernel --bin mine --profile bare",

@@ -11,7 +11,7 @@ use bootimg::pack::{Input, pack};
 use qemu::bare::{Binary, HYPERVISOR};
 
 use crate::payload::{build, built};
-use crate::tool::{Run, Tool};
+use crate::tool::{Tool, ToolRun};
 
 /// CPUs of the machine.
 const CPUS: &str = "2";
@@ -26,7 +26,7 @@ const HOST: Binary = Binary { package: "host", name: "registers-host", features:
 ///
 /// If something does not build.
 #[must_use]
-pub fn boot() -> Run {
+pub fn boot() -> ToolRun {
     let read = |path: &Path| fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let image = pack(&Input {
         hypervisor: &read(&build(HYPERVISOR)),

@@ -17,7 +17,7 @@ use tests::workspace::{files, root};
 /// constant's, and it has them at least once.
 const FACTS: &[(&str, &str, &[&str])] = &[
     ("docs/abi.md", "One call does at most ", &["PAGES_PER_CALL"]),
-    ("docs/abi.md", "Populate, punch and destroy do at most ", &["PAGES_PER_CALL"]),
+    ("docs/abi.md", "Populate, reclaim and destroy do at most ", &["PAGES_PER_CALL"]),
     ("docs/abi.md", "pages per call (", &["KEPT_PER_CALL"]),
     ("docs/abi.md", "VmTopUp and VmCreate take at most ", &["MAX_POOL_PAGES_PER_CALL"]),
     ("docs/abi.md", "text, at most ", &["MAX_ARGUMENT_BYTES"]),

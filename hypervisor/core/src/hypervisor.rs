@@ -3,127 +3,19 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use shared_abi::addr::{Ipa, PageRange, Pfn};
-use shared_abi::error::CallError;
+use shared_abi::error::{CallError, CallFailure};
 use shared_abi::host_call::{ObjectHandle, VcpuIndex, VmHandle};
 use shared_abi::record::Digest;
 
-use crate::limits::{MAX_OBJECTS, MAX_VCPUS, MAX_VMS, ObjectIndex};
+use crate::limits::{CpuIndex, MAX_CPUS, MAX_OBJECTS, MAX_VCPUS, MAX_VMS, ObjectIndex};
 use crate::machine::event::Event;
 use crate::machine::lock::{Lock, LockId};
 use crate::machine::report::VmReport;
 use crate::machine::{Machine, Stage2Id};
-use crate::ownership::host::{self, HostMemory};
-use crate::vcpu::loaded::LoadedVcpu;
+use crate::ownership::host::{self, HostAbort, HostAccess, HostMemory};
+use crate::ownership::setup::{Needs, Setup, SetupError};
 use crate::vm::vcpu_ownership::VcpuOwnership;
 use crate::vm::{self, ObjectSlot, Vm, VmSlot};
-
-/// A physical CPU, counted from 0. The binary gives each CPU one of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CpuIndex(pub usize);
-
-/// What [`Hypervisor::new`] has to know of the machine, and the memory that it keeps.
-#[derive(Debug)]
-pub struct Setup<'m> {
-    /// RAM: at most [`MAX_REGIONS`] ranges, ascending and apart.
-    pub ram: &'m [PageRange<Pfn>],
-    /// The hypervisor's own part of it: image, stacks, `owners`, `tables`, and whatever else the host
-    /// shall never reach. At most [`MAX_RESERVED`] ranges.
-    pub reserved: &'m [PageRange<Pfn>],
-    /// Device addresses that the host shall never reach, at most [`MAX_DENIED`] ranges; all else
-    /// below 2^40 that is no RAM is a device of the host's.
-    pub denied_devices: &'m [PageRange<Pfn>],
-    /// Memory for the ownership records: [`Needs::records`] of them. The content does not matter.
-    pub owners: &'m mut [u64],
-    /// Pages for the host's stage-2 tables: [`Needs::tables`] of them, the first at an even page
-    /// number, all in `reserved`. The content does not matter.
-    pub tables: PageRange<Pfn>,
-    /// How many CPUs there are; at most [`MAX_CPUS`].
-    pub cpus: usize,
-    /// The launch measurement that the manifest names, if it does.
-    pub expected: Option<Digest>,
-}
-
-/// How much memory the core keeps for a machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Needs {
-    /// Ownership records, of 8 bytes each.
-    pub owners: usize,
-    /// Pages for the host's stage-2 tables.
-    pub tables: u64,
-}
-
-/// Most ranges of RAM.
-pub const MAX_REGIONS: usize = 8;
-/// Most ranges of the hypervisor's own memory.
-pub const MAX_RESERVED: usize = 16;
-/// Most ranges of denied device addresses.
-pub const MAX_DENIED: usize = 16;
-/// Most physical CPUs.
-pub const MAX_CPUS: usize = 64;
-
-/// Why the core can't work on this machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SetupError {
-    /// Too many ranges, or too many CPUs.
-    #[error("too many ranges or CPUs")]
-    TooMany,
-    /// RAM is not ascending, overlaps, or lies beyond the 40 bits that stage 2 translates.
-    #[error("the RAM ranges are out of order or out of reach")]
-    Ram,
-    /// A reserved range, or the tables, are not where they have to be.
-    #[error("a reserved range is not in RAM, or the tables are not reserved")]
-    Reserved,
-    /// Too little room for records or tables: see [`Needs`].
-    #[error("too little room for the records or the tables")]
-    TooSmall,
-}
-
-/// Why a host call failed, and how far it came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CallFailure {
-    /// x0.
-    pub error: CallError,
-    /// x1: what the call documents beside the error, else 0.
-    pub value: u64,
-}
-
-impl CallFailure {
-    /// [`CallError::Again`] after `pages` pages.
-    pub(crate) const fn again(pages: u64) -> Self {
-        Self { error: CallError::Again, value: pages }
-    }
-
-    /// [`CallError::NoMemory`]: the pool is short of `pages` pages.
-    pub(crate) const fn no_memory(pages: u64) -> Self {
-        Self { error: CallError::NoMemory, value: pages }
-    }
-}
-
-impl From<CallError> for CallFailure {
-    fn from(error: CallError) -> Self {
-        Self { error, value: 0 }
-    }
-}
-
-/// What kind of access of the host's faulted at stage 2.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum HostAccess {
-    /// A load, a cache maintenance operation, or a stage-1 walk.
-    Read,
-    /// A store.
-    Write,
-    /// An instruction fetch.
-    Execute,
-}
-
-/// What to do about a stage-2 fault of the host's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum HostAbort {
-    /// The host may reach it, now at least: run the instruction again.
-    Retry,
-    /// It may not: the host takes an abort.
-    Inject,
-}
 
 /// The ownership core of one machine.
 ///
@@ -146,7 +38,7 @@ pub struct Hypervisor<'m, M: Machine> {
 impl<'m, M: Machine> Hypervisor<'m, M> {
     /// How much memory a machine with this RAM and these denied devices takes.
     pub fn needs(ram: &[PageRange<Pfn>], denied_devices: &[PageRange<Pfn>]) -> Needs {
-        host_memory::needs::<M::Geometry>(ram, denied_devices)
+        host::needs::<M::Geometry>(ram, denied_devices)
     }
 
     /// Takes the machine: all RAM becomes the host's but for the reserved ranges, and the host's
@@ -200,23 +92,9 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
         self.host_aborts.load(Ordering::Relaxed)
     }
 
-    /// Takes a vCPU for `cpu`, to be entered there.
-    ///
-    /// # Errors
-    ///
-    /// [`CallError::NotFound`] for a handle that names nothing and an index without vCPU,
-    /// [`CallError::Busy`] for a vCPU that is loaded or a VM that is dying, [`CallError::Denied`] for
-    /// one that has not started, has stopped, or is powered off.
-    pub fn vcpu_load(
-        &self,
-        cpu: CpuIndex,
-        vm: VmHandle,
-        vcpu: VcpuIndex,
-    ) -> Result<LoadedVcpu<'_, 'm, M>, CallError> {
-        if cpu.0 >= self.cpus {
-            return Err(CallError::InvalidParameter);
-        }
-        LoadedVcpu::ownership(self, cpu, vm, vcpu)
+    /// Whether the machine has this CPU.
+    pub(crate) const fn has_cpu(&self, cpu: CpuIndex) -> bool {
+        cpu.0 < self.cpus
     }
 
     /// The ownership of a vCPU of the VM at `slot`.

@@ -3,8 +3,8 @@
 //!
 //! Five ideas carry the crate:
 //!
-//! 1. **One record is the truth.** [`record`] says who owns a page and who else reaches it; the stage-2
-//!    tables ([`stage2`]) are made from the records and are never asked.
+//! 1. **One record is the truth.** [`ownership::page_state`] says who owns a page and who else reaches it; the stage-2
+//!    tables ([`memory::stage2`]) are made from the records and are never asked.
 //! 2. **Check, then commit.** A transition checks every party first, under their locks; what follows
 //!    can't fail. A refused call changed nothing.
 //! 3. **What the host says proves nothing** until it has been checked under the lock that protects
@@ -38,38 +38,19 @@ extern crate std;
 #[macro_use]
 pub mod seeded;
 
-mod claim;
-pub mod device_tree;
-mod dispatch;
-pub mod event;
-pub mod exit;
-pub mod geometry;
-pub mod guard;
-pub mod guest_call;
-pub mod host;
-mod host_memory;
+pub mod boot;
+pub mod call;
+pub mod cpu;
 pub mod hypervisor;
-pub mod inject;
 mod lifecycle;
-pub mod loaded;
-pub mod lock;
+pub mod limits;
 pub mod machine;
-pub mod maintenance;
-pub mod mmio;
-mod object;
-pub mod options;
-mod pool;
-pub mod psci;
-pub mod record;
-pub mod records;
-pub mod resident;
-pub mod stage2;
-pub mod syndrome;
-pub mod sysreg;
+pub mod memory;
+pub mod ownership;
 #[cfg(test)]
 mod tests;
-mod transition;
-pub mod trng;
+pub mod transition;
+pub mod trap;
 pub mod vcpu;
 #[cfg(feature = "verify")]
 pub mod verify;

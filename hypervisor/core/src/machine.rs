@@ -5,11 +5,20 @@
 //! ownership records say no host and no guest reaches. An implementation may rely on that, and must
 //! itself hold that the memory is RAM which it has mapped.
 
+pub mod event;
+pub mod geometry;
+pub mod lock;
+pub mod maintenance;
+pub mod report;
+#[cfg(feature = "verify")]
+mod wait;
+
 use shared_abi::addr::{Pa, PageRange, Pfn};
 
 use crate::cpu::registers::VcpuContext;
 use crate::machine::event::Event;
 use crate::machine::geometry::{Geometry, Level};
+use crate::machine::report::Milestone;
 use crate::machine::report::VmReport;
 
 /// A page that holds a table of 8-byte entries: a translation table or metadata of a VM's. Only the
@@ -88,18 +97,6 @@ pub struct Removed {
     pub page: u64,
     /// The level of the entry that mapped it.
     pub level: Level,
-}
-
-/// What a VM is reported for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Milestone {
-    /// It has started; its measurement is the manifest's, or not.
-    Started {
-        /// Whether it is.
-        expected: bool,
-    },
-    /// It is gone.
-    Ended,
 }
 
 /// The machine below the core.

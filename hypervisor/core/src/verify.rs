@@ -12,7 +12,7 @@ mod vms;
 
 use shared_abi::addr::{Gfn, PageRange, Pfn};
 use shared_abi::host_call::{VcpuIndex, VmHandle};
-use spin::mutex::{TicketMutex, TicketMutexGuard};
+use spin::mutex::TicketMutexGuard;
 
 use crate::hypervisor::Hypervisor;
 use crate::limits::{MAX_VCPUS, MAX_VMS, VmIndex};
@@ -32,21 +32,6 @@ pub use objects::{ObjectFault, ObjectSurvey, ObjectView};
 pub use owners::OwnerRun;
 pub use saved::{SavedState, load_again, release_vcpus, restore, save};
 pub use vms::VmView;
-
-/// Waits for a lock's turn. On the development machine a waiter makes way for the holder, since there are more
-/// threads than CPUs.
-pub(crate) fn wait<T>(mutex: &TicketMutex<T>) -> TicketMutexGuard<'_, T> {
-    #[cfg(target_os = "none")]
-    let guard = mutex.lock();
-    #[cfg(not(target_os = "none"))]
-    let guard = loop {
-        match mutex.try_lock() {
-            Some(guard) => break guard,
-            None => std::thread::yield_now(),
-        }
-    };
-    guard
-}
 
 /// The right to read a page as a table, and in tests to write it, for a check that knows that it is one.
 #[must_use]

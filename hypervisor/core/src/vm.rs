@@ -1,29 +1,23 @@
 //! A VM: its life, its memory objects and where they are bound, its vCPUs, its pool. One lock per VM
 //! guards all of it; what is decided about a VM is decided under that lock.
 
+pub mod mmio_guard;
+pub(crate) mod vcpu_ownership;
+
 use bootimg::measure::LaunchMeasurement;
 use heapless::Vec;
 use shared_abi::addr::{Gfn, Ipa, PageRange, Pfn};
 use shared_abi::error::{CallError, CallFailure};
 use shared_abi::host_call::{ObjectHandle, VcpuIndex, VmHandle};
-use shared_abi::record::Digest;
 
-use crate::limits::{CpuIndex, MAX_CPUS, ObjectIndex, VmIndex};
+use crate::limits::{CpuIndex, MAX_BINDINGS, MAX_CPUS, MAX_OBJECTS, MAX_VCPUS, ObjectIndex, VmIndex};
 use crate::machine::geometry::Geometry;
+use crate::machine::report::VmReport;
 use crate::memory::object::{self, Object, Presence};
 use crate::memory::pool::Pool;
 use crate::memory::stage2::table::{self, Stage2};
 use crate::ownership::page_state::{ObjectPage, PageState};
 use crate::vm::mmio_guard::MmioGuard;
-
-/// Most VMs at a time.
-pub const MAX_VMS: usize = 16;
-/// Most vCPUs of a VM.
-pub const MAX_VCPUS: usize = 16;
-/// Most memory objects of a VM.
-pub const MAX_OBJECTS: usize = 4;
-/// Most bindings of a VM.
-pub const MAX_BINDINGS: usize = 8;
 
 /// A binding: object pages at guest-physical pages, one to one.
 #[derive(Clone, Copy, Debug)]
@@ -102,27 +96,6 @@ pub(crate) struct Vm {
     pub(crate) report: VmReport,
     /// Which vCPU ran last on each CPU since the VM was made.
     pub(crate) last_on_cpu: [Option<VcpuIndex>; MAX_CPUS],
-}
-
-/// What a VM was and what it has cost so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct VmReport {
-    /// Whether its memory is kept from the host.
-    pub protected: bool,
-    /// Its vCPUs.
-    pub vcpus: u64,
-    /// Its launch measurement, once it has started.
-    pub measurement: Option<Digest>,
-    /// Pages that were populated into its objects.
-    pub populated: u64,
-    /// Pages that it gave back, wiped: of its memory and of its pool.
-    pub returned: u64,
-    /// Pages that the guest shares at the moment.
-    pub shared: u64,
-    /// Hypercalls of the guest's that the hypervisor answered.
-    pub hypercalls: u64,
-    /// Exits to the host.
-    pub exits: u64,
 }
 
 impl Vm {

@@ -10,12 +10,23 @@ use shared_abi::kvm::{self, feature};
 use shared_abi::vcpu::Exit;
 
 use crate::call::psci;
+use crate::call::trng::Trng;
+use crate::cpu::syndrome::SysRegId;
 use crate::machine::Machine;
 use crate::machine::geometry::Geometry;
 use crate::transition::ShareError;
 use crate::transition::share::Sharing;
 use crate::vcpu::GuestAction;
 use crate::vcpu::loaded::{GuestPage, LoadedVcpu};
+
+/// What guests get from the machine beside memory and time.
+#[derive(Clone, Copy, Debug)]
+pub struct Services<'a> {
+    /// Entropy.
+    pub trng: &'a Trng,
+    /// Reads an ID register of this CPU: one of the ID space, op0 = 3, op1 = 0, CRn = 0, CRm = 1 to 7.
+    pub id_register: fn(SysRegId) -> u64,
+}
 
 /// SUCCESS (DEN0028, section 7.1).
 const SUCCESS: u64 = 0;

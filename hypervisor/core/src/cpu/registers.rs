@@ -219,7 +219,7 @@ const _: () = assert!(core::mem::offset_of!(Registers, pstate) == 32 * 8);
 
 /// All registers of a vCPU.
 #[derive(Default, PartialEq, Eq)]
-#[cfg_attr(feature = "verify", derive(Clone))]
+#[cfg_attr(any(test, feature = "verify"), derive(Clone))]
 #[repr(C)]
 pub struct VcpuContext {
     /// The registers of EL1.

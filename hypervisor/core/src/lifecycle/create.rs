@@ -1,27 +1,23 @@
-//! The life of a VM as the host drives it: create, add objects and vCPUs, start, destroy.
-
-pub(crate) mod destroy;
-pub(crate) mod object;
+//! What the host puts a VM together from: its pool, and its vCPUs.
 
 use bootimg::measure::LaunchMeasurement;
 use heapless::Vec;
-use shared_abi::addr::{Ipa, PageRange, Pfn};
+use shared_abi::addr::{PageRange, Pfn};
 use shared_abi::error::{CallError, CallFailure};
 use shared_abi::host_call::{VcpuIndex, VmHandle};
-use shared_abi::record::Digest;
 
 use crate::hypervisor::Hypervisor;
 use crate::limits::{MAX_CPUS, MAX_VCPUS, VmIndex};
 use crate::machine::event::Event;
 use crate::machine::geometry::Geometry;
-use crate::machine::report::{Milestone, VmReport};
+use crate::machine::report::VmReport;
 use crate::machine::{Frames, Machine, Vmid};
 use crate::memory::pool::Pool;
 use crate::memory::stage2::table::Stage2;
 use crate::ownership::host::split;
 use crate::ownership::page_state::PageState;
 use crate::vm::mmio_guard::MmioGuard;
-use crate::vm::{self, Start, Vcpu, Vm, VmState};
+use crate::vm::{self, Vcpu, Vm, VmState};
 
 /// The most pages that one call adds to a pool: they are wiped in one go.
 pub(crate) const MAX_POOL_PAGES_PER_CALL: u64 = 4096;
@@ -111,67 +107,4 @@ impl<M: Machine> Hypervisor<'_, M> {
             Ok(())
         })
     }
-
-    /// Ends the measurement and lets vCPU 0 run. Answers whether the measurement is the manifest's,
-    /// and the measurement.
-    pub(crate) fn vm_start(
-        &self,
-        handle: VmHandle,
-        entry: Ipa,
-        argument: u64,
-    ) -> Result<[u64; 5], CallFailure> {
-        let (digest, report, expected) = self.with_vm(handle, |vm, _| {
-            vm.is_new()?;
-            let boot = vm.vcpu(VcpuIndex(0)).ok_or(CallError::Denied)?;
-            boot.on = true;
-            boot.start = Some(Start { entry, argument });
-            vm.state = VmState::Started;
-            let digest = core::mem::take(&mut vm.measurement).finish(entry, argument);
-            vm.report.measurement = Some(digest);
-            Ok((digest, vm.report, vm.protected && self.expected == Some(digest)))
-        })?;
-        self.machine.report(Milestone::Started { expected }, &report);
-        Ok(words(u64::from(expected), digest))
-    }
-
-    /// Takes pages from the host, whole and unshared, for the owner that `to` says. When this returns,
-    /// no host CPU reaches a page that changed hands (what is lent does not); what is in them is still the
-    /// host's.
-    ///
-    /// | | host | new owner |
-    /// | --- | --- | --- |
-    /// | before | owns, alone | - |
-    /// | after | nothing | owns, alone |
-    pub(crate) fn take_from_host(&self, range: PageRange<Pfn>, to: PageState) -> Result<(), CallError> {
-        let mut host = self.host.lock(&self.machine);
-        if !host.owners().is_ram(range) {
-            return Err(CallError::InvalidParameter);
-        }
-        let looked_at = seeded!(range, FirstPageChecked => crate::seeded::first_page(range));
-        let hosts = seeded!(
-            host.owners().all(looked_at, PageState::HOST),
-            LentTwice => host.owners().get(range.first()).is_some_and(PageState::host_reaches)
-        );
-        if !hosts {
-            return Err(CallError::Denied);
-        }
-        host.assign(&self.machine, range, PageState::HOST, to);
-        Ok(())
-    }
-
-    /// Gives pages that nobody but `from` says reaches back to the host, wiped.
-    pub(crate) fn return_to_host(&self, frames: Frames, from: PageState) {
-        seeded!(self.machine.wipe(&frames), PoolUnwiped => ());
-        self.host.lock(&self.machine).assign(&self.machine, frames.range(), from, PageState::HOST);
-    }
-}
-
-/// A flag and a digest as x1 to x5.
-fn words(flag: u64, digest: Digest) -> [u64; 5] {
-    let mut words = [flag, 0, 0, 0, 0];
-    let (chunks, _) = digest.0.as_chunks::<8>();
-    for (word, bytes) in words.iter_mut().skip(1).zip(chunks) {
-        *word = u64::from_le_bytes(*bytes);
-    }
-    words
 }

@@ -5,7 +5,7 @@
 //! pages (as many as a block has) while it is uniform, one per page under a chunk that is split. Who
 //! reaches a page is not known here: that is the page state's.
 
-pub(crate) mod word;
+pub(crate) mod presence;
 
 use heapless::Vec;
 use shared_abi::addr::Pfn;
@@ -13,7 +13,7 @@ use shared_abi::addr::Pfn;
 use crate::machine::geometry::{Geometry, Level, Piece, pieces, touched};
 use crate::machine::{Machine, TableRef};
 use crate::memory::pool::{Pool, used};
-use word::Word;
+use presence::PresenceWord;
 
 /// The most directory tables of an object; on metal each stands for 1 GiB.
 const MAX_DIRECTORIES: usize = 16;

@@ -5,7 +5,6 @@
 //! refused access is always a translation fault, and carry nothing that is known nowhere else.
 
 pub mod descriptor;
-pub(crate) mod gather;
 pub(crate) mod table;
 
 /// VTCR_EL2 for these tables, without PS, which is the CPU's to say (Arm ARM DDI0487, D24.2.206): both

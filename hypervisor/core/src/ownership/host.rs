@@ -15,6 +15,26 @@ use crate::ownership::owner_map::{OwnerMap, whole_block, words_needed};
 use crate::ownership::page_state::PageState;
 use crate::ownership::setup::{Needs, Setup, SetupError};
 
+/// What kind of access of the host's faulted at stage 2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HostAccess {
+    /// A load, a cache maintenance operation, or a stage-1 walk.
+    Read,
+    /// A store.
+    Write,
+    /// An instruction fetch.
+    Execute,
+}
+
+/// What to do about a stage-2 fault of the host's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HostAbort {
+    /// The host may reach it, now at least: run the instruction again.
+    Retry,
+    /// It may not: the host takes an abort.
+    Inject,
+}
+
 /// The host's VMID.
 const VMID: Vmid = Vmid(0);
 

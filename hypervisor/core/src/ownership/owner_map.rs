@@ -9,9 +9,9 @@
 //!   split block that counts 0 is uniform again; it stays split until it changes hands as a whole, so
 //!   that a guest that shares and unshares one page does not pay for 512.
 
+pub(crate) mod block_state;
 #[cfg(test)]
 mod tests;
-pub(crate) mod word;
 
 use heapless::Vec;
 use shared_abi::addr::{PageRange, Pfn};
@@ -20,7 +20,7 @@ use crate::limits::MAX_REGIONS;
 use crate::machine::geometry::{Geometry, Level, Piece, pieces, touched};
 use crate::ownership::page_state::PageState;
 use crate::ownership::setup::SetupError;
-use word::BlockState;
+use block_state::BlockState;
 
 /// A range of RAM and where its page states are.
 #[derive(Clone, Copy, Debug)]

@@ -6,14 +6,7 @@
 //! default: the hypervisor's, nobody else's.
 
 use crate::limits::{MAX_OBJECTS, MAX_VMS};
-
-/// The place of a VM in the table of VMs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct VmIndex(pub u8);
-
-/// The place of a memory object in its VM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ObjectIndex(pub u8);
+use crate::limits::{ObjectIndex, VmIndex};
 
 /// One page of a memory object: whose, which object, and the page within it. It is a [`PageState`] without its lowest
 /// bits, so that a page state which is made of it says in them what it is, whatever this holds.

@@ -1,5 +1,7 @@
 //! Memory object to host: reclaiming ranges, and taking single pages by force.
 
+pub(crate) mod run;
+
 use shared_abi::addr::{PageRange, Pfn};
 use shared_abi::error::{CallError, CallFailure};
 use shared_abi::host_call::ObjectHandle;

@@ -6,14 +6,15 @@ use shared_abi::error::CallError;
 use shared_abi::host_call::ObjectPageState;
 use shared_abi::vcpu::{Exit, Resume, StopReason};
 
-use crate::call::guest::guest_call;
-use crate::call::trng::Trng;
+use crate::call::guest::{Services, guest_call};
 use crate::cpu::exception::{Abort, Exception};
+use crate::cpu::mmio;
 use crate::cpu::registers::{VcpuContext, pstate};
-use crate::cpu::syndrome::{DataAbort, Fault, Syndrome, SyndromeRegisters, SysRegAccess, SysRegId, class};
-use crate::cpu::{mmio, sysreg};
+use crate::cpu::syndrome::{DataAbort, Fault, Syndrome, SyndromeRegisters, SysRegAccess, class};
+use crate::cpu::sysreg;
 use crate::machine::Machine;
 use crate::vcpu::loaded::{GuestPage, LoadedVcpu};
+use crate::vcpu::{GuestAction, wait_for_interrupt};
 
 /// Why the CPU came from the guest to EL2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,26 +25,6 @@ pub enum Trap {
     Synchronous(SyndromeRegisters),
     /// An SError interrupt.
     SystemError,
-}
-
-/// What to do next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GuestAction {
-    /// Enter the guest again.
-    Resume,
-    /// Load the guest's FP/SIMD registers, stop trapping their use, and enter the guest again.
-    EnableFp,
-    /// Go to the host.
-    Exit(Exit),
-}
-
-/// What guests get from the machine beside memory and time.
-#[derive(Clone, Copy, Debug)]
-pub struct Services<'a> {
-    /// Entropy.
-    pub trng: &'a Trng,
-    /// Reads an ID register of this CPU: one of the ID space, op0 = 3, op1 = 0, CRn = 0, CRm = 1 to 7.
-    pub id_register: fn(SysRegId) -> u64,
 }
 
 /// Does what the host says on entry about the access that the last exit was about.
@@ -102,11 +83,6 @@ fn synchronous<M: Machine>(
         Syndrome::Unknown(class) if seeded!(TrapIsFatal) => stop(vcpu, StopReason::Exception(class)),
         Syndrome::Unknown(_) => inject(vcpu, Exception::Undefined),
     }
-}
-
-/// The exit of a guest that waits.
-pub(crate) fn wait_for_interrupt<M: Machine>(vcpu: &mut LoadedVcpu<'_, '_, M>) -> Exit {
-    Exit::Wfi { deadline: vcpu.with_context(|context| context.timer_deadline()) }
 }
 
 /// Ends the VM's run.

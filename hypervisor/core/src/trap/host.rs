@@ -1,97 +1,14 @@
-//! The dispatcher of the host's calls and traps. Nothing that the host does is fatal: a bad call gets an error, a
-//! bad access an abort, an unexpected trap an undefined instruction.
+//! What becomes of the host's traps. Nothing that the host does is fatal: a bad access gets an abort, an unexpected
+//! trap an undefined instruction.
 
-use shared_abi::error::{CallError, CallFailure};
-use shared_abi::host_call::{Arguments, HostCall, VcpuIndex, VmHandle};
-use shared_abi::vcpu::{Entry, ExitRecord};
-
-use crate::call::psci::host::{PowerRequest, decide, serves};
+use crate::call::host::{HostAction, host_call};
 use crate::cpu::exception::{Abort, Exception};
 use crate::cpu::registers::Registers;
 use crate::cpu::syndrome::{Fault, Syndrome, SyndromeRegisters, SysRegId};
 use crate::cpu::sysreg;
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
-use crate::machine::event::Event;
 use crate::ownership::host::{HostAbort, HostAccess};
-
-/// What the binary does next for the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HostAction {
-    /// Enter the host again.
-    Resume,
-    /// Load the host's FP/SIMD registers, stop trapping their use, and enter the host again.
-    EnableFp,
-    /// Run a vCPU until it exits, tell the host by [`vcpu_ran`], and enter it again.
-    RunVcpu {
-        /// The VM.
-        vm: VmHandle,
-        /// The vCPU.
-        vcpu: VcpuIndex,
-        /// What the host says on entry.
-        entry: Entry,
-    },
-    /// Do what a PSCI call asks for, write x0, and enter the host again.
-    Power(PowerRequest),
-}
-
-/// Handles an HVC or SMC of the host's. The PC is past the instruction.
-///
-/// Of the host's registers only x0 to x18 have to be in `registers` by now.
-#[inline(always)] // mmio_exit: the arguments of `VcpuRun` go straight to where they are used
-pub fn host_call<M: Machine>(
-    hypervisor: &Hypervisor<'_, M>,
-    registers: &mut Registers,
-    imm: u16,
-) -> HostAction {
-    let x0 = seeded!(registers.x[0], HighBits => registers.x[0] & 0xffff_ffff);
-    let (Ok(function), 0) = (u32::try_from(x0), imm) else {
-        registers.set(0, CallError::NotSupported.code());
-        return HostAction::Resume;
-    };
-    if serves(function) {
-        let [_, x1, x2, x3] = registers.x0_to_x3();
-        return match decide(function, [x1, x2, x3]) {
-            Ok(request) => HostAction::Power(request),
-            Err(x0) => {
-                registers.set(0, x0);
-                HostAction::Resume
-            }
-        };
-    }
-    hypervisor.machine().event(|| Event::CallBegin(function));
-    match HostCall::parse(function, arguments(registers)) {
-        Ok(HostCall::VcpuRun { vm, vcpu, entry }) => return HostAction::RunVcpu { vm, vcpu, entry },
-        Ok(call) => serve(hypervisor, registers, &call),
-        Err(error) => complete(hypervisor.machine(), registers, error.code(), [0; 5]),
-    }
-    HostAction::Resume
-}
-
-/// Serves every call but `VcpuRun`.
-fn serve<M: Machine>(hypervisor: &Hypervisor<'_, M>, registers: &mut Registers, call: &HostCall) {
-    let (x0, results) = match hypervisor.host_call(call) {
-        Ok(results) => (0, results),
-        Err(CallFailure { error, value }) => (error.code(), [value, 0, 0, 0, 0]),
-    };
-    complete(hypervisor.machine(), registers, x0, results);
-}
-
-/// Completes a `VcpuRun`: `result` is the exit, or the reason why the vCPU was not entered.
-pub fn vcpu_ran<M: Machine>(
-    hypervisor: &Hypervisor<'_, M>,
-    registers: &mut Registers,
-    result: Result<ExitRecord, CallError>,
-) {
-    let machine = hypervisor.machine();
-    match result {
-        Ok(record) => {
-            let [results @ .., _, _, _, _, _, _, _, _] = record.emit();
-            complete(machine, registers, 0, results);
-        }
-        Err(error) => complete(machine, registers, error.code(), [0]),
-    }
-}
 
 /// Handles a synchronous exception of the host's, other than an HVC from AArch64. All of the host's registers,
 /// its system registers included, are in `registers` by now.
@@ -150,21 +67,5 @@ fn host_fault<M: Machine>(
             far: (!fault.far_not_valid).then_some(syndrome.far),
         };
         Exception::ExternalAbort(abort).inject(registers);
-    }
-}
-
-/// x1 to x17.
-const fn arguments(registers: &Registers) -> &Arguments {
-    let [_, arguments @ .., _, _, _, _, _, _, _, _, _, _, _, _, _] = &registers.x;
-    arguments
-}
-
-/// Completes a call: writes x0, and the results from x1 on. All other registers are preserved.
-fn complete<M: Machine, const N: usize>(machine: &M, registers: &mut Registers, x0: u64, results: [u64; N]) {
-    machine.event(|| Event::CallEnd(x0));
-    registers.set(0, x0);
-    let [_, rest @ ..] = &mut registers.x;
-    if let Some(registers) = rest.first_chunk_mut() {
-        *registers = results;
     }
 }

@@ -14,6 +14,7 @@ use crate::machine::lock::Lock;
 use crate::machine::{ContextPage, Machine, Stage2Id};
 use crate::memory::object::Presence;
 use crate::ownership::page_state::PageState;
+use crate::transition::ShareError;
 use crate::transition::share::Sharing;
 use crate::vcpu::GuestAction;
 use crate::vm::mmio_guard::MmioGuard;
@@ -28,18 +29,6 @@ pub enum GuestPage {
     /// A page of a bound object, in this state. `Private` and `Shared` mean that the page is mapped
     /// now, whatever it was when the guest faulted: enter it again.
     Bound(ObjectPageState),
-}
-
-/// Why a guest's share or unshare was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
-#[repr(u64)] // as wide as a count of pages: a result of either is returned in registers
-pub enum ShareError {
-    /// The first page is not there yet: the host has to populate it, then the call runs again.
-    #[error("the page is absent")]
-    Absent,
-    /// No page of the guest's, or not in the state that the call needs.
-    #[error("not the guest's, or not in that state")]
-    Denied,
 }
 
 /// A vCPU that this CPU, and no other, may enter. Dropping it gives the vCPU back.

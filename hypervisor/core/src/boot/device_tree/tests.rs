@@ -12,7 +12,7 @@ use shared_abi::addr::{Pa, PageRange, Pfn};
 
 use super::*;
 
-const VIRT: &[u8] = include_bytes!("../../tests/data/virt.dtb");
+const VIRT: &[u8] = include_bytes!("../../../tests/data/virt.dtb");
 
 fn range(first: u64, pages: u64) -> PageRange<Pfn> {
     PageRange::<Pfn>::new(Pfn(first), pages).unwrap()

@@ -1,0 +1,6 @@
+//! Who owns each page of RAM, and the host's stage-2 tables, which follow from that.
+
+pub mod host;
+pub mod owner_map;
+pub mod page_state;
+pub mod setup;
