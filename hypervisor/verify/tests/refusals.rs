@@ -1,6 +1,8 @@
 //! What is refused, with which answer; and that a refusal changed nothing. The random sequences cover
 //! combinations, this the corners by name.
 
+use hyp_core::call::host::{HostAction, host_call};
+use hyp_core::cpu::registers::Registers;
 use hyp_core::machine::event::Event;
 use hyp_core::ownership::setup::SetupError;
 use shared_abi::addr::{Gfn, Ipa, Pfn};
@@ -15,6 +17,22 @@ fn refused(hypervisor: &TinyHypervisor, call: HostCall) -> CallError {
     let failure = hypervisor.host_call(&call).unwrap_err();
     assert_eq!(hypervisor.machine().take_events(), Vec::<Event>::new(), "{call:?}");
     failure.error
+}
+
+#[test]
+fn immediates_and_upper_bits_are_refused() {
+    let hypervisor = tiny();
+    let version = u64::from(HostCall::Version.emit().0);
+    for (x0, imm, result) in [
+        (version, 0, 0),
+        (version, 1, CallError::NotSupported.code()),
+        (1 << 32 | version, 0, CallError::NotSupported.code()),
+    ] {
+        let mut registers = Registers::default();
+        registers.x[0] = x0;
+        assert_eq!(host_call(&hypervisor, &mut registers, imm), HostAction::Resume);
+        assert_eq!(registers.x[0], result, "{x0:#x}, immediate {imm}");
+    }
 }
 
 #[test]

@@ -162,9 +162,9 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
     (OneTooMany, &["guest::memory::a_range_is_shared_and_taken_back_in_one_call", "script::replay"]),
     (WholeRegister, &["guest::devices::a_write_shows_its_value_and_nothing_more"]),
     (AnswerUnmasked, &["guest::devices::a_read_is_finished_by_the_host"]),
-    (AnsweredTwice, &["mmio::tests::an_access_is_finished_once"]),
-    (HighBits, &["psci::host::tests::immediates_and_upper_bits_are_refused"]),
-    (HiddenFeature, &["sysreg::tests::a_cpu_with_everything_shows_what_is_on_the_list"]),
+    (AnsweredTwice, &["cpu::mmio::tests::an_access_is_finished_once"]),
+    (HighBits, &["refusals::immediates_and_upper_bits_are_refused"]),
+    (HiddenFeature, &["cpu::sysreg::tests::a_cpu_with_everything_shows_what_is_on_the_list"]),
     (
         LockOrder,
         &[
@@ -194,7 +194,7 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
             "threads::power::a_vcpu_that_a_cpu_kept_runs_as_if_it_was_looked_at_each_time",
         ],
     ),
-    (ReservedTwice, &["psci::host::tests::a_cpu_goes_on_and_off"]),
+    (ReservedTwice, &["call::psci::host::tests::a_cpu_goes_on_and_off"]),
     (SharedUncounted, &["guest::memory::a_range_is_shared_and_taken_back_in_one_call"]),
     (
         LeftBehind,
@@ -214,7 +214,7 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
     ),
     (TrapIsFatal, &["guest::exits::whatever_the_syndrome_the_hypervisor_goes_on"]),
     (RetriedForEver, &["transitions::devices_are_mapped_when_touched_and_denied_ones_never"]),
-    (FirmwareTrusted, &["device_tree::tests::a_cpu_is_named_once"]),
+    (FirmwareTrusted, &["boot::device_tree::tests::a_cpu_is_named_once"]),
 ];
 
 /// How a test looks at the core, by the module that it is in.

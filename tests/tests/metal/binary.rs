@@ -101,7 +101,9 @@ impl Binary {
         else {
             return format!("{address:#x}");
         };
-        let name = &symbol.name;
+        // A crate's number is of digits and letters, which may look like an identifier: it ends at the underscore.
+        let name = symbol.name.split_once("Cs").and_then(|(_, crate_on)| crate_on.split_once('_'));
+        let name = name.map_or(&symbol.name[..], |(_, path)| path);
         let last = name.char_indices().find_map(|(at, _)| {
             let digits = name[at..].find(|c: char| !c.is_ascii_digit())?;
             let identifier = &name[at + digits..];
