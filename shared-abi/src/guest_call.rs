@@ -136,8 +136,11 @@ impl GuestCall {
     /// Writes the call to x0 to x3.
     #[must_use]
     pub fn emit(&self) -> GuestRegisters {
-        let range =
-            |function: u32, pages: PageRange<Gfn>| [function.into(), pages.first().base().0, pages.len(), 0];
+        // One page is 0 pages: a hypervisor without ranges refuses any other number.
+        let range = |function: u32, pages: PageRange<Gfn>| {
+            let number = if pages.len() == 1 { 0 } else { pages.len() };
+            [function.into(), pages.first().base().0, number, 0]
+        };
         let page = |function: u32, gfn: Gfn| [function.into(), gfn.base().0, 0, 0];
         let plain = |function: u32| [function.into(), 0, 0, 0];
         match *self {
