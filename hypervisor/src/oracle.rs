@@ -4,6 +4,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use hyp_core::cpu::registers::Registers;
+use hyp_core::cpu::syndrome::Syndrome;
 use hyp_core::hypervisor::Hypervisor;
 use hyp_core::ownership::setup::Needs;
 use hyp_verify::oracle::Oracle;
@@ -62,11 +63,19 @@ pub(crate) fn after(calls: Calls) -> Watched {
     Watched(calls)
 }
 
-/// [`after`], for the call that the host makes by these registers.
-pub(crate) fn host_call(registers: &Registers) -> Watched {
+/// [`after`], for an exception of the host: if it is a call, for that call. Any other exception changes nothing.
+pub(crate) fn host_exception(registers: &Registers, esr: u64) -> Watched {
+    after(match Syndrome::decode(esr) {
+        Syndrome::Hvc { imm: 0 } | Syndrome::Smc { imm: 0 } => host_call(registers),
+        _ => Calls::NONE,
+    })
+}
+
+/// The kind of the call that the host makes by these registers.
+fn host_call(registers: &Registers) -> Calls {
     let [x0, arguments @ .., _, _, _, _, _, _, _, _, _, _, _, _, _] = &registers.x;
     let call = u32::try_from(*x0).ok().and_then(|function| HostCall::parse(function, arguments).ok());
-    after(call.map_or(Calls::NONE, |call| Calls::of(&call)))
+    call.map_or(Calls::NONE, |call| Calls::of(&call))
 }
 
 impl Drop for Watched {

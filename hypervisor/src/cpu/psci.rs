@@ -29,7 +29,10 @@ impl CpuPower {
     /// CPU_ON: of many callers at once, one starts the CPU.
     pub(crate) fn start(&self, target: u64, entry: Ipa, argument: u64) -> Result<(), ErrorCode> {
         let index = self.states.reserve(target, entry, argument)?;
-        let structure = self.boot_structures.get(index.0).ok_or(ErrorCode::InternalFailure)?;
+        let Some(structure) = self.boot_structures.get(index.0) else {
+            self.states.release(index);
+            return Err(ErrorCode::InternalFailure);
+        };
         let first = secondary_start as *const () as usize as u64;
         psci::cpu_on::<Smc>(target, first, structure.0).map_err(|error| {
             self.states.release(index);

@@ -45,7 +45,7 @@ unsafe extern "C" fn hypercall(cpu: *mut ()) -> AfterHypercall {
     // SAFETY: `run` passes its own `Cpu` to `enter`, and does not use it before `enter` returns.
     let cpu = unsafe { &mut *cpu.cast::<Cpu>() };
     #[cfg(feature = "oracle")]
-    let _looks = crate::oracle::host_call(&cpu.host);
+    let _looks = crate::oracle::host_exception(&cpu.host, arch::read!("esr_el2"));
     let action = host_call(cpu.hypervisor, &mut cpu.host, syndrome::immediate(arch::read!("esr_el2")));
     act(cpu, action);
     El2.note_entry();
@@ -56,11 +56,10 @@ unsafe extern "C" fn hypercall(cpu: *mut ()) -> AfterHypercall {
 fn synchronous(cpu: &mut Cpu) {
     // The core injects exceptions into stored registers.
     el1_registers::save_system(&mut cpu.host.system);
-    // An SMC is a call as well.
+    let syndrome = el1_registers::syndrome();
     #[cfg(feature = "oracle")]
-    let _looks = crate::oracle::host_call(&cpu.host);
-    let action =
-        host_trap(cpu.hypervisor, &mut cpu.host, el1_registers::syndrome(), cpu.services.id_register);
+    let _looks = crate::oracle::host_exception(&cpu.host, syndrome.esr);
+    let action = host_trap(cpu.hypervisor, &mut cpu.host, syndrome, cpu.services.id_register);
     // SAFETY: `cpu.host.system` is the host's: stored above, and perhaps changed by an injected exception.
     // The host's stage 2 is selected, and the host runs next.
     unsafe { el1_registers::load_system(&cpu.host.system) };

@@ -7,7 +7,9 @@ use hyp_core::machine::event::Event;
 use hyp_core::ownership::setup::SetupError;
 use shared_abi::addr::{Gfn, Ipa, Pfn};
 use shared_abi::error::CallError;
-use shared_abi::host_call::{HostCall, InitialContent, ObjectHandle, ObjectPageState, VcpuIndex, VmHandle};
+use shared_abi::host_call::{
+    HostCall, InitialContent, ObjectHandle, ObjectPageState, VERSION, VcpuIndex, VmHandle,
+};
 
 use super::bench_machine::*;
 
@@ -28,10 +30,12 @@ fn immediates_and_upper_bits_are_refused() {
         (version, 1, CallError::NotSupported.code()),
         (1 << 32 | version, 0, CallError::NotSupported.code()),
     ] {
-        let mut registers = Registers::default();
+        let mut registers = Registers { x: [7; 31], ..Registers::default() };
         registers.x[0] = x0;
         assert_eq!(host_call(&hypervisor, &mut registers, imm), HostAction::Resume);
-        assert_eq!(registers.x[0], result, "{x0:#x}, immediate {imm}");
+        let x1 = if result == 0 { VERSION } else { 0 };
+        assert_eq!(registers.x[..2], [result, x1], "{x0:#x}, immediate {imm}");
+        assert_eq!(registers.x[6..], [7; 25]);
     }
 }
 

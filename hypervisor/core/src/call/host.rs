@@ -42,6 +42,7 @@ pub fn host_call<M: Machine>(
     let x0 = seeded!(registers.x[0], HighBits => registers.x[0] & 0xffff_ffff);
     let (Ok(function), 0) = (u32::try_from(x0), imm) else {
         registers.set(0, CallError::NotSupported.code());
+        registers.set(1, 0);
         return HostAction::Resume;
     };
     if serves(function) {

@@ -4,6 +4,8 @@ use std::format;
 use std::vec::Vec;
 
 use bootimg::measure::LaunchMeasurement;
+use hyp_core::call::host::{HostAction, host_call};
+use hyp_core::cpu::registers::Registers;
 use hyp_core::machine::geometry::Geometry;
 use hyp_core::ownership::page_state::PageState;
 use hyp_core::verify;
@@ -29,7 +31,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
             // Its tables are about to be taken apart: nobody walks them any more.
             self.real.machine().unwatch(*stage2_id);
         }
-        let real = self.real.host_call(&call);
+        let real = self.dispatch(function, registers)?;
         match real {
             Ok(x) => self.told.extend([0].into_iter().chain(x)),
             Err(CallFailure { error, value }) => self.told.extend([error.code(), value]),
@@ -60,6 +62,26 @@ impl<G: Geometry> Pair<'_, '_, G> {
             }
             (real, expected) => Err(Divergence(format!("{call:?}: {real:?}, expected {expected:?}"))),
         }
+    }
+
+    /// Makes the call by registers, as the host does: the dispatcher is the one that runs on metal.
+    fn dispatch(
+        &self,
+        function: u32,
+        arguments: &Arguments,
+    ) -> Result<Result<[u64; 5], CallFailure>, Divergence> {
+        let mut registers = Registers::default();
+        registers.x[0] = function.into();
+        registers.x[1..18].copy_from_slice(arguments);
+        let before = registers.x;
+        let action = host_call(self.real, &mut registers, 0);
+        agree!(action == HostAction::Resume, "{function:#x} {arguments:x?}: {action:?}");
+        let [x0, x1, x2, x3, x4, x5, rest @ ..] = registers.x;
+        agree!(rest == before[6..], "{function:#x} {arguments:x?} changes a register beyond x5");
+        Ok(match CallError::from_code(x0) {
+            Some(error) => Err(CallFailure { error, value: x1 }),
+            None => Ok([x1, x2, x3, x4, x5]),
+        })
     }
 
     /// What a call has answered that is done. The specification says what x1 is, or x3 of `VmCounters`.

@@ -68,7 +68,11 @@ pub(crate) fn decide(function: u32, [x1, x2, x3]: [u64; 3]) -> Result<PowerReque
     let function = function & !NO_SVE_HINT;
     match function {
         SMCCC_VERSION => return Err(SMCCC_1_2),
-        SMCCC_ARCH_FEATURES if x1 & 0xffff_ffff == u64::from(SMCCC_VERSION) => return Err(SUCCESS),
+        SMCCC_ARCH_FEATURES
+            if [SMCCC_VERSION, SMCCC_ARCH_FEATURES].map(u64::from).contains(&(x1 & 0xffff_ffff)) =>
+        {
+            return Err(SUCCESS);
+        }
         _ => {}
     }
     Ok(match decode(&[function.into(), x1, x2, x3]).map_err(code)? {
@@ -239,6 +243,7 @@ mod tests {
             ([0x8400_0000_u64, 0, 0, 0], Err(0x1_0001)),
             ([0x8000_0000, 0, 0, 0], Err(0x1_0002)),
             ([0x8000_0001, 0x8000_0000, 0, 0], Err(0)),
+            ([0x8000_0001, 0x8000_0001, 0, 0], Err(0)),
             ([0x8000_0001, 0x8000_8000, 0, 0], NOT_SUPPORTED),
             ([0x8400_0006, 0, 0, 0], Err(2)),
             ([0x8400_000a, 0x8000_0000, 0, 0], Err(0)),
