@@ -25,13 +25,7 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
         ],
     ),
     (EmptyRange, &["refusals::a_range_has_a_page", "random::the_core_does_what_the_specification_says"]),
-    (
-        FirstPageMeasured,
-        &[
-            "lifecycle::a_page_that_is_taken_back_before_the_start_makes_another_measurement",
-            "random::the_core_does_what_the_specification_says",
-        ],
-    ),
+    (FirstPageMeasured, &["lifecycle::the_start_measures_what_was_kept_in_order"]),
     (
         LentTwice,
         &[
@@ -178,8 +172,9 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
     (
         FirstPageCleaned,
         &[
-            "transitions::a_page_changes_hands_only_after_its_old_owner_has_lost_it",
-            "protocol::a_life_keeps_the_rules_and_shows_every_kind_of_duty",
+            "lifecycle::the_start_measures_what_was_kept_in_order",
+            "lifecycle::long_calls_stop_at_a_bound_and_go_on_where_they_stopped",
+            "random::the_core_does_what_the_specification_says",
         ],
     ),
     (

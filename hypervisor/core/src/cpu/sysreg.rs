@@ -130,7 +130,7 @@ fn visible(id: SysRegId, read: impl FnOnce(SysRegId) -> u64) -> u64 {
         (7, 2) => (0x0000_00f0_00f0_0000, 0x1021_0001_0000_1011, 0),
         _ => return 0,
     };
-    let as_is =
+    let kept =
         seeded!(as_is, HiddenFeature => if (crm, op2) == (4, 0) { as_is | (0xf << 32) } else { as_is });
     let value = read(id);
     // TGran4 (MMFR0): 0xf says that there is none, all else is shown as the plain 0.
@@ -139,7 +139,7 @@ fn visible(id: SysRegId, read: impl FnOnce(SysRegId) -> u64) -> u64 {
     (0..u64::BITS).step_by(4).fold(0, |visible, shift| {
         let field = |of: u64| (of >> shift) & 0xf;
         let cut = field(value).min(field(up_to));
-        visible | ((field(value) & field(as_is) | cut | field(always)) << shift)
+        visible | ((field(value) & field(kept) | cut | field(always)) << shift)
     })
 }
 
