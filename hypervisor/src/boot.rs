@@ -31,7 +31,7 @@ use self::image::LoadedImage;
 use self::layout::Block;
 use crate::arch;
 use crate::cpu::{Cpu, setup, vectors};
-use crate::machine::el2::El2;
+use crate::machine::el2::CoreMachine;
 use crate::machine::stage1::Stage1;
 use crate::machine::{console, maintenance, power};
 use crate::trap::host;
@@ -75,7 +75,7 @@ fn prepare(tree: &'static [u8], platform: &'static Platform, trng: &'static Trng
     let used = [loaded.image.clone(), loaded.tree.clone()];
     let cpus = &platform.cpus[..];
 
-    let needs = Hypervisor::<El2>::needs(&platform.ram, &platform.denied);
+    let needs = Hypervisor::<CoreMachine>::needs(&platform.ram, &platform.denied);
     #[cfg(feature = "oracle")]
     let needs = crate::oracle::with_room(needs);
     let block = layout::plan(&ram, &used, needs, Stage1::tables_needed(&ram), cpus.len() as u64)

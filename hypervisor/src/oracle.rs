@@ -14,14 +14,14 @@ use spin::Once;
 use spin::mutex::TicketMutex;
 
 use crate::arch::{self, controls};
-use crate::machine::el2::El2;
+use crate::machine::el2::CoreMachine;
 use crate::machine::{console, power};
 
 pub(crate) use hyp_verify::oracle::changes::Calls;
 
 /// The oracle, and the core that it checks. Its lock is taken before all locks of the core: one CPU checks at
 /// a time.
-static ORACLE: Once<(&Hypervisor<'static, El2>, TicketMutex<Oracle<'static>>)> = Once::new();
+static ORACLE: Once<(&Hypervisor<'static, CoreMachine>, TicketMutex<Oracle<'static>>)> = Once::new();
 
 /// The number of checks so far.
 static CHECKS: AtomicU64 = AtomicU64::new(0);
@@ -41,7 +41,7 @@ pub(crate) fn take_room(owner_words: &'static mut [u64]) -> (&'static mut [u64],
 }
 
 /// Starts the oracle with the state of `hypervisor` as it is now.
-pub(crate) fn install(hypervisor: &'static Hypervisor<'static, El2>, room: &'static mut [u64]) {
+pub(crate) fn install(hypervisor: &'static Hypervisor<'static, CoreMachine>, room: &'static mut [u64]) {
     match Oracle::new(hypervisor, room) {
         Ok(oracle) => {
             ORACLE.call_once(|| (hypervisor, TicketMutex::new(oracle)));

@@ -149,7 +149,7 @@ impl Vm {
         let tables =
             object::tables_for::<G>(offset, pages).saturating_add(table::tables_for::<G>(gfn.0, pages));
         match self.pool.short_of(tables) {
-            Some(missing) if !seeded!(TablesUncounted) => Err(CallFailure::no_memory(missing)),
+            Some(missing) => Err(CallFailure::no_memory(missing)),
             _ => Ok(()),
         }
     }
@@ -157,11 +157,7 @@ impl Vm {
     /// What an object has where the host took a page: a protected guest that has run must never meet
     /// zeroes that it could believe.
     pub(crate) fn hole(&self) -> Presence {
-        if self.protected && self.state != VmState::New && !seeded!(PoisonForgotten) {
-            Presence::Poisoned
-        } else {
-            Presence::Absent
-        }
+        if self.protected && self.state != VmState::New { Presence::Poisoned } else { Presence::Absent }
     }
 
     /// Fails unless the host may still put the VM together.

@@ -12,9 +12,9 @@ use spin::Once;
 
 use super::error::BootError;
 use super::layout::{self, Block};
-use crate::machine::el2::El2;
+use crate::machine::el2::{CORE_MACHINE, CoreMachine};
 
-static HYPERVISOR: Once<Hypervisor<'static, El2>> = Once::new();
+static HYPERVISOR: Once<Hypervisor<'static, CoreMachine>> = Once::new();
 static RESERVED: Once<Vec<PageRange<Pfn>, 3>> = Once::new();
 
 /// The pages of the hypervisor's `own` memory: its image, its block, and the trace's rings if there are any.
@@ -29,7 +29,7 @@ pub(super) fn hypervisor(
     reserved: &'static [PageRange<Pfn>],
     block: &Block,
     image: &Image<'_>,
-) -> Result<&'static Hypervisor<'static, El2>, BootError> {
+) -> Result<&'static Hypervisor<'static, CoreMachine>, BootError> {
     let tables = layout::pages(&block.host_tables).ok_or(BootError::Memory)?;
     let owner_words = &block.owner_words;
     // SAFETY: `layout::plan` has reserved the range for the records alone, in RAM, aligned to pages.
@@ -52,7 +52,7 @@ pub(super) fn hypervisor(
         expected: image.measurement(),
     };
     // The core takes half of the boot stack. The closure builds it in its static, without a copy here.
-    let core = HYPERVISOR.try_call_once(|| Hypervisor::new(El2, setup))?;
+    let core = HYPERVISOR.try_call_once(|| Hypervisor::new(CORE_MACHINE, setup))?;
     #[cfg(feature = "oracle")]
     crate::oracle::install(core, room);
     Ok(core)

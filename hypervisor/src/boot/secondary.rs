@@ -13,14 +13,14 @@ use spin::Once;
 use super::layout::Block;
 use crate::cpu::psci::CpuPower;
 use crate::cpu::{Cpu, setup, vectors};
-use crate::machine::el2::El2;
+use crate::machine::el2::CoreMachine;
 use crate::machine::stage1::Stage1;
 use crate::machine::{maintenance, power};
 use crate::trap::host;
 
 /// The state that the boot CPU makes and all CPUs share.
 pub(super) struct Common {
-    hypervisor: &'static Hypervisor<'static, El2>,
+    hypervisor: &'static Hypervisor<'static, CoreMachine>,
     trng: &'static Trng,
     stage1: Stage1,
     power: CpuPower,
@@ -37,7 +37,7 @@ impl Common {
 
 /// Readies all CPUs for CPU_ON; on the boot CPU, which is `boot` among `cpus` (affinity fields).
 pub(super) fn prepare(
-    hypervisor: &'static Hypervisor<'static, El2>,
+    hypervisor: &'static Hypervisor<'static, CoreMachine>,
     trng: &'static Trng,
     stage1: Stage1,
     block: &Block,

@@ -12,7 +12,7 @@ use super::fp::HostFp;
 use super::id_registers;
 use super::psci::CpuPower;
 use super::select::HostControls;
-use crate::machine::el2::El2;
+use crate::machine::el2::CoreMachine;
 
 /// One physical CPU and the host that runs on it.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(crate) struct Cpu {
     /// guest runs.
     pub(crate) host: Registers,
     /// The ownership core.
-    pub(crate) hypervisor: &'static Hypervisor<'static, El2>,
+    pub(crate) hypervisor: &'static Hypervisor<'static, CoreMachine>,
     /// The CPU's number.
     pub(crate) index: CpuIndex,
     /// What guests get beside memory and time.
@@ -32,7 +32,7 @@ pub(crate) struct Cpu {
     /// The control registers' values for this CPU's host.
     pub(crate) controls: HostControls,
     /// The vCPU that it runs, or ran last.
-    pub(crate) vcpu_cache: VcpuCache<'static, 'static, El2>,
+    pub(crate) vcpu_cache: VcpuCache<'static, 'static, CoreMachine>,
     /// The host's FP registers while they are not in the CPU.
     pub(crate) fp: HostFp,
 }
@@ -41,7 +41,7 @@ impl Cpu {
     /// The CPU that this runs on, whose host is about to start at `entry` as PSCI starts a CPU (DEN0022,
     /// 6.4).
     pub(crate) fn new(
-        hypervisor: &'static Hypervisor<'static, El2>,
+        hypervisor: &'static Hypervisor<'static, CoreMachine>,
         trng: &'static Trng,
         power: &'static CpuPower,
         index: CpuIndex,

@@ -21,6 +21,20 @@ use crate::arch;
 #[derive(Debug)]
 pub(crate) struct El2;
 
+/// What the core drives.
+#[cfg(not(feature = "seeded-bugs"))]
+pub(crate) type CoreMachine = El2;
+/// What the core drives: bugs can be switched on in what it asks for.
+#[cfg(feature = "seeded-bugs")]
+pub(crate) type CoreMachine = hyp_verify::seeded::SeededMachine<El2>;
+
+/// The machine that the core is made with.
+#[cfg(not(feature = "seeded-bugs"))]
+pub(crate) const CORE_MACHINE: CoreMachine = El2;
+/// The machine that the core is made with.
+#[cfg(feature = "seeded-bugs")]
+pub(crate) const CORE_MACHINE: CoreMachine = CoreMachine::new(El2);
+
 impl El2 {
     /// Notes that EL1 runs next.
     pub(crate) fn note_entry(&self) {

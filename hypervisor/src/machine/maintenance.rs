@@ -15,9 +15,7 @@ use super::el2::El2;
 use crate::arch::{self, controls};
 
 /// This CPU's maintenance instructions.
-struct Instructions;
-
-impl Maintenance for Instructions {
+impl Maintenance for El2 {
     fn barrier(&self, barrier: Barrier) {
         match barrier {
             Barrier::DsbIshst => arch::dsb_ishst(),
@@ -55,28 +53,28 @@ impl Maintenance for Instructions {
 // symbol: tests/tests/metal reads its instructions.
 #[inline(never)]
 pub(crate) fn publish() {
-    Instructions.publish();
+    Maintenance::publish(&El2);
 }
 
 /// [`Machine::invalidate`].
 // symbol: tests/tests/metal reads its instructions.
 #[inline(never)]
 pub(crate) fn invalidate(stage2_id: Stage2Id, removed: &[Removed]) {
-    Instructions.invalidate(stage2_id, removed.iter().map(|leaf| leaf.page));
+    Maintenance::invalidate(&El2, stage2_id, removed.iter().map(|leaf| leaf.page));
 }
 
 /// [`Machine::invalidate_all`].
 // symbol: tests/tests/metal reads its instructions.
 #[inline(never)]
 pub(crate) fn invalidate_all(stage2_id: Stage2Id) {
-    Instructions.invalidate_all(stage2_id);
+    Maintenance::invalidate_all(&El2, stage2_id);
 }
 
 /// [`Machine::forget_previous_vcpu`].
 // symbol: tests/tests/metal reads its instructions.
 #[inline(never)]
 pub(crate) fn forget_previous_vcpu(stage2_id: Stage2Id) {
-    Instructions.forget_previous_vcpu(stage2_id);
+    Maintenance::forget_previous_vcpu(&El2, stage2_id);
 }
 
 /// Bits of CTR_EL0 (Arm ARM DDI0487, D24.2.36).

@@ -15,11 +15,11 @@ use crate::cpu::fp::HostFp;
 use crate::cpu::select::{self, HostControls};
 use crate::cpu::switch::{self, AfterHypercall, Vector};
 use crate::cpu::{Cpu, el1_registers, gic};
-use crate::machine::el2::El2;
+use crate::machine::el2::{CoreMachine, El2};
 
 /// The vCPU that runs, for [`hypercall`].
 struct Running<'a> {
-    loaded: &'a mut LoadedVcpu<'static, 'static, El2>,
+    loaded: &'a mut LoadedVcpu<'static, 'static, CoreMachine>,
     services: &'a Services<'static>,
     /// What remains to do after a hypercall, if the guest does not just resume.
     action: GuestAction,
@@ -45,7 +45,7 @@ pub(crate) fn run(
 
 /// [`run`], of a vCPU that this CPU owns. The host's system registers are in the CPU before and after it.
 fn run_loaded(
-    loaded: &mut LoadedVcpu<'static, 'static, El2>,
+    loaded: &mut LoadedVcpu<'static, 'static, CoreMachine>,
     services: &Services<'static>,
     entry: &Entry,
     controls: &HostControls,

@@ -81,20 +81,40 @@ impl State {
 }
 
 /// The fake machine, of any geometry.
+#[cfg(not(feature = "seeded-bugs"))]
+pub type Fake<G = Granule4K> = FaultlessFake<G>;
+/// The fake machine, of any geometry, with bugs that can be switched on.
+#[cfg(feature = "seeded-bugs")]
+pub type Fake<G = Granule4K> = crate::seeded::SeededMachine<FaultlessFake<G>>;
+
+/// The fake machine, without bugs to be switched on.
 #[derive(Debug)]
-pub struct Fake<G = Granule4K> {
+pub struct FaultlessFake<G = Granule4K> {
     state: Mutex<State>,
     jostling: AtomicBool,
     geometry: PhantomData<fn() -> G>,
 }
 
-impl<G> Default for Fake<G> {
+impl<G> Default for FaultlessFake<G> {
     fn default() -> Self {
         Self { state: Mutex::default(), jostling: AtomicBool::new(false), geometry: PhantomData }
     }
 }
 
+#[cfg(feature = "seeded-bugs")]
 impl<G: Geometry> Fake<G> {
+    /// [`FaultlessFake::checked`], with bugs that can be switched on.
+    pub fn checked() -> Self {
+        Self::new(FaultlessFake::checked())
+    }
+
+    /// [`FaultlessFake::fill`]: here too, as [`Machine::fill`] would be found first otherwise.
+    pub fn fill(&self, page: Pfn, byte: u8) {
+        FaultlessFake::fill(self, page, byte);
+    }
+}
+
+impl<G: Geometry> FaultlessFake<G> {
     /// A machine that stops the test at the first event that breaks a rule of the [`protocol`](crate::protocol).
     pub fn checked() -> Self {
         let machine = Self::default();
@@ -192,7 +212,7 @@ impl<G: Geometry> Fake<G> {
     }
 }
 
-impl<G: Geometry> Machine for Fake<G> {
+impl<G: Geometry> Machine for FaultlessFake<G> {
     type Geometry = G;
 
     fn read_entry(&self, table: TableRef, index: usize) -> u64 {
@@ -285,7 +305,7 @@ impl<G: Geometry> Machine for Fake<G> {
     }
 }
 
-impl<G: Geometry> Maintenance for Fake<G> {
+impl<G: Geometry> Maintenance for FaultlessFake<G> {
     fn barrier(&self, barrier: Barrier) {
         let mut state = self.state();
         state.tell(Event::Barrier(barrier));

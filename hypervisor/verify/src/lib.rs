@@ -5,6 +5,7 @@
 //! * [`protocol`]: the architecture's rules for tables and TLBs, and ours for locks, on a stream of events.
 //! * [`spec`]: what every call has to do, as plain data.
 //! * [`lockstep`]: the core and its specification, side by side.
+//! * `seeded`: a machine that makes mistakes, with the feature `seeded-bugs`. It is `no_std` too.
 //!
 //! The tests that use them are in `tests/`, the fuzz targets in `fuzz/`.
 
@@ -29,5 +30,7 @@ pub mod lockstep;
 pub mod oracle;
 #[cfg(feature = "std")]
 pub mod protocol;
+#[cfg(feature = "seeded-bugs")]
+pub mod seeded;
 #[cfg(feature = "std")]
 pub mod spec;

@@ -29,7 +29,8 @@ pub(crate) fn begin(context: &mut VcpuContext, esr: u64, access: RegisterAccess,
     context.pending = PendingAccess { esr, far };
     let size = access.size;
     if DataAbort::decode(esr).write {
-        let value = context.registers.get(access.register) & seeded!(size.mask(), WholeRegister => u64::MAX);
+        let mask = seeded!(size.mask(), WholeRegister => u64::MAX);
+        let value = context.registers.get(access.register) & mask;
         Exit::MmioWrite { ipa, size, value }
     } else {
         Exit::MmioRead { ipa, size }
@@ -67,7 +68,8 @@ pub fn resume(context: &mut VcpuContext, resume: Resume) -> Result<(), CallError
 /// What a load of this kind leaves in its register when memory holds `value`.
 #[inline(always)]
 fn extend(access: RegisterAccess, value: u64) -> u64 {
-    let value = value & seeded!(access.size.mask(), AnswerUnmasked => u64::MAX);
+    let mask = seeded!(access.size.mask(), AnswerUnmasked => u64::MAX);
+    let value = value & mask;
     if !access.sign_extend {
         return value;
     }

@@ -90,7 +90,8 @@ impl Object {
 
     /// Whether `pages` pages from `offset` on are pages of the object; at least one.
     pub(crate) fn has(&self, offset: u64, pages: u64) -> bool {
-        (pages != 0 || seeded!(EmptyRange)) && offset.checked_add(pages).is_some_and(|end| end <= self.pages)
+        let none = seeded!(pages == 0, EmptyRange => false);
+        !none && offset.checked_add(pages).is_some_and(|end| end <= self.pages)
     }
 
     /// The directory that has the word of the chunk which holds `offset`, and where in it that is.

@@ -21,9 +21,8 @@ impl<M: Machine> Hypervisor<'_, M> {
         if !host.owners().is_ram(range) {
             return Err(CallError::InvalidParameter);
         }
-        let looked_at = seeded!(range, FirstPageChecked => crate::seeded::first_page(range));
         let hosts = seeded!(
-            host.owners().all(looked_at, PageState::HOST),
+            host.owners().all(range, PageState::HOST),
             LentTwice => host.owners().get(range.first()).is_some_and(PageState::host_reaches)
         );
         if !hosts {
@@ -35,7 +34,7 @@ impl<M: Machine> Hypervisor<'_, M> {
 
     /// Gives pages that nobody but `from` says reaches back to the host, wiped.
     pub(crate) fn return_to_host(&self, frames: Frames, from: PageState) {
-        seeded!(self.machine.wipe(&frames), PoolUnwiped => ());
+        self.machine.wipe(&frames);
         self.host.lock(&self.machine).assign(&self.machine, frames.range(), from, PageState::HOST);
     }
 }

@@ -73,8 +73,6 @@ impl<M: Machine> Hypervisor<'_, M> {
         let Request { page, gfn, range } = request;
         let (frames, pages) = (Frames::new(range), range.len());
         match fill {
-            InitialContent::Zero if seeded!(PopulatedUnwiped) => {}
-            InitialContent::Keep if seeded!(KeptUncleaned) => {}
             InitialContent::Zero => self.machine.wipe(&frames),
             InitialContent::Keep => self.machine.clean(&frames),
         }

@@ -60,6 +60,9 @@ fn synchronous<M: Machine>(
     if vcpu.with_context(|context| context.registers.pstate & pstate::AARCH32 != 0) {
         return stop(vcpu, StopReason::Exception(class::ILLEGAL_STATE));
     }
+    seeded!(TrapIsFatal => if let Syndrome::Unknown(class) = Syndrome::decode(syndrome.esr) {
+        return stop(vcpu, StopReason::Exception(class));
+    });
     match Syndrome::decode(syndrome.esr) {
         Syndrome::Hvc { imm } => guest_call(vcpu, services, imm),
         Syndrome::Smc { imm } => {
@@ -80,7 +83,6 @@ fn synchronous<M: Machine>(
             vcpu.exit(exit)
         }
         Syndrome::FpTrap => GuestAction::EnableFp,
-        Syndrome::Unknown(class) if seeded!(TrapIsFatal) => stop(vcpu, StopReason::Exception(class)),
         Syndrome::Unknown(_) => inject(vcpu, Exception::Undefined),
     }
 }
@@ -140,6 +142,7 @@ fn abort<M: Machine>(
             (GuestPage::Unbound, true) if !fault.stage1_walk => data,
             (GuestPage::Unbound, _) => None,
         };
+        let offset = seeded!(ipa.page_offset(), AcrossPages => 0);
         match data {
             // A device has no cache line to maintain.
             Some(DataAbort { cache_maintenance: true, .. }) => {
@@ -148,8 +151,7 @@ fn abort<M: Machine>(
             }
             // Otherwise it reaches into the next page, or the syndrome does not describe it.
             Some(DataAbort { access: Some(access), .. })
-                if ipa.page_offset().wrapping_add(access.size.bytes()) <= PAGE_SIZE
-                    || seeded!(AcrossPages) =>
+                if offset.wrapping_add(access.size.bytes()) <= PAGE_SIZE =>
             {
                 let exit = vcpu.with_context(|context| mmio::begin(context, esr, access, ipa, far));
                 return vcpu.exit(exit);

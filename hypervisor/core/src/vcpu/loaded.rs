@@ -90,7 +90,7 @@ impl<'h, 'm, M: Machine> LoadedVcpu<'h, 'm, M> {
             machine.put_context(&mut context, reset);
         }
         let stage2_id = inside.tables.stage2_id();
-        if inside.runs_on(cpu, vcpu) && !seeded!(PreviousVcpu) {
+        if inside.runs_on(cpu, vcpu) {
             machine.forget_previous_vcpu(stage2_id);
         }
         machine.event(|| Event::Load(stage2_id.vmid, vcpu));
@@ -234,7 +234,7 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
     pub fn with_guard<R>(&self, f: impl FnOnce(&mut MmioGuard) -> R) -> R {
         let mut slot = self.slot.lock(self.machine());
         if let Some(vm) = &slot.vm {
-            seeded!(self.hypervisor.revoke(vm), GuardForgotten => ());
+            self.hypervisor.revoke(vm);
         }
         f(&mut slot.guard)
     }
@@ -248,11 +248,12 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
     pub fn power_on(&self, target: VcpuIndex, entry: Ipa, context_id: u64) -> Result<(), ErrorCode> {
         self.with_vm(|vm| {
             let vcpu = vm.vcpu(target).ok_or(ErrorCode::InvalidParameters)?;
-            if vcpu.on && !seeded!(CpuOnAgain) {
+            let is_on = seeded!(vcpu.on, CpuOnAgain => false);
+            if is_on {
                 return Err(ErrorCode::AlreadyOn);
             }
             vcpu.on = true;
-            vcpu.start = (!seeded!(StartForgotten)).then_some(Start { entry, argument: context_id });
+            vcpu.start = Some(Start { entry, argument: context_id });
             Ok(())
         })
         .unwrap_or(Err(ErrorCode::InvalidParameters))
@@ -279,7 +280,7 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
     pub fn stop(&self) {
         self.with_vm(|vm| {
             vm.state = VmState::Stopped;
-            seeded!(self.hypervisor.revoke(vm), StopForgotten => ());
+            self.hypervisor.revoke(vm);
         });
     }
 }

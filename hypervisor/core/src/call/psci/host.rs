@@ -156,6 +156,7 @@ impl HostCpus {
     pub fn reserve(&self, target: u64, entry: Ipa, context_id: u64) -> Result<CpuIndex, ErrorCode> {
         let index = self.index(target).ok_or(ErrorCode::InvalidParameters)?;
         let cpu = self.get(index).ok_or(ErrorCode::InvalidParameters)?;
+        seeded!(ReservedTwice => if cpu.state.load(Ordering::Relaxed) == ON_PENDING { return Ok(index) });
         match cpu.state.compare_exchange(OFF, ON_PENDING, Ordering::Acquire, Ordering::Relaxed) {
             Ok(_) => {
                 // The target reads these after the firmware started it, which is after this returned.
@@ -163,7 +164,6 @@ impl HostCpus {
                 cpu.context_id.store(context_id, Ordering::Release);
                 Ok(index)
             }
-            Err(ON_PENDING) if seeded!(ReservedTwice) => Ok(index),
             Err(ON) => Err(ErrorCode::AlreadyOn),
             Err(_) => Err(ErrorCode::OnPending),
         }

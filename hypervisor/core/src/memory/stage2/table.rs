@@ -269,7 +269,7 @@ impl Stage2 {
         entry.write(machine, INVALID);
         let mut broken = TlbGather::new(self.stage2_id());
         broken.removed(first, entry.level);
-        seeded!(broken.finish(machine), NoBreak => ());
+        broken.finish(machine);
         let table = pool.take(machine)?;
         let level = below(entry.level);
         machine.fill(table, descriptor::at_level(leaf, level), M::Geometry::span(level) << PAGE_SHIFT);
