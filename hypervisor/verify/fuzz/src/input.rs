@@ -59,8 +59,8 @@ impl<'a> Input<'a> {
         u64::from_le_bytes(self.array())
     }
 
-    /// Returns a number that is usually small. A byte below 0xf0 is the number itself. A byte above it stands for a
-    /// number of 2 or 8 bytes that follow, or for an extreme value.
+    /// Returns a number that is usually small. Bytes 0xf0 and 0xf1 start a number of 8 or 2 bytes, 0xf2 to 0xf5 stand
+    /// for extreme values, and any other byte is the number itself.
     pub fn number(&mut self) -> u64 {
         match self.u8() {
             0xf0 => self.u64(),
