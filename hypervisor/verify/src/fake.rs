@@ -253,10 +253,7 @@ impl<G: Geometry> Machine for Fake<G> {
         self.state().contexts.insert(context_page.page().0, context);
     }
 
-    #[expect(
-        clippy::expect_used,
-        reason = "the fake stops a test that reads a context before it is written"
-    )]
+    #[expect(clippy::expect_used, reason = "the fake stops a test that reads a context before it is written")]
     fn with_context<R>(&self, context_page: &mut ContextPage, f: impl FnOnce(&mut VcpuContext) -> R) -> R {
         let mut state = self.state();
         let context = state.contexts.get_mut(&context_page.page().0);
@@ -297,7 +294,10 @@ impl<G: Geometry> Maintenance for Fake<G> {
         }
     }
 
-    #[expect(clippy::expect_used, reason = "the fake stops a test that invalidates outside of an address space")]
+    #[expect(
+        clippy::expect_used,
+        reason = "the fake stops a test that invalidates outside of an address space"
+    )]
     fn forget(&self, scope: Scope) {
         let mut state = self.state();
         let stage2_id = *state.selected.get(&CPU.get()).expect("a space is selected");

@@ -100,7 +100,11 @@ fn check(bytes: &[u8], damage: usize) {
     // A change of any bit is refused. The input chooses the bit.
     let mut damaged = bytes[..length].to_vec();
     damaged[damage % length] ^= 1 << (damage % 8);
-    assert!(Image::verify(&damaged, offset, memory).is_err(), "a change of byte {:#x} is accepted", damage % length);
+    assert!(
+        Image::verify(&damaged, offset, memory).is_err(),
+        "a change of byte {:#x} is accepted",
+        damage % length
+    );
     check_round_trip(&image);
 }
 
