@@ -1,8 +1,8 @@
-//! Which tests notice which seeded bug ([`hyp_core::seeded`]): with the bug on each of them fails, without
-//! it all pass.
+//! The tests that notice each seeded bug ([`hyp_core::seeded`]): each of them fails with the bug on, and passes
+//! without it.
 //!
-//! `cargo seeded` prints the table. Every bug is tried in a process of its own, with the bug's name in its
-//! environment: this binary again, or the core's unit tests.
+//! `cargo seeded` prints the table. Every bug runs in a process of its own, with its name in the environment. The
+//! process is this binary again, or the core's unit tests.
 
 use std::env;
 use std::process::Command;
@@ -11,7 +11,7 @@ use hyp_core::seeded::Bug;
 
 use Bug::*;
 
-/// The tests that notice each bug, those that say most about it first. Other tests may fail as well.
+/// The tests that notice each bug, the most telling one first. Other tests may fail too.
 const NOTICED_BY: &[(Bug, &[&str])] = &[
     (OddRoot, &["refusals::a_pool_is_the_hosts_own_ram_and_its_root_aligned"]),
     (OwnershipLeaked, &["lifecycle::a_vcpu_is_started_by_exactly_one_of_those_who_try"]),
@@ -251,7 +251,7 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
     (FirmwareTrusted, &["boot::device_tree::tests::a_cpu_is_named_once"]),
 ];
 
-/// How a test looks at the core, by the module that it is in.
+/// The kind of check that a test is, by its module.
 const WAYS: &[(&str, &str)] = &[
     ("threads::", "threads at once"),
     ("oracle::", "oracle"),
@@ -269,12 +269,12 @@ fn way(test: &str) -> &'static str {
     found.map_or("", |(_, way)| way)
 }
 
-/// Whether it is one of the core's unit tests, which are in a module `tests` each.
+/// Returns true if the test is a unit test of the core. Those are all in modules `tests`.
 fn is_of_core(test: &str) -> bool {
     test.contains("::tests::")
 }
 
-/// Runs tests with a bug on, or with none; returns which of them passed and which failed.
+/// Runs tests with a bug on, or with none. Returns the tests that passed and those that failed.
 fn run(bug: Option<Bug>, tests: &[&str]) -> (Vec<String>, Vec<String>) {
     let (of_core, own): (Vec<&str>, Vec<&str>) = tests.iter().partition(|test| is_of_core(test));
     let mut cargo = Command::new(env!("CARGO"));
@@ -288,7 +288,7 @@ fn run(bug: Option<Bug>, tests: &[&str]) -> (Vec<String>, Vec<String>) {
             .args(["--exact", "--test-threads=2"])
             .args(tests)
             .env("CLOISTER_SEEDED", bug.map_or("", Bug::name))
-            // Enough for the random tests to find what they are named for here.
+            // Enough cases for the random tests to find the bugs that list them.
             .env("CLOISTER_CASES", "16")
             .env("RUST_BACKTRACE", "0")
             .output()
@@ -319,7 +319,7 @@ fn each_bug_makes_the_tests_fail_that_are_named_for_it() {
     let (passed, _) = run(None, &all);
     let missing = |test: &&&str| !passed.iter().any(|passed| passed == *test);
     let wrong: Vec<_> = all.iter().filter(missing).collect();
-    assert!(wrong.is_empty(), "not there, or they fail without a bug: {wrong:#?}");
+    assert!(wrong.is_empty(), "these tests do not exist, or fail without a bug: {wrong:#?}");
 
     let mut unnoticed = Vec::new();
     println!("\n{:<17} class  noticed by", "bug");
