@@ -4,8 +4,8 @@
 //! Five rules hold throughout:
 //!
 //! 1. **The page state is authoritative.** [`ownership::page_state`] records the owner of each page and the
-//!    other parties that reach it. The core derives the stage-2 tables ([`memory::stage2`]) from these
-//!    records and never decides by reading a table.
+//!    other parties that reach it. The core derives the stage-2 tables ([`memory::stage2`]) from the page
+//!    states and never decides about access by reading a table.
 //! 2. **Check, then commit.** A transition first checks every party, under their locks. The commit that
 //!    follows cannot fail. A refused call changes nothing.
 //! 3. **Host input is untrusted** until the core has checked it under the lock that protects the state it

@@ -3,7 +3,7 @@
 
 /// An unknown argument. The boot stops rather than run without the requested feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an unknown argument: this hypervisor is built without the feature that knows it")]
+#[error("unknown argument: this build of the hypervisor lacks the feature for it")]
 pub struct UnknownArgument;
 
 /// Applies the arguments in `text`, which are separated by white space. `text` may be empty.

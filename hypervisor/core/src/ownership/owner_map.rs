@@ -4,10 +4,10 @@
 //!
 //! * If a block is not split, its word is the state of its first page. The state of each further page is that
 //!   state *advanced* by the page's offset in the block. The words of the pages have no meaning.
-//! * If a block is split, its word holds a *base* state and the number of pages that deviate from it, which
-//!   means that their state is not the base advanced. A split block with count 0 is uniform. It stays split
-//!   until one conversion covers all of it, so that a guest that shares and unshares one page does not rewrite
-//!   512 words each time.
+//! * If a block is split, its word holds a *base* state and the number of pages that deviate from it: pages
+//!   whose state is not the base advanced. A split block with count 0 is uniform. It stays split until one
+//!   conversion covers all of it, so that a guest that shares and unshares one page does not rewrite 512 words
+//!   each time.
 
 pub(crate) mod block_state;
 #[cfg(test)]

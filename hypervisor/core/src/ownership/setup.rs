@@ -42,13 +42,13 @@ pub enum SetupError {
     #[error("too many ranges or CPUs")]
     TooMany,
     /// The RAM ranges are not ascending, overlap, or exceed the 40-bit IPA space.
-    #[error("the RAM ranges are out of order or out of reach")]
+    #[error("the RAM ranges are not ascending or exceed 40 bits")]
     Ram,
     /// A reserved range is not RAM, the tables are not in a reserved range, or their first page number is
     /// odd.
-    #[error("a reserved range is not in RAM, or the tables are not reserved")]
+    #[error("a reserved range is not RAM, or the tables are not reserved or not aligned")]
     Reserved,
     /// The memory for page states or tables is smaller than [`Needs`].
-    #[error("too little room for the records or the tables")]
+    #[error("too little memory for the page states or the tables")]
     TooSmall,
 }

@@ -1,7 +1,7 @@
 //! The host's PSCI calls over SMC and HVC. EL2 forwards none of the host's SMCs to the firmware: it makes its
 //! own PSCI calls, so no CPU ever runs host code without stage 2.
 //!
-//! [`decide`] serves a call or returns a request to the binary. To start a CPU, the binary reserves it in
+//! `decide` serves a call or returns a request to the binary. To start a CPU, the binary reserves it in
 //! [`HostCpus`] and has the firmware start it at the hypervisor's own entry. There, [`HostCpus::arrive`]
 //! returns the host's entry point.
 
