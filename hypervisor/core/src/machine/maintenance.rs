@@ -35,8 +35,7 @@ pub trait Maintenance {
                 self.forget(Scope::Ipa(page));
             }
             self.barrier(Barrier::DsbIsh);
-            // Entries that combine both stages are tagged with the virtual address only, so TLBI by IPA
-            // misses them.
+            // What combines both stages is tagged with the virtual address alone.
             seeded!(self.forget(Scope::Combined), CombinedKept => ());
             self.barrier(Barrier::DsbIsh);
             self.barrier(Barrier::Isb);

@@ -29,7 +29,7 @@ impl<'h, 'm, M: Machine> VcpuCache<'h, 'm, M> {
     ///
     /// # Errors
     ///
-    /// Those of [`Hypervisor::vcpu_load`].
+    /// As [`Hypervisor::vcpu_load`] has them.
     #[inline(always)]
     pub fn run<R>(
         &mut self,

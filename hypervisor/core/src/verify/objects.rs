@@ -30,7 +30,7 @@ pub enum ObjectFault {
 pub struct ObjectView<'a>(pub(super) &'a Object);
 
 impl ObjectView<'_> {
-    /// Number of present pages, by the object's own count.
+    /// How many pages are present, as the object counts them.
     #[must_use]
     pub const fn present(self) -> u64 {
         self.0.present()
