@@ -1,4 +1,4 @@
-//! What the hypervisor boots with: the firmware's device tree, and the image's arguments.
+//! The boot inputs: the firmware's device tree and the image's arguments.
 
 pub mod device_tree;
 pub mod options;

@@ -1,4 +1,5 @@
-//! The calls of the host and of guests: one dispatcher for each side, and the services that both lead to.
+//! The calls of the host and of guests: one dispatcher for each side, and the PSCI and TRNG services that
+//! both use.
 
 pub mod guest;
 pub mod host;

@@ -1,5 +1,5 @@
-//! One CPU's registers, and the pure functions of them: what a trap says, what an exception does, what a trapped
-//! register or device access comes to. Nothing here knows of VMs or of memory.
+//! One CPU's registers and the pure functions on them: trap decoding, exception entry, and the emulation of
+//! system registers and device accesses. This module knows neither VMs nor memory.
 
 pub mod exception;
 pub mod mmio;

@@ -1,4 +1,4 @@
-//! The way in: one [`Hypervisor`] for the machine, shared by all CPUs.
+//! The entry point of the core: one [`Hypervisor`] for the machine, shared by all CPUs.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -17,36 +17,36 @@ use crate::ownership::setup::{Needs, Setup, SetupError};
 use crate::vm::vcpu_ownership::VcpuOwnership;
 use crate::vm::{self, ObjectSlot, Vm, VmSlot};
 
-/// The ownership core of one machine.
+/// All state of the core for one machine.
 ///
-/// Locks, in the order in which they are taken: one VM's slot, then the host's memory. No CPU holds two
-/// places at a time, and none is held while a guest or the host runs.
+/// Lock order: one VM's slot, then the host's memory. A CPU holds at most one slot at a time, and holds no
+/// lock while a guest or the host runs.
 #[derive(Debug)]
 pub struct Hypervisor<'m, M: Machine> {
     pub(crate) machine: M,
     pub(crate) host: Lock<HostMemory<'m, M::Geometry>>,
     pub(crate) slots: [Lock<VmSlot>; MAX_VMS],
-    /// Of the vCPUs of each place.
+    /// The ownership of each vCPU, by VM slot and vCPU index.
     pub(crate) ownerships: [[VcpuOwnership; MAX_VCPUS]; MAX_VMS],
     pub(crate) expected: Option<Digest>,
     host_stage2_id: Stage2Id,
     cpus: usize,
-    /// Aborts that were injected into the host.
+    /// Number of aborts injected into the host.
     host_aborts: AtomicU64,
 }
 
 impl<'m, M: Machine> Hypervisor<'m, M> {
-    /// How much memory a machine with this RAM and these denied devices takes.
+    /// Returns how much memory the core needs on a machine with this RAM and these denied devices.
     pub fn needs(ram: &[PageRange<Pfn>], denied_devices: &[PageRange<Pfn>]) -> Needs {
         host::needs::<M::Geometry>(ram, denied_devices)
     }
 
-    /// Takes the machine: all RAM becomes the host's but for the reserved ranges, and the host's
-    /// stage-2 tables say so.
+    /// Takes over the machine. The host owns all RAM except the reserved ranges, and the host's stage-2
+    /// tables map it.
     ///
     /// # Errors
     ///
-    /// [`SetupError`] where the setup contradicts itself; nothing was done then.
+    /// [`SetupError`] if the setup is inconsistent. Nothing has changed then.
     pub fn new(machine: M, setup: Setup<'m>) -> Result<Self, SetupError> {
         if setup.cpus > MAX_CPUS {
             return Err(SetupError::TooMany);
@@ -66,55 +66,56 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
         })
     }
 
-    /// The machine below.
+    /// The machine that the core runs on.
     pub const fn machine(&self) -> &M {
         &self.machine
     }
 
-    /// What VTTBR_EL2 holds while the host runs.
+    /// The value of VTTBR_EL2 while the host runs.
     pub const fn host_stage2_id(&self) -> Stage2Id {
         self.host_stage2_id
     }
 
-    /// Decides about a stage-2 fault of the host's at `ipa`: the record is read again under the lock,
-    /// and device ranges are mapped here, on their first touch.
+    /// Decides about a host stage-2 fault at `ipa`. It reads the page state again under the lock, and maps a
+    /// device range at its first access.
     pub fn host_abort(&self, ipa: Ipa, access: HostAccess) -> HostAbort {
         self.host.lock(&self.machine).abort(&self.machine, ipa.page().0, access)
     }
 
-    /// Counts an abort that is injected into the host.
+    /// Counts an abort injected into the host.
     pub(crate) fn count_host_abort(&self) {
         self.host_aborts.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many accesses of the host's were refused.
+    /// Number of host accesses that were refused with an abort.
     pub fn host_aborts(&self) -> u64 {
         self.host_aborts.load(Ordering::Relaxed)
     }
 
-    /// Whether the machine has this CPU.
+    /// Returns whether the machine has this CPU.
     pub(crate) const fn has_cpu(&self, cpu: CpuIndex) -> bool {
         cpu.0 < self.cpus
     }
 
-    /// The ownership of a vCPU of the VM at `slot`.
+    /// Returns the ownership of a vCPU of the VM in slot `slot`.
     pub(crate) fn ownership(&self, slot: usize, vcpu: VcpuIndex) -> Option<&VcpuOwnership> {
         self.ownerships.get(slot)?.get(usize::try_from(vcpu.0).ok()?)
     }
 
-    /// The ownership of the vCPUs of a VM, also while their registers have been taken from them.
+    /// Returns the ownership of each vCPU of a VM. The count is that of the report, so it includes vCPUs
+    /// whose registers teardown has already removed.
     pub(crate) fn ownerships_of(&self, vm: &Vm) -> impl Iterator<Item = &VcpuOwnership> {
         let vcpus = usize::try_from(vm.report.vcpus).unwrap_or(MAX_VCPUS);
         self.ownerships.get(usize::from(vm.index.0)).into_iter().flatten().take(vcpus)
     }
 
-    /// Has each vCPU of a VM be looked at again before it is entered again.
+    /// Revokes the ownership of each vCPU of a VM, so that a CPU checks the VM again before it enters one.
     pub(crate) fn revoke(&self, vm: &Vm) {
         seeded!(RevokeForgotten => return);
         self.ownerships_of(vm).for_each(VcpuOwnership::revoke);
     }
 
-    /// The report of a VM, with what its vCPUs have counted.
+    /// Returns the report on a VM, including the counts of its vCPUs.
     pub(crate) fn report(&self, vm: &Vm) -> VmReport {
         let mut report = vm.report;
         for [hypercalls, exits] in self.ownerships_of(vm).map(VcpuOwnership::counts) {
@@ -124,7 +125,7 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
         report
     }
 
-    /// Works on a VM and its objects, under its lock.
+    /// Runs `f` on a VM and its objects, under the VM's lock.
     pub(crate) fn with_vm<R>(
         &self,
         handle: VmHandle,
@@ -141,7 +142,7 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
         }
     }
 
-    /// Works on an object and its VM, which is not being torn down, under the VM's lock.
+    /// Runs `f` on an object and its VM, under the VM's lock. Fails if the VM is being torn down.
     pub(crate) fn with_object<R>(
         &self,
         handle: ObjectHandle,

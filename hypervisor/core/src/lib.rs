@@ -1,20 +1,21 @@
-//! Every decision of Cloister's hypervisor: who owns which page, who may reach it, what a call of the
-//! host or of a guest does. No unsafe code, no instruction, no heap.
+//! The decisions of Cloister's hypervisor: which party owns each page, which parties reach it, and how each
+//! call of the host and of a guest changes that. The crate has no unsafe code, no assembly and no heap.
 //!
-//! Five ideas carry the crate:
+//! Five rules hold throughout:
 //!
-//! 1. **One record is the truth.** [`ownership::page_state`] says who owns a page and who else reaches it; the stage-2
-//!    tables ([`memory::stage2`]) are made from the records and are never asked.
-//! 2. **Check, then commit.** A transition checks every party first, under their locks; what follows
-//!    can't fail. A refused call changed nothing.
-//! 3. **What the host says proves nothing** until it has been checked under the lock that protects
-//!    what it is about.
-//! 4. **The machine is a trait** ([`machine::Machine`]): the same code runs at EL2 and, on a recording
-//!    fake, under `cargo test`.
-//! 5. **Memory is paid for by who wants it**: what a VM needs beyond its slot comes from pages that the
-//!    host donated for it, and goes back wiped.
+//! 1. **The page state is authoritative.** [`ownership::page_state`] records the owner of each page and the
+//!    other parties that reach it. The core derives the stage-2 tables ([`memory::stage2`]) from the page
+//!    states and never decides about access by reading a table.
+//! 2. **Check, then commit.** A transition first checks every party, under their locks. The commit that
+//!    follows cannot fail. A refused call changes nothing.
+//! 3. **Host input is untrusted** until the core has checked it under the lock that protects the state it
+//!    names.
+//! 4. **The machine is a trait** ([`machine::Machine`]). The same code runs at EL2 and, on a recording fake,
+//!    under `cargo test`.
+//! 5. **The host pays for a VM's memory.** A VM has a fixed slot. All further memory comes from pages that
+//!    the host donates for that VM; they return to the host wiped.
 //!
-//! The way in is [`hypervisor::Hypervisor`].
+//! The entry point is [`hypervisor::Hypervisor`].
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -30,11 +31,11 @@
     )
 )]
 
-// For tests and checks on the development machine; metal has none.
+// `std` serves tests and checks on the development machine; the bare-metal target has none.
 #[cfg(not(target_os = "none"))]
 extern crate std;
 
-// First, as its macro is used in all that follows.
+// `seeded` comes first because all later modules use its macro.
 #[macro_use]
 pub mod seeded;
 

@@ -1,4 +1,4 @@
-//! The life of a VM as the host drives it: create, add objects and vCPUs, start, destroy.
+//! The life cycle of a VM, driven by the host: create, add objects and vCPUs, start, destroy.
 
 pub(crate) mod create;
 pub(crate) mod destroy;

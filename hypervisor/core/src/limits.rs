@@ -1,32 +1,32 @@
-//! How much of everything there may be, and the numbers that name one of it. The core has no heap: each bound is
-//! the length of an array.
+//! Capacity limits, and the typed indices below them. The core has no heap, so each limit is the length of an
+//! array.
 
-/// Most VMs at a time.
+/// Maximum number of VMs at a time.
 pub const MAX_VMS: usize = 16;
-/// Most vCPUs of a VM.
+/// Maximum number of vCPUs in a VM.
 pub const MAX_VCPUS: usize = 16;
-/// Most memory objects of a VM.
+/// Maximum number of memory objects in a VM.
 pub const MAX_OBJECTS: usize = 4;
-/// Most bindings of a VM.
+/// Maximum number of bindings in a VM.
 pub const MAX_BINDINGS: usize = 8;
 
-/// Most ranges of RAM.
+/// Maximum number of RAM ranges.
 pub const MAX_REGIONS: usize = 8;
-/// Most ranges of the hypervisor's own memory.
+/// Maximum number of ranges of the hypervisor's own memory.
 pub const MAX_RESERVED: usize = 16;
-/// Most ranges of denied device addresses.
+/// Maximum number of device address ranges that the host is denied.
 pub const MAX_DENIED: usize = 16;
-/// Most physical CPUs.
+/// Maximum number of physical CPUs.
 pub const MAX_CPUS: usize = 64;
 
-/// A physical CPU, counted from 0. The binary gives each CPU one of its own.
+/// Index of a physical CPU, below [`MAX_CPUS`]. The binary assigns each CPU a distinct index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CpuIndex(pub usize);
 
-/// The place of a VM in the table of VMs.
+/// Index of a VM's slot, below [`MAX_VMS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct VmIndex(pub u8);
 
-/// The place of a memory object in its VM.
+/// Index of a memory object in its VM, below [`MAX_OBJECTS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ObjectIndex(pub u8);

@@ -1,9 +1,9 @@
-//! What the core needs of the machine, and the tokens that say what it may be asked to touch.
+//! The interface between the core and the hardware, and the tokens that limit what the core can ask of it.
 //!
-//! The core decides, a [`Machine`] does. Its methods are safe because their arguments are proofs: a
-//! [`TableRef`], [`Frames`] or [`ContextPage`] is made by the core alone, and only for memory that the
-//! ownership records say no host and no guest reaches. An implementation may rely on that, and must
-//! itself hold that the memory is RAM which it has mapped.
+//! The core decides and a [`Machine`] executes. The methods of [`Machine`] are safe because their arguments
+//! are proofs: only the core makes a [`TableRef`], [`Frames`] or [`ContextPage`], and only for memory that
+//! neither the host nor a guest reaches according to the page states ([`Frames`] lists the exceptions). An
+//! implementation may rely on that. It must itself ensure that the memory is RAM and mapped at EL2.
 
 pub mod event;
 pub mod geometry;
@@ -21,8 +21,8 @@ use crate::machine::geometry::{Geometry, Level};
 use crate::machine::report::Milestone;
 use crate::machine::report::VmReport;
 
-/// A page that holds a table of 8-byte entries: a translation table or metadata of a VM's. Only the
-/// core makes these, for pages in its custody.
+/// A page that holds a table of 8-byte entries: a translation table or a VM's metadata. Only the core makes
+/// these, and only for pages that neither the host nor a guest reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TableRef(Pfn);
 
@@ -31,22 +31,23 @@ impl TableRef {
         Self(page)
     }
 
-    /// The page.
+    /// The page that holds the table.
     pub const fn page(self) -> Pfn {
         self.0
     }
 
-    /// Its address, as a table descriptor or VTTBR_EL2 holds it.
+    /// The physical address of the table, in the form that a table descriptor or VTTBR_EL2 holds.
     pub const fn address(self) -> Pa {
         self.0.base()
     }
 }
 
-/// Physically contiguous pages in the core's custody: nobody else reaches them while this exists.
+/// Physically contiguous pages that neither the host nor a guest reaches while this value exists.
 ///
-/// It can't be copied: who holds it decides what becomes of the pages. The exceptions are pages that an
-/// ordinary VM was lent, and those that a guest shares when they are taken from it: the host reaches them, so no
-/// more than [`Machine::wipe`] and [`Machine::clean`] is ever asked for them.
+/// The type is not `Copy` or `Clone`, so the holder alone decides the next use of the pages. There are two
+/// exceptions: pages that are lent to an ordinary VM, and pages that a guest still shares when they are
+/// reclaimed. The host reaches both, so the core passes them only to [`Machine::wipe`] and
+/// [`Machine::clean`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct Frames(PageRange<Pfn>);
 
@@ -55,7 +56,7 @@ impl Frames {
         Self(range)
     }
 
-    /// The pages.
+    /// The range of physical pages.
     pub const fn range(&self) -> PageRange<Pfn> {
         self.0
     }
@@ -67,8 +68,9 @@ impl Frames {
     }
 }
 
-/// The right to one vCPU's registers, used by one CPU at a time: the core lends it to the machine only while the
-/// vCPU's ownership (`vm/vcpu_ownership.rs`) says that it runs on this CPU, which a `VcpuCache` holds for those it has parked.
+/// Exclusive access to one vCPU's registers. The core lends it to the machine only while the vCPU's ownership
+/// (`vm/vcpu_ownership.rs`) says that the vCPU runs on this CPU. The per-CPU `VcpuCache` keeps it for a vCPU
+/// that this CPU has parked.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ContextPage(Pfn);
 
@@ -77,42 +79,44 @@ impl ContextPage {
         Self(context)
     }
 
-    /// The page that the registers live in, from its first byte on.
+    /// The page that holds the registers, at offset 0.
     pub const fn page(&self) -> Pfn {
         self.0
     }
 }
 
-/// A virtual machine identifier, as VTTBR_EL2.VMID takes it. The host's is 0.
+/// A virtual machine identifier, as in VTTBR_EL2.VMID. The host has VMID 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Vmid(pub u8);
 
-/// A stage-2 address space: what VTTBR_EL2 holds while its owner runs.
+/// The identity of a stage-2 address space: the value of VTTBR_EL2 while its owner runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Stage2Id {
-    /// The address of the first of the concatenated root tables.
+    /// The physical address of the first of the concatenated root tables.
     pub root: Pa,
-    /// Tags its TLB entries.
+    /// The VMID that tags its TLB entries.
     pub vmid: Vmid,
 }
 
-/// One leaf that was taken away: TLB maintenance for its first page reaches all of it.
+/// A leaf descriptor that was removed. TLB maintenance for its first page covers the whole leaf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Removed {
-    /// First page of the IPA range.
+    /// The first page of the IPA range.
     pub page: u64,
-    /// The level of the entry that mapped it.
+    /// The level of the table entry that held the leaf.
     pub level: Level,
 }
 
-/// The machine below the core.
+/// The hardware below the core.
 ///
-/// Orders that an implementation must hold: a read or write of an entry is a single 64-bit access; a
-/// written entry is visible to every table walker after the next call of [`Machine::publish`] or
-/// [`Machine::invalidate`]; writes are not moved up before an earlier [`Machine::invalidate`],
-/// [`Machine::wipe`] or [`Machine::clean`].
+/// An implementation must keep these orders:
+///
+/// - A read or write of an entry is a single 64-bit access.
+/// - A written entry is visible to every table walker after the next call of [`Machine::publish`] or
+///   [`Machine::invalidate`].
+/// - No write moves ahead of an earlier [`Machine::invalidate`], [`Machine::wipe`] or [`Machine::clean`].
 pub trait Machine: Sync {
-    /// The shape of its translation tables.
+    /// The geometry of the translation tables.
     type Geometry: Geometry;
 
     /// Reads entry `index` of a table; `index` is below [`Geometry::ENTRIES`].
@@ -121,53 +125,54 @@ pub trait Machine: Sync {
     /// Writes entry `index` of a table; `index` is below [`Geometry::ENTRIES`].
     fn write_entry(&self, table: TableRef, index: usize, value: u64);
 
-    /// Writes all entries of a table that no walker reaches: `first`, and each one `step` more than the
-    /// one before it.
+    /// Writes all entries of a table that no walker reaches. Entry 0 becomes `first`; each further entry is
+    /// `step` more than the previous one.
     fn fill(&self, table: TableRef, first: u64, step: u64);
 
-    /// Zeroes pages and cleans them to the point of coherency, so that an owner who reads around the
-    /// caches finds zeroes too.
+    /// Zeroes pages and cleans them to the point of coherency, so that an owner with a non-cacheable mapping
+    /// also reads zeroes.
     fn wipe(&self, pages: &Frames);
 
-    /// Makes pages ready for a guest that may map them as it likes: cleans and invalidates them to the
+    /// Prepares pages for a guest that may map them with any attributes: cleans and invalidates them to the
     /// point of coherency, and invalidates the instruction caches of all CPUs for them.
     fn clean(&self, pages: &Frames);
 
-    /// Shows the content of one page of `pages`, counted from 0. Nobody else writes it meanwhile.
+    /// Calls `f` with the content of page `index` of `pages`, counted from 0. No other party writes the page
+    /// during the call.
     fn with_page<R>(&self, pages: &Frames, index: u64, f: impl FnOnce(&[u8; 4096]) -> R) -> R;
 
-    /// Puts the first register state into the page of a vCPU that nobody has loaded yet.
+    /// Writes the initial registers into the context page of a vCPU that no CPU has loaded yet.
     fn put_context(&self, context_page: &mut ContextPage, context: VcpuContext);
 
-    /// Lends the registers of a vCPU, which [`Machine::put_context`] put there.
+    /// Calls `f` with the registers of a vCPU, which [`Machine::put_context`] initialized.
     fn with_context<R>(&self, context_page: &mut ContextPage, f: impl FnOnce(&mut VcpuContext) -> R) -> R;
 
-    /// Makes entries that were written over invalid ones visible to all table walkers: DSB ISHST, and
-    /// ISB.
+    /// Makes entries that replaced invalid ones visible to all table walkers: DSB ISHST, then ISB.
     fn publish(&self);
 
-    /// Removes from all TLBs what `removed` names in `stage2_id`, after making the entries' writes
-    /// visible: DSB ISHST; with the VMID of `stage2_id` in VTTBR_EL2, TLBI IPAS2E1IS for each; DSB ISH;
-    /// TLBI VMALLE1IS (entries that combine both stages); DSB ISH; ISB. The order is
-    /// [`Maintenance`](crate::machine::maintenance::Maintenance)'s.
+    /// Makes earlier table writes visible, then removes the leaves in `removed` of `stage2_id` from all TLBs.
+    /// The sequence is DSB ISHST; then, with the VMID of `stage2_id` in VTTBR_EL2, TLBI IPAS2E1IS for each
+    /// leaf; DSB ISH; TLBI VMALLE1IS for the entries that combine both stages; DSB ISH; ISB.
+    /// [`Maintenance`](crate::machine::maintenance::Maintenance) defines the order.
     fn invalidate(&self, stage2_id: Stage2Id, removed: &[Removed]);
 
-    /// Removes everything of `stage2_id` from all TLBs, after making the entries' writes visible: DSB
-    /// ISHST; with its VMID in VTTBR_EL2, TLBI VMALLS12E1IS; DSB ISH; ISB.
+    /// Makes earlier table writes visible, then removes all entries of `stage2_id` from all TLBs: DSB ISHST;
+    /// with its VMID in VTTBR_EL2, TLBI VMALLS12E1IS; DSB ISH; ISB.
     fn invalidate_all(&self, stage2_id: Stage2Id);
 
-    /// Another vCPU of this VM ran last on this CPU: with the VMID of `stage2_id` in VTTBR_EL2, TLBI
-    /// VMALLE1 and IC IALLU on this CPU alone, then DSB NSH and ISB. The two vCPUs may use one ASID for
-    /// different address spaces.
+    /// Removes the stage-1 translations and cached instructions of another vCPU of the same VM, which ran
+    /// last on this CPU. Two vCPUs may use one ASID for different address spaces. With the VMID of
+    /// `stage2_id` in VTTBR_EL2: TLBI VMALLE1 and IC IALLU on this CPU only, then DSB NSH and ISB.
     fn forget_previous_vcpu(&self, stage2_id: Stage2Id);
 
-    /// A VM has started, or is gone: `report` was made under its lock, which is not held any more. A
-    /// machine that tells nobody ignores it.
+    /// Reports that a VM has started or ended. The core makes `report` under the VM's lock and releases the
+    /// lock before this call. The default implementation ignores it.
     fn report(&self, milestone: Milestone, report: &VmReport) {
         let _ = (milestone, report);
     }
 
-    /// Notes what happened in the core, which is put together only for a machine that wants to know.
+    /// Records an event. The default implementation never calls the closure, so it costs nothing to build the
+    /// event.
     fn event(&self, event: impl FnOnce() -> Event) {
         let _ = event;
     }

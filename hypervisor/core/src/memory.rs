@@ -1,4 +1,5 @@
-//! Translation tables and memory objects, and the pages that they are made of. Nothing here decides who owns a page.
+//! Stage-2 tables and memory objects, and the pages that they use. This module decides nothing about
+//! ownership.
 
 pub(crate) mod object;
 pub(crate) mod pool;

@@ -1,4 +1,4 @@
-//! Who owns each page of RAM, and the host's stage-2 tables, which follow from that.
+//! The owner map of all RAM, and the host's stage-2 tables, which follow from it.
 
 pub mod host;
 pub mod owner_map;

@@ -1,5 +1,4 @@
-//! Tests of the core's parts, on a memory that does what it is told. Tests on the fake machine are in
-//! `hyp-verify`.
+//! Unit tests of the core, on a plain memory. The tests on the fake machine are in `hyp-verify`.
 
 pub(crate) mod memory;
 mod tables;

@@ -1,4 +1,4 @@
-//! What becomes of each trap of the host and of a guest.
+//! Trap handlers: one for the host's traps, one for a guest's.
 
 pub mod guest;
 pub mod host;

@@ -1,4 +1,4 @@
-//! vCPUs as a CPU enters them: loaded, resumed, and what is next after each trap.
+//! vCPU entry: loading and resuming a vCPU, and the action after each of its traps.
 
 pub mod cache;
 pub mod loaded;
@@ -12,25 +12,25 @@ use crate::limits::CpuIndex;
 use crate::machine::Machine;
 use crate::vcpu::loaded::LoadedVcpu;
 
-/// What to do next.
+/// The action that the binary takes next for the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuestAction {
     /// Enter the guest again.
     Resume,
     /// Load the guest's FP/SIMD registers, stop trapping their use, and enter the guest again.
     EnableFp,
-    /// Go to the host.
+    /// Return to the host.
     Exit(Exit),
 }
 
 impl<'m, M: Machine> Hypervisor<'m, M> {
-    /// Takes a vCPU for `cpu`, to be entered there.
+    /// Takes a vCPU for `cpu`, so that `cpu` may enter it.
     ///
     /// # Errors
     ///
-    /// [`CallError::NotFound`] for a handle that names nothing and an index without vCPU,
-    /// [`CallError::Busy`] for a vCPU that is loaded or a VM that is dying, [`CallError::Denied`] for
-    /// one that has not started, has stopped, or is powered off.
+    /// [`CallError::InvalidParameter`] if the machine has no such CPU, [`CallError::NotFound`] if the handle
+    /// does not resolve or the VM has no such vCPU, [`CallError::Busy`] if the vCPU runs or the VM is dying,
+    /// [`CallError::Denied`] if the VM has not started or has stopped, or if the vCPU is powered off.
     pub fn vcpu_load(
         &self,
         cpu: CpuIndex,
@@ -44,7 +44,7 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
     }
 }
 
-/// The exit of a guest that waits.
+/// Returns the exit of a guest that waits for an interrupt.
 pub(crate) fn wait_for_interrupt<M: Machine>(vcpu: &mut LoadedVcpu<'_, '_, M>) -> Exit {
     Exit::Wfi { deadline: vcpu.with_context(|context| context.timer_deadline()) }
 }

@@ -1,7 +1,7 @@
-//! The private state of the core, for the checks of `hyp-verify` (feature `verify`): copies to go back to,
-//! a hash, read-only views, and ways to falsify it. Nothing shipped has this module.
+//! The core's private state for the checks of `hyp-verify` (feature `verify`): saved copies, a hash,
+//! read-only views, and ways to corrupt it. The shipped build lacks this module.
 //!
-//! A copy, a hash and a view are of the state while no call is under way: they take all locks.
+//! Copies, hashes and views take all locks, so they see the state between calls.
 
 mod hash;
 mod objects;
@@ -33,13 +33,14 @@ pub use owners::OwnerRun;
 pub use saved::{SavedState, load_again, release_vcpus, restore, save};
 pub use vms::VmView;
 
-/// The right to read a page as a table, and in tests to write it, for a check that knows that it is one.
+/// Returns the right to read a page as a table, and in tests to write it. The caller knows that the page is a
+/// table.
 #[must_use]
 pub const fn table(page: Pfn) -> TableRef {
     TableRef::new(page)
 }
 
-/// Everything, under its locks.
+/// A view of all state, under all locks.
 #[derive(Debug)]
 pub struct View<'a, 'm, M: Machine> {
     machine: &'a M,
@@ -48,14 +49,16 @@ pub struct View<'a, 'm, M: Machine> {
     ownerships: &'a [[VcpuOwnership; MAX_VCPUS]; MAX_VMS],
 }
 
-/// Looks at everything, under all locks: those of the slots, ascending, and the host's. It is the one exception
-/// from the lock order, which can't deadlock: nobody else holds two slots. The machine is not told of these
-/// locks, so that a look leaves no trace.
+/// Calls `look` with a view of all state, under all locks: those of the slots in ascending order, then the
+/// host's.
+///
+/// This is the one place that holds two slots at once. It cannot deadlock, because every other path holds at
+/// most one. It does not report these locks to the machine, so it leaves no trace events.
 pub fn look<'m, M: Machine, R>(
     hypervisor: &Hypervisor<'m, M>,
     look: impl FnOnce(&View<'_, 'm, M>) -> R,
 ) -> R {
-    // `map` goes by ascending index, as the order of locks wants it.
+    // `map` goes by ascending index, which is the lock order.
     let slots = hypervisor.slots.each_ref().map(|slot| slot.mutex.lock());
     let host = hypervisor.host.mutex.lock();
     look(&View {
@@ -67,7 +70,7 @@ pub fn look<'m, M: Machine, R>(
 }
 
 impl<'a, 'm, M: Machine> View<'a, 'm, M> {
-    /// The machine below.
+    /// The machine that the core runs on.
     #[must_use]
     pub const fn machine(&self) -> &'a M {
         self.machine
@@ -85,19 +88,19 @@ impl<'a, 'm, M: Machine> View<'a, 'm, M> {
         self.host.tables.root()
     }
 
-    /// How many pages are left for the host's tables.
+    /// Number of free pages for the host's tables.
     #[must_use]
     pub fn host_tables_free(&self) -> u64 {
         free(&self.host.pool)
     }
 
-    /// Device addresses that the host must not reach.
+    /// Device pages that the host must not reach.
     #[must_use]
     pub fn denied(&self) -> &'a [PageRange<Pfn>] {
         &self.host.denied
     }
 
-    /// The VM at an index.
+    /// The VM at `index`, if there is one.
     #[must_use]
     pub fn vm(&self, index: VmIndex) -> Option<VmView<'_>> {
         let index = usize::from(index.0);
@@ -107,19 +110,19 @@ impl<'a, 'm, M: Machine> View<'a, 'm, M> {
     }
 }
 
-/// How many pages a pool has left: of all that there could be, those that it is not short of.
+/// Returns the number of free pages in a pool: the maximum less the number of missing pages.
 fn free(pool: &Pool) -> u64 {
     u64::MAX.saturating_sub(pool.short_of(u64::MAX).unwrap_or(0))
 }
 
 impl<M: Machine> Hypervisor<'_, M> {
-    /// What a VM was and has cost so far; `None` if the handle names nothing.
+    /// Returns the report on a VM, or `None` if the handle does not resolve.
     pub fn vm_report(&self, vm: VmHandle) -> Option<VmReport> {
         self.with_vm(vm, |vm, _| Ok(self.report(vm))).ok()
     }
 }
 
-/// Goes on with a vCPU that this CPU has parked, as the vCPU cache does: returns whether it may.
+/// Resumes a vCPU that this CPU has parked, as the vCPU cache does. Returns whether that succeeded.
 pub fn resume<M: Machine>(loaded: &mut LoadedVcpu<'_, '_, M>, vm: VmHandle, vcpu: VcpuIndex) -> bool {
     loaded.resume(vm, vcpu)
 }
@@ -129,12 +132,13 @@ pub fn park<M: Machine>(loaded: &mut LoadedVcpu<'_, '_, M>) {
     loaded.park();
 }
 
-/// What is at `gfn`, and whether a device may be, as an access of the guest's finds it: by what the CPU keeps.
+/// Returns the state of guest page `gfn` and whether a device may be there, as a guest access does: by the
+/// CPU's cached device page if it is still valid.
 pub fn classify_or_device<M: Machine>(loaded: &mut LoadedVcpu<'_, '_, M>, gfn: Gfn) -> (GuestPage, bool) {
     loaded.classify_or_device(gfn)
 }
 
-/// Counts hypercalls and exits of a vCPU, as if there were so many.
+/// Adds to the counters of a vCPU.
 pub fn count<M: Machine>(loaded: &LoadedVcpu<'_, '_, M>, hypercalls: u64, exits: u64) {
     (0..hypercalls).for_each(|_| loaded.ownership.count_hypercall());
     (0..exits).for_each(|_| loaded.ownership.count_exit());
@@ -151,12 +155,12 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
         self.vcpu
     }
 
-    /// What is at `gfn` at this moment.
+    /// Returns the present state of guest page `gfn`.
     pub fn classify(&self, gfn: Gfn) -> GuestPage {
         self.classify_and_ask(gfn).0
     }
 
-    /// Whether the VM's run was ended.
+    /// Returns whether the VM has stopped for good.
     pub fn is_stopped(&self) -> bool {
         let slot = self.slot.lock(self.machine());
         slot.vm.as_ref().is_none_or(|vm| vm.state != VmState::Started)
@@ -166,7 +170,7 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
     ///
     /// # Errors
     ///
-    /// [`ShareError`]; nothing was done then.
+    /// [`ShareError`]. Nothing has changed then.
     pub fn share(&self, pages: PageRange<Gfn>) -> Result<u64, ShareError> {
         self.convert(pages, Sharing::Share)
     }
@@ -175,7 +179,7 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
     ///
     /// # Errors
     ///
-    /// [`ShareError::Denied`]; nothing was done then.
+    /// [`ShareError::Denied`]. Nothing has changed then.
     pub fn unshare(&self, pages: PageRange<Gfn>) -> Result<u64, ShareError> {
         self.convert(pages, Sharing::Unshare)
     }

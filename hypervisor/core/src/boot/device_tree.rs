@@ -1,8 +1,8 @@
-//! The device tree that the hypervisor boots with, and the one that the host gets.
+//! The device tree from the firmware, and the copy that the host gets.
 //!
-//! [`Platform::parse`] reads what EL2 has to know of the machine, so that no address of any machine is
-//! in the code. [`filter`] copies the tree for the host without what the host must not use: whatever
-//! [`Platform`] denies it is left out, by one and the same rule.
+//! [`Platform::parse`] reads the platform description for EL2, so that the code holds no address of a
+//! machine. [`filter`] makes the host's copy. One rule decides for both: each device that [`Platform`] denies
+//! the host is absent from the copy.
 
 mod filter;
 mod platform;
@@ -13,31 +13,31 @@ use dtoolkit::{Node, Property};
 pub use filter::{Edits, filter};
 pub use platform::{Conduit, DeviceRange, MAX_SEED_BYTES, Platform};
 
-/// Why a device tree is of no use.
+/// Why a device tree was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceTreeError {
-    /// No device tree, or one that contradicts itself.
+    /// No device tree, or an inconsistent one.
     #[error("malformed device tree")]
     Malformed,
-    /// More of something than the hypervisor has room for.
+    /// More items of a kind than the hypervisor has room for.
     #[error("too many {0} in the device tree")]
     TooMany(&'static str),
-    /// Something that the hypervisor can't do without is not there.
+    /// A node or property that the hypervisor requires is missing.
     #[error("no {0} in the device tree")]
     Missing(&'static str),
-    /// The filtered tree does not fit in the memory that it is to go to.
+    /// The filtered tree does not fit in its output buffer.
     #[error("no room for the filtered device tree")]
     NoRoom,
 }
 
-/// The largest device tree that the boot protocol allows (Documentation/arch/arm64/booting.rst).
+/// The largest device tree that the boot protocol allows, in bytes (Documentation/arch/arm64/booting.rst).
 pub const MAX_BYTES: usize = 2 << 20;
 
-/// How long the device tree is that starts with these bytes, by its header.
+/// Returns the length in bytes of the device tree that starts with these bytes, from its header.
 ///
 /// # Errors
 ///
-/// [`DeviceTreeError::Malformed`] if none starts there, or one longer than [`MAX_BYTES`].
+/// [`DeviceTreeError::Malformed`] if the magic number is wrong or the length exceeds [`MAX_BYTES`].
 pub fn total_bytes(start: &[u8; 8]) -> Result<usize, DeviceTreeError> {
     const MAGIC: [u8; 4] = 0xd00d_feed_u32.to_be_bytes();
     let [m0, m1, m2, m3, length @ ..] = *start;
@@ -45,34 +45,34 @@ pub fn total_bytes(start: &[u8; 8]) -> Result<usize, DeviceTreeError> {
     if [m0, m1, m2, m3] == MAGIC && bytes <= MAX_BYTES { Ok(bytes) } else { Err(DeviceTreeError::Malformed) }
 }
 
-/// Devices that the host must not have, by `compatible`: they write to memory around stage 2 (fw_cfg,
-/// virtio-mmio, ITS), belong to the hypervisor (SMMU), or are hidden from it (PMU). The flash is the
-/// firmware's.
+/// Devices that are withheld from the host, by `compatible`. Some write memory without stage 2 (fw_cfg,
+/// virtio-mmio, ITS). The SMMU belongs to the hypervisor, the flash to the firmware. The PMU is hidden.
 const WITHHELD: [&str; 6] =
     ["arm,armv8-pmuv3", "arm,gic-v3-its", "arm,smmu-v3", "cfi-flash", "qemu,fw-cfg-mmio", "virtio,mmio"];
 
-/// The `compatible` of the consoles.
+/// The `compatible` string of a console.
 const PL011: &str = "arm,pl011";
 
-/// Whether the host gets to see `node`, at the top level of the tree or below an interrupt controller.
+/// Returns whether `node` is withheld from the host. `node` is at the top level of the tree or below an
+/// interrupt controller.
 fn withheld(node: FdtNode<'_>, hypervisor_console: Option<&str>) -> bool {
     let console = hypervisor_console == Some(node.name()) && is_compatible(node, PL011);
     console || WITHHELD.iter().any(|name| is_compatible(node, name))
 }
 
-/// Whether `name` is one of the node's `compatible` strings.
+/// Returns whether `name` is one of the node's `compatible` strings.
 fn is_compatible(node: FdtNode<'_>, name: &str) -> bool {
     node.property("compatible").is_some_and(|property| {
         property.value().split(|&byte| byte == 0).any(|compatible| compatible == name.as_bytes())
     })
 }
 
-/// The NUL-terminated string that a property holds.
+/// Returns the NUL-terminated string in property `name`.
 fn string<'a>(node: FdtNode<'a>, name: &str) -> Option<&'a str> {
     node.property(name)?.value_as::<&str>().ok()
 }
 
-/// The node, at the top level, that is the host's console: what `/chosen/stdout-path` names, by path or
+/// Returns the top-level node of the host's console: the node that `/chosen/stdout-path` names, by path or
 /// alias, else the first PL011.
 fn host_console<'a>(tree: Fdt<'a>) -> Option<FdtNode<'a>> {
     let named = || {
@@ -85,19 +85,19 @@ fn host_console<'a>(tree: Fdt<'a>) -> Option<FdtNode<'a>> {
     named().or_else(|| pl011s(tree).next())
 }
 
-/// The node that is the hypervisor's console: the first PL011 that is not the host's.
+/// Returns the node of the hypervisor's console: the first PL011 that is not the host's.
 fn hypervisor_console<'a>(tree: Fdt<'a>) -> Option<FdtNode<'a>> {
     let host = host_console(tree)?;
     pl011s(tree).find(|node| node.name() != host.name())
 }
 
-/// The PL011s at the top level, in the order of the tree.
+/// Returns the top-level PL011 nodes, in tree order.
 fn pl011s<'a>(tree: Fdt<'a>) -> impl Iterator<Item = FdtNode<'a>> {
     let root = tree.root();
     root.children().filter(|&node| is_compatible(node, PL011))
 }
 
-/// Checks a tree, once and whole.
+/// Checks the whole tree once.
 fn open(blob: &[u8]) -> Result<Fdt<'_>, DeviceTreeError> {
     Fdt::new(blob).map_err(|_| DeviceTreeError::Malformed)
 }

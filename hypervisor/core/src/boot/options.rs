@@ -1,24 +1,25 @@
-//! What an image asks of the hypervisor: words, from the part `hypervisor-args`. Each is known to a build with the
-//! feature that it is for; what ships knows none.
+//! The hypervisor's boot arguments: words from the image part `hypervisor-args`. A build knows only the words
+//! of its features; the shipped build knows none.
 
-/// A word that asks for nothing known: better no boot than one without what was asked for.
+/// An unknown argument. The boot stops rather than run without the requested feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an unknown argument: this hypervisor is built without the feature that knows it")]
+#[error("unknown argument: this build of the hypervisor lacks the feature for it")]
 pub struct UnknownArgument;
 
-/// Applies arguments; there may be none.
+/// Applies the arguments in `text`, which are separated by white space. `text` may be empty.
 ///
 /// # Errors
 ///
-/// [`UnknownArgument`] if any word is not understood.
+/// [`UnknownArgument`] if this build does not know a word.
 pub fn apply(text: &str) -> Result<(), UnknownArgument> {
     if text.split_ascii_whitespace().all(is_known) { Ok(()) } else { Err(UnknownArgument) }
 }
 
-/// Whether a word is understood; then it is applied.
+/// Applies a word and returns whether this build knows it.
 fn is_known(word: &str) -> bool {
     match word {
-        // A build with the trace always traces: this word keeps an image that is to be traced from other builds.
+        // A build with the trace always traces. This word stops a build without the trace from booting the
+        // image.
         #[cfg(feature = "trace")]
         "trace=on" => true,
         #[cfg(feature = "seeded-bugs")]

@@ -1,7 +1,8 @@
-//! The dispatcher of a guest's hypercalls: SMCCC 1.1, all handled here and none by the host.
+//! The dispatcher of a guest's hypercalls (SMCCC 1.1). The hypervisor serves all of them; none is forwarded
+//! to the host.
 //!
-//! The interface is KVM's and pKVM's (docs/abi.md). HVC and SMC are handled alike; the immediate must be 0. A call
-//! that is complete has written x0 to x3 and preserved all other registers.
+//! The interface is that of KVM and pKVM (docs/abi.md). HVC and SMC are equivalent; the immediate must be 0.
+//! A completed call has written x0 to x3 and preserved all other registers.
 
 use shared_abi::addr::{Gfn, PAGE_SIZE, PageRange};
 use shared_abi::error::CallError;
@@ -19,22 +20,22 @@ use crate::transition::share::Sharing;
 use crate::vcpu::GuestAction;
 use crate::vcpu::loaded::{GuestPage, LoadedVcpu};
 
-/// What guests get from the machine beside memory and time.
+/// The hypervisor's services for guests, besides memory and time.
 #[derive(Clone, Copy, Debug)]
 pub struct Services<'a> {
-    /// Entropy.
+    /// The entropy source.
     pub trng: &'a Trng,
-    /// Reads an ID register of this CPU: one of the ID space, op0 = 3, op1 = 0, CRn = 0, CRm = 1 to 7.
+    /// Reads an ID register of this CPU, in the ID space op0 = 3, op1 = 0, CRn = 0, CRm = 1 to 7.
     pub id_register: fn(SysRegId) -> u64,
 }
 
 /// SUCCESS (DEN0028, section 7.1).
 const SUCCESS: u64 = 0;
 
-/// SMCCC 1.1: x4 and up are preserved, none is a result.
+/// SMCCC 1.1: calls preserve x4 and up, and return no result in them.
 const SMCCC_1_1: u64 = 0x1_0001;
 
-/// What FEATURES returns to a protected VM.
+/// The result of FEATURES for a protected VM.
 const PROTECTED_FEATURES: u32 = feature::FEATURES
     | feature::MEMINFO
     | feature::MEM_SHARE
@@ -45,12 +46,12 @@ const PROTECTED_FEATURES: u32 = feature::FEATURES
     | feature::MMIO_GUARD_UNMAP
     | feature::MEM_RELINQUISH;
 
-/// What FEATURES returns to an ordinary VM.
+/// The result of FEATURES for an ordinary VM.
 const ORDINARY_FEATURES: u32 = feature::FEATURES;
 
 /// Handles a hypercall. The PC is past the instruction.
 ///
-/// Of the guest's registers only x0 to x18, the PC and PSTATE have to be in its context by now.
+/// The caller has saved at least x0 to x18, the PC and PSTATE of the guest in its context.
 pub fn guest_call<M: Machine>(
     vcpu: &mut LoadedVcpu<'_, '_, M>,
     services: &Services<'_>,
@@ -71,7 +72,7 @@ pub fn guest_call<M: Machine>(
     }
 }
 
-/// Handles the calls that guests seldom make.
+/// Handles the infrequent calls.
 #[inline(never)] // null_hypercall: its registers are not saved for the others
 fn serve<M: Machine>(
     vcpu: &mut LoadedVcpu<'_, '_, M>,
@@ -109,7 +110,7 @@ fn serve<M: Machine>(
     }
 }
 
-/// The functions that the vCPU's VM is offered.
+/// Returns the functions that the vCPU's VM may call.
 fn offered<M: Machine>(vcpu: &LoadedVcpu<'_, '_, M>) -> u32 {
     if vcpu.is_protected() { PROTECTED_FEATURES } else { ORDINARY_FEATURES }
 }
@@ -120,19 +121,19 @@ fn complete<M: Machine>(vcpu: &mut LoadedVcpu<'_, '_, M>, reply: GuestRegisters)
     GuestAction::Resume
 }
 
-/// Completes a call by an error.
+/// Completes a call with an error.
 fn refuse<M: Machine>(vcpu: &mut LoadedVcpu<'_, '_, M>, error: CallError) -> GuestAction {
     complete(vcpu, [error.code(), 0, 0, 0])
 }
 
-/// Has the host do something first; then the call runs again.
+/// Exits to the host, and makes the call run again at the next entry.
 fn replay<M: Machine>(vcpu: &mut LoadedVcpu<'_, '_, M>, exit: Exit) -> GuestAction {
     vcpu.with_context(|context| context.registers.rewind_instruction());
     vcpu.exit(exit)
 }
 
-/// MEM_SHARE and MEM_UNSHARE. A share whose first page is absent does not fail: the host populates the page, and
-/// the call runs again.
+/// MEM_SHARE and MEM_UNSHARE. If the first page of a share is absent, the call does not fail: the host
+/// populates the page, and the call runs again.
 fn convert<M: Machine>(
     vcpu: &mut LoadedVcpu<'_, '_, M>,
     pages: PageRange<Gfn>,
@@ -148,7 +149,7 @@ fn convert<M: Machine>(
     }
 }
 
-/// MEM_RELINQUISH. The exit tells the host which page it may use for something else.
+/// MEM_RELINQUISH. If a page was present, the exit tells the host that it may use the page again.
 fn relinquish<M: Machine>(vcpu: &mut LoadedVcpu<'_, '_, M>, gfn: Gfn) -> GuestAction {
     match vcpu.relinquish(gfn) {
         Ok(false) => complete(vcpu, [SUCCESS, 0, 0, 0]),
@@ -163,7 +164,7 @@ fn relinquish<M: Machine>(vcpu: &mut LoadedVcpu<'_, '_, M>, gfn: Gfn) -> GuestAc
     }
 }
 
-/// MMIO_GUARD_MAP: only a page without a binding may be MMIO.
+/// MMIO_GUARD_MAP: a page with a binding is refused, because it is memory.
 fn guard_map<M: Machine>(vcpu: &mut LoadedVcpu<'_, '_, M>, gfn: Gfn) -> GuestAction {
     let (page, _) = vcpu.classify_and_ask(gfn);
     let bound = seeded!(page != GuestPage::Unbound, GuardOverMemory => false);

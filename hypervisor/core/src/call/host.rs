@@ -1,4 +1,4 @@
-//! The dispatcher of the host's calls, one line each. A bad call gets an error, and changes nothing.
+//! The dispatcher of the host's calls, one line each. An invalid call returns an error and changes nothing.
 
 use shared_abi::error::{CallError, CallFailure};
 use shared_abi::host_call::{Arguments, HostCall, VERSION, VcpuIndex, VmHandle};
@@ -10,29 +10,29 @@ use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
 use crate::machine::event::Event;
 
-/// What the binary does next for the host.
+/// The action that the binary takes next for the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostAction {
     /// Enter the host again.
     Resume,
     /// Load the host's FP/SIMD registers, stop trapping their use, and enter the host again.
     EnableFp,
-    /// Run a vCPU until it exits, tell the host by [`vcpu_ran`], and enter it again.
+    /// Run a vCPU until it exits, return the exit to the host by [`vcpu_ran`], and enter the host again.
     RunVcpu {
         /// The VM.
         vm: VmHandle,
         /// The vCPU.
         vcpu: VcpuIndex,
-        /// What the host says on entry.
+        /// The host's requests at entry.
         entry: Entry,
     },
-    /// Do what a PSCI call asks for, write x0, and enter the host again.
+    /// Carry out a PSCI request, write x0, and enter the host again.
     Power(PowerRequest),
 }
 
-/// Handles an HVC or SMC of the host's. The PC is past the instruction.
+/// Handles an HVC or SMC of the host. The PC is past the instruction.
 ///
-/// Of the host's registers only x0 to x18 have to be in `registers` by now.
+/// The caller has saved at least x0 to x18 of the host in `registers`.
 #[inline(always)] // mmio_exit: the arguments of `VcpuRun` go straight to where they are used
 pub fn host_call<M: Machine>(
     hypervisor: &Hypervisor<'_, M>,
@@ -64,7 +64,7 @@ pub fn host_call<M: Machine>(
     HostAction::Resume
 }
 
-/// Serves every call but `VcpuRun`.
+/// Serves every call except `VcpuRun`.
 fn serve<M: Machine>(hypervisor: &Hypervisor<'_, M>, registers: &mut Registers, call: &HostCall) {
     let (x0, results) = match hypervisor.host_call(call) {
         Ok(results) => (0, results),
@@ -73,7 +73,7 @@ fn serve<M: Machine>(hypervisor: &Hypervisor<'_, M>, registers: &mut Registers, 
     complete(hypervisor.machine(), registers, x0, results);
 }
 
-/// Completes a `VcpuRun`: `result` is the exit, or the reason why the vCPU was not entered.
+/// Completes a `VcpuRun`. `result` is the exit, or the reason why the vCPU was not entered.
 pub fn vcpu_ran<M: Machine>(
     hypervisor: &Hypervisor<'_, M>,
     registers: &mut Registers,
@@ -90,13 +90,12 @@ pub fn vcpu_ran<M: Machine>(
 }
 
 impl<M: Machine> Hypervisor<'_, M> {
-    /// Serves every host call but `VcpuRun`, which is [`Self::vcpu_load`] and then the caller's.
-    ///
-    /// The results are x1 to x5.
+    /// Serves every host call except `VcpuRun`, for which the caller uses [`Self::vcpu_load`]. Returns x1 to
+    /// x5.
     ///
     /// # Errors
     ///
-    /// As the calls of [`HostCall`] document.
+    /// Those that [`HostCall`] documents.
     pub fn host_call(&self, call: &HostCall) -> Result<[u64; 5], CallFailure> {
         match *call {
             HostCall::Version => Ok([VERSION, 0, 0, 0, 0]),
@@ -135,13 +134,13 @@ impl<M: Machine> Hypervisor<'_, M> {
     }
 }
 
-/// x1 to x17.
+/// Returns x1 to x17.
 const fn arguments(registers: &Registers) -> &Arguments {
     let [_, arguments @ .., _, _, _, _, _, _, _, _, _, _, _, _, _] = &registers.x;
     arguments
 }
 
-/// Completes a call: writes x0, and the results from x1 on. All other registers are preserved.
+/// Completes a call: writes x0, and the results from x1 on. Preserves all other registers.
 fn complete<M: Machine, const N: usize>(machine: &M, registers: &mut Registers, x0: u64, results: [u64; N]) {
     machine.event(|| Event::CallEnd(x0));
     registers.set(0, x0);

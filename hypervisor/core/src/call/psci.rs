@@ -1,4 +1,4 @@
-//! PSCI 1.1 (DEN0022): what guests get of it here, and in [`host`] what becomes of the host's calls.
+//! PSCI 1.1 (DEN0022) for guests; [`host`] has the host's side.
 
 pub mod host;
 
@@ -12,26 +12,25 @@ use crate::machine::Machine;
 use crate::vcpu::loaded::LoadedVcpu;
 use crate::vcpu::wait_for_interrupt;
 
-/// The version that host and guests are told.
+/// The PSCI version that the host and guests see.
 const VERSION: Version = Version { major: 1, minor: 1 };
 
 /// SUCCESS.
 const SUCCESS: u64 = 0;
 
-/// What a PSCI call of a guest's comes to: x0, and what the host is told, if anything.
+/// The result of a guest's PSCI call: x0, and the exit to the host, if any.
 type Reply = (u64, Option<Exit>);
 
-/// An error as it stands in x0.
+/// Returns the x0 value of an error.
 pub fn code(error: ErrorCode) -> u64 {
     i64::from(i32::from(error)).cast_unsigned()
 }
 
-/// Reads a call: x0 to x3.
+/// Decodes a call from x0 to x3.
 ///
 /// # Errors
 ///
-/// NOT_SUPPORTED for a function that PSCI does not have, INVALID_PARAMETERS for an argument that is no
-/// value of its type.
+/// NOT_SUPPORTED if PSCI has no such function, INVALID_PARAMETERS if an argument is not a value of its type.
 fn decode(x: &[u64; 4]) -> Result<Function, ErrorCode> {
     Function::try_from(x).map_err(|error| match error {
         arm_psci::Error::UnrecognisedFunctionId(_) => ErrorCode::NotSupported,
@@ -39,8 +38,8 @@ fn decode(x: &[u64; 4]) -> Result<Function, ErrorCode> {
     })
 }
 
-/// The answer to PSCI_FEATURES: 0 for what host and guests are offered alike. CPU_SUSPEND has the
-/// original format of the power state and no OS-initiated mode, which is 0 as well.
+/// Returns the result of PSCI_FEATURES: 0 for each function that the host and guests may call. For
+/// CPU_SUSPEND, 0 also means the original power state format and no OS-initiated mode.
 fn features(feature: PsciFeature) -> Result<u64, ErrorCode> {
     use arm_psci::FunctionId::{
         AffinityInfo32, AffinityInfo64, CpuOff, CpuOn32, CpuOn64, CpuSuspend32, CpuSuspend64,
@@ -56,7 +55,7 @@ fn features(feature: PsciFeature) -> Result<u64, ErrorCode> {
     }
 }
 
-/// Answers a call of a guest's; x0 to x3 are its registers, the function ID in x0 without hints.
+/// Serves a guest's PSCI call. `x` is x0 to x3, with the hint bits cleared from the function ID in x0.
 pub(crate) fn guest<M: Machine>(vcpu: &mut LoadedVcpu<'_, '_, M>, x: &[u64; 4]) -> Reply {
     decode(x).and_then(|function| call(vcpu, function)).unwrap_or_else(|error| (code(error), None))
 }
@@ -66,7 +65,7 @@ fn call<M: Machine>(vcpu: &mut LoadedVcpu<'_, '_, M>, function: Function) -> Res
         Function::Version => (u32::from(VERSION).into(), None),
         Function::Features { psci_func_id } => (features(psci_func_id)?, None),
         Function::MigrateInfoType => (MIGRATION_NOT_REQUIRED, None),
-        // A suspended CPU keeps its state here, whatever power state it asked for.
+        // The vCPU keeps its state whichever power state the guest requests.
         Function::CpuSuspend { .. } => (SUCCESS, Some(wait_for_interrupt(vcpu))),
         Function::CpuOff => {
             vcpu.power_off();
@@ -81,7 +80,7 @@ fn call<M: Machine>(vcpu: &mut LoadedVcpu<'_, '_, M>, function: Function) -> Res
             let on = vcpu.is_on(target(mpidr)?).ok_or(ErrorCode::InvalidParameters)?;
             (u32::from(if on { AffinityInfo::On } else { AffinityInfo::Off }).into(), None)
         }
-        // Above level 0 the caller's own cluster is meant, the only one there is, and it is on.
+        // Above level 0 the target is the caller's cluster, which is the only one and is on.
         Function::AffinityInfo { mpidr, .. } => {
             target(mpidr)?;
             (u32::from(AffinityInfo::On).into(), None)
@@ -92,16 +91,16 @@ fn call<M: Machine>(vcpu: &mut LoadedVcpu<'_, '_, M>, function: Function) -> Res
     })
 }
 
-/// MIGRATE_INFO_TYPE: there is no trusted OS, or it does not need to move.
+/// MIGRATE_INFO_TYPE: no trusted OS, or one that does not need migration.
 const MIGRATION_NOT_REQUIRED: u64 = MigrateInfoType::MigrationNotRequired as u64;
 
-/// The vCPU that has this MPIDR: Aff0 is the index, all else is 0.
+/// Returns the vCPU with this MPIDR. Aff0 is the index; the other fields must be 0.
 fn target(mpidr: Mpidr) -> Result<VcpuIndex, ErrorCode> {
     let only_aff0 = mpidr.aff1 == 0 && mpidr.aff2 == 0 && mpidr.aff3.unwrap_or(0) == 0;
     only_aff0.then_some(VcpuIndex(mpidr.aff0.into())).ok_or(ErrorCode::InvalidParameters)
 }
 
-/// Ends the VM's run. A guest that went on would see that the call failed; none does.
+/// Stops the VM for good. The error in x0 would reach only a guest that is entered again, and no vCPU is.
 fn end<M: Machine>(vcpu: &LoadedVcpu<'_, '_, M>, exit: Exit) -> Reply {
     vcpu.stop();
     (code(ErrorCode::InternalFailure), Some(exit))

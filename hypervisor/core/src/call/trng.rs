@@ -1,8 +1,9 @@
-//! Entropy for guests: the Arm TRNG firmware interface (DEN0098) over a generator that the firmware's
-//! seed started.
+//! Entropy for guests: the Arm TRNG firmware interface (DEN0098), served by a generator that the firmware's
+//! seed initializes.
 //!
-//! The generator erases its own past: SHA-256 makes of each key the next one and, apart from that, the
-//! answer, so that who reads EL2's memory learns nothing of earlier answers.
+//! The generator has forward secrecy. SHA-256 derives from each key both the next key and, separately, the
+//! output, and the old key is overwritten. A reader of EL2's memory therefore learns nothing of earlier
+//! outputs.
 
 use core::fmt;
 
@@ -10,24 +11,25 @@ use sha2::{Digest, Sha256};
 use shared_abi::kvm::trng;
 use spin::mutex::TicketMutex;
 
-/// The least seed that counts as entropy, in bytes: what a key has.
+/// Minimum length of a usable seed, in bytes: the length of a key.
 pub const MIN_SEED_BYTES: usize = KEY_BYTES;
 
 const KEY_BYTES: usize = 32;
 
-/// Version 1.0.
+/// TRNG version 1.0.
 const VERSION: u64 = 1 << 16;
 
-/// The answer to GET_UUID, in w0 to w3: 3a06a1b9-27f1-4e7c-9d55-6e7b1f40c2d8, little-endian words.
+/// The result of GET_UUID in w0 to w3: 3a06a1b9-27f1-4e7c-9d55-6e7b1f40c2d8 as little-endian words.
 const UUID: [u64; 4] = [0xb9a1_063a, 0x7c4e_f127, 0x7b6e_559d, 0xd8c2_401f];
 
 /// Return codes (DEN0098, section 2.1).
 const NOT_SUPPORTED: u64 = (-1_i64).cast_unsigned();
 const INVALID_PARAMETERS: u64 = (-2_i64).cast_unsigned();
 
-/// The source of entropy, shared by all CPUs.
+/// The entropy source, shared by all CPUs.
 pub struct Trng {
-    /// `None` without a seed: then there is no TRNG.
+    /// The generator's key; `None` if there was no usable seed, in which case every call returns
+    /// NOT_SUPPORTED.
     key: Option<TicketMutex<[u8; KEY_BYTES]>>,
 }
 
@@ -38,20 +40,20 @@ impl fmt::Debug for Trng {
 }
 
 impl Trng {
-    /// A source that starts from `seed`; with less than [`MIN_SEED_BYTES`] there is none.
+    /// Makes a source from `seed`. A seed shorter than [`MIN_SEED_BYTES`] makes a source that serves no call.
     pub fn new(seed: &[u8]) -> Self {
         let key = (seed.len() >= MIN_SEED_BYTES).then(|| TicketMutex::new(derive(b"cloister trng", seed)));
         Self { key }
     }
 
-    /// Serves a call: returns x0 to x3.
+    /// Serves a TRNG call and returns x0 to x3.
     pub fn call(&self, function: u32, argument: u64) -> [u64; 4] {
         let Some(key) = &self.key else {
             return [NOT_SUPPORTED, 0, 0, 0];
         };
         match function {
             trng::VERSION => [VERSION, 0, 0, 0],
-            // Arguments of a 32-bit call are 32 bits.
+            // Arguments of a 32-bit call are 32 bits wide.
             trng::FEATURES => match u32::try_from(argument & 0xffff_ffff) {
                 Ok(function) if is_trng(function) => [0; 4],
                 _ => [NOT_SUPPORTED, 0, 0, 0],
@@ -64,7 +66,7 @@ impl Trng {
     }
 }
 
-/// A key for one purpose, made of another.
+/// Derives a key or an output from a key, for one purpose.
 fn derive(purpose: &[u8], from: &[u8]) -> [u8; KEY_BYTES] {
     let mut hash = Sha256::new();
     hash.update(purpose);
@@ -76,7 +78,8 @@ const fn is_trng(function: u32) -> bool {
     matches!(function, trng::VERSION | trng::FEATURES | trng::GET_UUID | trng::RND32 | trng::RND64)
 }
 
-/// `bits` of entropy in x3 (lowest), x2 and x1 (highest), each of `width` bits; what is more is 0.
+/// Returns x0 to x3 of a call for `bits` bits of entropy: words of `width` bits, the lowest in x3, then x2,
+/// then x1. Unused bits are 0.
 fn random(key: &TicketMutex<[u8; KEY_BYTES]>, bits: u64, width: u32) -> [u64; 4] {
     let Some(mut left) = u32::try_from(bits).ok().filter(|bits| (1..=width.saturating_mul(3)).contains(bits))
     else {
@@ -94,7 +97,7 @@ fn random(key: &TicketMutex<[u8; KEY_BYTES]>, bits: u64, width: u32) -> [u64; 4]
     }
     for word in &mut words {
         let here = left.min(width);
-        // All bits of the word but the lowest `here` go; they may be all.
+        // Clears all but the lowest `here` bits of the word; `here` may be 0.
         *word &= u64::MAX.checked_shr(u64::BITS.saturating_sub(here)).unwrap_or(0);
         left = left.saturating_sub(here);
     }
@@ -152,7 +155,7 @@ mod tests {
         let trng = seeded();
         for (function, width) in [(trng::RND32, 32), (trng::RND64, 64)] {
             for bits in 1..=3 * width {
-                // The union of many answers has every bit that may be set.
+                // The union of many outputs has every bit that may be set.
                 let mut union = [0; 3];
                 for _ in 0..64 {
                     let [status, high, middle, low] = trng.call(function, bits);

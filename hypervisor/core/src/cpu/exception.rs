@@ -1,33 +1,33 @@
-//! Exceptions that EL2 makes a host or a guest take at EL1.
+//! Exceptions that EL2 injects into EL1 of the host or of a guest.
 //!
-//! A pure computation: from where the CPU was, to where it is and what the EL1 registers say. It follows
-//! `AArch64.TakeException` of the Arm ARM (DDI0487, J1.1.2).
+//! Injection is a pure function on the registers. It follows `AArch64.TakeException` of the Arm ARM (DDI0487,
+//! J1.1.2).
 
 use crate::cpu::registers::{Registers, pstate};
 use crate::cpu::syndrome::{class, encode};
 
-/// An exception to be taken at EL1.
+/// An exception to inject into EL1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exception {
-    /// A synchronous external abort: there is no such memory for you.
+    /// A synchronous external abort: the address has no memory behind it.
     ExternalAbort(Abort),
     /// The instruction is undefined.
     Undefined,
 }
 
-/// What a synchronous external abort reports.
+/// The syndrome of a synchronous external abort.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Abort {
-    /// An instruction fetch rather than a data access.
+    /// Whether the access was an instruction fetch rather than a data access.
     pub fetch: bool,
-    /// The access was a write; false for a fetch.
+    /// Whether the access was a write; false for a fetch.
     pub write: bool,
-    /// The virtual address, where it is known.
+    /// The virtual address; `None` if it is unknown.
     pub far: Option<u64>,
 }
 
 impl Exception {
-    /// Makes the host or a vCPU take the exception.
+    /// Changes the registers as if the CPU had taken the exception at EL1.
     pub const fn inject(self, registers: &mut Registers) {
         let from = registers.pstate;
         let from_el0 = from & pstate::AARCH32 != 0 || from & pstate::MODE_MASK == pstate::EL0;
@@ -47,7 +47,7 @@ impl Exception {
 }
 
 impl Abort {
-    /// ESR_EL1 of such an abort.
+    /// Returns ESR_EL1 for this abort.
     const fn esr(self, from_el0: bool) -> u64 {
         /// DFSC and IFSC: synchronous external abort, not on a table walk.
         const SYNCHRONOUS_EXTERNAL: u64 = 0x10;
@@ -70,7 +70,7 @@ impl Abort {
     }
 }
 
-/// The offset from VBAR_EL1 of the synchronous exception vector (DDI0487, table D1-6).
+/// Returns the offset from VBAR_EL1 of the synchronous exception vector (DDI0487, table D1-6).
 const fn vector_offset(from: u64) -> u64 {
     if from & pstate::AARCH32 != 0 {
         return 0x600;
@@ -82,9 +82,9 @@ const fn vector_offset(from: u64) -> u64 {
     }
 }
 
-/// PSTATE after an exception to EL1: EL1h, everything masked; the flags and DIT stay, PAN stays or is
-/// set (SCTLR_EL1.SPAN = 0), SSBS is SCTLR_EL1.DSSBS, all else is clear. TCO is clear too: memory
-/// tagging is hidden from host and guests.
+/// Returns PSTATE after an exception to EL1: EL1h with all exceptions masked. The flags and DIT are kept. PAN
+/// is kept, or set if SCTLR_EL1.SPAN = 0. SSBS becomes SCTLR_EL1.DSSBS. All other bits are clear, TCO
+/// included, because memory tagging is hidden from the host and guests.
 const fn entry_pstate(from: u64, sctlr_el1: u64) -> u64 {
     const SPAN: u64 = 1 << 23;
     const DSSBS: u64 = 1 << 44;
@@ -102,10 +102,10 @@ const fn entry_pstate(from: u64, sctlr_el1: u64) -> u64 {
 mod tests {
     use super::*;
 
-    /// SCTLR_EL1.SPAN: PAN is left alone.
+    /// SCTLR_EL1.SPAN: exception entry leaves PAN unchanged.
     const SPAN: u64 = 1 << 23;
 
-    /// A CPU that takes `exception` at EL1.
+    /// Returns the registers after EL1 has taken `exception`.
     fn taken(exception: Exception, pstate: u64, vbar_el1: u64, sctlr_el1: u64) -> Registers {
         let mut registers = Registers { pc: 0x4020_1230, pstate, ..Registers::default() };
         registers.system.vbar_el1 = vbar_el1;
@@ -159,7 +159,8 @@ mod tests {
     fn pstate_keeps_and_clears_what_the_architecture_says() {
         // (PSTATE before, SCTLR_EL1, PSTATE after)
         for (before, sctlr, after) in [
-            // All that can be set before: flags, DIT and PAN stay; TCO, UAO, SS, IL, ALLINT, SSBS, BTYPE go.
+            // All bits set before: flags, DIT and PAN stay; TCO, UAO, SS, IL, ALLINT, SSBS and BTYPE are
+            // cleared.
             (0xf3f0_3c05, SPAN, 0xf140_03c5),
             (0x0000_0005, 0, 0x0040_03c5),
             (0x0000_0005, SPAN, 0x0000_03c5),

@@ -1,7 +1,7 @@
-//! The MMIO access that a guest made and the host is to finish.
+//! The guest's pending MMIO access, which the host finishes.
 //!
-//! The guest's register and the PC stay at EL2: the host learns address, size and stored value, and says
-//! what was read. Which register takes it, and how it is extended, is kept here.
+//! The guest's registers and PC stay at EL2. The host sees the address, the size and the stored value, and
+//! returns the loaded value. The destination register and the extension of the loaded value are decided here.
 
 use shared_abi::addr::Ipa;
 use shared_abi::error::CallError;
@@ -11,19 +11,18 @@ use crate::cpu::exception::{Abort, Exception};
 use crate::cpu::registers::VcpuContext;
 use crate::cpu::syndrome::{DataAbort, RegisterAccess};
 
-/// The access that the host is to finish. Plain integers: it lives in a page whose wiped state has to
-/// mean "none".
+/// An access that waits for the host. It consists of plain integers and lives in a page that starts wiped, so
+/// all zeroes mean that no access is pending.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct PendingAccess {
-    /// The abort as ESR_EL2 has it; 0 for none.
+    /// ESR_EL2 of the abort; 0 if no access is pending.
     esr: u64,
-    /// The guest's virtual address, for the abort that the host may answer with.
+    /// The guest's virtual address, for the abort that the host may request.
     far: u64,
 }
 
-/// Turns an access of the guest's, which aborted with `esr`, into an exit, and remembers it until the host
-/// has finished it.
+/// Turns a guest access that aborted with `esr` into an exit. Records the access until the host finishes it.
 #[inline(always)]
 pub(crate) fn begin(context: &mut VcpuContext, esr: u64, access: RegisterAccess, ipa: Ipa, far: u64) -> Exit {
     context.pending = PendingAccess { esr, far };
@@ -37,13 +36,13 @@ pub(crate) fn begin(context: &mut VcpuContext, esr: u64, access: RegisterAccess,
     }
 }
 
-/// Does what the host says on entry about the pending access.
+/// Finishes or retries the pending access, as the host requests at entry.
 ///
-/// [`Resume::Continue`] is always right: whatever was pending runs again.
+/// [`Resume::Continue`] is always valid: the guest runs the instruction again.
 ///
 /// # Errors
 ///
-/// [`CallError::InvalidParameter`] for an answer to an access that is not pending; nothing was done.
+/// [`CallError::InvalidParameter`] if no access is pending that `resume` fits. Nothing has changed then.
 #[inline(always)]
 pub fn resume(context: &mut VcpuContext, resume: Resume) -> Result<(), CallError> {
     let PendingAccess { esr, far } = context.pending;
@@ -65,7 +64,7 @@ pub fn resume(context: &mut VcpuContext, resume: Resume) -> Result<(), CallError
     Ok(())
 }
 
-/// What a load of this kind leaves in its register when memory holds `value`.
+/// Returns the register value that this load produces when memory holds `value`.
 #[inline(always)]
 fn extend(access: RegisterAccess, value: u64) -> u64 {
     let mask = seeded!(access.size.mask(), AnswerUnmasked => u64::MAX);
@@ -83,7 +82,7 @@ mod tests {
     use super::*;
     use crate::cpu::registers::Registers;
 
-    /// ESR_EL2 of an access to x5, from its table in DDI0487, D19.2.42.
+    /// ESR_EL2 of an access to x5 (DDI0487, D19.2.42).
     fn access(size: AccessSize, sign_extend: bool, wide: bool, write: bool) -> u64 {
         let sas = u64::from(size.bytes().trailing_zeros());
         let (sse, sf, wnr) = (u64::from(sign_extend), u64::from(wide), u64::from(write));

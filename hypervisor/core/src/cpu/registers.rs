@@ -1,8 +1,8 @@
-//! The registers of a vCPU: what the world switch loads and stores.
+//! The registers of a vCPU, which the world switch loads and stores.
 //!
-//! A [`VcpuContext`] lives in a page of the VM's pool, which the host cannot reach. It consists of
-//! plain integers only, so a wiped page is a valid (if useless) context, and the assembly of the world
-//! switch finds every field by `offset_of!`.
+//! A [`VcpuContext`] lives in a page of the VM's pool, which the host cannot reach. It consists of plain
+//! integers only, so a wiped page is a valid (if useless) context. The assembly of the world switch addresses
+//! each field by `offset_of!`.
 
 use core::fmt;
 
@@ -39,20 +39,20 @@ pub mod pstate {
     pub const EL1H: u64 = 0b0101;
 }
 
-/// PSTATE of a CPU that PSCI has just started (DEN0022, 6.4): EL1h, everything masked.
+/// PSTATE of a CPU that PSCI has just started (DEN0022, 6.4): EL1h with all exceptions masked.
 pub const RESET_PSTATE: u64 = pstate::DAIF | pstate::EL1H;
 
-/// SCTLR_EL1 of a CPU that PSCI has just started: its RES1 bits (LSMAOE, nTLSMD, SPAN, EIS, TSCXT,
-/// EOS), with MMU, caches and alignment checks off and little-endian (DDI0487, D19.2.120).
+/// SCTLR_EL1 of a CPU that PSCI has just started: the RES1 bits (LSMAOE, nTLSMD, SPAN, EIS, TSCXT, EOS) are
+/// set; MMU, caches and alignment checks are off; data accesses are little-endian (DDI0487, D19.2.120).
 pub const RESET_SCTLR_EL1: u64 = (1 << 29) | (1 << 28) | (1 << 23) | (1 << 22) | (1 << 20) | (1 << 11);
 
-/// MPIDR_EL1 as vCPU `index` reads it (for VMPIDR_EL2): Aff0 is the index, bit 31 is RES1.
+/// Returns VMPIDR_EL2 for vCPU `index`, which reads it as MPIDR_EL1: Aff0 is the index, bit 31 is RES1.
 pub const fn vmpidr(index: VcpuIndex) -> u64 {
     const RES1: u64 = 1 << 31;
     RES1 | (index.0 as u64 & 0xff)
 }
 
-/// The EL1 and EL0 system registers that belong to the vCPU.
+/// The EL1 and EL0 system registers that the world switch saves and restores.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct SystemRegisters {
@@ -122,8 +122,8 @@ pub struct FpRegisters {
     pub fpsr: u64,
 }
 
-/// The part of the virtual GIC CPU interface that stays at EL2; list registers travel with each entry
-/// and exit.
+/// The part of the virtual GIC CPU interface that stays at EL2. Each entry and exit passes the list registers
+/// to and from the host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct GicRegisters {
@@ -135,9 +135,9 @@ pub struct GicRegisters {
     pub ap1r0: u64,
 }
 
-/// The registers of one world at EL1 on one CPU: of the host, or of a vCPU.
+/// The EL1 registers of the host or of a vCPU on one CPU.
 ///
-/// The general registers come first: the world switch reaches them by LDP and STP.
+/// The general registers come first, within reach of LDP and STP.
 #[derive(Default, PartialEq, Eq)]
 #[cfg_attr(any(test, feature = "verify"), derive(Clone))]
 #[repr(C)]
@@ -153,8 +153,8 @@ pub struct Registers {
 }
 
 impl Registers {
-    /// The state in which PSCI starts a CPU (DEN0022, section 6.4): EL1h at `entry`, x0 = `argument`, MMU and
-    /// caches off, all exceptions masked, all else 0.
+    /// Returns the state in which PSCI starts a CPU (DEN0022, section 6.4): EL1h at `entry`, x0 = `argument`,
+    /// MMU and caches off, all exceptions masked, all other registers 0.
     pub fn reset(entry: Ipa, argument: u64) -> Self {
         let mut registers = Self {
             pc: entry.0,
@@ -166,19 +166,19 @@ impl Registers {
         registers
     }
 
-    /// Reads a general register as an instruction names it: 31 is XZR.
+    /// Reads a general register by its number in an instruction; 31 is XZR and reads 0.
     pub fn get(&self, index: u8) -> u64 {
         self.x.get(usize::from(index)).copied().unwrap_or(0)
     }
 
-    /// Writes a general register as an instruction names it: a write to 31, XZR, is lost.
+    /// Writes a general register by its number in an instruction; 31 is XZR and ignores the write.
     pub fn set(&mut self, index: u8, value: u64) {
         if let Some(register) = self.x.get_mut(usize::from(index)) {
             *register = value;
         }
     }
 
-    /// x0 to x3.
+    /// Returns x0 to x3.
     pub const fn x0_to_x3(&self) -> [u64; 4] {
         let [x0, x1, x2, x3, ..] = self.x;
         [x0, x1, x2, x3]
@@ -190,29 +190,29 @@ impl Registers {
         [*x0, *x1, *x2, *x3] = values;
     }
 
-    /// Steps over the A64 instruction at the PC, as if it had been executed.
+    /// Advances the PC past the A64 instruction that it points to, as if the instruction had executed.
     ///
-    /// A trapped instruction other than HVC leaves the PC at itself (Arm ARM DDI0487, D1.3.5). At the top of
-    /// the address space the PC wraps.
+    /// The PC of a trapped instruction is that of the instruction itself, except for HVC (Arm ARM DDI0487,
+    /// D1.3.5). At the top of the address space the PC wraps.
     pub const fn skip_instruction(&mut self) {
         self.pc = self.pc.wrapping_add(INSTRUCTION_BYTES);
         self.pstate &= !(pstate::SS | pstate::BTYPE);
     }
 
-    /// Makes the instruction before the PC run again: for an HVC, after which the PC is already past.
+    /// Moves the PC back by one instruction, so that an HVC runs again: after HVC the PC is already past it.
     pub const fn rewind_instruction(&mut self) {
         self.pc = self.pc.wrapping_sub(INSTRUCTION_BYTES);
     }
 }
 
-/// Prints nothing of the content, which is a guest's secret.
+/// Prints no register content, because it is a guest's secret.
 impl fmt::Debug for Registers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Registers").finish_non_exhaustive()
     }
 }
 
-// Assembly relies on these; all fit the immediate of LDP and STP.
+// The assembly relies on these offsets; all of them fit the immediate of LDP and STP.
 const _: () = assert!(core::mem::offset_of!(Registers, x) == 0);
 const _: () = assert!(core::mem::offset_of!(Registers, pc) == 31 * 8);
 const _: () = assert!(core::mem::offset_of!(Registers, pstate) == 32 * 8);
@@ -222,57 +222,58 @@ const _: () = assert!(core::mem::offset_of!(Registers, pstate) == 32 * 8);
 #[cfg_attr(any(test, feature = "verify"), derive(Clone))]
 #[repr(C)]
 pub struct VcpuContext {
-    /// The registers of EL1.
+    /// The general and EL1 system registers.
     pub registers: Registers,
     /// VMPIDR_EL2.
     pub vmpidr: u64,
     /// The virtual GIC CPU interface.
     pub gic: GicRegisters,
-    /// The FP/SIMD registers, stale while [`Self::fp_live`] is set.
+    /// The saved FP/SIMD registers; stale while [`Self::fp_live`] is 1.
     pub fp: FpRegisters,
-    /// 1 while this vCPU's FP/SIMD registers are in the CPU that runs it, else 0.
+    /// 1 while the CPU that runs this vCPU holds its FP/SIMD registers, else 0.
     pub fp_live: u64,
-    /// The MMIO access that the host is to finish, if any.
+    /// The MMIO access that waits for the host, if any.
     pub pending: PendingAccess,
 }
 
-// The world switch takes a pointer to a context for one to its registers.
+// The world switch uses a pointer to a context as a pointer to its registers.
 const _: () = assert!(core::mem::offset_of!(VcpuContext, registers) == 0);
 const _: () = assert!(core::mem::offset_of!(VcpuContext, fp).is_multiple_of(16));
 const _: () = assert!(size_of::<VcpuContext>() as u64 <= PAGE_SIZE);
 
 impl VcpuContext {
-    /// The state in which PSCI starts vCPU `index`, all registers of the context included.
+    /// Returns the state in which PSCI starts vCPU `index`, with all registers of the context.
     pub fn new(index: VcpuIndex, entry: Ipa, argument: u64) -> Self {
         Self { registers: Registers::reset(entry, argument), vmpidr: vmpidr(index), ..Self::default() }
     }
 
-    /// When the virtual timer fires, as a value of CNTVCT_EL0; `None` if it is off or masked.
+    /// Returns the CNTVCT_EL0 value at which the virtual timer fires, or `None` if the timer is off or
+    /// masked.
     pub const fn timer_deadline(&self) -> Option<u64> {
         timer_deadline(self.registers.system.cntv_ctl_el0, self.registers.system.cntv_cval_el0)
     }
 
-    /// Whether the virtual timer is armed and its time has come.
+    /// Returns whether the virtual timer is armed and has expired at `cntvct`.
     pub const fn timer_fired(&self, cntvct: u64) -> bool {
         matches!(self.timer_deadline(), Some(deadline) if cntvct >= deadline)
     }
 }
 
-/// Says nothing: what is in here is the guest's secret.
+/// Prints no content, because it is a guest's secret.
 impl fmt::Debug for VcpuContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VcpuContext").finish_non_exhaustive()
     }
 }
 
-/// When a timer fires that has these CNTV_CTL_EL0 and CNTV_CVAL_EL0 (DDI0487, D24.10.24).
+/// Returns the count at which a timer with these CNTV_CTL_EL0 and CNTV_CVAL_EL0 fires (DDI0487, D24.10.24).
 const fn timer_deadline(ctl: u64, cval: u64) -> Option<u64> {
     const ENABLE: u64 = 1 << 0;
     const IMASK: u64 = 1 << 1;
     if ctl & (ENABLE | IMASK) == ENABLE { Some(cval) } else { None }
 }
 
-/// The length of every A64 instruction.
+/// The length of an A64 instruction, in bytes.
 const INSTRUCTION_BYTES: u64 = 4;
 
 #[cfg(test)]
@@ -322,7 +323,7 @@ mod tests {
 
     #[test]
     fn the_program_counter_wraps_like_the_hardware() {
-        // An instruction that was executed leaves neither SS nor BTYPE; all other flags stay.
+        // An executed instruction clears SS and BTYPE; all other bits stay.
         let pstate = 0xffff_ffc5;
         let mut registers = Registers { pc: u64::MAX - 3, pstate, ..Registers::default() };
         registers.skip_instruction();

@@ -1,21 +1,22 @@
-//! ESR_EL2, HPFAR_EL2 and FAR_EL2 as values: decoded once, at the door, and totally.
+//! ESR_EL2, HPFAR_EL2 and FAR_EL2 as typed values. A trap's syndrome is decoded once, on entry to EL2. Every
+//! value decodes.
 //!
-//! Encodings are those of the Arm ARM, DDI0487, D19.2.42 (ESR_EL2).
+//! Encodings follow the Arm ARM, DDI0487, D19.2.42 (ESR_EL2).
 
 use shared_abi::addr::{Gfn, Ipa, PAGE_SIZE};
 use shared_abi::vcpu::AccessSize;
 
-/// ESR_ELx.EC, shifted to bit 0.
+/// Exception classes: ESR_ELx.EC, shifted to bit 0.
 pub mod class {
-    /// Where it is.
+    /// The position of EC in ESR_ELx.
     pub const SHIFT: u32 = 26;
-    /// Unknown reason: an undefined instruction.
+    /// Unknown reason; also an undefined instruction.
     pub const UNKNOWN: u8 = 0x00;
     /// WFI or WFE.
     pub const WFX: u8 = 0x01;
     /// FP/SIMD access.
     pub const FP: u8 = 0x07;
-    /// Illegal execution state: also stands for AArch32, which guests do not have.
+    /// Illegal execution state. The hypervisor also reports AArch32, which guests do not have, by this class.
     pub const ILLEGAL_STATE: u8 = 0x0e;
     /// HVC from A64.
     pub const HVC64: u8 = 0x16;
@@ -37,10 +38,10 @@ pub mod class {
     pub const SERROR: u8 = 0x2f;
 }
 
-/// ESR_ELx.IL: the instruction was 32 bits long.
+/// ESR_ELx.IL: the instruction has 32 bits.
 pub(crate) const LONG_INSTRUCTION: u64 = 1 << 25;
 
-/// The syndrome registers of a synchronous exception that came to EL2.
+/// The syndrome registers of a synchronous exception taken to EL2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SyndromeRegisters {
     /// ESR_EL2.
@@ -51,15 +52,15 @@ pub struct SyndromeRegisters {
     pub hpfar: u64,
 }
 
-/// Why the CPU came to EL2.
+/// The decoded reason of a trap to EL2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Syndrome {
-    /// `hvc #imm`; the PC is past it.
+    /// `hvc #imm`; the PC is past the instruction.
     Hvc {
         /// The immediate.
         imm: u16,
     },
-    /// `smc #imm`; the PC is at it.
+    /// `smc #imm`; the PC is at the instruction.
     Smc {
         /// The immediate.
         imm: u16,
@@ -72,28 +73,28 @@ pub enum Syndrome {
     InstructionAbort(Fault),
     /// WFI or WFE.
     Wfx {
-        /// Whether it was WFE (or WFET), which waits for an event rather than for an interrupt.
+        /// Whether the instruction is WFE or WFET, which wait for an event, rather than for an interrupt.
         event: bool,
     },
     /// An FP/SIMD instruction while CPTR_EL2.TFP is set.
     FpTrap,
-    /// Anything else: the exception class.
+    /// Any other exception class.
     Unknown(u8),
 }
 
-/// What every abort says.
+/// The syndrome fields that all aborts share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// The fault status (DFSC, IFSC).
+    /// The fault status code (DFSC or IFSC).
     pub status: u8,
-    /// The fault hit a stage-1 table walk, not the access itself.
+    /// Whether the fault hit a stage-1 table walk rather than the access itself.
     pub stage1_walk: bool,
-    /// FAR_EL2 is not valid.
+    /// Whether FAR_EL2 is not valid.
     pub far_not_valid: bool,
 }
 
 impl Fault {
-    /// Decodes the part of the ISS that aborts have in common.
+    /// Decodes the ISS fields that all aborts share.
     #[inline(always)]
     const fn decode(esr: u64) -> Self {
         Self {
@@ -103,17 +104,18 @@ impl Fault {
         }
     }
 
-    /// Whether there was no valid descriptor: a translation fault, of any level (the low bits).
+    /// Returns whether the fault is a translation fault at any level: no valid descriptor.
     const fn is_translation(self) -> bool {
         matches!(self.status, 0x04..=0x07 | 0x2b)
     }
 
-    /// The faulting IPA from HPFAR_EL2 and FAR_EL2, or `None` where the CPU gives none: for an address
-    /// size, translation or access flag fault it does, for a permission fault only during a stage-1 walk
-    /// (DDI0487, D19.2.57), and when memory failed and no translation, it does not.
+    /// Returns the faulting IPA from HPFAR_EL2 and FAR_EL2, or `None` if the CPU reports none.
     ///
-    /// For a fault on a stage-1 walk only the page is right: FAR_EL2 is the address that was being
-    /// translated, so the offset is left 0.
+    /// The CPU reports the IPA for an address size, translation or access flag fault. For a permission fault
+    /// it does so only during a stage-1 walk (DDI0487, D19.2.57). For an external abort it reports none.
+    ///
+    /// For a fault on a stage-1 walk only the page is exact: FAR_EL2 holds the address under translation, so
+    /// the page offset is 0.
     pub const fn ipa(self, hpfar: u64, far: u64) -> Option<Ipa> {
         match self.status {
             0x00..=0x0b | 0x29 | 0x2b => {}
@@ -123,7 +125,7 @@ impl Fault {
         Some(self.given_ipa(hpfar, far))
     }
 
-    /// [`Self::ipa`] of a translation fault; `None` for any other.
+    /// Returns [`Self::ipa`] for a translation fault, `None` for any other.
     #[inline(always)]
     pub(crate) fn translation_ipa(self, hpfar: u64, far: u64) -> Option<Ipa> {
         self.is_translation().then_some(self.given_ipa(hpfar, far))
@@ -144,26 +146,26 @@ const fn faulting_page(hpfar: u64) -> Gfn {
 /// A data abort.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DataAbort {
-    /// What went wrong.
+    /// The fields that all aborts share.
     pub fault: Fault,
-    /// A write (WnR). A cache maintenance instruction reports one as well.
+    /// Whether the access was a write (WnR). A cache maintenance instruction also reports a write.
     pub write: bool,
-    /// A cache maintenance or address translation instruction, not a load or store (CM).
+    /// Whether the instruction was cache maintenance or address translation, not a load or store (CM).
     pub cache_maintenance: bool,
-    /// The load or store, where the instruction is one that the syndrome describes (ISV).
+    /// The load or store, if the syndrome describes the instruction (ISV).
     pub access: Option<RegisterAccess>,
 }
 
-/// The load or store of one general-purpose register that took a data abort.
+/// A load or store of one general-purpose register that caused a data abort.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RegisterAccess {
-    /// How many bytes (SAS).
+    /// The access size (SAS).
     pub size: AccessSize,
-    /// A load extends the sign of what it read (SSE).
+    /// Whether a load sign-extends the value (SSE).
     pub sign_extend: bool,
-    /// The register is 64 bits wide (SF).
+    /// Whether the register is 64 bits wide (SF).
     pub wide: bool,
-    /// Its number; 31 is XZR (SRT).
+    /// The register number; 31 is XZR (SRT).
     pub register: u8,
 }
 
@@ -196,21 +198,21 @@ impl RegisterAccess {
 /// A trapped access to a system register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SysRegAccess {
-    /// Which.
+    /// The system register.
     pub register: SysRegId,
-    /// MRS rather than MSR.
+    /// Whether the instruction is MRS rather than MSR.
     pub read: bool,
-    /// The general-purpose register; 31 is XZR (Rt).
+    /// The number of the general-purpose register; 31 is XZR (Rt).
     pub rt: u8,
 }
 
-/// The encoding of a system register or instruction: Op0, Op1, CRn, CRm, Op2, in the order in which the
-/// instruction holds them (20 bits; the order of the Arm ARM's `S<op0>_<op1>_<Cn>_<Cm>_<op2>`).
+/// The encoding of a system register or instruction in 20 bits: Op0, Op1, CRn, CRm, Op2. The fields are in
+/// the order of the instruction and of the Arm ARM's `S<op0>_<op1>_<Cn>_<Cm>_<op2>`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SysRegId(pub u32);
 
 impl SysRegId {
-    /// `S<op0>_<op1>_C<crn>_C<crm>_<op2>`.
+    /// Makes the id of `S<op0>_<op1>_C<crn>_C<crm>_<op2>`.
     pub const fn new(op0: u8, op1: u8, crn: u8, crm: u8, op2: u8) -> Self {
         Self(
             ((op0 as u32 & 0b11) << 14)
@@ -221,7 +223,7 @@ impl SysRegId {
         )
     }
 
-    /// Op0, Op1, CRn, CRm, Op2.
+    /// Returns Op0, Op1, CRn, CRm, Op2.
     pub const fn fields(self) -> (u8, u8, u8, u8, u8) {
         (
             ((self.0 >> 14) & 0b11) as u8,
@@ -241,8 +243,8 @@ impl core::fmt::Debug for SysRegId {
 }
 
 impl SysRegAccess {
-    /// Decodes the ISS of class 0x18: Op0 21:20, Op2 19:17, Op1 16:14, CRn 13:10, Rt 9:5, CRm 4:1,
-    /// direction 0.
+    /// Decodes the ISS of class 0x18: Op0 21:20, Op2 19:17, Op1 16:14, CRn 13:10, Rt 9:5, CRm 4:1, direction
+    /// 0.
     const fn decode(iss: u64) -> Self {
         Self {
             register: SysRegId::new(
@@ -258,14 +260,14 @@ impl SysRegAccess {
     }
 }
 
-/// The low five bits: a register number.
+/// Returns the low five bits: a register number.
 const fn register_field(bits: u64) -> u8 {
     (bits & 0x1f) as u8
 }
 
 impl Syndrome {
-    /// Decodes ESR_EL2. What becomes of it mostly depends on the class alone: it is inlined so that the rest
-    /// is decoded only where it is looked at.
+    /// Decodes ESR_EL2. Most callers match on the class only. Inlining lets the compiler drop the fields that
+    /// a caller does not use.
     #[inline(always)]
     pub const fn decode(esr: u64) -> Self {
         match ((esr >> class::SHIFT) & 0x3f) as u8 {
@@ -281,7 +283,7 @@ impl Syndrome {
     }
 }
 
-/// The immediate, if ESR_EL2 says HVC or SMC.
+/// Returns the immediate of an ESR_EL2 value whose class is HVC or SMC.
 pub const fn immediate(esr: u64) -> u16 {
     (esr & 0xffff) as u16
 }
@@ -310,7 +312,7 @@ mod tests {
             (0x0200_0000, Syndrome::Unknown(class::UNKNOWN)),
             (0x6600_0000, Syndrome::Unknown(class::SVE)),
             (0x8200_0007, Syndrome::InstructionAbort(fault(0x07))),
-            // strb w0, [x1] to a page that is not mapped.
+            // strb w0, [x1] to an unmapped page.
             (
                 0x9300_0047,
                 Syndrome::DataAbort(DataAbort {
@@ -383,7 +385,7 @@ mod tests {
     fn the_ipa_comes_from_hpfar_and_the_offset_from_far() {
         let fault = Fault::decode(0x07);
         assert_eq!(fault.ipa(0x0009_0000, 0xffff_8000_1234_5018), Some(Ipa(0x900_0018)));
-        // The NS bit and RES0 bits of HPFAR_EL2 are no part of the address.
+        // The NS bit and RES0 bits of HPFAR_EL2 are not part of the address.
         assert_eq!(fault.ipa(1 << 63 | 0x0009_0000, 0), Some(Ipa(0x900_0000)));
         let walk = Fault::decode(0x87);
         assert_eq!(walk.ipa(0x0040_0000, 0x18), Some(Ipa(0x4000_0000)));

@@ -1,31 +1,31 @@
-//! Trapped system registers, of guests and of the host alike. What is not listed is undefined.
+//! Emulation of trapped system registers, for guests and the host alike. An unlisted register is undefined.
 //!
-//! The ID registers (HCR_EL2.TID3) show what the hypervisor switches or what needs no switching: for
-//! each register a list of the fields that stay, and how far. A field that is not listed reads 0, so a
-//! feature of a CPU that nobody here has heard of is hidden.
+//! The ID registers (HCR_EL2.TID3) show only features that the hypervisor switches or that need no switching.
+//! For each register a table lists the visible fields and their maximum values. An unlisted field reads 0, so
+//! a future CPU's features stay hidden.
 
 use crate::cpu::exception::Exception;
 use crate::cpu::registers::Registers;
 use crate::cpu::syndrome::{SysRegAccess, SysRegId};
 
-/// What becomes of an access.
+/// The result of a trapped access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Emulation {
-    /// The read gives this value; the instruction is over.
+    /// The read returns this value; the PC advances.
     Read(u64),
-    /// The write is lost; the instruction is over.
+    /// The write has no effect; the PC advances.
     Ignored,
     /// The instruction is undefined.
     Undefined,
-    /// A write of this value to ICC_SGI1R_EL1; the instruction is over. From the host, which writes the
-    /// real one, it does not trap.
+    /// A write of this value to ICC_SGI1R_EL1; the caller completes it and advances the PC. Only a guest's
+    /// write traps: the host writes the physical register.
     Sgi(u64),
 }
 
-/// Emulates a trapped access of the host or of a vCPU: its result, and where it goes on, are in `registers`.
+/// Emulates a trapped access of the host or of a vCPU. `registers` receive the result and the new PC.
 ///
-/// Returns the value that the instruction writes to ICC_SGI1R_EL1, if it is that one. Then nothing is done, and
-/// the PC is still at the instruction.
+/// Returns the written value if the instruction is a write to ICC_SGI1R_EL1. In that case `registers` are
+/// unchanged and the PC still points to the instruction.
 pub fn emulate(
     access: SysRegAccess,
     registers: &mut Registers,
@@ -44,8 +44,8 @@ pub fn emulate(
     None
 }
 
-/// Decides about a trapped access. `value` is what a write would write; `id_register` reads a register of
-/// the ID space of this CPU.
+/// Decides about a trapped access. `value` is the value that a write would write. `id_register` reads an ID
+/// register of this CPU.
 fn decide(access: SysRegAccess, value: u64, id_register: impl FnOnce(SysRegId) -> u64) -> Emulation {
     let id = access.register;
     if is_id_register(id) {
@@ -53,7 +53,7 @@ fn decide(access: SysRegAccess, value: u64, id_register: impl FnOnce(SysRegId) -
     }
     match (id, access.read) {
         (ICC_SGI1R_EL1, false) => Emulation::Sgi(value),
-        // Group 0 and the other security state's: not the caller's to send.
+        // These SGIs are of group 0 or of the other Security state; the caller may not send them.
         (ICC_SGI0R_EL1 | ICC_ASGI1R_EL1, false) => Emulation::Ignored,
         (ICC_SRE_EL1, true) => Emulation::Read(ICC_SRE_VALUE),
         (ICC_SRE_EL1, false) => Emulation::Ignored,
@@ -73,7 +73,7 @@ const ICC_SGI1R_EL1: SysRegId = SysRegId::new(3, 0, 12, 11, 5);
 const ICC_ASGI1R_EL1: SysRegId = SysRegId::new(3, 0, 12, 11, 6);
 const ICC_SGI0R_EL1: SysRegId = SysRegId::new(3, 0, 12, 11, 7);
 const ICC_SRE_EL1: SysRegId = SysRegId::new(3, 0, 12, 12, 5);
-/// SRE, DFB and DIB: system registers, no bypass.
+/// ICC_SRE_EL1 with SRE, DFB and DIB set: system register access, no bypass.
 const ICC_SRE_VALUE: u64 = 0b111;
 
 const OSLAR_EL1: SysRegId = SysRegId::new(2, 0, 1, 0, 4);
@@ -85,8 +85,9 @@ const DBGBCR0_EL1: SysRegId = SysRegId::new(2, 0, 0, 0, 5);
 const DBGWVR0_EL1: SysRegId = SysRegId::new(2, 0, 0, 0, 6);
 const DBGWCR0_EL1: SysRegId = SysRegId::new(2, 0, 0, 0, 7);
 
-/// Registers that read 0 and lose writes: the debug registers that every kernel clears at boot, and the
-/// error records, of which there are none (ERRIDR, ERRSELR, ERX*: S3_0_C5_C3 to C5).
+/// Returns whether a register reads 0 and ignores writes. These are the debug registers that every kernel
+/// clears at boot, and the error record registers (ERRIDR, ERRSELR, ERX*: S3_0_C5_C3 to C5), because there
+/// are no records.
 const fn is_zero(id: SysRegId) -> bool {
     matches!(
         id,
@@ -94,14 +95,14 @@ const fn is_zero(id: SysRegId) -> bool {
     ) || matches!(id.fields(), (3, 0, 5, 3..=5, _))
 }
 
-/// The ID space that HCR_EL2.TID3 traps: S3_0_C0_C1_0 to S3_0_C0_C7_7.
+/// Returns whether HCR_EL2.TID3 traps the register: the ID space S3_0_C0_C1_0 to S3_0_C0_C7_7.
 const fn is_id_register(id: SysRegId) -> bool {
     matches!(id.fields(), (3, 0, 0, 1..=7, _))
 }
 
-/// What is to be seen of an ID register, S3_0_C0_C`crm`_`op2`: 4-bit fields that stay as the CPU has them
-/// (0xf in `as_is`), that are cut off at a value (`up_to`, where it is not 0), and that are what they are
-/// said to be whatever the CPU has (`always`). All else, and AArch32's registers, read 0.
+/// Returns the visible value of ID register S3_0_C0_C`crm`_`op2`. Three masks describe its 4-bit fields:
+/// `as_is` keeps a field (0xf), `up_to` caps a field at a non-zero value, and `always` sets a field whatever
+/// the CPU has. All other fields, and the AArch32 registers, read 0.
 fn visible(id: SysRegId, read: impl FnOnce(SysRegId) -> u64) -> u64 {
     let (.., crm, op2) = id.fields();
     let (as_is, up_to, always) = match (crm, op2) {
@@ -110,18 +111,19 @@ fn visible(id: SysRegId, read: impl FnOnce(SysRegId) -> u64) -> u64 {
         (4, 0) => (0xf00f_0000_00ff_0000, 0x0100_0000_1100_0000, 0x11),
         // ID_AA64PFR1: BT, SSBS. No MTE, SME, NMI, GCS.
         (4, 1) => (0, 0x21, 0),
-        // ID_AA64DFR0: Armv8 debug with one breakpoint and one watchpoint that do nothing; no PMU, SPE,
-        // trace, double lock (DoubleLock and MTPMU say so by 0xf).
+        // ID_AA64DFR0: Armv8 debug with one breakpoint and one watchpoint, both without effect. No PMU, SPE,
+        // trace or double lock (DoubleLock and MTPMU encode that as 0xf).
         (5, 0) => (0, 0, 0x000f_00f0_0000_0006),
-        // ID_AA64ISAR0: all but TME, whose field is bits 27:24.
+        // ID_AA64ISAR0: all but TME (bits 27:24).
         (6, 0) => (0xffff_ffff_f0ff_fff0, 0, 0),
         // ID_AA64ISAR1: DPB, JSCVT, FCMA, LRCPC, FRINTTS, SB, SPECRES, BF16, DGH, I8MM. No pointer
         // authentication (APA, API, GPA, GPI), XS, LS64.
         (6, 1) => (0x00ff_f0ff_00ff_f00f, 0x0000_0100_0000_0000, 0),
         // ID_AA64ISAR2: BC, CLRBHB, RPRFM, CSSC. No pointer authentication (GPA3, APA3), MOPS, WFxT.
         (6, 2) => (0x00ff_0000_f0f0_0000, 0, 0),
-        // ID_AA64MMFR0: PARange up to 40 bits, which is what stage 2 translates; ASIDBits, BigEnd,
-        // BigEndEL0, TGran64; TGran16 without 52 bits. No FGT, ECV. TGran4, below, likewise.
+        // ID_AA64MMFR0: PARange is capped at 40 bits, the size of stage 2's input. ASIDBits, BigEnd,
+        // BigEndEL0 and TGran64 stay; TGran16 is capped below 52 bits. No FGT, ECV. TGran4 is capped below 52
+        // bits at the end of this function.
         (7, 0) => (0x0f0f_0ff0, 0x0010_0002, 0),
         // ID_AA64MMFR1: HAFDBS, HPDS, PAN; ETS, ECBHB. No VHE, LOR, HCX.
         (7, 1) => (0xf000_00f0_0000_0000, 0x0030_2002, 0),
@@ -133,7 +135,7 @@ fn visible(id: SysRegId, read: impl FnOnce(SysRegId) -> u64) -> u64 {
     let kept =
         seeded!(as_is, HiddenFeature => if (crm, op2) == (4, 0) { as_is | (0xf << 32) } else { as_is });
     let value = read(id);
-    // TGran4 (MMFR0): 0xf says that there is none, all else is shown as the plain 0.
+    // TGran4 (MMFR0): 0xf says that the granule is not supported; any other value is shown as 0.
     let no_4k = (crm, op2) == (7, 0) && (value >> 28) & 0xf == 0xf;
     let always = always | if no_4k { 0xf << 28 } else { 0 };
     (0..u64::BITS).step_by(4).fold(0, |visible, shift| {
@@ -163,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_cpu_with_everything_shows_what_is_on_the_list() {
-        // Every field at 0b1110: more than any cap, and implemented.
+        // Every field is 0b1110: implemented, and above every cap.
         let everything = 0xeeee_eeee_eeee_eeee;
         for (crm, op2, visible) in [
             (4, 0, 0xe10e_0000_11ee_0011),
@@ -183,11 +185,11 @@ mod tests {
 
     #[test]
     fn a_cortex_a76_keeps_what_it_has() {
-        // ID_AA64PFR0_EL1 of QEMU's cortex-a76 with EL2: AArch32 and EL2 go.
+        // ID_AA64PFR0_EL1 of QEMU's cortex-a76 with EL2: AArch32 and EL2 are hidden.
         assert_eq!(read(id(4, 0), 0x1100_0000_1111_1122), Emulation::Read(0x1100_0000_1111_0011));
-        // Its ID_AA64MMFR0_EL1: 40 bits, 16-bit ASIDs; SNSMem goes.
+        // Its ID_AA64MMFR0_EL1: 40 bits, 16-bit ASIDs; SNSMem is hidden.
         assert_eq!(read(id(7, 0), 0x10_1122), Emulation::Read(0x10_0122));
-        // No FP and no 4 KiB granule stay so.
+        // Absent FP and an absent 4 KiB granule stay absent.
         assert_eq!(read(id(4, 0), 0xff_0000), Emulation::Read(0xff_0011));
         assert_eq!(read(id(7, 0), 0xf000_0000), Emulation::Read(0xf000_0000));
     }

@@ -1,4 +1,4 @@
-//! What the host puts a VM together from: its pool, and its vCPUs.
+//! Creation of a VM, its pool and its vCPUs.
 
 use bootimg::measure::LaunchMeasurement;
 use heapless::Vec;
@@ -19,10 +19,10 @@ use crate::ownership::page_state::PageState;
 use crate::vm::mmio_guard::MmioGuard;
 use crate::vm::{self, Vcpu, Vm, VmState};
 
-/// The most pages that one call adds to a pool: they are wiped in one go.
+/// Maximum number of pages that one call adds to a pool; the call wipes them all.
 pub(crate) const MAX_POOL_PAGES_PER_CALL: u64 = 4096;
 
-/// Checks a range that is to become a VM's pool, as far as that goes without looking at it.
+/// Checks the size and the bounds of a range for a VM's pool, but not the page states.
 fn pool_range(first: Pfn, pages: u64, least: u64) -> Result<PageRange<Pfn>, CallError> {
     if pages < least || pages > MAX_POOL_PAGES_PER_CALL {
         return Err(CallError::InvalidParameter);
@@ -31,7 +31,8 @@ fn pool_range(first: Pfn, pages: u64, least: u64) -> Result<PageRange<Pfn>, Call
 }
 
 impl<M: Machine> Hypervisor<'_, M> {
-    /// Makes a VM whose pool is `pages` pages from `first` on, the first two of them its stage-2 root.
+    /// Creates a VM. Its pool is the `pages` pages from `first`, of which the first two become the stage-2
+    /// root.
     pub(crate) fn vm_create(&self, protected: bool, first: Pfn, pages: u64) -> Result<VmHandle, CallFailure> {
         let root_tables = M::Geometry::ROOT_TABLES;
         let range = pool_range(first, pages, root_tables.saturating_add(1))?;
@@ -50,7 +51,7 @@ impl<M: Machine> Hypervisor<'_, M> {
             self.machine.wipe(&Frames::new(range));
             let mut pool = Pool::default();
             pool.add(&self.machine, Frames::new(rest));
-            // VMID 0 is the host's. A place's VMID left all TLBs when its last VM was torn down.
+            // VMID 0 is the host's. This slot's VMID left all TLBs when its last VM was torn down.
             let tables = Stage2::new(&Frames::new(root), Vmid(index.0.saturating_add(1)));
             self.machine.event(|| Event::Stage2Id(tables.stage2_id()));
             slot.generation = vm::next_generation(slot.generation);
@@ -85,7 +86,7 @@ impl<M: Machine> Hypervisor<'_, M> {
         })
     }
 
-    /// Makes the next vCPU.
+    /// Creates the next vCPU; `index` must be the number of existing vCPUs.
     pub(crate) fn vcpu_create(&self, handle: VmHandle, index: VcpuIndex) -> Result<(), CallFailure> {
         self.with_vm(handle, |vm, _| {
             vm.is_new()?;
@@ -98,7 +99,7 @@ impl<M: Machine> Hypervisor<'_, M> {
             }
             let context = vm.pool.take(&self.machine).ok_or(CallFailure::no_memory(1))?;
             let vcpu = Vcpu { context: context.page(), on: false, start: None };
-            // There is room: `next` was compared with the capacity above.
+            // The push succeeds: `next` is below the capacity.
             if vm.vcpus.push(vcpu).is_ok()
                 && let Some(ownership) = self.ownership(usize::from(vm.index.0), index)
             {

@@ -1,7 +1,7 @@
-//! The end of a VM: everything that was the host's goes home, wiped, a bounded part per call.
+//! Teardown of a VM: all pages that the host donated return to it wiped, a bounded number per call.
 //!
-//! Once the VM is dying no vCPU of it can be loaded, so nobody walks its tables or uses its VMID: they
-//! leave the TLBs once, at the beginning, and are then taken apart without further duties.
+//! No CPU can load a vCPU of a dying VM, so no CPU walks the VM's tables or uses its VMID. The first call
+//! removes its translations from the TLBs once. After that the tables need no TLB maintenance.
 
 use shared_abi::addr::{PageRange, Pfn};
 use shared_abi::error::{CallError, CallFailure};
@@ -17,7 +17,7 @@ use crate::ownership::page_state::{ObjectPage, PageState};
 use crate::vm::vcpu_ownership::VcpuOwnership;
 use crate::vm::{self, ObjectSlot, Vm, VmState};
 
-/// What a call may still do.
+/// The work that a call may still do.
 struct Budget {
     left: u64,
     returned: u64,
@@ -30,13 +30,19 @@ impl Budget {
 
     const fn returned(&mut self, pages: u64) {
         self.spend(pages);
-        // Little more than what a call may do at all.
+        // No overflow: the sum exceeds the budget of a call only by the root.
         self.returned = self.returned.wrapping_add(pages);
     }
 }
 
 impl<M: Machine> Hypervisor<'_, M> {
-    /// Ends a VM, as far as one call goes. Answers how many pages came back in the last call.
+    /// Tears a VM down as far as one call may. Returns the number of pages that this call returned to the
+    /// host.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::Busy`] while a vCPU runs. [`CallError::Again`] with the number of returned pages while
+    /// there is work left.
     pub(crate) fn vm_destroy(&self, handle: VmHandle) -> Result<u64, CallFailure> {
         let mut budget = Budget { left: M::Geometry::PAGES_PER_CALL, returned: 0 };
         self.with_vm(handle, |vm, objects| {
@@ -58,14 +64,14 @@ impl<M: Machine> Hypervisor<'_, M> {
             }
             Ok(())
         })?;
-        // Nothing of the VM is left but its root, and with a dying VM no other call gets this far: the
-        // handle is removed under the same lock that finds it.
+        // Only the root is left, and every other call fails on a dying VM. A concurrent `vm_destroy` may also
+        // get here: `remove` finds the VM and takes it out of its slot under one lock, so one call succeeds.
         let report = self.remove(handle, &mut budget)?;
         self.machine.report(Milestone::Ended, &report);
         Ok(budget.returned)
     }
 
-    /// Returns the pages of all objects, and turns the objects' tables into pool pages.
+    /// Returns the pages of all objects to the host, and the objects' tables to the pool.
     fn return_objects(&self, vm: &mut Vm, objects: &mut [ObjectSlot; MAX_OBJECTS], budget: &mut Budget) {
         for (slot, index) in objects.iter_mut().zip(0..) {
             let Some(object) = &mut slot.object else {
@@ -78,7 +84,8 @@ impl<M: Machine> Hypervisor<'_, M> {
                 match run.presence() {
                     Presence::Present(first) => {
                         self.release_run(vm, page, first, run.pages);
-                        // What an ordinary VM was lent never left the host.
+                        // A page that was lent to an ordinary VM stayed the host's, so it does not count as
+                        // returned.
                         if vm.protected {
                             budget.returned(run.pages);
                         } else {
@@ -99,7 +106,7 @@ impl<M: Machine> Hypervisor<'_, M> {
         }
     }
 
-    /// Turns tables and register pages into pool pages, and returns those.
+    /// Returns tables and register pages to the pool, and the pool's pages to the host.
     fn return_pool(&self, vm: &mut Vm, budget: &mut Budget) {
         if budget.left == 0 {
             return;
@@ -121,7 +128,7 @@ impl<M: Machine> Hypervisor<'_, M> {
         budget.returned(range.len());
     }
 
-    /// Returns the root and frees the VM's slot. Answers what the VM was and has cost.
+    /// Returns the root to the host and frees the VM's slot. Returns the report on the VM.
     fn remove(&self, handle: VmHandle, budget: &mut Budget) -> Result<VmReport, CallFailure> {
         let (index, generation) = vm::vm_slot(handle);
         let slot = self.slots.get(index).ok_or(CallError::NotFound)?;

@@ -1,4 +1,4 @@
-//! Memory objects as the host handles them: create, bind, query, destroy.
+//! Memory objects under host control: create, bind, unbind, query, destroy.
 
 use shared_abi::addr::{Gfn, PageRange, Pfn};
 use shared_abi::error::{CallError, CallFailure};
@@ -12,13 +12,13 @@ use crate::memory::object::{Object, Presence};
 use crate::ownership::page_state::{ObjectPage, PageState};
 use crate::vm::{self, Binding, Vm, VmState};
 
-/// The most pages that one query looks at.
+/// Maximum number of pages that one query covers.
 const MAX_QUERY_PAGES: u64 = 512;
-/// The most tables that one destroy call gives back.
+/// Maximum number of tables that one destroy call returns to the pool.
 const MAX_TABLES_PER_CALL: u64 = 512;
 
 impl<M: Machine> Hypervisor<'_, M> {
-    /// Makes an object of `pages` pages.
+    /// Creates an object of `pages` pages, all absent.
     pub(crate) fn object_create(&self, handle: VmHandle, pages: u64) -> Result<ObjectHandle, CallFailure> {
         let tables = Object::tables_needed::<M::Geometry>(pages).ok_or(CallError::InvalidParameter)?;
         self.with_vm(handle, |vm, objects| {
@@ -34,7 +34,8 @@ impl<M: Machine> Hypervisor<'_, M> {
         })
     }
 
-    /// Lets the guest see a range of an object at `gfn`, once it is populated.
+    /// Binds `pages` pages of an object from `offset` at guest page `gfn`. The guest reaches a page once it
+    /// is populated.
     pub(crate) fn object_bind(
         &self,
         handle: ObjectHandle,
@@ -64,7 +65,8 @@ impl<M: Machine> Hypervisor<'_, M> {
         })
     }
 
-    /// Undoes a bind of that very range, in which nothing is present.
+    /// Removes the binding of exactly this range. Fails with [`CallError::Denied`] if there is none, or if a
+    /// page of the range is not absent.
     pub(crate) fn object_unbind(
         &self,
         handle: ObjectHandle,
@@ -91,7 +93,8 @@ impl<M: Machine> Hypervisor<'_, M> {
         })
     }
 
-    /// The state of the page at `offset`, and how many from there on have it.
+    /// Returns the state of the page at `offset`, and the number of pages from there on that have the same
+    /// state (at most 512).
     pub(crate) fn object_query(
         &self,
         handle: ObjectHandle,
@@ -114,7 +117,7 @@ impl<M: Machine> Hypervisor<'_, M> {
         })
     }
 
-    /// Which state a run of present pages begins with, and how far that goes.
+    /// Returns the state of the first page of a run of present pages, and how many pages of the run have it.
     fn present_run(&self, vm: &Vm, page: ObjectPage, first: Pfn, pages: u64) -> (ObjectPageState, u64) {
         let host = self.host.lock(&self.machine);
         let owners = host.owners();
@@ -130,12 +133,13 @@ impl<M: Machine> Hypervisor<'_, M> {
         (state, u64::try_from(same).unwrap_or(1))
     }
 
-    /// Ends an object in which nothing is present and which is not bound.
+    /// Destroys an object and its bindings. Fails with [`CallError::Denied`] if a page is present, or if the
+    /// object is bound and the VM is no longer [`VmState::New`].
     pub(crate) fn object_destroy(&self, handle: ObjectHandle) -> Result<(), CallFailure> {
         self.with_object(handle, |vm, index, slot| {
             let object = slot.object.as_mut().ok_or(CallError::NotFound)?;
             let bound = vm.bindings.iter().any(|binding| binding.first.object() == index);
-            // Once the VM has started, what is bound stays so: an access to it must never become MMIO.
+            // After the start a binding is permanent: an access to bound memory must never become MMIO.
             if object.present() != 0 || (bound && vm.state != VmState::New) {
                 return Err(CallError::Denied.into());
             }

@@ -1,4 +1,4 @@
-//! The start of a VM: its launch measurement ends, and its vCPUs may be entered.
+//! The start of a VM: finishes the launch measurement, then allows vCPU entry.
 
 use shared_abi::addr::Ipa;
 use shared_abi::error::{CallError, CallFailure};
@@ -11,8 +11,8 @@ use crate::machine::report::Milestone;
 use crate::vm::{Start, VmState};
 
 impl<M: Machine> Hypervisor<'_, M> {
-    /// Ends the measurement and lets vCPU 0 run. Answers whether the measurement is the manifest's,
-    /// and the measurement.
+    /// Finishes the launch measurement and powers vCPU 0 on. Returns x1 to x5: whether the measurement equals
+    /// the one in the manifest, and the measurement.
     pub(crate) fn vm_start(
         &self,
         handle: VmHandle,
@@ -34,7 +34,7 @@ impl<M: Machine> Hypervisor<'_, M> {
     }
 }
 
-/// A flag and a digest as x1 to x5.
+/// Encodes a flag and a digest as x1 to x5.
 fn words(flag: u64, digest: Digest) -> [u64; 5] {
     let mut words = [flag, 0, 0, 0, 0];
     let (chunks, _) = digest.0.as_chunks::<8>();

@@ -1,8 +1,9 @@
-//! What the hypervisor did, as a stream of typed events: what a checker of the architecture's rules and
-//! a reader of a trace have to know, and nothing that a guest keeps secret. An event holds addresses,
-//! spaces, numbers of calls and descriptors; never the content of a page or a register of a guest's.
+//! Typed events of what the hypervisor does, for a checker of the architecture's rules and for a trace
+//! reader.
 //!
-//! The fake machine records the events of a test, the ring at EL2 those of a boot.
+//! An event holds addresses, stage-2 ids, call numbers and descriptors. It never holds the content of a page
+//! or a guest register, so a trace reveals no guest secret. The fake machine records the events of a test;
+//! the ring at EL2 records those of a boot.
 
 use shared_abi::addr::{PageRange, Pfn};
 use shared_abi::host_call::VcpuIndex;
@@ -23,7 +24,7 @@ pub enum Barrier {
     Isb = 3,
 }
 
-/// What a TLB invalidation, or one of instruction caches, reaches (Arm ARM DDI0487, D8.17).
+/// The scope of a TLB or instruction cache invalidation (Arm ARM DDI0487, D8.17).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scope {
     /// TLBI IPAS2E1IS: stage-2 entries for an IPA page, on all CPUs.
@@ -38,19 +39,19 @@ pub enum Scope {
     InstructionsHere,
 }
 
-/// One thing that a CPU did.
+/// A single action of a CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// From now on these tables are a space's.
+    /// A stage-2 address space with these root tables exists from now on.
     Stage2Id(Stage2Id),
-    /// An entry was written: of a translation table, an object's table, or a free page's link. What it
-    /// was before is not told: it may be what a guest left in a page that came back.
+    /// A table entry was written: of a translation table, of an object's table, or the link in a free page.
+    /// The event omits the old value, because it may be guest content in a page that was returned.
     Write {
-        /// The table's page.
+        /// The page that holds the table.
         table: Pfn,
-        /// Which entry; below 512.
+        /// The index of the entry; below 512.
         index: usize,
-        /// What it is now.
+        /// The new value.
         value: u64,
     },
     /// A barrier was executed.
@@ -59,7 +60,7 @@ pub enum Event {
     Tlbi {
         /// The VMID in VTTBR_EL2 at that moment.
         vmid: Vmid,
-        /// Which of its translations.
+        /// The translations that were invalidated.
         scope: Scope,
     },
     /// Pages were zeroed, and cleaned to the point of coherency.
@@ -68,25 +69,25 @@ pub enum Event {
     Clean(PageRange<Pfn>),
     /// A lock was taken.
     Taken(LockId),
-    /// A lock is about to be given back.
+    /// A lock is about to be released.
     Released(LockId),
-    /// A call of the host's begins: its function number.
+    /// A host call begins; the value is its function number.
     CallBegin(u32),
-    /// It ends: x0.
+    /// The host call ends; the value is x0.
     CallEnd(u64),
-    /// A vCPU of that VM was loaded on this CPU.
+    /// A vCPU of the VM with this VMID was loaded on this CPU.
     Load(Vmid, VcpuIndex),
-    /// It was put.
+    /// The vCPU was put.
     Put(Vmid, VcpuIndex),
-    /// EL1 is about to run, with this in VTTBR_EL2.
+    /// EL1 is about to run, with this value in VTTBR_EL2.
     Enter(u64),
-    /// This CPU's ring was full: so many events are missing before this one.
+    /// This CPU's ring was full: this many events are missing before this one.
     Dropped(u64),
 }
 
 impl Event {
-    /// The event in two words: what it is in the low byte of the first, and its numbers. The reader is
-    /// `hyp_trace::decode`.
+    /// Encodes the event in two words. The low byte of the first word is its [`kind`]; the other bits hold
+    /// its numbers. `hyp_trace::decode` reads them.
     pub const fn encode(self) -> [u64; 2] {
         match self {
             Self::Stage2Id(stage2_id) => [kind::SPACE | (stage2_id.vmid.0 as u64) << 8, stage2_id.root.0],
@@ -116,11 +117,11 @@ impl Event {
     }
 }
 
-/// What the low byte of an event's first word says it is.
+/// Event kinds, in the low byte of an event's first word.
 pub mod kind {
-    /// What the line of an event starts with, on a console.
+    /// The prefix of an event's line on a console.
     pub const LINE: &str = "@event";
-    /// The byte.
+    /// Mask of the kind in the first word.
     pub const MASK: u64 = 0xff;
     /// [`Event::Stage2Id`](super::Event::Stage2Id).
     pub const SPACE: u64 = 1;

@@ -1,5 +1,5 @@
-//! The core's locks: fair ticket locks that have a place in the lock order and tell the machine when
-//! they are taken and released, so that a checker sees the order and what is done under which lock.
+//! The core's locks: fair ticket locks with a rank in the lock order. They report to the machine when they
+//! are taken and released, so that a checker sees the lock order and the work under each lock.
 
 use core::ops::{Deref, DerefMut};
 
@@ -9,8 +9,8 @@ use crate::limits::MAX_VMS;
 use crate::machine::Machine;
 use crate::machine::event::Event;
 
-/// Which lock: a VM's slot, by its index, or the host's memory. They are taken in this order, and no CPU holds
-/// two slots at once (`docs/locking.md`).
+/// The identity of a lock: a VM's slot, by its index, or the host's memory. CPUs take locks in ascending
+/// order, and no CPU holds two slots at once (`docs/locking.md`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LockId(usize);
 
@@ -18,18 +18,18 @@ impl LockId {
     /// The host's memory.
     pub const HOST: Self = Self(MAX_VMS);
 
-    /// The place of that index, below [`MAX_VMS`].
+    /// The lock of the VM slot at `index`, which is below [`MAX_VMS`].
     pub const fn slot(index: usize) -> Self {
         Self(index)
     }
 
-    /// The lock as a number.
+    /// The lock's rank as a number.
     pub(crate) const fn code(self) -> u64 {
         self.0 as u64
     }
 }
 
-/// A value under a lock of the order.
+/// A value that a ranked lock protects.
 #[derive(Debug)]
 pub(crate) struct Lock<T> {
     id: LockId,
@@ -52,7 +52,7 @@ impl<T> Lock<T> {
         super::wait::wait(&self.mutex)
     }
 
-    /// Waits for its turn. The caller holds no lock of this rank or a later one.
+    /// Waits for the lock and takes it. The caller holds no lock of this rank or a later one.
     #[inline(always)] // mem_share: a guard that is inlined costs nothing but the lock
     pub(crate) fn lock<'a, M: Machine>(&'a self, machine: &'a M) -> Guard<'a, T, M> {
         let value = self.wait();
@@ -61,7 +61,7 @@ impl<T> Lock<T> {
     }
 }
 
-/// A lock that is held.
+/// A held lock; dropping it releases the lock.
 #[derive(Debug)]
 pub(crate) struct Guard<'a, T, M: Machine> {
     value: TicketMutexGuard<'a, T>,
@@ -84,7 +84,7 @@ impl<T, M: Machine> DerefMut for Guard<'_, T, M> {
 }
 
 impl<T, M: Machine> Drop for Guard<'_, T, M> {
-    /// Tells while the lock is still held: who takes it next tells so later.
+    /// Reports the release while the lock is still held, so that it precedes the next holder's report.
     #[inline(always)]
     fn drop(&mut self) {
         self.machine.event(|| Event::Released(self.id));

@@ -1,29 +1,31 @@
-//! The order of TLB maintenance: which instructions a duty of [`Machine`](crate::machine::Machine)
-//! takes, and in which order (Arm ARM DDI0487, D8.17: TLB maintenance; break-before-make).
+//! The instruction sequences of TLB maintenance: each maintenance method of
+//! [`Machine`](crate::machine::Machine) as an ordered list of instructions (Arm ARM DDI0487, D8.17: TLB
+//! maintenance; break-before-make).
 //!
-//! It is here, and not beside the instructions, so that the tests run the same order as the hardware.
+//! The sequences are separate from the instructions, so that tests run the same order as the hardware.
 
 use crate::machine::Stage2Id;
 use crate::machine::event::{Barrier, Scope};
 
-/// The instructions of maintenance, and the sequences made of them.
+/// The single maintenance instructions, and the sequences that are built from them.
 pub trait Maintenance {
     /// Executes a barrier.
     fn barrier(&self, barrier: Barrier);
 
-    /// Executes an invalidation, for the VMID in VTTBR_EL2.
+    /// Executes an invalidation for the VMID in VTTBR_EL2.
     fn forget(&self, scope: Scope);
 
-    /// Does `f` with `stage2_id` in VTTBR_EL2, which is as it was afterwards.
+    /// Calls `f` with `stage2_id` in VTTBR_EL2, then restores VTTBR_EL2.
     fn in_stage2(&self, stage2_id: Stage2Id, f: impl FnOnce());
 
-    /// [`Machine::publish`](crate::machine::Machine::publish).
+    /// Implements [`Machine::publish`](crate::machine::Machine::publish).
     fn publish(&self) {
         self.barrier(Barrier::DsbIshst);
         self.barrier(Barrier::Isb);
     }
 
-    /// [`Machine::invalidate`](crate::machine::Machine::invalidate), of the leaves that begin at these pages.
+    /// Implements [`Machine::invalidate`](crate::machine::Machine::invalidate) for the leaves that start at
+    /// these pages.
     #[inline(always)]
     fn invalidate(&self, stage2_id: Stage2Id, first_pages: impl Iterator<Item = u64>) {
         self.barrier(Barrier::DsbIshst);
@@ -39,7 +41,7 @@ pub trait Maintenance {
         });
     }
 
-    /// [`Machine::invalidate_all`](crate::machine::Machine::invalidate_all).
+    /// Implements [`Machine::invalidate_all`](crate::machine::Machine::invalidate_all).
     fn invalidate_all(&self, stage2_id: Stage2Id) {
         self.barrier(Barrier::DsbIshst);
         self.in_stage2(stage2_id, || {
@@ -49,7 +51,7 @@ pub trait Maintenance {
         });
     }
 
-    /// [`Machine::forget_previous_vcpu`](crate::machine::Machine::forget_previous_vcpu).
+    /// Implements [`Machine::forget_previous_vcpu`](crate::machine::Machine::forget_previous_vcpu).
     fn forget_previous_vcpu(&self, stage2_id: Stage2Id) {
         self.in_stage2(stage2_id, || {
             self.forget(Scope::CombinedHere);

@@ -1,36 +1,36 @@
-//! What a machine is told of a VM: what it was, and what it has cost.
+//! The report on a VM that the core gives to the machine: its identity and its cost.
 
 use shared_abi::record::Digest;
 
-/// What a VM was and what it has cost so far.
+/// The identity of a VM and its cost so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VmReport {
-    /// Whether its memory is kept from the host.
+    /// Whether the VM is protected: the host cannot reach its memory.
     pub protected: bool,
-    /// Its vCPUs.
+    /// Number of vCPUs.
     pub vcpus: u64,
-    /// Its launch measurement, once it has started.
+    /// Its launch measurement; `None` before the start.
     pub measurement: Option<Digest>,
-    /// Pages that were populated into its objects.
+    /// Number of pages populated into its objects.
     pub populated: u64,
-    /// Pages that it gave back, wiped: of its memory and of its pool.
+    /// Number of its pages that were wiped and returned to the host: of its memory and of its pool.
     pub returned: u64,
-    /// Pages that the guest shares at the moment.
+    /// Number of pages that the guest shares now.
     pub shared: u64,
-    /// Hypercalls of the guest's that the hypervisor answered.
+    /// Number of the guest's hypercalls that the hypervisor served.
     pub hypercalls: u64,
-    /// Exits to the host.
+    /// Number of exits to the host.
     pub exits: u64,
 }
 
-/// What a VM is reported for.
+/// The event in a VM's life that a report is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Milestone {
-    /// It has started; its measurement is the manifest's, or not.
+    /// The VM has started.
     Started {
-        /// Whether it is.
+        /// Whether its launch measurement equals the one in the manifest.
         expected: bool,
     },
-    /// It is gone.
+    /// The VM is gone.
     Ended,
 }

@@ -1,9 +1,9 @@
-//! How a lock is waited for in a build that is checked.
+//! Waiting for a lock in a build with the checks.
 
 use spin::mutex::{TicketMutex, TicketMutexGuard};
 
-/// Waits for a lock's turn. On the development machine a waiter makes way for the holder, since there are more
-/// threads than CPUs.
+/// Waits for a lock. On the development machine a waiter yields to the holder, because there are more threads
+/// than CPUs.
 pub(crate) fn wait<T>(mutex: &TicketMutex<T>) -> TicketMutexGuard<'_, T> {
     #[cfg(target_os = "none")]
     let guard = mutex.lock();

@@ -1,9 +1,9 @@
-//! Memory objects: a VM's memory by offset.
+//! Memory objects: the memory of a VM, addressed by page offset.
 //!
-//! An object knows of each of its pages whether one is there and which, or whether it is poison. It
-//! keeps that in tables from its VM's pool, in two levels as the page states do: one word for a *chunk* of
-//! pages (as many as a block has) while it is uniform, one per page under a chunk that is split. Who
-//! reaches a page is not known here: that is the page state's.
+//! An object records for each page offset whether a page is present, and which, or whether the offset is
+//! poisoned. Like the owner map it has two levels, in tables from the VM's pool. A uniform *chunk*, which has
+//! as many pages as a block, takes one word; a split chunk takes one word per page. The page state, not the
+//! object, says which parties reach a page.
 
 pub(crate) mod presence;
 
@@ -15,26 +15,26 @@ use crate::machine::{Machine, TableRef};
 use crate::memory::pool::{Pool, used};
 use presence::PresenceWord;
 
-/// The most directory tables of an object; on metal each stands for 1 GiB.
+/// Maximum number of directory tables in an object; each covers 1 GiB on hardware.
 const MAX_DIRECTORIES: usize = 16;
 
-/// What is at a page of an object.
+/// The content of an object at a page offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Presence {
-    /// Nothing.
+    /// No page.
     Absent,
-    /// This page.
+    /// This physical page.
     Present(Pfn),
-    /// The host took it by force.
+    /// No page: the host reclaimed it after the guest had started, so the guest must not continue past it.
     Poisoned,
 }
 
-/// Pages of an object that follow each other in the object and, if present, in memory.
+/// A run of object pages with equal presence; if they are present, their physical pages are contiguous.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PageRun {
-    /// The first one's; of `Present`, the others' follow from it.
+    /// The word of the first page; the others follow from it.
     first: PresenceWord,
-    /// How many; at least 1.
+    /// Number of pages; at least 1.
     pub(crate) pages: u64,
 }
 
@@ -43,13 +43,13 @@ impl PageRun {
         Self { first: PresenceWord::new(presence), pages }
     }
 
-    /// What the first one is; of `Present`, the others follow it.
+    /// The presence of the first page. If it is present, the physical pages of the others follow it.
     pub(crate) const fn presence(self) -> Presence {
         self.first.presence_at(0)
     }
 }
 
-/// The most tables that [`Object::set`] takes: for the chunks at the ends of the run.
+/// Returns the maximum number of tables that [`Object::set`] takes: for the chunks at both ends of the run.
 pub(crate) fn tables_for<G: Geometry>(offset: u64, pages: u64) -> u64 {
     touched::<G>(Level::Two, offset, pages).min(2)
 }
@@ -59,22 +59,24 @@ pub(crate) fn tables_for<G: Geometry>(offset: u64, pages: u64) -> u64 {
 #[cfg_attr(feature = "verify", derive(Clone))]
 pub(crate) struct Object {
     pages: u64,
-    /// How many pages are present.
+    /// Number of present pages.
     present: u64,
     pub(crate) directories: Vec<TableRef, MAX_DIRECTORIES>,
-    /// Teardown has taken the pages below this offset.
+    /// Teardown has removed the pages below this offset.
     pub(crate) taken: u64,
 }
 
 impl Object {
-    /// How many tables an object of so many pages takes at once; `None` if it is too large, or empty.
+    /// Returns the number of tables that an object of `pages` pages takes at its creation, or `None` if it is
+    /// empty or too large.
     pub(crate) fn tables_needed<G: Geometry>(pages: u64) -> Option<u64> {
         let last = pages.checked_sub(1)?;
         let tables = (last >> G::INDEX_BITS >> G::INDEX_BITS).saturating_add(1);
         (tables <= u64::try_from(MAX_DIRECTORIES).ok()?).then_some(tables)
     }
 
-    /// An object of `pages` pages, all absent. The pool has the tables for it.
+    /// Makes an object of `pages` pages, all absent. The caller has checked that the pool has enough tables;
+    /// otherwise this returns `None`.
     pub(crate) fn new<M: Machine>(machine: &M, pool: &mut Pool, pages: u64) -> Option<Self> {
         let mut directories = Vec::new();
         for _ in 0..Self::tables_needed::<M::Geometry>(pages)? {
@@ -83,25 +85,25 @@ impl Object {
         Some(Self { pages, present: 0, directories, taken: 0 })
     }
 
-    /// How many pages are present.
+    /// Number of present pages.
     pub(crate) const fn present(&self) -> u64 {
         self.present
     }
 
-    /// Whether `pages` pages from `offset` on are pages of the object; at least one.
+    /// Returns whether the object has all of the `pages` pages from `offset` on; `pages` must not be 0.
     pub(crate) fn has(&self, offset: u64, pages: u64) -> bool {
         let none = seeded!(pages == 0, EmptyRange => false);
         !none && offset.checked_add(pages).is_some_and(|end| end <= self.pages)
     }
 
-    /// The directory that has the word of the chunk which holds `offset`, and where in it that is.
+    /// Returns the directory and the index of the word for the chunk that holds `offset`.
     fn chunk<M: Machine>(&self, offset: u64) -> Option<(TableRef, usize)> {
         let directory = M::Geometry::block(M::Geometry::block(offset));
         let table = *self.directories.get(usize::try_from(directory).ok()?)?;
         Some((table, M::Geometry::index(Level::Two, offset)))
     }
 
-    /// What is at `offset`, which is in the object.
+    /// Returns the presence at `offset`, which is in the object.
     pub(crate) fn get<M: Machine>(&self, machine: &M, offset: u64) -> Presence {
         let Some((directory, index)) = self.chunk::<M>(offset) else {
             return Presence::Absent;
@@ -113,8 +115,8 @@ impl Object {
         PresenceWord(machine.read_entry(table, M::Geometry::index(Level::Three, offset))).presence_at(0)
     }
 
-    /// The run that starts at `offset` and has at most `most` pages; `offset` is in the object and
-    /// `most` at least 1. The run ends with its chunk, so that the look is bounded.
+    /// Returns the run from `offset` on, of at most `most` pages. `offset` is in the object and `most` is at
+    /// least 1. The run ends at the end of its chunk, which bounds the work.
     pub(crate) fn run<M: Machine>(&self, machine: &M, offset: u64, most: u64) -> PageRun {
         let chunk = self
             .chunk::<M>(offset)
@@ -137,7 +139,7 @@ impl Object {
         PageRun { first, pages }
     }
 
-    /// Whether all of `pages` pages from `offset` on, which are in the object, are absent.
+    /// Returns whether all `pages` pages from `offset` on are absent. The range is in the object.
     pub(crate) fn is_empty<M: Machine>(&self, machine: &M, offset: u64, pages: u64) -> bool {
         pieces::<M::Geometry>(offset, pages).all(|piece| {
             let run = self.run(machine, piece.first, piece.pages);
@@ -145,8 +147,8 @@ impl Object {
         })
     }
 
-    /// The page that starts all that a leaf of `level` around `offset` would cover, if it is all
-    /// present and one run.
+    /// Returns the first physical page of the range that a leaf of `level` around `offset` covers, if all of
+    /// the range is present and one run.
     pub(crate) fn whole<M: Machine>(&self, machine: &M, level: Level, offset: u64) -> Option<Pfn> {
         let (directory, index) = self.chunk::<M>(offset)?;
         let word = match level {
@@ -159,8 +161,8 @@ impl Object {
         }
     }
 
-    /// Sets `pages` pages from `offset` on, a run that is in the object, from `from` to `to` (what the
-    /// first page is and becomes).
+    /// Changes `pages` pages from `offset` on from `from` to `to`. The range is in the object. `from` and
+    /// `to` are the presence of the first page; the others follow from it.
     pub(crate) fn set<M: Machine>(
         &mut self,
         machine: &M,
@@ -173,7 +175,8 @@ impl Object {
         let (from, to) = (PresenceWord::new(from), PresenceWord::new(to));
         for piece in pieces::<M::Geometry>(offset, pages) {
             let before = piece.first.wrapping_sub(offset);
-            // Out of tables, against the caller's check, what is left stays as it was.
+            // The caller has checked that there are enough tables. Without one, the remaining pages stay
+            // unchanged.
             if self.set_piece(machine, pool, piece, from, to.advance(before)).is_none() {
                 return;
             }
@@ -182,7 +185,7 @@ impl Object {
     }
 
     fn count(&mut self, pages: u64, from: PresenceWord, to: PresenceWord) {
-        // What was present was counted, and all pages are fewer than 2^28.
+        // No overflow: a page that was present was counted, and an object has fewer than 2^28 pages.
         if from.is_present() {
             self.present = self.present.wrapping_sub(pages);
         }
@@ -239,9 +242,9 @@ impl Object {
         Some(())
     }
 
-    /// Takes the next run of at most `most` pages out of an object of a VM that is being torn down, and
-    /// answers where it was; `None` once nothing is present. The tables keep the stale words: only
-    /// [`Self::dismantle`] reads them again.
+    /// Removes the next run of at most `most` pages during teardown. Returns its offset and the run, or
+    /// `None` once no page is present. The words of the run stay in the tables; only [`Self::dismantle`]
+    /// reads them again.
     pub(crate) fn take_next<M: Machine>(&mut self, machine: &M, most: u64) -> Option<(u64, PageRun)> {
         if self.present == 0 || self.taken >= self.pages {
             return None;
@@ -253,8 +256,8 @@ impl Object {
         Some((offset, run))
     }
 
-    /// Gives the object's tables to the pool, of an object in which nothing is present, until `most`
-    /// have gone. Answers how many: fewer than `most` once none is left.
+    /// Returns at most `most` tables of an object without present pages to the pool. Returns their number,
+    /// which is below `most` once no table is left.
     pub(crate) fn dismantle<M: Machine>(&mut self, machine: &M, pool: &mut Pool, most: u64) -> u64 {
         let mut gone = 0_u64;
         while let Some(&directory) = self.directories.last() {
@@ -279,7 +282,8 @@ impl Object {
     }
 }
 
-/// Writes what a uniform chunk stood for into a table of its own, and counts what is not absent.
+/// Writes the words of a uniform chunk to a new table. Returns the table and the number of pages that are not
+/// absent.
 fn split<M: Machine>(machine: &M, pool: &mut Pool, chunk: PresenceWord) -> Option<(TableRef, u64)> {
     let table = pool.take(machine)?;
     if chunk == PresenceWord::ABSENT {
@@ -289,8 +293,8 @@ fn split<M: Machine>(machine: &M, pool: &mut Pool, chunk: PresenceWord) -> Optio
     Some((table, M::Geometry::BLOCK_PAGES))
 }
 
-/// The word that stands for a table whose entries, of `pages` pages each, all follow from the first, if
-/// they do. The last one is looked at first: pages mostly come in ascending order.
+/// Returns the single word that stands for all entries of a table, if the entries, of `pages` pages each, all
+/// follow from the first. Pages mostly arrive in ascending order, so the last entry is checked first.
 fn as_one_word<M: Machine>(machine: &M, table: TableRef, pages: u64) -> Option<PresenceWord> {
     let first = PresenceWord(machine.read_entry(table, 0));
     (0..M::Geometry::ENTRIES)

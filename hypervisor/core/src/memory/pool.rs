@@ -1,8 +1,8 @@
-//! Free pages for tables, linked through the pages themselves.
+//! A pool of free pages for tables, linked through the pages themselves.
 //!
-//! A free page is zero but for its first entry, which names the next one: the pool costs no memory of
-//! its own, and taking a page or giving it back is two accesses. The host's tables have one pool, made
-//! at boot and large enough for the worst case; each VM has its own, from pages donated for it.
+//! The first entry of a free page links to the next free page, so the pool needs no memory of its own, and
+//! adding or taking a page is two accesses. The host's tables have one pool, which is made at boot for the
+//! worst case. Each VM has its own pool, from pages that the host donates for it.
 
 use shared_abi::addr::{PAGE_SHIFT, PageRange, Pfn};
 
@@ -17,7 +17,7 @@ pub(crate) struct Pool {
     free: u64,
 }
 
-/// The bit that tells a link from the end of the list.
+/// Marks a link; the last page of the list has 0 instead.
 const LINK: u64 = 1;
 
 impl Pool {
@@ -37,12 +37,12 @@ impl Pool {
         }
     }
 
-    /// Takes pages out that lie in a row, at most `most` of them but at least one; they are as
-    /// [`Self::put`] found them but for their first entries.
+    /// Takes a run of physically contiguous pages: at least one, at most `most`. Only the first entry of each
+    /// page has changed since [`Self::put`].
     pub(crate) fn take_run<M: Machine>(&mut self, machine: &M, most: u64) -> Option<PageRange<Pfn>> {
         let mut first = self.take(machine)?.page();
         let mut pages = 1_u64;
-        // What was added in ascending order comes out in descending order.
+        // Pages that were added in ascending order come out in descending order.
         while pages < most
             && self.head.is_some()
             && self.head == first.0.checked_sub(1).map(Pfn)
@@ -54,13 +54,13 @@ impl Pool {
         PageRange::<Pfn>::new(first, pages)
     }
 
-    /// Zeroes a table and gives it back.
+    /// Zeroes a table and returns it to the pool.
     pub(crate) fn release<M: Machine>(&mut self, machine: &M, table: TableRef) {
         machine.fill(table, 0, 0);
         self.put(machine, table);
     }
 
-    /// Gives a page back that is zero, or that nobody takes out again but to wipe it.
+    /// Adds a page to the pool. All its entries are zero, or it leaves the pool only to be wiped.
     pub(crate) fn put<M: Machine>(&mut self, machine: &M, table: TableRef) {
         let next = self.head.map_or(0, |next| next.base().0 | LINK);
         machine.write_entry(table, 0, next);
@@ -68,7 +68,7 @@ impl Pool {
         self.free = self.free.saturating_add(1);
     }
 
-    /// Takes a page out; all its entries are zero.
+    /// Takes a page; all its entries are zero.
     pub(crate) fn take<M: Machine>(&mut self, machine: &M) -> Option<TableRef> {
         let table = TableRef::new(self.head?);
         let next = machine.read_entry(table, 0);
@@ -79,7 +79,7 @@ impl Pool {
     }
 }
 
-/// The entries of a table that are not zero, and where they are.
+/// Returns the non-zero entries of a table, with their indices.
 pub(crate) fn used<M: Machine>(machine: &M, table: TableRef) -> impl Iterator<Item = (usize, u64)> {
     let mut next = 0;
     core::iter::from_fn(move || {
@@ -89,7 +89,8 @@ pub(crate) fn used<M: Machine>(machine: &M, table: TableRef) -> impl Iterator<It
     })
 }
 
-/// Where the first entry from `index` on is that is not zero. Most are: this is what a search takes.
+/// Returns the index of the first non-zero entry from `index` on. Most entries are zero, so this loop
+/// dominates a search.
 fn next_used<M: Machine>(machine: &M, table: TableRef, mut index: usize) -> usize {
     while index < M::Geometry::ENTRIES && machine.read_entry(table, index) == 0 {
         index = index.wrapping_add(1);

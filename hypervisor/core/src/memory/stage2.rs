@@ -1,14 +1,14 @@
 //! Stage-2 translation tables: VMSAv8-64, 4 KiB granule, 40-bit IPA, starting at level 1 with two
 //! concatenated tables (Arm ARM DDI0487, D8.2.8).
 //!
-//! Tables are consequences of the page states. They take access away by *invalid* entries only, so that a
-//! refused access is always a translation fault, and carry nothing that is known nowhere else.
+//! The tables follow from the page states and hold no further information. Only *invalid* entries deny
+//! access, so a denied access is always a translation fault.
 
 pub mod descriptor;
 pub(crate) mod table;
 
-/// VTCR_EL2 for these tables, without PS, which is the CPU's to say (Arm ARM DDI0487, D24.2.206): both
-/// host and guests run with it.
+/// VTCR_EL2 for these tables, for the host and guests alike (Arm ARM DDI0487, D24.2.206). PS is 0; the CPU's
+/// value is added at boot.
 pub const VTCR: u64 = {
     const T0SZ_40_BITS: u64 = 64 - 40;
     const SL0_LEVEL_1: u64 = 0b01 << 6;

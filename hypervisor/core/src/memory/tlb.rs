@@ -1,22 +1,22 @@
-//! TLB duties of a run of table changes, paid once at its end.
+//! The TLB gather: collects removed translations, and does the TLB maintenance once at the end.
 
 use heapless::Vec;
 
 use crate::machine::geometry::Level;
 use crate::machine::{Machine, Removed, Stage2Id};
 
-/// Translations that were taken away and not yet removed from the TLBs. Beyond a few it costs less to
-/// drop the whole space.
+/// Maximum number of leaves that are invalidated one by one. Beyond that, invalidating the whole address
+/// space is cheaper.
 const MOST: usize = 8;
 
-/// What table changes still owe. Pages whose translation was taken away must not change hands before
-/// [`TlbGather::finish`].
+/// The TLB maintenance that table changes still require. A page whose translation was removed must not change
+/// its owner before [`TlbGather::finish`].
 #[derive(Debug)]
 #[must_use = "a translation that was taken away may still be in a TLB"]
 pub(crate) struct TlbGather {
     stage2_id: Stage2Id,
     removed: Vec<Removed, MOST>,
-    /// There are more than `removed` has room for.
+    /// More leaves were removed than `removed` has room for.
     many: bool,
     added: bool,
 }
@@ -26,17 +26,18 @@ impl TlbGather {
         Self { stage2_id, removed: Vec::new(), many: false, added: false }
     }
 
-    /// A valid entry of `level` that translated from `page` on was made invalid.
+    /// Records that a valid entry of `level` for the pages from `page` on became invalid.
     pub(crate) fn removed(&mut self, page: u64, level: Level) {
         self.many |= self.removed.push(Removed { page, level }).is_err();
     }
 
-    /// An invalid entry was made valid.
+    /// Records that an invalid entry became valid.
     pub(crate) const fn added(&mut self) {
         self.added = true;
     }
 
-    /// Pays: after this nobody translates by what was removed, and everybody by what was added.
+    /// Does the TLB maintenance. Afterwards no CPU uses a removed translation, and all walkers see the added
+    /// ones.
     pub(crate) fn finish<M: Machine>(&self, machine: &M) {
         if self.many {
             machine.invalidate_all(self.stage2_id);

@@ -1,5 +1,5 @@
-//! The host's party to every transition: the page states of all RAM, and the host's stage-2
-//! tables, which follow from them. One lock guards both.
+//! The host's side of every transition: the page states of all RAM and the host's stage-2 tables, which
+//! follow from them. One lock protects both.
 
 use heapless::Vec;
 use shared_abi::addr::{PageRange, Pfn};
@@ -15,7 +15,7 @@ use crate::ownership::owner_map::{OwnerMap, whole_block, words_needed};
 use crate::ownership::page_state::PageState;
 use crate::ownership::setup::{Needs, Setup, SetupError};
 
-/// What kind of access of the host's faulted at stage 2.
+/// The kind of a host access that faulted at stage 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HostAccess {
     /// A load, a cache maintenance operation, or a stage-1 walk.
@@ -26,19 +26,19 @@ pub enum HostAccess {
     Execute,
 }
 
-/// What to do about a stage-2 fault of the host's.
+/// The outcome of a host stage-2 fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HostAbort {
-    /// The host may reach it, now at least: run the instruction again.
+    /// The host may reach the address now: it runs the instruction again.
     Retry,
-    /// It may not: the host takes an abort.
+    /// The host may not reach the address: it gets an external abort.
     Inject,
 }
 
-/// The host's VMID.
+/// The VMID of the host.
 const VMID: Vmid = Vmid(0);
 
-/// Records and host tables.
+/// The owner map and the host's stage-2 tables.
 #[derive(Debug)]
 pub(crate) struct HostMemory<'m, G: Geometry> {
     pub(crate) owners: OwnerMap<'m, G>,
@@ -47,13 +47,13 @@ pub(crate) struct HostMemory<'m, G: Geometry> {
     pub(crate) denied: Vec<PageRange<Pfn>, MAX_DENIED>,
 }
 
-/// How much memory the host's page states and tables take in the worst case: each block of RAM split, and
-/// a table at each edge of what is denied.
+/// Returns the memory for the host's page states and tables in the worst case: every block of RAM split, and
+/// new tables at both edges of each denied range.
 pub(crate) fn needs<G: Geometry>(ram: &[PageRange<Pfn>], denied: &[PageRange<Pfn>]) -> Needs {
     let for_ram = ram
         .iter()
         .fold(0_u64, |sum, range| sum.saturating_add(tables_for::<G>(range.first().0, range.len())));
-    // An edge takes one table of level 2 and one of level 3, and a range has two.
+    // An edge needs one level-2 and one level-3 table; a range has two edges.
     let for_denied = denied.iter().fold(0_u64, |sum, _| sum.saturating_add(4));
     Needs {
         owner_words: words_needed::<G>(ram).unwrap_or(usize::MAX),
@@ -62,7 +62,7 @@ pub(crate) fn needs<G: Geometry>(ram: &[PageRange<Pfn>], denied: &[PageRange<Pfn
 }
 
 impl<'m, G: Geometry> HostMemory<'m, G> {
-    /// Gives all RAM to the host but what is reserved, and maps it.
+    /// Makes the host the owner of all RAM except the reserved ranges, and maps it.
     pub(crate) fn new<M: Machine<Geometry = G>>(machine: &M, setup: Setup<'m>) -> Result<Self, SetupError> {
         let needs = needs::<G>(setup.ram, setup.denied_devices);
         let mut owners = OwnerMap::new(setup.ram, setup.owner_words)?;
@@ -101,7 +101,7 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
         Ok(memory)
     }
 
-    /// Maps what of a range of RAM is the host's, in the largest leaves that fit.
+    /// Maps the host-owned pages of a RAM range, in the largest leaves that fit.
     fn map_all<M: Machine<Geometry = G>>(&mut self, machine: &M, range: PageRange<Pfn>) {
         let mut gather = self.gather();
         let (mut page, end) = (range.first().0, range.end().0);
@@ -118,7 +118,7 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
         self.tables.map(machine, &mut self.pool, identity(Pfn(piece.first), piece.pages), gather);
     }
 
-    /// What VTTBR_EL2 holds while the host runs.
+    /// The value of VTTBR_EL2 while the host runs.
     pub(crate) const fn stage2_id(&self) -> Stage2Id {
         self.tables.stage2_id()
     }
@@ -128,12 +128,12 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
         &self.owners
     }
 
-    /// What changes of these tables owe is collected here, and paid before the lock is given back.
+    /// Starts a TLB gather for these tables. The caller finishes it before it releases the lock.
     pub(crate) const fn gather(&self) -> TlbGather {
         TlbGather::new(self.tables.stage2_id())
     }
 
-    /// [`Self::convert`] of one range, after which no TLB remembers what the host lost.
+    /// [`Self::convert`] for one range, including the TLB maintenance.
     pub(crate) fn assign<M: Machine<Geometry = G>>(
         &mut self,
         machine: &M,
@@ -146,9 +146,10 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
         gather.finish(machine);
     }
 
-    /// Changes the page states of `pages` pages of RAM, from `first` on, up to the first that is not as `from` says: `from`
-    /// and `to` are the page states of the first page, the others' following from them. The host's tables
-    /// follow. Returns how many pages it converted.
+    /// Changes the state of RAM pages from `from` to `to` and updates the host's tables. Starts at `first`
+    /// and covers at most `pages` pages; stops at the first page that is not in state `from`. `from` and `to`
+    /// are the states of the first page; those of the other pages follow from it. Returns the number of
+    /// changed pages.
     #[inline(always)] // mem_share: the transition is this, between two locks
     pub(crate) fn convert<M: Machine<Geometry = G>>(
         &mut self,
@@ -178,8 +179,8 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
         done
     }
 
-    /// Maps the block around `page` as one, all of which has the host's access now, and the level-1 block if all of that
-    /// is the host's.
+    /// Maps the block around `page` as one leaf, because the host reaches all of it. Does the same for the
+    /// level-1 block if the host owns all of it.
     #[inline(never)] // mem_share: seldom, so that its registers are not saved for the others
     fn map_whole<M: Machine<Geometry = G>>(
         &mut self,
@@ -192,8 +193,8 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
         self.merge_level1_block(machine, page, state, gather);
     }
 
-    /// Maps a level-1 block as one once all of it is the host's again. What a guest shares is not merged so
-    /// far: it will be taken back.
+    /// Maps a level-1 block as one leaf if the host owns all of it. Shared pages are not merged that far,
+    /// because the guest is expected to unshare them.
     fn merge_level1_block<M: Machine<Geometry = G>>(
         &mut self,
         machine: &M,
@@ -208,7 +209,7 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
         }
     }
 
-    /// Decides about a stage-2 fault of the host's; device pages are mapped here.
+    /// Decides about a host stage-2 fault. Maps device pages.
     pub(crate) fn abort<M: Machine<Geometry = G>>(
         &mut self,
         machine: &M,
@@ -222,7 +223,7 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
         let Some(leaf) = self.device_leaf(page) else {
             return HostAbort::Inject;
         };
-        // Devices are never executable: what was fetched from there has no business being so.
+        // Device memory is never executable.
         if access == HostAccess::Execute {
             return HostAbort::Inject;
         }
@@ -240,7 +241,7 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
         HostAbort::Retry
     }
 
-    /// The largest leaf around `page` that holds nothing but devices of the host's.
+    /// Returns the largest leaf around `page` that covers only device addresses of the host.
     fn device_leaf(&self, page: u64) -> Option<PageRange<Pfn>> {
         if page >= G::IPA_PAGES {
             return None;
@@ -255,12 +256,13 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
     }
 }
 
-/// Memory of the host's, which is at the same address in its IPA space.
+/// Returns the identity mapping of host memory: IPA equals PA.
 const fn identity(first: Pfn, pages: u64) -> Mapping {
     Mapping { page: first.0, to: first, pages, memory_type: MemoryType::Normal }
 }
 
-/// Changes the page states of all of a range that is as `from` says.
+/// Changes the state of pages from `from` to `to`, from the start of `range` to the first page that is not in
+/// state `from`.
 fn convert_all<G: Geometry>(
     owners: &mut OwnerMap<'_, G>,
     range: PageRange<Pfn>,
@@ -277,13 +279,13 @@ fn convert_all<G: Geometry>(
     }
 }
 
-/// What is behind the first `pages` pages of a range, if anything is.
+/// Returns the part of a range after its first `pages` pages, or `None` if it is empty.
 pub(crate) fn after(range: PageRange<Pfn>, pages: u64) -> Option<PageRange<Pfn>> {
     let rest = range.len().checked_sub(pages)?;
     PageRange::<Pfn>::new(Pfn(range.first().0.wrapping_add(pages)), rest)
 }
 
-/// Cuts a range in two, the first of `pages` pages.
+/// Splits a range after its first `pages` pages.
 pub(crate) fn split(range: PageRange<Pfn>, pages: u64) -> Option<(PageRange<Pfn>, PageRange<Pfn>)> {
     Some((PageRange::<Pfn>::new(range.first(), pages)?, after(range, pages)?))
 }

@@ -1,13 +1,13 @@
-//! The owner map of all RAM: the one truth about every page.
+//! The owner map of all RAM: the authoritative state of every page.
 //!
-//! There is one word for a block and one for each of its pages. Between the levels this holds whenever
-//! the lock is free:
+//! The map has one word per block and one word per page. The following holds whenever the lock is free:
 //!
-//! * a block that is not split stands for pages whose page states are the block's, *advanced* by the page's
-//!   offset in the block; the page states below it mean nothing;
-//! * a split block keeps a *base* page state and counts the pages whose page state is not the base advanced. A
-//!   split block that counts 0 is uniform again; it stays split until it changes hands as a whole, so
-//!   that a guest that shares and unshares one page does not pay for 512.
+//! * If a block is not split, its word is the state of its first page. The state of each further page is that
+//!   state *advanced* by the page's offset in the block. The words of the pages have no meaning.
+//! * If a block is split, its word holds a *base* state and the number of pages that deviate from it: pages
+//!   whose state is not the base advanced. A split block with count 0 is uniform. It stays split until one
+//!   conversion covers all of it, so that a guest that shares and unshares one page does not rewrite 512 words
+//!   each time.
 
 pub(crate) mod block_state;
 #[cfg(test)]
@@ -22,11 +22,11 @@ use crate::ownership::page_state::PageState;
 use crate::ownership::setup::SetupError;
 use block_state::BlockState;
 
-/// A range of RAM and where its page states are.
+/// A range of RAM and the position of its words.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Region {
     pub(crate) pages: PageRange<Pfn>,
-    /// What to add to the number of a block, and of a page, for where its word is; modulo 2^64.
+    /// Offsets, modulo 2^64, from a block number and from a page number to the index of its word.
     to_block: u64,
     to_page: u64,
 }
@@ -39,21 +39,21 @@ pub struct OwnerMap<'m, G: Geometry> {
     geometry: core::marker::PhantomData<fn() -> G>,
 }
 
-/// What [`OwnerMap::convert`] did.
+/// The result of [`OwnerMap::convert`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Converted {
-    /// How many pages: at least one, all of one block.
+    /// Number of pages, all in one block; at least 1.
     pub(crate) pages: u64,
-    /// All pages of the block are alike now: their page states follow from each other.
+    /// The block is uniform now: the states of all its pages follow from that of the first.
     pub(crate) uniform: bool,
 }
 
-/// How many blocks `pages` touches.
+/// Returns the number of blocks that `pages` touches.
 fn blocks_touched<G: Geometry>(pages: PageRange<Pfn>) -> u64 {
     touched::<G>(Level::Two, pages.first().0, pages.len())
 }
 
-/// How many page states these ranges of RAM take; `None` if that is beyond all memory.
+/// Returns the number of words for these ranges of RAM, or `None` on overflow.
 pub(crate) fn words_needed<G: Geometry>(ram: &[PageRange<Pfn>]) -> Option<usize> {
     let per_block = G::BLOCK_PAGES.checked_add(1)?;
     ram.iter().try_fold(0_usize, |sum, range| {
@@ -63,11 +63,12 @@ pub(crate) fn words_needed<G: Geometry>(ram: &[PageRange<Pfn>]) -> Option<usize>
 }
 
 impl<'m, G: Geometry> OwnerMap<'m, G> {
-    /// Records for `ram`, which say that all of it is the hypervisor's.
+    /// Makes the owner map of `ram`. The hypervisor owns all of it.
     ///
     /// # Errors
     ///
-    /// [`SetupError`] if RAM is out of order or of reach, or `words` are too few.
+    /// [`SetupError::Ram`] if the ranges are not ascending or end above the IPA space,
+    /// [`SetupError::TooMany`] if there are too many, [`SetupError::TooSmall`] if there are too few `words`.
     pub fn new(ram: &[PageRange<Pfn>], words: &'m mut [u64]) -> Result<Self, SetupError> {
         let mut regions: Vec<Region, MAX_REGIONS> = Vec::new();
         let mut next = 0_usize;
@@ -95,22 +96,22 @@ impl<'m, G: Geometry> OwnerMap<'m, G> {
         Ok(Self { regions, words, geometry: core::marker::PhantomData })
     }
 
-    /// The region that holds `page`.
+    /// Returns the region that holds `page`.
     fn region(&self, page: u64) -> Option<&Region> {
         self.regions.iter().find(|region| region.pages.contains(Pfn(page)))
     }
 
-    /// Whether `range` is RAM, without a hole.
+    /// Returns whether all of `range` is RAM, in one region.
     pub fn is_ram(&self, range: PageRange<Pfn>) -> bool {
         self.region(range.first().0).is_some_and(|region| range.end() <= region.pages.end())
     }
 
-    /// Whether no page of `range` is RAM.
+    /// Returns whether no page of `range` is RAM.
     pub fn is_apart_from_ram(&self, range: PageRange<Pfn>) -> bool {
         !self.regions.iter().any(|region| region.pages.overlaps(range))
     }
 
-    /// The page state of `page`; `None` if it is no RAM.
+    /// Returns the state of `page`, or `None` if it is not RAM.
     pub fn get(&self, page: Pfn) -> Option<PageState> {
         let region = self.region(page.0)?;
         let block = self.block(region, page.0)?;
@@ -122,15 +123,14 @@ impl<'m, G: Geometry> OwnerMap<'m, G> {
         }
     }
 
-    /// Whether `range` is RAM, and the page state of its first page is `first` and the others' follow from
-    /// it.
+    /// Returns whether `range` is RAM, its first page has state `first`, and the states of the others follow
+    /// from that.
     pub fn all(&self, range: PageRange<Pfn>, first: PageState) -> bool {
         self.matching(range, first) == range.len()
     }
 
-    /// How many pages from the start of `range` on are RAM of one piece and have `first` as the page state
-    /// of the first page, the others' following from it. Costs a look per block where blocks are
-    /// uniform.
+    /// Returns the number of pages from the start of `range` that lie in one region and match: the first has
+    /// state `first`, and the states of the others follow from that. A uniform block costs one read.
     pub fn matching(&self, range: PageRange<Pfn>, first: PageState) -> u64 {
         let start = range.first().0;
         let Some(region) = self.region(start) else {
@@ -149,7 +149,7 @@ impl<'m, G: Geometry> OwnerMap<'m, G> {
         reached.saturating_sub(start)
     }
 
-    /// [`Self::matching`] for the pages of one block.
+    /// [`Self::matching`] within one block.
     fn matching_in_block(&self, region: &Region, piece: Piece, wanted: PageState) -> u64 {
         let Some(block) = self.block(region, piece.first) else {
             return 0;
@@ -170,9 +170,10 @@ impl<'m, G: Geometry> OwnerMap<'m, G> {
         same
     }
 
-    /// Changes the page states of pages from `first` on, at most `most` and all in one block, up to the first that is not
-    /// as `from` says: `from` and `to` are the page states of the first page, the others' follow from them. `None` if the
-    /// first page is not as `from` says, or is no RAM.
+    /// Changes the state of pages from `from` to `to`. Starts at `first`, covers at most `most` pages of one
+    /// block, and stops at the first page that is not in state `from`. `from` and `to` are the states of the
+    /// first page; those of the other pages follow from it. Returns `None` if the first page is not in state
+    /// `from`, or is not RAM.
     #[inline(always)] // mem_share: it is the better part of the host's side of each transition
     pub(crate) fn convert(
         &mut self,
@@ -225,7 +226,7 @@ impl<'m, G: Geometry> OwnerMap<'m, G> {
         Some(Converted { pages, uniform })
     }
 
-    /// Writes the page states that the uniform block around `page` stood for.
+    /// Writes the page words of the block around `page`, which is uniform with state `base`.
     #[cold]
     fn split(&mut self, page: Pfn, base: PageState) -> Option<()> {
         let (start, end) = page_word_range(self.region(page.0)?, whole_block::<G>(page.0))?;
@@ -237,8 +238,9 @@ impl<'m, G: Geometry> OwnerMap<'m, G> {
         Some(())
     }
 
-    /// No page of the block around `page` is as the base says: takes the first page's page state as the new base, if the
-    /// last page follows from it. Otherwise the block is not uniform, whatever the base.
+    /// Chooses a new base for the block around `page`, because all its pages deviate from `base`. The new
+    /// base is the state of the first page, if that of the last page follows from it. Otherwise the block is
+    /// not uniform under any base, and the old one stays.
     #[cold]
     fn rebase(&self, page: Pfn, base: PageState) -> Option<BlockState> {
         let words = self.page_words(self.region(page.0)?, whole_block::<G>(page.0))?;
@@ -262,25 +264,25 @@ impl<'m, G: Geometry> OwnerMap<'m, G> {
     }
 }
 
-/// The whole block that holds `page`.
+/// Returns the whole block that holds `page`.
 pub(crate) fn whole_block<G: Geometry>(page: u64) -> Piece {
     Piece { first: G::align_down(Level::Two, page), pages: G::BLOCK_PAGES }
 }
 
-/// Which word is the page state of the block that holds `page`, a page of a block of the region. (An index
-/// that is not the region's would be refused by the slice of all words.)
+/// Returns the index of the word of the block that holds `page`, which is in a block of the region. For any
+/// other page, the lookup in the slice of words fails.
 #[expect(clippy::cast_possible_truncation, reason = "the index of a word in memory")]
 pub(crate) fn block_word<G: Geometry>(region: &Region, page: u64) -> usize {
     region.to_block.wrapping_add(G::block(page)) as usize
 }
 
-/// Which word is the page state of `page`, a page of a block of the region.
+/// Returns the index of the word of `page`, which is in a block of the region.
 #[expect(clippy::cast_possible_truncation, reason = "the index of a word in memory")]
 const fn page_word(region: &Region, page: u64) -> usize {
     region.to_page.wrapping_add(page) as usize
 }
 
-/// A count of pages of a block, as an index.
+/// Converts a number of pages in a block to an index.
 #[expect(clippy::cast_possible_truncation, reason = "it is at most the pages of a block")]
 const fn as_index(pages: u64) -> usize {
     pages as usize

@@ -1,56 +1,57 @@
-//! What is recorded about a page of RAM: who owns it, and who reaches it besides.
+//! The state of a RAM page: its owner, and whether another party reaches it.
 //!
-//! There is one [`PageState`] for a block (2 MiB on metal) while it is uniform, and one per page otherwise
-//! ([`crate::ownership::owner_map`]). For a page in a memory object it also says which page of which object that is
-//! (the way back from a physical page). Sharing is recorded here and nowhere else. All-zero is the safe
-//! default: the hypervisor's, nobody else's.
+//! A uniform block (2 MiB on hardware) has one [`PageState`]; otherwise each page has its own
+//! ([`crate::ownership::owner_map`]). The state of a page in a memory object also names the object and the
+//! offset, so it leads from the physical page back to the object. Sharing is recorded here only. The all-zero
+//! state is the safe default: the hypervisor owns the page and no other party reaches it.
 
 use crate::limits::{MAX_OBJECTS, MAX_VMS};
 use crate::limits::{ObjectIndex, VmIndex};
 
-/// One page of a memory object: whose, which object, and the page within it. It is a [`PageState`] without its lowest
-/// bits, so that a page state which is made of it says in them what it is, whatever this holds.
+/// A page of a memory object: the VM, the object, and the page offset. The encoding is that of [`PageState`]
+/// without the lowest bits, which hold the kind. No value can therefore change the kind of a page state that
+/// is built from it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ObjectPage(u64);
 
 impl ObjectPage {
-    /// From one page of an object to the next.
+    /// The difference between consecutive pages of an object.
     const NEXT: u64 = 1 << (OFFSET_SHIFT - VM_SHIFT);
 
-    /// Page `offset`, which is below 2^28, of an object of a VM's.
+    /// Makes the page at `offset`, which is below 2^28 pages, of an object of VM `vm`.
     pub const fn new(vm: VmIndex, object: ObjectIndex, offset: u64) -> Self {
         let offset = (offset & OFFSET_MASK) << OFFSET_SHIFT;
         Self((((vm.0 as u64) << VM_SHIFT) | ((object.0 as u64) << OBJECT_SHIFT) | offset) >> VM_SHIFT)
     }
 
-    /// Whose object.
+    /// The VM of the object.
     pub const fn vm(self) -> VmIndex {
         VmIndex((self.0 & 0xf) as u8)
     }
 
-    /// Which.
+    /// The index of the object.
     pub const fn object(self) -> ObjectIndex {
         ObjectIndex(((self.bits() >> OBJECT_SHIFT) & 0b11) as u8)
     }
 
-    /// The page within it.
+    /// The offset in the object, in pages.
     pub const fn offset(self) -> u64 {
         self.bits() >> OFFSET_SHIFT
     }
 
-    /// The page `pages` further on in the object.
+    /// Returns the object page `pages` pages further on.
     pub const fn advance(self, pages: u64) -> Self {
         // Offsets are below 2^28 and a run ends with its object, so the sum stays in its field.
         Self(self.0.wrapping_add(pages.wrapping_mul(Self::NEXT)))
     }
 
-    /// How many pages after `first` it comes, if it is of the same object and does.
+    /// Returns how many pages this page is after `first`, or `None` if it is before it or in another object.
     pub(crate) fn after(self, first: Self) -> Option<u64> {
         let apart = self.0.checked_sub(first.0)?;
         (apart & (Self::NEXT - 1) == 0).then_some(apart / Self::NEXT)
     }
 
-    /// Its bits of a page state.
+    /// Returns the bits at their position in a page state.
     const fn bits(self) -> u64 {
         self.0 << VM_SHIFT
     }
@@ -62,20 +63,20 @@ impl core::fmt::Debug for ObjectPage {
     }
 }
 
-/// Who owns a page, and who reaches it besides.
+/// The owner of a page, and the other party that reaches it, if any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Owner {
-    /// The hypervisor: nobody else reaches it.
+    /// The hypervisor owns the page and alone reaches it.
     Hypervisor,
-    /// The host alone.
+    /// The host owns the page and alone reaches it.
     Host,
-    /// The host; an ordinary VM reaches it too, as this page of its memory.
+    /// The host owns the page and has lent it to an ordinary VM, as this object page.
     HostLent(ObjectPage),
-    /// A VM's pool: tables and registers, which only the hypervisor reaches.
+    /// The pool of a VM owns the page: a table or vCPU registers. The hypervisor alone reaches it.
     Pool(VmIndex),
-    /// A protected VM, as this page of its memory; it alone reaches it.
+    /// A protected VM owns the page, as this object page, and alone reaches it.
     Guest(ObjectPage),
-    /// A protected VM; the host reaches it too, because the guest shared it.
+    /// A protected VM owns the page, as this object page, and shares it with the host.
     GuestShared(ObjectPage),
 }
 
@@ -96,7 +97,7 @@ const KIND_MASK: u64 = 0b111;
 const KIND_HYPERVISOR: u64 = 0;
 const KIND_HOST: u64 = 1;
 const KIND_POOL: u64 = 3;
-/// The bit that the kinds of pages of objects have in common.
+/// The bit that is set in the kinds of object pages only.
 const OBJECT_BIT: u32 = 2;
 const OF_OBJECT: u64 = 1 << OBJECT_BIT;
 const KIND_GUEST: u64 = OF_OBJECT;
@@ -106,7 +107,7 @@ const VM_SHIFT: u32 = 4;
 const OBJECT_SHIFT: u32 = 8;
 const OFFSET_SHIFT: u32 = 12;
 const OFFSET_MASK: u64 = (1 << 28) - 1;
-/// All bits that a page state uses.
+/// All bits that a page state may have set.
 pub(crate) const STATE_BITS: u64 = (1 << 40) - 1;
 
 const _: () = assert!(MAX_VMS <= 1 << (OBJECT_SHIFT - VM_SHIFT), "a VM fits in its field");
@@ -138,23 +139,24 @@ impl PageState {
         Self(KIND_LENT | HOST_REACHES | page.bits())
     }
 
-    /// Whether the host may reach the page.
+    /// Returns whether the host reaches the page.
     pub const fn host_reaches(self) -> bool {
         self.0 & HOST_REACHES != 0
     }
 
-    /// How the page states of a run of pages follow each other: only object offsets move.
+    /// Returns the difference between the states of consecutive pages of a run: only the object offset
+    /// changes.
     pub(crate) const fn step(self) -> u64 {
         (self.0 & OF_OBJECT) << (OFFSET_SHIFT - OBJECT_BIT)
     }
 
-    /// The page state of the page `pages` further on in the same run.
+    /// Returns the state of the page `pages` pages further on in the same run.
     pub(crate) const fn advance(self, pages: u64) -> Self {
         // Offsets are below 2^28 and a run ends with its object, so the sum stays in its field.
         Self(self.0.wrapping_add(pages.wrapping_mul(self.step())))
     }
 
-    /// What the page state says.
+    /// Decodes the state.
     pub const fn owner(self) -> Owner {
         let page = ObjectPage((self.0 & STATE_BITS) >> VM_SHIFT);
         match self.0 & KIND_MASK {

@@ -1,52 +1,54 @@
-//! What the core has to know of a machine before it takes it.
+//! The description of a machine that the core starts from.
 
 use shared_abi::addr::{PageRange, Pfn};
 use shared_abi::record::Digest;
 
-/// What [`Hypervisor::new`](crate::hypervisor::Hypervisor::new) has to know of the machine, and the memory that it keeps.
+/// The machine's description for [`Hypervisor::new`](crate::hypervisor::Hypervisor::new), and the memory that
+/// the core keeps.
 #[derive(Debug)]
 pub struct Setup<'m> {
-    /// RAM: at most [`MAX_REGIONS`] ranges, ascending and apart.
+    /// RAM: at most [`MAX_REGIONS`](crate::limits::MAX_REGIONS) ascending ranges that do not overlap.
     pub ram: &'m [PageRange<Pfn>],
-    /// The hypervisor's own part of it: image, stacks, `owner_words`, `tables`, and whatever else the host
-    /// shall never reach. At most [`MAX_RESERVED`] ranges.
+    /// RAM that the host must never reach: the hypervisor's image, stacks, `owner_words`, `tables` and the
+    /// like. At most [`MAX_RESERVED`](crate::limits::MAX_RESERVED) ranges.
     pub reserved: &'m [PageRange<Pfn>],
-    /// Device addresses that the host shall never reach, at most [`MAX_DENIED`] ranges; all else
-    /// below 2^40 that is no RAM is a device of the host's.
+    /// Device addresses that the host must never reach: at most [`MAX_DENIED`](crate::limits::MAX_DENIED)
+    /// ranges. The host gets every other address below 2^40 that is not RAM as a device.
     pub denied_devices: &'m [PageRange<Pfn>],
-    /// Memory for the page states: [`Needs::owner_words`] of them. The content does not matter.
+    /// Memory for the page states: at least [`Needs::owner_words`] words, with any content.
     pub owner_words: &'m mut [u64],
-    /// Pages for the host's stage-2 tables: [`Needs::tables`] of them, the first at an even page
-    /// number, all in `reserved`. The content does not matter.
+    /// Pages for the host's stage-2 tables: at least [`Needs::tables`] pages with any content, all in one
+    /// range of `reserved`. The first has an even page number.
     pub tables: PageRange<Pfn>,
-    /// How many CPUs there are; at most [`MAX_CPUS`].
+    /// Number of CPUs; at most [`MAX_CPUS`](crate::limits::MAX_CPUS).
     pub cpus: usize,
-    /// The launch measurement that the manifest names, if it does.
+    /// The launch measurement that the manifest gives, if any.
     pub expected: Option<Digest>,
 }
 
-/// How much memory the core keeps for a machine.
+/// The memory that the core needs on a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Needs {
-    /// Page states, of 8 bytes each.
+    /// Number of page state words, of 8 bytes each.
     pub owner_words: usize,
-    /// Pages for the host's stage-2 tables.
+    /// Number of pages for the host's stage-2 tables.
     pub tables: u64,
 }
 
-/// Why the core can't work on this machine.
+/// The reason why the core refuses a setup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SetupError {
     /// Too many ranges, or too many CPUs.
     #[error("too many ranges or CPUs")]
     TooMany,
-    /// RAM is not ascending, overlaps, or lies beyond the 40 bits that stage 2 translates.
-    #[error("the RAM ranges are out of order or out of reach")]
+    /// The RAM ranges are not ascending, overlap, or exceed the 40-bit IPA space.
+    #[error("the RAM ranges are not ascending or exceed 40 bits")]
     Ram,
-    /// A reserved range, or the tables, are not where they have to be.
-    #[error("a reserved range is not in RAM, or the tables are not reserved")]
+    /// A reserved range is not RAM, the tables are not in a reserved range, or their first page number is
+    /// odd.
+    #[error("a reserved range is not RAM, or the tables are not reserved or not aligned")]
     Reserved,
-    /// Too little room for page states or tables: see [`Needs`].
-    #[error("too little room for the records or the tables")]
+    /// The memory for page states or tables is smaller than [`Needs`].
+    #[error("too little memory for the page states or the tables")]
     TooSmall,
 }

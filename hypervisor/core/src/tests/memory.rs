@@ -1,4 +1,4 @@
-//! A machine that is nothing but memory: for tests of what keeps tables.
+//! A machine that is only memory, for tests of tables.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
@@ -17,7 +17,7 @@ impl Geometry for Tiny {
     const INDEX_BITS: u32 = 2;
 }
 
-/// The tables that somebody wrote to or wiped, by page.
+/// The tables that were written or wiped, by page.
 #[derive(Debug, Default)]
 pub(crate) struct Memory(Mutex<BTreeMap<Pfn, [u64; Tiny::ENTRIES]>>);
 

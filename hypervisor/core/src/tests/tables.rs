@@ -1,5 +1,5 @@
-//! Tables of objects and of address spaces: taken from their pool, and given back to it, each once and no
-//! more at a time than was asked for.
+//! The tables of objects and of address spaces: each is taken from the pool and returned to it once, and a
+//! call returns no more tables than it may.
 
 use shared_abi::addr::{PageRange, Pfn};
 
@@ -22,7 +22,7 @@ fn pool(machine: &Memory, first: u64, pages: u64) -> Pool {
     pool
 }
 
-/// A space whose root is pages 8 and 9.
+/// An address space with its root in pages 8 and 9.
 fn space(machine: &Memory) -> Stage2 {
     let root = Frames::new(range(8, 2));
     machine.wipe(&root);
@@ -33,7 +33,8 @@ fn free(pool: &Pool) -> u64 {
     u64::MAX - pool.short_of(u64::MAX).unwrap()
 }
 
-/// Takes apart with this, one table at a time and then two; answers how many steps that took.
+/// Repeats `dismantle` with at most `most` tables per call until no table is left. Returns the number of
+/// calls.
 fn in_parts(pool: &mut Pool, most: u64, mut dismantle: impl FnMut(&mut Pool, u64) -> u64) -> u64 {
     let mut steps = 0;
     loop {
@@ -53,7 +54,7 @@ fn an_objects_tables_go_back_one_by_one() {
     for (most, steps) in [(1, 8), (2, 4), (3, 3), (7, 2), (9, 1)] {
         let machine = Memory::default();
         let mut pool = pool(&machine, 10, 20);
-        // Two directories, and five chunks of which a page is poison.
+        // Two directories, and five split chunks with one poisoned page each.
         let mut object = Object::new(&machine, &mut pool, 2 * Tiny::LEVEL1_BLOCK_PAGES).unwrap();
         for offset in [1, 6, 11, 17, 30] {
             let (absent, poison) = (Presence::Absent, Presence::Poisoned);
@@ -71,7 +72,8 @@ fn a_spaces_tables_go_back_one_by_one() {
         let machine = Memory::default();
         let mut pool = pool(&machine, 10, 20);
         let tables = space(&machine);
-        // Single pages in three blocks of two level-1 blocks, the second under the second root table.
+        // Single pages in three blocks of two level-1 blocks; the second level-1 block is under the second
+        // root table.
         for page in [1, 5, 70] {
             let mut gather = TlbGather::new(tables.stage2_id());
             let mapping = Mapping { page, to: Pfn(100), pages: 1, memory_type: MemoryType::Normal };

@@ -1,4 +1,4 @@
-//! Host to hypervisor and back: pages that the host donates, and pages that go home.
+//! Donation of host pages to the hypervisor, and their return.
 
 use shared_abi::addr::{PageRange, Pfn};
 use shared_abi::error::CallError;
@@ -8,14 +8,18 @@ use crate::machine::{Frames, Machine};
 use crate::ownership::page_state::PageState;
 
 impl<M: Machine> Hypervisor<'_, M> {
-    /// Takes pages from the host, whole and unshared, for the owner that `to` says. When this returns,
-    /// no host CPU reaches a page that changed hands (what is lent does not); what is in them is still the
-    /// host's.
+    /// Changes pages from host-owned to state `to`. The host must own all of them and share none. Afterwards
+    /// no host CPU reaches a page, except one that is lent. The content is still the host's.
     ///
-    /// | | host | new owner |
-    /// | --- | --- | --- |
-    /// | before | owns, alone | - |
-    /// | after | nothing | owns, alone |
+    ///  | | host | new owner |
+    ///  | --- | --- | --- |
+    ///  | before | owns, alone | - |
+    ///  | after | nothing | owns, alone |
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::InvalidParameter`] if a page is not RAM, [`CallError::Denied`] if a page is not the
+    /// host's alone. Nothing has changed then.
     pub(crate) fn take_from_host(&self, range: PageRange<Pfn>, to: PageState) -> Result<(), CallError> {
         let mut host = self.host.lock(&self.machine);
         if !host.owners().is_ram(range) {
@@ -32,7 +36,7 @@ impl<M: Machine> Hypervisor<'_, M> {
         Ok(())
     }
 
-    /// Gives pages that nobody but `from` says reaches back to the host, wiped.
+    /// Wipes pages in state `from`, which only the hypervisor reaches, and returns them to the host.
     pub(crate) fn return_to_host(&self, frames: Frames, from: PageState) {
         self.machine.wipe(&frames);
         self.host.lock(&self.machine).assign(&self.machine, frames.range(), from, PageState::HOST);

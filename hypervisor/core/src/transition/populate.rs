@@ -1,4 +1,4 @@
-//! Host to memory object: donation to a protected VM, a loan to an ordinary one.
+//! Population of a memory object: a donation to a protected VM, a loan to an ordinary one.
 
 use shared_abi::addr::{Gfn, PageRange, Pfn};
 use shared_abi::error::{CallError, CallFailure};
@@ -14,7 +14,7 @@ use crate::memory::tlb::TlbGather;
 use crate::ownership::page_state::ObjectPage;
 use crate::vm::{Vm, VmState};
 
-/// A checked request, cut to what one call does.
+/// A checked request, limited to the work of one call.
 #[derive(Clone, Copy)]
 struct Request {
     page: ObjectPage,
@@ -23,15 +23,16 @@ struct Request {
 }
 
 impl<M: Machine> Hypervisor<'_, M> {
-    /// Puts host pages into an object.
+    /// Moves host pages into an object. Returns the number of pages.
     ///
-    /// | | host | guest |
-    /// | --- | --- | --- |
-    /// | before | owns, alone | absent, bound |
-    /// | after, protected VM | nothing | owns, alone |
-    /// | after, ordinary VM | owns, lent | reaches it |
+    ///  | | host | guest |
+    ///  | --- | --- | --- |
+    ///  | before | owns, alone | absent, bound |
+    ///  | after, protected VM | nothing | owns, alone |
+    ///  | after, ordinary VM | owns, lent | reaches it |
     ///
-    /// Each part that one call does succeeds whole or changes nothing.
+    /// The part that one call covers succeeds as a whole or changes nothing. If pages are left, the call
+    /// returns [`CallError::Again`] with the number of pages that it moved.
     pub(crate) fn populate(
         &self,
         handle: ObjectHandle,
@@ -59,7 +60,7 @@ impl<M: Machine> Hypervisor<'_, M> {
                 return Err(CallError::Denied.into());
             }
             vm.has_tables::<M::Geometry>(offset, gfn, done)?;
-            // The host's side is checked last: from here on the call can't fail.
+            // The host's side is checked last: from here on the call cannot fail.
             self.take_from_host(request.range, vm.page_state(page))?;
             self.commit(vm, object, request, fill);
             if done < pages {
@@ -76,7 +77,7 @@ impl<M: Machine> Hypervisor<'_, M> {
             InitialContent::Zero => self.machine.wipe(&frames),
             InitialContent::Keep => self.machine.clean(&frames),
         }
-        // An ordinary VM's pages stay the host's to write: measuring them would prove nothing.
+        // The host can still write an ordinary VM's pages, so a measurement of them would prove nothing.
         if fill == InitialContent::Keep && vm.protected {
             self.measure(vm, &frames, gfn.0);
         }
@@ -86,7 +87,7 @@ impl<M: Machine> Hypervisor<'_, M> {
         vm.report.populated = vm.report.populated.saturating_add(pages);
     }
 
-    /// Maps what was populated, at its ends in leaves that reach beyond it where that can be.
+    /// Maps the populated pages. At both ends this uses a leaf that extends beyond them, if possible.
     fn map_and_merge(&self, vm: &mut Vm, object: &Object, request: Request) {
         let Request { page, gfn, range } = request;
         let mut gather = TlbGather::new(vm.tables.stage2_id());
@@ -101,15 +102,15 @@ impl<M: Machine> Hypervisor<'_, M> {
         gather.finish(&self.machine);
     }
 
-    /// Measures pages that the guest is to see from page `first` on.
+    /// Adds pages to the measurement, at guest pages from `first` on.
     fn measure(&self, vm: &mut Vm, frames: &Frames, first: u64) {
         for (gfn, index) in (first..).zip(0..frames.range().len()) {
             self.machine.with_page(frames, index, |content| vm.measurement.page(Gfn(gfn), content));
         }
     }
 
-    /// Maps the block, and then the level-1 block, around a page of an object as one, if all of it is present
-    /// and lies in memory as the guest sees it.
+    /// Maps the block around an object page as one leaf, and then the level-1 block, if all of it is present
+    /// and contiguous in memory with the guest's alignment.
     fn merge(&self, vm: &mut Vm, object: &Object, page: ObjectPage, gather: &mut TlbGather) {
         for level in [Level::Two, Level::One] {
             let offset = page.offset();

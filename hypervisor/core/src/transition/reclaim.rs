@@ -1,4 +1,4 @@
-//! Memory object to host: reclaiming ranges, and taking single pages by force.
+//! Reclaim of object pages by the host: ranges of an object, and single pages by force.
 
 pub(crate) mod run;
 
@@ -14,14 +14,16 @@ use crate::ownership::page_state::{ObjectPage, Owner, PageState};
 use crate::vm::object_in;
 
 impl<M: Machine> Hypervisor<'_, M> {
-    /// Takes what is present in a range of an object back for the host.
+    /// Returns the present pages of an object's range to the host. Returns the number of pages covered.
     ///
-    /// | | host | guest |
-    /// | --- | --- | --- |
-    /// | before | nothing, or shared with | owns |
-    /// | after | owns, alone; wiped | absent before the start, poisoned after it |
-    /// | before, ordinary VM | owns, lent | reaches it |
-    /// | after, ordinary VM | owns, alone | absent |
+    ///  | | host | guest |
+    ///  | --- | --- | --- |
+    ///  | before | nothing, or shared with | owns |
+    ///  | after | owns, alone; wiped | absent before the start, poisoned after it |
+    ///  | before, ordinary VM | owns, lent | reaches it |
+    ///  | after, ordinary VM | owns, alone | absent |
+    ///
+    /// If pages are left, the call returns [`CallError::Again`] with the number of pages covered.
     pub(crate) fn reclaim(&self, handle: ObjectHandle, offset: u64, pages: u64) -> Result<u64, CallFailure> {
         self.with_object(handle, |vm, index, slot| {
             let object = slot.object.as_mut().ok_or(CallError::NotFound)?;
@@ -47,8 +49,9 @@ impl<M: Machine> Hypervisor<'_, M> {
         })
     }
 
-    /// Takes one page of a protected VM's back, by its number. The table is that of [`Self::reclaim`],
-    /// but a page that the guest shares is not taken: the host reaches it anyway.
+    /// Reclaims one page of a protected VM by its page number. The page states change as in
+    /// [`Self::reclaim`]. A shared page is refused with [`CallError::Denied`], because the host reaches it
+    /// anyway.
     pub(crate) fn force_reclaim(&self, page: Pfn) -> Result<(), CallFailure> {
         let single = PageRange::<Pfn>::new(page, 1).ok_or(CallError::InvalidParameter)?;
         let recorded = {
@@ -63,8 +66,9 @@ impl<M: Machine> Hypervisor<'_, M> {
         let slot = &mut *slot;
         let vm = slot.vm.as_mut().ok_or(CallError::Denied)?;
         vm.is_alive()?;
-        // The locks were taken in order, so the page state may have changed in between: it is read again.
-        // From now on only this VM's lock, which is held, lets the page change hands.
+        // The lock order requires the VM's lock first, so the page state may have changed since the first
+        // read and is read again. From now on the page cannot change owner, because that takes this VM's
+        // lock.
         let found =
             seeded!(private_page(self.host.lock(&self.machine).owners().get(page))?, StaleOwner => recorded);
         if found != recorded {
@@ -76,7 +80,7 @@ impl<M: Machine> Hypervisor<'_, M> {
     }
 }
 
-/// The page of a protected VM's that a page state says is its alone.
+/// Returns the object page of a page that a protected VM alone reaches.
 fn private_page(state: Option<PageState>) -> Result<ObjectPage, CallError> {
     match state.map(PageState::owner) {
         Some(Owner::Guest(page)) => Ok(page),

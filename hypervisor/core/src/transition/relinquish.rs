@@ -1,4 +1,4 @@
-//! A guest gives a page back of its own will.
+//! Relinquish: a guest returns a page to the host.
 
 use shared_abi::addr::Gfn;
 use shared_abi::error::{CallError, CallFailure};
@@ -10,12 +10,12 @@ use crate::ownership::page_state::PageState;
 use crate::vm::{VmSlot, object_in};
 
 impl<M: Machine> Hypervisor<'_, M> {
-    /// Gives a private page of a protected guest's back to the host. Answers whether there was one.
+    /// Returns a private page of a protected guest to the host. Returns whether a page was present.
     ///
-    /// | | host | guest |
-    /// | --- | --- | --- |
-    /// | before | nothing | owns, alone |
-    /// | after | owns, alone; wiped | absent: its next touch has the host bring a wiped page |
+    ///  | | host | guest |
+    ///  | --- | --- | --- |
+    ///  | before | nothing | owns, alone |
+    ///  | after | owns, alone; wiped | absent; the next access makes the host populate a wiped page |
     pub(crate) fn relinquish(&self, slot: &mut VmSlot, gfn: Gfn) -> Result<bool, CallFailure> {
         let vm = slot.vm.as_mut().ok_or(CallError::Denied)?;
         let (page, _) = vm.object_run(gfn).ok_or(CallError::Denied)?;
@@ -26,7 +26,7 @@ impl<M: Machine> Hypervisor<'_, M> {
             Presence::Absent => return Ok(false),
             Presence::Poisoned => return Err(CallError::Denied.into()),
         };
-        // Only this VM's lock, which is held, lets the page change hands.
+        // The page cannot change owner meanwhile, because that takes this VM's lock.
         let state = self.host.lock(&self.machine).owners().get(first);
         let wanted = seeded!(Some(PageState::guest(page)), RelinquishShared => state);
         if state != wanted {

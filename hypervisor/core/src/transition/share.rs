@@ -1,4 +1,4 @@
-//! Guest and host reach the same pages, in place, for as long as the guest likes.
+//! Share and unshare: a protected guest gives the host access to its pages in place, and removes it again.
 
 use shared_abi::addr::{Gfn, PageRange};
 
@@ -10,17 +10,17 @@ use crate::ownership::page_state::{ObjectPage, PageState};
 use crate::transition::ShareError;
 use crate::vm::{VmSlot, object_in};
 
-/// Which way.
+/// The direction of a conversion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sharing {
-    /// The host gets access.
+    /// The host gains access.
     Share,
-    /// It loses it.
+    /// The host loses access.
     Unshare,
 }
 
 impl Sharing {
-    /// The page state that a page of a guest's has to have, and the one that it gets.
+    /// Returns the required state of a guest page, and its new state.
     pub(super) const fn states(self, page: ObjectPage) -> (PageState, PageState) {
         let (private, shared) = (PageState::guest(page), PageState::guest_shared(page));
         match self {
@@ -29,7 +29,7 @@ impl Sharing {
         }
     }
 
-    /// How many pages are shared when `pages` more were converted.
+    /// Returns the number of shared pages after the conversion of `pages` pages.
     pub(super) fn count(self, shared: u64, pages: u64) -> u64 {
         match self {
             Self::Share => shared.wrapping_add(pages),
@@ -39,16 +39,20 @@ impl Sharing {
 }
 
 impl<M: Machine> Hypervisor<'_, M> {
-    /// Lets the host reach pages of a protected guest's, or takes them back: the host's next touch
-    /// faults then, whatever it still does with them.
+    /// Shares pages of a protected guest with the host, or unshares them. After an unshare the host's next
+    /// access faults.
     ///
-    /// | | host | guest |
-    /// | --- | --- | --- |
-    /// | private | nothing | owns, alone |
-    /// | shared | reaches it | owns, shared |
+    ///  | | host | guest |
+    ///  | --- | --- | --- |
+    ///  | private | nothing | owns, alone |
+    ///  | shared | reaches it | owns, shared |
     ///
-    /// The content stays; the guest's tables are not touched. What is not as it has to be ends the call
-    /// there: the answer is how many pages, at least one, were done.
+    /// The content and the guest's tables stay unchanged. The call stops at the first page that is absent or
+    /// in the wrong state. Returns the number of converted pages, which is at least 1.
+    ///
+    /// # Errors
+    ///
+    /// [`ShareError`] if the first page cannot be converted. Nothing has changed then.
     pub(crate) fn convert(
         &self,
         slot: &mut VmSlot,

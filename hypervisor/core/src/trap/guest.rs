@@ -1,5 +1,5 @@
-//! What becomes of a trap of the guest's: it goes on, or the host is told, and then told only what the
-//! [`Exit`] says.
+//! The handler of a guest's traps. Afterwards the guest resumes, or the host gets an [`Exit`] and sees
+//! nothing else of the guest.
 
 use shared_abi::addr::PAGE_SIZE;
 use shared_abi::error::CallError;
@@ -16,10 +16,10 @@ use crate::machine::Machine;
 use crate::vcpu::loaded::{GuestPage, LoadedVcpu};
 use crate::vcpu::{GuestAction, wait_for_interrupt};
 
-/// Why the CPU came from the guest to EL2.
+/// The reason why the CPU left the guest for EL2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trap {
-    /// A physical interrupt, which is the host's to take.
+    /// A physical interrupt, which the host takes.
     Interrupt,
     /// A synchronous exception.
     Synchronous(SyndromeRegisters),
@@ -27,17 +27,17 @@ pub enum Trap {
     SystemError,
 }
 
-/// Does what the host says on entry about the access that the last exit was about.
+/// Applies the host's request at entry to the pending MMIO access.
 ///
 /// # Errors
 ///
-/// [`CallError::InvalidParameter`] for an answer to an access that is not pending; nothing was done,
-/// and the vCPU is not to be entered.
+/// [`CallError::InvalidParameter`] if no access is pending that `resume` fits. Nothing has changed then, and
+/// the caller must not enter the vCPU.
 pub fn guest_entry<M: Machine>(vcpu: &mut LoadedVcpu<'_, '_, M>, resume: Resume) -> Result<(), CallError> {
     vcpu.with_context(|context| mmio::resume(context, resume))
 }
 
-/// Handles a trap of the guest's, whose registers are in its context by now.
+/// Handles a guest trap. The caller has saved all guest registers in the context.
 #[inline(always)]
 pub fn guest_exit<M: Machine>(
     vcpu: &mut LoadedVcpu<'_, '_, M>,
@@ -56,7 +56,7 @@ fn synchronous<M: Machine>(
     services: &Services<'_>,
     syndrome: SyndromeRegisters,
 ) -> GuestAction {
-    // AArch32 is hidden from guests but can't be trapped at EL0.
+    // AArch32 is hidden from guests, but EL2 cannot trap its use at EL0.
     if vcpu.with_context(|context| context.registers.pstate & pstate::AARCH32 != 0) {
         return stop(vcpu, StopReason::Exception(class::ILLEGAL_STATE));
     }
@@ -66,7 +66,7 @@ fn synchronous<M: Machine>(
     match Syndrome::decode(syndrome.esr) {
         Syndrome::Hvc { imm } => guest_call(vcpu, services, imm),
         Syndrome::Smc { imm } => {
-            // Unlike HVC, a trapped SMC leaves the PC at itself.
+            // Unlike HVC, a trapped SMC leaves the PC at the instruction itself.
             skip(vcpu);
             guest_call(vcpu, services, imm)
         }
@@ -87,7 +87,7 @@ fn synchronous<M: Machine>(
     }
 }
 
-/// Ends the VM's run.
+/// Stops the VM for good.
 fn stop<M: Machine>(vcpu: &LoadedVcpu<'_, '_, M>, reason: StopReason) -> GuestAction {
     vcpu.stop();
     vcpu.exit(Exit::Stopped(reason))
@@ -118,9 +118,11 @@ fn system_register<M: Machine>(
     }
 }
 
-/// What becomes of an access that stage 2 has nothing for: `data` says more of it, unless it was an
-/// instruction fetch. What is at the page decides: memory that is there by now, that the host has to bring,
-/// or that is gone for good; or a device, which takes what one page of it can take.
+/// Handles an abort. `data` is the syndrome of a data abort, `None` for an instruction fetch.
+///
+/// The state of the guest page decides: if it is mapped by now, the guest retries; if it is absent, the host
+/// populates it; if it is poisoned, the VM stops. At a page without memory where a device may be, an access
+/// that fits in the page becomes MMIO. Any other abort becomes an external abort in the guest.
 #[inline(always)]
 fn abort<M: Machine>(
     vcpu: &mut LoadedVcpu<'_, '_, M>,
@@ -144,12 +146,12 @@ fn abort<M: Machine>(
         };
         let offset = seeded!(ipa.page_offset(), AcrossPages => 0);
         match data {
-            // A device has no cache line to maintain.
+            // A device has no cache line to maintain, so cache maintenance has no effect.
             Some(DataAbort { cache_maintenance: true, .. }) => {
                 skip(vcpu);
                 return GuestAction::Resume;
             }
-            // Otherwise it reaches into the next page, or the syndrome does not describe it.
+            // MMIO needs a syndrome that describes the access, and an access within one page.
             Some(DataAbort { access: Some(access), .. })
                 if offset.wrapping_add(access.size.bytes()) <= PAGE_SIZE =>
             {

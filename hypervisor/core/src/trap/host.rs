@@ -1,5 +1,5 @@
-//! What becomes of the host's traps. Nothing that the host does is fatal: a bad access gets an abort, an unexpected
-//! trap an undefined instruction.
+//! The handler of the host's traps. No trap of the host is fatal: a refused access becomes an external abort,
+//! an unexpected trap an undefined instruction.
 
 use crate::call::host::{HostAction, host_call};
 use crate::cpu::exception::{Abort, Exception};
@@ -10,8 +10,8 @@ use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
 use crate::ownership::host::{HostAbort, HostAccess};
 
-/// Handles a synchronous exception of the host's, other than an HVC from AArch64. All of the host's registers,
-/// its system registers included, are in `registers` by now.
+/// Handles a synchronous exception of the host, except an HVC from AArch64. The caller has saved all host
+/// registers, including the system registers, in `registers`.
 pub fn host_trap<M: Machine>(
     hypervisor: &Hypervisor<'_, M>,
     registers: &mut Registers,
@@ -32,8 +32,8 @@ pub fn host_trap<M: Machine>(
             host_fault(hypervisor, registers, syndrome, fault, HostAccess::Execute);
         }
         Syndrome::FpTrap => return HostAction::EnableFp,
-        // The host sees the same CPU as its guests: a feature that the hypervisor does not switch is hidden. An
-        // SGI goes to the real GIC and does not trap.
+        // The host sees the same CPU features as its guests. Its SGIs go to the physical GIC, so
+        // ICC_SGI1R_EL1 does not trap; if it does, the access is undefined.
         Syndrome::SysReg(access) => {
             if sysreg::emulate(access, registers, id_register).is_some() {
                 Exception::Undefined.inject(registers);
@@ -46,7 +46,7 @@ pub fn host_trap<M: Machine>(
     HostAction::Resume
 }
 
-/// Handles a stage-2 fault of the host's: it runs the instruction again, or takes an external abort.
+/// Handles a stage-2 fault of the host: retries the instruction or injects an external abort.
 fn host_fault<M: Machine>(
     hypervisor: &Hypervisor<'_, M>,
     registers: &mut Registers,
@@ -56,7 +56,7 @@ fn host_fault<M: Machine>(
 ) {
     let decision = match fault.ipa(syndrome.hpfar, syndrome.far) {
         Some(ipa) => hypervisor.host_abort(ipa, access),
-        // No translation of stage 2 was at fault, so there is nothing to retry with.
+        // The fault is not a stage-2 fault on a known IPA, so a retry cannot help.
         None => HostAbort::Inject,
     };
     if decision == HostAbort::Inject {

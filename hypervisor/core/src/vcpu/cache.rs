@@ -1,5 +1,5 @@
-//! The vCPU that a CPU keeps between an exit and the next entry, so that what was looked at once is not looked
-//! at again: `vm/vcpu_ownership.rs` has who may.
+//! The per-CPU vCPU cache. A CPU keeps its vCPU between an exit and the next entry, which saves the checks
+//! under the VM's lock. `vm/vcpu_ownership.rs` says when it may resume the vCPU.
 
 use shared_abi::error::CallError;
 use shared_abi::host_call::{VcpuIndex, VmHandle};
@@ -9,23 +9,23 @@ use crate::limits::CpuIndex;
 use crate::machine::Machine;
 use crate::vcpu::loaded::LoadedVcpu;
 
-/// The vCPU that a CPU runs, or ran last and may resume.
+/// The vCPU that a CPU runs, or ran last and may be able to resume.
 #[derive(Debug)]
 pub struct VcpuCache<'h, 'm, M: Machine> {
     hypervisor: &'h Hypervisor<'m, M>,
     cpu: CpuIndex,
-    /// It is parked but while [`Self::run`] lends it.
+    /// Parked, except during [`Self::run`].
     last: Option<LoadedVcpu<'h, 'm, M>>,
 }
 
 impl<'h, 'm, M: Machine> VcpuCache<'h, 'm, M> {
-    /// A CPU that has run nothing yet.
+    /// Makes an empty cache.
     pub const fn new(hypervisor: &'h Hypervisor<'m, M>, cpu: CpuIndex) -> Self {
         Self { hypervisor, cpu, last: None }
     }
 
-    /// Takes a vCPU for this CPU and does `f` with it. When this returns, the vCPU is anybody's again: by then
-    /// VTTBR_EL2 must name another space, as the VM's tables may be taken apart at once.
+    /// Takes a vCPU for this CPU and calls `f` with it. After the return any CPU may take the vCPU, and its
+    /// VM may be torn down at once. `f` must therefore leave VTTBR_EL2 with another address space.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! A vCPU that a CPU has taken, and all that handling its exits needs of its VM.
+//! A loaded vCPU: one that a CPU has taken, with the operations on its VM that its exits need.
 
 use arm_psci::ErrorCode;
 use shared_abi::addr::{Gfn, Ipa, PageRange};
@@ -21,29 +21,29 @@ use crate::vm::mmio_guard::MmioGuard;
 use crate::vm::vcpu_ownership::VcpuOwnership;
 use crate::vm::{self, Start, Vm, VmSlot, VmState};
 
-/// What is at a guest-physical page.
+/// The content of a guest-physical page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum GuestPage {
-    /// No memory object is bound there: a device may be.
+    /// No memory object is bound there, so a device may be.
     Unbound,
-    /// A page of a bound object, in this state. `Private` and `Shared` mean that the page is mapped
-    /// now, whatever it was when the guest faulted: enter it again.
+    /// A page of a bound object, in this state. `Private` and `Shared` mean that the page is mapped now. If
+    /// the guest faulted on it, the guest can retry.
     Bound(ObjectPageState),
 }
 
-/// A vCPU that this CPU, and no other, may enter. Dropping it gives the vCPU back.
+/// A vCPU that only this CPU may enter. Dropping it parks the vCPU.
 #[derive(Debug)]
 pub struct LoadedVcpu<'h, 'm, M: Machine> {
     hypervisor: &'h Hypervisor<'m, M>,
-    /// Where its VM is.
+    /// The slot of its VM.
     pub(crate) slot: &'h Lock<VmSlot>,
     pub(crate) ownership: &'h VcpuOwnership,
     context: ContextPage,
     stage2_id: Stage2Id,
     protected: bool,
-    /// It is not parked.
+    /// Whether it runs; false if it is parked.
     running: bool,
-    /// The device page that was met last: it is one as long as the ownership is not revoked.
+    /// The device page of the last MMIO access. It stays valid until the ownership is revoked.
     device: Option<Gfn>,
     pub(crate) vm: VmHandle,
     pub(crate) vcpu: VcpuIndex,
@@ -51,7 +51,7 @@ pub struct LoadedVcpu<'h, 'm, M: Machine> {
 }
 
 impl<'h, 'm, M: Machine> LoadedVcpu<'h, 'm, M> {
-    /// Takes a vCPU for a CPU; [`Hypervisor::vcpu_load`] has the errors.
+    /// Takes a vCPU for a CPU. The errors are those of [`Hypervisor::vcpu_load`].
     pub(crate) fn load(
         hypervisor: &'h Hypervisor<'m, M>,
         cpu: CpuIndex,
@@ -110,8 +110,7 @@ impl<'h, 'm, M: Machine> LoadedVcpu<'h, 'm, M> {
         })
     }
 
-    /// Goes on with a vCPU that this CPU has parked, if it is the one that is named and nothing has come
-    /// between.
+    /// Resumes this vCPU if it is `vcpu` of `vm` and this CPU may still resume it. Returns whether it did.
     pub(crate) fn resume(&mut self, vm: VmHandle, vcpu: VcpuIndex) -> bool {
         self.running = self.vm == vm && self.vcpu == vcpu && self.ownership.resume(self.cpu);
         if self.running {
@@ -120,7 +119,7 @@ impl<'h, 'm, M: Machine> LoadedVcpu<'h, 'm, M> {
         self.running
     }
 
-    /// Lets go of it until it is resumed.
+    /// Parks the vCPU until it is resumed.
     #[inline(always)]
     pub(crate) fn park(&mut self) {
         self.running = false;
@@ -130,64 +129,66 @@ impl<'h, 'm, M: Machine> LoadedVcpu<'h, 'm, M> {
 }
 
 impl<M: Machine> LoadedVcpu<'_, '_, M> {
-    /// Works on the VM, under its lock. It is there: a VM is not torn down while a vCPU is loaded.
+    /// Calls `f` with the VM, under its lock. The VM exists, because teardown fails while a vCPU runs.
     fn with_vm<R>(&self, f: impl FnOnce(&mut Vm) -> R) -> Option<R> {
         self.slot.lock(self.machine()).vm.as_mut().map(f)
     }
 
-    /// The machine below.
+    /// The machine that the core runs on.
     pub fn machine(&self) -> &M {
         self.hypervisor.machine()
     }
 
-    /// What VTTBR_EL2 holds while the guest runs.
+    /// The value of VTTBR_EL2 while the guest runs.
     pub const fn stage2_id(&self) -> Stage2Id {
         self.stage2_id
     }
 
-    /// Whether the VM's memory is kept from the host.
+    /// Whether the VM is protected.
     #[inline(always)]
     pub const fn is_protected(&self) -> bool {
         self.protected
     }
 
-    /// Works on the vCPU's registers.
+    /// Calls `f` with the vCPU's registers.
     #[inline(always)]
     pub fn with_context<R>(&mut self, f: impl FnOnce(&mut VcpuContext) -> R) -> R {
         self.hypervisor.machine().with_context(&mut self.context, f)
     }
 
-    /// Goes to the host, and counts that.
+    /// Counts an exit to the host and returns the action for it.
     pub(crate) fn exit(&self, exit: Exit) -> GuestAction {
         self.ownership.count_exit();
         GuestAction::Exit(exit)
     }
 
-    /// MEM_SHARE and MEM_UNSHARE: lends private pages to the host, in place, or takes shared ones back from it, at
-    /// once, up to the first that is not one. Answers how many, at least one.
+    /// MEM_SHARE and MEM_UNSHARE: shares private pages with the host in place, or unshares shared pages.
+    /// Stops at the first page in another state. Returns the number of converted pages, which is at least 1.
     ///
     /// # Errors
     ///
-    /// [`ShareError`]; nothing was done then.
+    /// [`ShareError`]. Nothing has changed then.
     pub(crate) fn convert(&self, pages: PageRange<Gfn>, sharing: Sharing) -> Result<u64, ShareError> {
         let mut slot = self.slot.lock(self.machine());
         self.hypervisor.convert(&mut slot, pages, sharing)
     }
 
-    /// MEM_RELINQUISH: gives a private page back to the host. Answers whether there was one.
+    /// MEM_RELINQUISH: returns a private page to the host. Returns whether a page was present.
     ///
     /// # Errors
     ///
-    /// [`CallError::Denied`] for anything but a private or an absent page, [`CallError::NoMemory`] with
-    /// how many pages the pool is short of; nothing was done then.
+    /// [`CallError::Denied`] if the page is neither private nor absent, [`CallError::NoMemory`] with the
+    /// number of pages that the pool lacks. Nothing has changed then.
     pub fn relinquish(&self, gfn: Gfn) -> Result<bool, CallFailure> {
         let mut slot = self.slot.lock(self.machine());
         self.hypervisor.relinquish(&mut slot, gfn)
     }
 
-    /// What is at `gfn` at this moment, and whether the VM's MMIO guard allows a device there. Where no memory
-    /// is bound none ever will be, and who changes the guard revokes the ownership: so the device page that was
-    /// met last needs no other look.
+    /// Returns the content of guest page `gfn`, and whether a device may be there: the page is unbound and
+    /// the MMIO guard allows it.
+    ///
+    /// The device page of the last access is cached. After the start no binding is added, and a change of the
+    /// MMIO guard revokes the ownership, so the cached page is valid until the ownership is revoked.
     #[inline(always)]
     pub(crate) fn classify_or_device(&mut self, gfn: Gfn) -> (GuestPage, bool) {
         if self.device == Some(gfn) && !self.ownership.is_revoked() {
@@ -200,7 +201,7 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
         (page, allowed)
     }
 
-    /// What is at `gfn` at this moment, and whether a device may be.
+    /// Returns the content of guest page `gfn`, and whether a device may be there.
     #[inline(never)]
     pub(crate) fn classify_and_ask(&self, gfn: Gfn) -> (GuestPage, bool) {
         let mut slot = self.slot.lock(self.machine());
@@ -230,7 +231,7 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
         })
     }
 
-    /// Changes the VM's MMIO guard, under the VM's lock: `f` must not call back into this vCPU.
+    /// Changes the VM's MMIO guard, under the VM's lock. `f` must not call back into this vCPU.
     pub fn with_guard<R>(&self, f: impl FnOnce(&mut MmioGuard) -> R) -> R {
         let mut slot = self.slot.lock(self.machine());
         if let Some(vm) = &slot.vm {
@@ -239,12 +240,12 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
         f(&mut slot.guard)
     }
 
-    /// PSCI CPU_ON: reserves vCPU `target` for power-on at `entry`, x0 = `context_id`. Of many who try
-    /// at once, one gets it. It starts there the next time the host enters it.
+    /// PSCI CPU_ON: powers vCPU `target` on, to start at `entry` with x0 = `context_id` when the host enters
+    /// it next. If several callers race, one succeeds.
     ///
     /// # Errors
     ///
-    /// INVALID_PARAMETERS if the VM has no such vCPU, ALREADY_ON; nothing was done then.
+    /// INVALID_PARAMETERS if the VM has no such vCPU, ALREADY_ON if it is on. Nothing has changed then.
     pub fn power_on(&self, target: VcpuIndex, entry: Ipa, context_id: u64) -> Result<(), ErrorCode> {
         self.with_vm(|vm| {
             let vcpu = vm.vcpu(target).ok_or(ErrorCode::InvalidParameters)?;
@@ -259,7 +260,7 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
         .unwrap_or(Err(ErrorCode::InvalidParameters))
     }
 
-    /// PSCI CPU_OFF: this vCPU is not entered again until another starts it.
+    /// PSCI CPU_OFF: powers this vCPU off. No CPU enters it again until another vCPU powers it on.
     pub fn power_off(&self) {
         self.with_vm(|vm| {
             if let Some(vcpu) = vm.vcpu(self.vcpu) {
@@ -269,14 +270,13 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
         });
     }
 
-    /// PSCI AFFINITY_INFO: whether a vCPU is on; `None` if there is none of that index.
+    /// PSCI AFFINITY_INFO: returns whether a vCPU is on, or `None` if there is no such vCPU.
     pub fn is_on(&self, target: VcpuIndex) -> Option<bool> {
         self.with_vm(|vm| vm.vcpu(target).map(|vcpu| vcpu.on))?
     }
 
-    /// Ends the VM's run for good, every vCPU's of it: SYSTEM_OFF, SYSTEM_RESET, or a stop by the
-    /// hypervisor. What runs on other CPUs goes on until its next exit to the host, and is not entered
-    /// again.
+    /// Stops all vCPUs of the VM for good: for SYSTEM_OFF, SYSTEM_RESET, or a stop by the hypervisor. A vCPU
+    /// that runs on another CPU leaves the guest at its next exit to the host. No vCPU is entered again.
     pub fn stop(&self) {
         self.with_vm(|vm| {
             vm.state = VmState::Stopped;
@@ -286,7 +286,7 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
 }
 
 impl<M: Machine> Drop for LoadedVcpu<'_, '_, M> {
-    /// Gives the vCPU back.
+    /// Parks the vCPU, if it runs.
     fn drop(&mut self) {
         if self.running {
             self.park();

@@ -1,5 +1,5 @@
-//! What tells two states of the core apart. Split and whole blocks that say the same of every page are different
-//! states; where tables are, and which generation a handle has, is no difference.
+//! A hash of the core's state, for the search. Two states with split and with whole blocks differ, even if
+//! every page has the same state. Table addresses and handle generations make no difference.
 
 use core::hash::{Hash, Hasher};
 
@@ -12,13 +12,13 @@ use crate::machine::{Machine, TableRef};
 use crate::memory::stage2::descriptor::{Kind, kind};
 use crate::ownership::owner_map::OwnerMap;
 
-/// Hashes all that the core decides by, on a machine of so many CPUs.
+/// Hashes all state that the core's decisions depend on, for a machine of `cpus` CPUs.
 pub fn hash<M: Machine>(hypervisor: &Hypervisor<'_, M>, cpus: usize, hasher: &mut impl Hasher) {
     look(hypervisor, |view| {
         owners(view.owners(), hasher);
         tables(view.machine, view.host_root(), hasher);
         for (index, (slot, ownerships)) in view.slots.iter().zip(view.ownerships).enumerate() {
-            // Whether there ever was a VM: stale handles.
+            // Whether the slot ever held a VM: a stale handle exists only then.
             (index, slot.generation != 0).hash(hasher);
             let Some(vm) = &slot.vm else { continue };
             (vm.state as u8, free(&vm.pool)).hash(hasher);
@@ -33,7 +33,7 @@ pub fn hash<M: Machine>(hypervisor: &Hypervisor<'_, M>, cpus: usize, hasher: &mu
     });
 }
 
-/// All words that mean something.
+/// Hashes all words that have a meaning.
 fn owners<G: Geometry>(owners: &OwnerMap<'_, G>, hasher: &mut impl Hasher) {
     for region in &owners.regions {
         for piece in pieces::<G>(region.pages.first().0, region.pages.len()) {
@@ -48,7 +48,7 @@ fn owners<G: Geometry>(owners: &OwnerMap<'_, G>, hasher: &mut impl Hasher) {
     }
 }
 
-/// Tables by what is in them, not by where they are.
+/// Hashes tables by content, not by address.
 fn tables<M: Machine>(machine: &M, root: Pfn, hasher: &mut impl Hasher) {
     fn table<M: Machine>(machine: &M, page: Pfn, level: Level, hasher: &mut impl Hasher) {
         for index in 0..M::Geometry::ENTRIES {

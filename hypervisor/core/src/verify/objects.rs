@@ -1,4 +1,4 @@
-//! A memory object as the oracle reads it: its tables one by one, and what their words add up to.
+//! A read-only view of a memory object for the oracle: its tables, and the totals of their words.
 
 use shared_abi::addr::Pfn;
 
@@ -7,25 +7,25 @@ use crate::machine::{Machine, TableRef};
 use crate::memory::object::presence::PresenceWord;
 use crate::memory::object::{Object, Presence};
 
-/// What the tables of an object add up to.
+/// The totals of an object's tables.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ObjectSurvey {
-    /// Tables, directories among them.
+    /// Number of tables, including directories.
     pub tables: u64,
-    /// Pages that are present, as the words say.
+    /// Number of pages that the words say are present.
     pub present: u64,
 }
 
-/// What is wrong with an object's tables.
+/// An inconsistency in an object's tables.
 #[derive(Clone, Copy, Debug)]
 pub enum ObjectFault {
-    /// This table is not in the VM's pool.
+    /// The table in this page is not in the VM's pool.
     Table(Pfn),
-    /// The chunk whose table this is miscounts.
+    /// The count of the split chunk with this table is wrong.
     Count(Pfn),
 }
 
-/// A memory object, under all locks.
+/// A memory object, viewed under all locks.
 #[derive(Clone, Copy, Debug)]
 pub struct ObjectView<'a>(pub(super) &'a Object);
 
@@ -43,7 +43,8 @@ impl ObjectView<'_> {
         self.0.present()
     }
 
-    /// The page at `offset`, if one is present, and how many of the `most` pages from there on follow from it.
+    /// Returns the page at `offset`, if it is present, and how many of the `most` pages from there on belong
+    /// to its run.
     pub fn run<M: Machine>(self, machine: &M, offset: u64, most: u64) -> (Option<Pfn>, u64) {
         let run = self.0.run(machine, offset, most);
         match run.presence() {
@@ -52,11 +53,12 @@ impl ObjectView<'_> {
         }
     }
 
-    /// Reads all tables of the object; before it reads one it asks whether it is in `custody`.
+    /// Reads all tables of the object. Before it reads a table it checks by `custody` that the table belongs
+    /// to the VM.
     ///
     /// # Errors
     ///
-    /// The first [`ObjectFault`].
+    /// The first [`ObjectFault`] that it finds.
     pub fn survey<M: Machine>(
         self,
         machine: &M,
@@ -94,7 +96,7 @@ impl ObjectView<'_> {
         Ok(survey)
     }
 
-    /// The pages of a split chunk that are present, of those that teardown has not taken.
+    /// Returns how many pages of a split chunk are present and not yet taken by teardown.
     fn survey_chunk<M: Machine>(
         self,
         machine: &M,
@@ -109,7 +111,7 @@ impl ObjectView<'_> {
             let here = offset >= self.0.taken && word.is_present();
             present = present.saturating_add(u64::from(here));
         }
-        // Teardown leaves words and counts behind.
+        // Teardown leaves stale words and counts behind.
         if self.0.taken == 0 && not_absent != count {
             return Err(ObjectFault::Count(table.page()));
         }

@@ -1,4 +1,5 @@
-//! The owner map as the oracle reads them: run by run, with their counts, and with what they were before.
+//! A read-only view of the owner map for the oracle: runs of page states, block counts, and changes since a
+//! copy.
 
 use shared_abi::addr::{PageRange, Pfn};
 
@@ -7,14 +8,14 @@ use crate::ownership::owner_map::block_state::BlockState;
 use crate::ownership::owner_map::{OwnerMap, Region, block_word, page_word_range, whole_block};
 use crate::ownership::page_state::PageState;
 
-/// Pages of RAM in a row whose page states follow from the first one's.
+/// A run of RAM pages whose page states follow from that of the first page.
 #[derive(Clone, Copy, Debug)]
 pub struct OwnerRun {
     /// The first page.
     pub first: u64,
-    /// How many.
+    /// Number of pages.
     pub pages: u64,
-    /// Its page state.
+    /// The page state of the first page.
     pub state: PageState,
 }
 
@@ -25,7 +26,7 @@ impl OwnerRun {
 }
 
 impl<G: Geometry> OwnerMap<'_, G> {
-    /// How many words there are: what a copy of them takes.
+    /// Number of words, which is the size of a copy.
     pub const fn words(&self) -> usize {
         self.words.len()
     }
@@ -35,12 +36,12 @@ impl<G: Geometry> OwnerMap<'_, G> {
         self.regions.iter().map(|region| region.pages)
     }
 
-    /// Shows all page states in runs as long as they are, ascending, until `show` fails; no block is
-    /// [`Self::miscounted`].
+    /// Calls `show` for each run of page states, in ascending order and in runs of maximal length, until
+    /// `show` fails. The caller has checked that no block is [`Self::miscounted`].
     ///
     /// # Errors
     ///
-    /// As `show` has them.
+    /// The error of `show`.
     pub fn try_for_each_run<E>(&self, mut show: impl FnMut(OwnerRun) -> Result<(), E>) -> Result<(), E> {
         let mut pending: Option<OwnerRun> = None;
         let mut add = |run: OwnerRun| {
@@ -71,7 +72,7 @@ impl<G: Geometry> OwnerMap<'_, G> {
         let Some(block) = self.block(region, piece.first) else {
             return Ok(());
         };
-        // What a block that counts nothing stands for is known once its count was found right.
+        // A block with count 0 is uniform; the caller has checked the count.
         let words = self.page_words(region, piece).filter(|_| block.uniform().is_none());
         let Some(words) = words else {
             return add(OwnerRun {
@@ -103,7 +104,7 @@ impl<G: Geometry> OwnerMap<'_, G> {
         Ok(())
     }
 
-    /// The first page of a split block that miscounts the pages which deviate from its base.
+    /// Returns the first page of a split block with a wrong count of the pages that deviate from its base.
     pub fn miscounted(&self) -> Option<Pfn> {
         self.regions.iter().find_map(|region| {
             pieces::<G>(region.pages.first().0, region.pages.len())
@@ -135,13 +136,13 @@ impl<G: Geometry> OwnerMap<'_, G> {
         })
     }
 
-    /// Shows what changed since `before` was a copy of these page states, page by page and ascending, until
-    /// `show` fails, and makes it one again. Where `before` holds anything else, all is taken over
-    /// without being shown.
+    /// Compares the page states with `before`, an earlier copy. Calls `show` for each page that changed, in
+    /// ascending order, until `show` fails, and brings `before` up to date. Words of `before` that are not
+    /// from such a copy are overwritten.
     ///
     /// # Errors
     ///
-    /// As `show` has them.
+    /// The error of `show`.
     pub fn try_for_each_change<E>(
         &self,
         before: &mut [u64],
@@ -193,7 +194,7 @@ impl<G: Geometry> OwnerMap<'_, G> {
         Ok(())
     }
 
-    /// Takes a copy of all page states.
+    /// Copies all page states.
     pub fn copy_to(&self, copy: &mut [u64]) {
         for (to, from) in copy.iter_mut().zip(self.words.iter()) {
             *to = *from;

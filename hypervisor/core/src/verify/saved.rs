@@ -1,4 +1,4 @@
-//! A state of the core to go back to: what the search tries from there starts where it was.
+//! Save and restore of the core's state, so that the search can try several calls from one state.
 
 use shared_abi::error::CallError;
 use shared_abi::host_call::{VcpuIndex, VmHandle};
@@ -11,16 +11,16 @@ use crate::memory::pool::Pool;
 use crate::vcpu::loaded::LoadedVcpu;
 use crate::vm::{self, VmSlot, VmState};
 
-/// A copy of all that changes, but for the page states, which the caller keeps, and who has taken which vCPU.
+/// A copy of the mutable state. It lacks the page states, which the caller keeps, and the ownership of vCPUs.
 #[derive(Clone, Debug)]
 pub struct SavedState {
     host_pool: Pool,
     slots: [VmSlot; MAX_VMS],
 }
 
-/// Copies the state, and the page states into `owners`: as many words as [`OwnerMap::words`] says.
+/// Saves the state, and copies the page states to `owners`, which has [`OwnerMap::words`] words.
 ///
-/// [`OwnerMap::words`]: crate::ownership::owner_map::Records::words
+/// [`OwnerMap::words`]: crate::ownership::owner_map::OwnerMap::words
 pub fn save<M: Machine>(hypervisor: &Hypervisor<'_, M>, owners: &mut [u64]) -> SavedState {
     look(hypervisor, |view| {
         view.owners().copy_to(owners);
@@ -33,7 +33,7 @@ pub fn save<M: Machine>(hypervisor: &Hypervisor<'_, M>, owners: &mut [u64]) -> S
     })
 }
 
-/// Goes back to a state that this hypervisor was in.
+/// Restores a state that was saved from this hypervisor.
 pub fn restore<M: Machine>(hypervisor: &Hypervisor<'_, M>, saved: &SavedState, owners: &[u64]) {
     for (slot, saved) in hypervisor.slots.iter().zip(&saved.slots) {
         let mut slot = slot.mutex.lock();
@@ -48,21 +48,21 @@ pub fn restore<M: Machine>(hypervisor: &Hypervisor<'_, M>, saved: &SavedState, o
     host.pool = saved.host_pool.clone();
 }
 
-/// Takes every vCPU from whoever has it.
+/// Frees every vCPU, whichever CPU has it.
 pub fn release_vcpus<M: Machine>(hypervisor: &Hypervisor<'_, M>) {
     for ownership in hypervisor.ownerships.iter().flatten() {
         ownership.revoke();
-        // Whoever has it parks what can't be parked.
+        // After a revocation, parking frees the vCPU for any CPU.
         ownership.park(CpuIndex(0));
     }
 }
 
-/// Loads a vCPU that was loaded in the state which [`restore`] goes back to, whatever became of its VM meanwhile.
-/// The state has to be restored once more afterwards.
+/// Loads a vCPU that was loaded in the saved state, even if its VM has stopped since. This changes the state,
+/// so the caller calls [`restore`] again afterwards.
 ///
 /// # Errors
 ///
-/// [`CallError`] if it was not.
+/// [`CallError`] if the vCPU was not loaded in the saved state.
 pub fn load_again<'h, 'm, M: Machine>(
     hypervisor: &'h Hypervisor<'m, M>,
     cpu: CpuIndex,

@@ -1,4 +1,4 @@
-//! Ways to falsify the state, so that a check can be seen to notice.
+//! Ways to corrupt the state, to show that a check notices.
 
 use shared_abi::addr::{PageRange, Pfn};
 
@@ -18,7 +18,7 @@ pub fn page_state<M: Machine>(hypervisor: &Hypervisor<'_, M>, page: Pfn, state: 
     }
 }
 
-/// Makes the split block that holds a page miscount.
+/// Makes the count of the split block around `page` wrong.
 pub fn miscount<M: Machine>(hypervisor: &Hypervisor<'_, M>, page: Pfn) {
     let owners = &mut hypervisor.host.mutex.lock().owners;
     let region = owners.regions.iter().find(|region| region.pages.contains(page));
@@ -29,17 +29,17 @@ pub fn miscount<M: Machine>(hypervisor: &Hypervisor<'_, M>, page: Pfn) {
     }
 }
 
-/// Makes a VM count a page more than it shares.
+/// Adds one to a VM's count of shared pages.
 pub fn overcount_shared<M: Machine>(hypervisor: &Hypervisor<'_, M>, vm: VmIndex) {
     with_vm(hypervisor, vm, |vm| vm.report.shared = vm.report.shared.wrapping_add(1));
 }
 
-/// Loses a page of a VM's pool.
+/// Removes a page from a VM's pool and drops it.
 pub fn lose_pool_page<M: Machine>(hypervisor: &Hypervisor<'_, M>, vm: VmIndex) {
     with_vm(hypervisor, vm, |vm| vm.pool.take(hypervisor.machine()));
 }
 
-/// Puts the registers of a VM's first vCPU into another page.
+/// Moves the registers of a VM's first vCPU to another page.
 pub fn move_context<M: Machine>(hypervisor: &Hypervisor<'_, M>, vm: VmIndex, page: Pfn) {
     with_vm(hypervisor, vm, |vm| {
         if let Some(vcpu) = vm.vcpus.first_mut() {
@@ -48,7 +48,7 @@ pub fn move_context<M: Machine>(hypervisor: &Hypervisor<'_, M>, vm: VmIndex, pag
     });
 }
 
-/// Tears a VM down while a CPU runs its first vCPU.
+/// Marks a VM as dying while a CPU runs its first vCPU.
 pub fn die_while_running<M: Machine>(hypervisor: &Hypervisor<'_, M>, vm: VmIndex, cpu: CpuIndex) {
     with_vm(hypervisor, vm, |vm| vm.state = VmState::Dying);
     if let Some(ownership) =

@@ -1,4 +1,4 @@
-//! A VM as the oracle reads it.
+//! A read-only view of a VM for the oracle.
 
 use shared_abi::addr::{Gfn, Pfn};
 
@@ -8,7 +8,7 @@ use crate::ownership::page_state::ObjectPage;
 use crate::vm::vcpu_ownership::VcpuOwnership;
 use crate::vm::{ObjectSlot, Vm, VmState};
 
-/// A VM, under all locks.
+/// A VM, viewed under all locks.
 #[derive(Clone, Copy, Debug)]
 pub struct VmView<'a> {
     pub(super) vm: &'a Vm,
@@ -17,19 +17,19 @@ pub struct VmView<'a> {
 }
 
 impl<'a> VmView<'a> {
-    /// Which one it is.
+    /// The VM's index.
     #[must_use]
     pub const fn index(self) -> VmIndex {
         self.vm.index
     }
 
-    /// Whether its memory is kept from the host.
+    /// Whether the VM is protected.
     #[must_use]
     pub const fn is_protected(self) -> bool {
         self.vm.protected
     }
 
-    /// Whether it is being torn down: nobody walks its tables then, and they are not kept up to date.
+    /// Whether the VM is dying: no CPU walks its tables any more, and they may be stale.
     #[must_use]
     pub fn is_dying(self) -> bool {
         self.vm.state == VmState::Dying
@@ -41,19 +41,19 @@ impl<'a> VmView<'a> {
         self.vm.tables.root()
     }
 
-    /// How many pages are left in its pool.
+    /// Number of free pages in its pool.
     #[must_use]
     pub fn pool_free(self) -> u64 {
         free(&self.vm.pool)
     }
 
-    /// How many pages it shares, as it counts them.
+    /// Number of shared pages, by the VM's own count.
     #[must_use]
     pub const fn shared(self) -> u64 {
         self.vm.report.shared
     }
 
-    /// The pages that hold its vCPUs' registers, and whether each runs.
+    /// The pages that hold its vCPUs' registers, and whether each vCPU runs.
     pub fn vcpus(self) -> impl Iterator<Item = (Pfn, bool)> + use<'a> {
         self.vm
             .vcpus
@@ -67,20 +67,20 @@ impl<'a> VmView<'a> {
         self.objects.iter().filter_map(|slot| slot.object.as_ref()).map(ObjectView)
     }
 
-    /// The object at an index.
+    /// The object at `index`, if there is one.
     #[must_use]
     pub fn object(self, index: ObjectIndex) -> Option<ObjectView<'a>> {
         self.objects.get(usize::from(index.0))?.object.as_ref().map(ObjectView)
     }
 
-    /// Where the guest sees a page of an object.
+    /// Returns the guest page of an object page, if it is bound.
     #[must_use]
     pub fn gfn(self, page: ObjectPage) -> Option<Gfn> {
         self.vm.gfn(page, 1)
     }
 
-    /// Where the guest sees a page of an object, and how many of the `most` pages from there on follow in the same
-    /// binding.
+    /// Returns the guest page of an object page, and how many of the `most` pages from there on belong to the
+    /// same binding.
     #[must_use]
     pub fn bound_run(self, page: ObjectPage, most: u64) -> Option<(Gfn, u64)> {
         self.vm.bound_run(page, most)

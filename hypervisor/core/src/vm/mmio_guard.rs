@@ -1,9 +1,9 @@
-//! The pages that a guest declared to be devices.
+//! The MMIO guard: the pages that a guest has declared to be devices.
 
 use heapless::Vec;
 use shared_abi::addr::Gfn;
 
-/// The most runs of guarded pages that a VM may have. A machine's devices come in a few.
+/// Maximum number of runs of guarded pages in a VM.
 pub const MAX_RUNS: usize = 32;
 
 /// The guard has no room for another run of pages.
@@ -11,16 +11,16 @@ pub const MAX_RUNS: usize = 32;
 #[error("too many separate runs of guarded pages")]
 pub struct GuardFull;
 
-/// The MMIO guard of a VM: until the guest enrols, any page without memory is a device to it; from then
-/// on only those that it named.
+/// The MMIO guard of a VM. Before the guest enrolls, every page without memory may be a device. Afterwards
+/// only the guarded pages may.
 #[derive(Clone, Debug, Default)]
 pub struct MmioGuard {
     enrolled: bool,
-    /// Apart and not adjacent; the one that was asked for last comes first.
+    /// Runs that neither overlap nor touch. The run that was looked up last is first.
     runs: Vec<GuardedPages, MAX_RUNS>,
 }
 
-/// Pages from `first` up to, and without, `end`.
+/// Pages from `first` up to, but excluding, `end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct GuardedPages {
     first: Gfn,
@@ -28,12 +28,12 @@ struct GuardedPages {
 }
 
 impl MmioGuard {
-    /// MMIO_GUARD_ENROLL: one-way.
+    /// MMIO_GUARD_ENROLL: enrolls the guest. Enrolment is permanent.
     pub const fn enroll(&mut self) {
         self.enrolled = true;
     }
 
-    /// Whether the host may emulate a device at `page`.
+    /// Returns whether the host may emulate a device at `page`.
     pub fn allows(&mut self, page: Gfn) -> bool {
         let found = self.runs.iter().position(|run| run.contains(page));
         match found {
@@ -46,11 +46,11 @@ impl MmioGuard {
         }
     }
 
-    /// MMIO_GUARD_MAP: names a page, and enrols. A page may be named again.
+    /// MMIO_GUARD_MAP: guards a page, and enrolls the guest. The page may be guarded already.
     ///
     /// # Errors
     ///
-    /// [`GuardFull`]; nothing was done then.
+    /// [`GuardFull`] if there is no room for another run. Nothing has changed then.
     pub fn map(&mut self, page: Gfn) -> Result<(), GuardFull> {
         let mut new = GuardedPages { first: page, end: page.checked_add(1).ok_or(GuardFull)? };
         let touches = |run: &GuardedPages| run.first <= new.end && new.first <= run.end;
@@ -69,11 +69,12 @@ impl MmioGuard {
         self.runs.push(new).map_err(|_| GuardFull)
     }
 
-    /// MMIO_GUARD_UNMAP: takes a page's name back, if it has one.
+    /// MMIO_GUARD_UNMAP: removes a page from the guard. The page need not be guarded.
     ///
     /// # Errors
     ///
-    /// [`GuardFull`], as a page from the middle of a run makes two of it; nothing was done then.
+    /// [`GuardFull`] if the page splits a run and there is no room for the second half. Nothing has changed
+    /// then.
     pub fn unmap(&mut self, page: Gfn) -> Result<(), GuardFull> {
         let Some(index) = self.runs.iter().position(|run| run.contains(page)) else {
             return Ok(());
@@ -142,7 +143,7 @@ mod tests {
         }
         assert_eq!(guard.map(Gfn(1000)), Err(GuardFull));
         assert!(!guard.allows(Gfn(1000)));
-        // What merges with a run, or is in one, still fits.
+        // A page that extends or joins runs, or lies in one, still fits.
         assert_eq!(guard.map(Gfn(4)), Ok(()));
         assert_eq!(guard.map(Gfn(5)), Ok(()));
         assert_eq!(guard.map(Gfn(6)), Ok(()));

@@ -1,10 +1,11 @@
-//! Which CPU has a vCPU: a word for each that changes hands without its VM's lock.
+//! The ownership of each vCPU by a CPU: one atomic word per vCPU, which also changes without the VM's lock.
 //!
-//! A CPU *takes* a vCPU under that lock, where it is seen that the vCPU may run. When its run is over the CPU
-//! *parks* it: whoever takes it next may have it, but the CPU that parked it may *resume* it without another
-//! look. So whoever changes what was looked at *revokes* the ownership under the same lock: one that is parked is
-//! free then, and one that runs is free as soon as its run is over. (A vCPU that is off is never parked, since it
-//! revoked its own ownership when it turned itself off: who turns it on has nothing to revoke.)
+//! A CPU *takes* a vCPU under the VM's lock, after it has checked there that the vCPU may run. After the run
+//! it *parks* the vCPU. Any CPU may take a parked vCPU; the CPU that parked it may also *resume* it, which
+//! repeats no check and takes no lock. A change of the checked state therefore *revokes* the ownership, under
+//! the VM's lock. A parked vCPU is free from then on; a running one is free as soon as its run ends.
+//!
+//! CPU_ON needs no revocation: a vCPU that is off is not parked, because CPU_OFF revokes its own ownership.
 //!
 //! | word | meaning |
 //! | --- | --- |
@@ -24,7 +25,7 @@ const REVOKED: u32 = 1 << 9;
 
 const _: () = assert!(MAX_CPUS < RUNNING as usize, "a CPU fits below the bits");
 
-/// The word of a vCPU, and what the vCPU has done, which only the CPU that runs it writes.
+/// The ownership word of a vCPU, and its counters. Only the CPU that runs the vCPU writes the counters.
 #[derive(Debug)]
 pub(crate) struct VcpuOwnership {
     word: AtomicU32,
@@ -38,12 +39,13 @@ const fn parked(cpu: CpuIndex) -> u32 {
 }
 
 impl VcpuOwnership {
-    /// Nobody's.
+    /// Makes a free vCPU.
     pub(crate) const fn new() -> Self {
         Self { word: AtomicU32::new(FREE), hypercalls: AtomicU64::new(0), exits: AtomicU64::new(0) }
     }
 
-    /// Takes the vCPU for a CPU, unless it runs. The caller holds its VM's lock, and has seen that it may run.
+    /// Takes the vCPU for `cpu` and returns true, unless it runs. The caller holds the VM's lock and has
+    /// checked that the vCPU may run.
     pub(crate) fn take(&self, cpu: CpuIndex) -> bool {
         self.word
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
@@ -52,13 +54,14 @@ impl VcpuOwnership {
             .is_ok()
     }
 
-    /// Takes the vCPU for the CPU that parked it, unless somebody took it or revoked that meanwhile.
+    /// Takes the vCPU again for the CPU that parked it. Returns false if another CPU has taken it since, or
+    /// if its ownership was revoked.
     pub(crate) fn resume(&self, cpu: CpuIndex) -> bool {
         let parked = parked(cpu);
         self.word.compare_exchange(parked, parked | RUNNING, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
-    /// The vCPU has run on `cpu`.
+    /// Ends the run on `cpu`: parks the vCPU, or frees it if its ownership was revoked.
     pub(crate) fn park(&self, cpu: CpuIndex) {
         let parked = parked(cpu);
         let running = parked | RUNNING;
@@ -67,23 +70,24 @@ impl VcpuOwnership {
         }
     }
 
-    /// Nobody runs the vCPU but who does so already, without taking it anew. The caller holds its VM's lock.
+    /// Revokes the ownership: no CPU can resume the vCPU, and a CPU that runs it cannot park it. A CPU can
+    /// still take it under the VM's lock, which the caller holds.
     pub(crate) fn revoke(&self) {
         self.word.fetch_or(REVOKED, Ordering::AcqRel);
     }
 
-    /// Whether the vCPU runs. Once ownership is revoked, and while the caller holds its VM's lock, one that does
-    /// not will not.
+    /// Returns whether the vCPU runs. If the ownership is revoked and the caller holds the VM's lock, a result
+    /// of `false` holds until the caller releases the lock.
     pub(crate) fn is_running(&self) -> bool {
         self.word.load(Ordering::Acquire) & RUNNING != 0
     }
 
-    /// Whether what was looked at when the vCPU was taken may have changed. The vCPU runs on this CPU.
+    /// Returns whether the state that was checked at the take may have changed. The vCPU runs on this CPU.
     pub(crate) fn is_revoked(&self) -> bool {
         self.word.load(Ordering::Acquire) & REVOKED != 0
     }
 
-    /// Counts a hypercall that the hypervisor answered. The vCPU runs on this CPU.
+    /// Counts a hypercall that the hypervisor served. The vCPU runs on this CPU.
     pub(crate) fn count_hypercall(&self) {
         count(&self.hypercalls);
     }
@@ -93,12 +97,12 @@ impl VcpuOwnership {
         count(&self.exits);
     }
 
-    /// Hypercalls and exits so far.
+    /// Returns the numbers of hypercalls and exits.
     pub(crate) fn counts(&self) -> [u64; 2] {
         [&self.hypercalls, &self.exits].map(|count| count.load(Ordering::Relaxed))
     }
 
-    /// Begins to count for another vCPU, which nobody has taken yet.
+    /// Resets the counters for a new vCPU, which no CPU has taken yet.
     pub(crate) fn reset_counts(&self) {
         for count in [&self.hypercalls, &self.exits] {
             count.store(0, Ordering::Relaxed);
@@ -167,7 +171,7 @@ mod tests {
         assert!(ownership.take(THERE));
     }
 
-    /// What a CPU believes of the vCPU.
+    /// The model of one CPU: its relation to the vCPU.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
     enum Belief {
         Nothing,
@@ -175,11 +179,11 @@ mod tests {
         Parked,
     }
 
-    /// All that two CPUs and a holder of the VM's lock can do, from every state that they can get to.
+    /// Every action of two CPUs and of a holder of the VM's lock, from every reachable state.
     #[test]
     fn whatever_two_cpus_do_one_runs_it_and_nobody_resumes_what_was_revoked() {
         use Belief::{Nothing, Parked, Runs};
-        // The word, what each CPU believes, and whether it may resume what it has parked.
+        // The word, and for each CPU its belief and whether it may resume a vCPU that it parked.
         let mut seen = BTreeSet::new();
         let mut left = std::vec![(FREE, [(Nothing, false); 2])];
         while let Some((word, cpus)) = left.pop() {

@@ -1,5 +1,5 @@
-//! The host's copy of the device tree: the original, edited in place by `dtoolkit`, so that what the
-//! hypervisor has never heard of comes through as it is.
+//! The host's copy of the device tree. `dtoolkit` edits a copy of the original in place, so nodes and
+//! properties that the hypervisor does not know stay unchanged.
 
 use dtoolkit::fdt::{FdtNode, FdtProperty};
 use dtoolkit::fdt_mut::{FdtMut, FdtNodeMut, SliceBuffer};
@@ -8,40 +8,42 @@ use shared_abi::addr::{Pa, PageRange, Pfn};
 
 use super::{DeviceTreeError, hypervisor_console, open, withheld};
 
-/// What the host's copy says that the original does not.
+/// Additions to the host's copy.
 #[derive(Clone, Copy, Debug)]
 pub struct Edits<'a> {
-    /// Where the manifest and the parts of the image are: `/chosen/linux,initrd-start` and `-end`.
+    /// Start and end of the memory that holds the manifest and the image parts: `/chosen/linux,initrd-start`
+    /// and `-end`.
     pub initrd: Option<(Pa, Pa)>,
-    /// Memory that is not the host's, for the memory reservation block.
+    /// Memory that the host does not own, for the memory reservation block.
     pub reserved: &'a [PageRange<Pfn>],
 }
 
-/// `/chosen` properties that the copy does not take over: the seeds are the hypervisor's, the ramdisk
-/// is set anew.
+/// `/chosen` properties that the copy omits: the seeds are for the hypervisor only, and the ramdisk is set
+/// anew.
 const CHOSEN_DROPPED: [&str; 4] = ["rng-seed", "kaslr-seed", "linux,initrd-start", "linux,initrd-end"];
 
-/// Properties that refer to devices which are not in the copy.
+/// Properties that refer to withheld devices.
 const DROPPED: [&str; 5] = ["iommu-map", "iommu-map-mask", "iommus", "msi-map", "msi-parent"];
 
-/// How deep nodes may nest: editing recurses, and the stack is small.
+/// Maximum nesting depth of nodes: editing recurses on a small stack.
 const MAX_DEPTH: usize = 16;
 
 type Editor<'a, 'o> = FdtNodeMut<'a, SliceBuffer<'o>>;
 
-/// Writes the host's copy of the tree `blob` to `out`, and returns its length. While it is edited the
-/// copy takes as much room as the original and what `edits` adds.
+/// Writes the host's copy of the tree `blob` to `out` and returns its length in bytes. During editing the
+/// copy takes as much room as the original and the additions of `edits` together.
 ///
 /// # Errors
 ///
-/// [`DeviceTreeError::Malformed`] for a malformed tree, [`DeviceTreeError::Missing`] for one without
-/// `/chosen`, [`DeviceTreeError::NoRoom`] if `out` is too short. What is in `out` then is no tree.
+/// [`DeviceTreeError::Malformed`] if the tree is malformed, [`DeviceTreeError::Missing`] if it has no
+/// `/chosen`, [`DeviceTreeError::NoRoom`] if `out` is too short, [`DeviceTreeError::TooMany`] if nodes nest
+/// too deep. The content of `out` is not a valid tree then.
 pub fn filter(blob: &[u8], edits: &Edits<'_>, out: &mut [u8]) -> Result<usize, DeviceTreeError> {
     let original = open(blob)?;
     let console = hypervisor_console(original).map(|node| node.name());
     let gone = |node: FdtNode<'_>| withheld(node, console);
 
-    // Siblings of one name are no tree, and only the first would be edited.
+    // Sibling nodes with one name make a tree malformed, and only the first would be edited.
     for name in ["chosen", "aliases"] {
         let found = original.root().children();
         if found.filter(|node| node.name() == name).count() > 1 {
@@ -72,19 +74,19 @@ pub fn filter(blob: &[u8], edits: &Edits<'_>, out: &mut [u8]) -> Result<usize, D
     Ok(tree.as_read_only().data().len())
 }
 
-/// Copies the tree, with more memory reservations before those that it has.
+/// Copies the tree and adds memory reservations before its own.
 fn copy(blob: &[u8], reserved: &[PageRange<Pfn>], out: &mut [u8]) -> Result<(), DeviceTreeError> {
-    // The header's fields, by offset (Devicetree Specification 0.4, section 5.2): where the parts are,
-    // in this order in a tree that was checked, and how long the structure is.
+    // Offsets of header fields (Devicetree Specification 0.4, section 5.2): the positions of the blocks,
+    // which a checked tree has in this order, and the length of the structure block.
     const RESERVATIONS: usize = 16;
     const STRUCTURE: usize = 8;
     const STRINGS: usize = 12;
     const END: usize = 4;
     const STRUCTURE_BYTES: usize = 36;
     const STRINGS_BYTES: usize = 32;
-    /// The structure's last word.
+    /// The token that ends the structure block.
     const FDT_END: usize = 9;
-    /// Address and size.
+    /// The size of a reservation: address and length, in bytes.
     const ENTRY_BYTES: usize = 16;
 
     let structure_end = word(blob, STRUCTURE)?.saturating_add(word(blob, STRUCTURE_BYTES)?);
@@ -95,7 +97,7 @@ fn copy(blob: &[u8], reserved: &[PageRange<Pfn>], out: &mut [u8]) -> Result<(), 
         .get(word(blob, STRINGS)?..)
         .and_then(|rest| rest.get(..word(blob, STRINGS_BYTES).ok()?))
         .ok_or(DeviceTreeError::Malformed)?;
-    // The editor looks at all strings, also at those that nothing refers to.
+    // The editor reads all strings, including unreferenced ones.
     if core::str::from_utf8(strings).is_err() || strings.last().is_some_and(|last| *last != 0) {
         return Err(DeviceTreeError::Malformed);
     }
@@ -122,7 +124,7 @@ fn copy(blob: &[u8], reserved: &[PageRange<Pfn>], out: &mut [u8]) -> Result<(), 
     Ok(())
 }
 
-/// A word of the tree.
+/// Returns the big-endian 32-bit word at byte offset `at`.
 fn word(blob: &[u8], at: usize) -> Result<usize, DeviceTreeError> {
     blob.get(at..)
         .and_then(|rest| rest.first_chunk())
@@ -130,8 +132,9 @@ fn word(blob: &[u8], at: usize) -> Result<usize, DeviceTreeError> {
         .ok_or(DeviceTreeError::Malformed)
 }
 
-/// Removes the first child of which that is true. Removing one ends the look at its siblings, so who
-/// wants all of them gone calls until there is none.
+/// Removes the first child for which `gone` returns true, and returns whether it removed one. A removal ends
+/// the iteration over the siblings, so a caller that removes all of them repeats the call until it returns
+/// false.
 fn remove_child(node: &mut Editor<'_, '_>, gone: impl Fn(FdtNode<'_>) -> bool) -> bool {
     let mut children = node.children_mut();
     while let Some(child) = children.next() {
@@ -143,7 +146,7 @@ fn remove_child(node: &mut Editor<'_, '_>, gone: impl Fn(FdtNode<'_>) -> bool) -
     false
 }
 
-/// As [`remove_child`], for a property.
+/// Does for a property what [`remove_child`] does for a child.
 fn remove_property(node: &mut Editor<'_, '_>, gone: impl Fn(FdtProperty<'_>) -> bool) -> bool {
     let mut properties = node.properties_mut();
     while let Some(property) = properties.next() {
@@ -155,8 +158,8 @@ fn remove_property(node: &mut Editor<'_, '_>, gone: impl Fn(FdtProperty<'_>) -> 
     false
 }
 
-/// Removes what refers to withheld devices from `node`, `depth` levels below the root, and all nodes
-/// below it, and withheld devices below an interrupt controller.
+/// Removes references to withheld devices from `node`, which is `depth` levels below the root, and from all
+/// its descendants. Also removes withheld devices below an interrupt controller.
 fn drop_references(node: &mut Editor<'_, '_>, depth: usize) -> Result<(), DeviceTreeError> {
     if depth > MAX_DEPTH {
         return Err(DeviceTreeError::TooMany("nested nodes"));

@@ -1,4 +1,4 @@
-//! What EL2 has to know of the machine.
+//! The platform description that EL2 reads from the device tree.
 
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::standard::NodeStandard;
@@ -14,12 +14,12 @@ use crate::limits::{MAX_CPUS, MAX_DENIED, MAX_REGIONS};
 pub struct DeviceRange {
     /// The first address.
     pub base: Pa,
-    /// In bytes; not 0.
+    /// Length in bytes; not 0.
     pub bytes: u64,
 }
 
 impl DeviceRange {
-    /// The pages that hold it.
+    /// The pages that the range touches, or `None` if the range overflows.
     fn pages(self) -> Option<PageRange<Pfn>> {
         let last = self.base.checked_add(self.bytes.checked_sub(1)?)?;
         let first = self.base.page();
@@ -28,41 +28,41 @@ impl DeviceRange {
     }
 }
 
-/// How the firmware is called (PSCI's `method`).
+/// The conduit of firmware calls (PSCI's `method`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Conduit {
-    /// By SMC, to EL3 or to what plays it.
+    /// SMC, to EL3 or to an emulation of it.
     Smc,
-    /// By HVC: the firmware is a hypervisor, so EL2 is not there to be had.
+    /// HVC: the firmware is a hypervisor at EL2, so EL2 is not available.
     Hvc,
 }
 
-/// The most bytes of seed that are taken.
+/// Maximum number of seed bytes that are read.
 pub const MAX_SEED_BYTES: usize = 128;
 
-/// The machine, as its device tree tells.
+/// The machine as its device tree describes it.
 #[derive(Clone, Debug)]
 pub struct Platform {
-    /// RAM, ascending and apart.
+    /// RAM, in ascending ranges that neither overlap nor touch.
     pub ram: Vec<PageRange<Pfn>, MAX_REGIONS>,
-    /// MPIDR_EL1's affinity fields of each CPU.
+    /// The MPIDR_EL1 affinity fields of each CPU.
     pub cpus: Vec<u64, MAX_CPUS>,
-    /// The second PL011, the hypervisor's.
+    /// The hypervisor's console: the second PL011.
     pub hypervisor_console: Option<DeviceRange>,
-    /// How PSCI is called.
+    /// The conduit of PSCI calls.
     pub psci: Conduit,
-    /// Device pages that the host must never reach, ascending and apart.
+    /// Device pages that the host must never reach, in ascending ranges that neither overlap nor touch.
     pub denied: Vec<PageRange<Pfn>, MAX_DENIED>,
-    /// What the firmware gave as entropy: `rng-seed` and `kaslr-seed`, one after the other.
+    /// The firmware's entropy: `rng-seed` followed by `kaslr-seed`.
     pub seed: Vec<u8, MAX_SEED_BYTES>,
 }
 
 impl Platform {
-    /// Reads the tree.
+    /// Parses the device tree.
     ///
     /// # Errors
     ///
-    /// [`DeviceTreeError`], if it is malformed or the machine is not one that the hypervisor can run.
+    /// [`DeviceTreeError`] if the tree is malformed, or if the hypervisor does not support the machine.
     pub fn parse(blob: &[u8]) -> Result<Self, DeviceTreeError> {
         let tree = open(blob)?;
         find(tree, "arm,gic-v3").ok_or(DeviceTreeError::Missing("GICv3"))?;
@@ -77,7 +77,7 @@ impl Platform {
     }
 }
 
-/// The regions in the `reg` property of a child of `parent`.
+/// Returns the regions in the `reg` property of a child of `parent`.
 fn regions<'a>(
     parent: FdtNode<'a>,
     node: FdtNode<'a>,
@@ -95,7 +95,7 @@ fn regions<'a>(
     }))
 }
 
-/// The first region of a node at the top level, if there is such a node.
+/// Returns the first region of a top-level node, or `None` if there is no node.
 fn first_region(tree: Fdt<'_>, node: Option<FdtNode<'_>>) -> Result<Option<DeviceRange>, DeviceTreeError> {
     let Some(node) = node else { return Ok(None) };
     let mut regions = regions(tree.root(), node)?;
@@ -106,7 +106,7 @@ fn find<'a>(tree: Fdt<'a>, compatible: &str) -> Option<FdtNode<'a>> {
     tree.root().children().find(|&node| is_compatible(node, compatible))
 }
 
-/// The memory nodes' whole pages.
+/// Returns the whole pages of all memory nodes.
 fn ram(tree: Fdt<'_>) -> Result<Vec<PageRange<Pfn>, MAX_REGIONS>, DeviceTreeError> {
     let mut ram = Vec::new();
     for node in tree.root().children() {
@@ -130,7 +130,7 @@ fn ram(tree: Fdt<'_>) -> Result<Vec<PageRange<Pfn>, MAX_REGIONS>, DeviceTreeErro
     Ok(ram)
 }
 
-/// Adds a range to an ascending list; ranges that overlap or touch become one.
+/// Adds a range to an ascending list and merges ranges that overlap or touch.
 fn insert<const N: usize>(list: &mut Vec<PageRange<Pfn>, N>, new: PageRange<Pfn>) -> Result<(), ()> {
     let (mut first, mut end) = (new.first(), new.end());
     list.retain(|old| {
@@ -150,7 +150,7 @@ fn insert<const N: usize>(list: &mut Vec<PageRange<Pfn>, N>, new: PageRange<Pfn>
 /// MPIDR_EL1's affinity fields: Aff3 in bits 39:32, Aff2 to Aff0 in bits 23:0.
 const AFFINITY: u64 = 0xff_00ff_ffff;
 
-/// The `reg` of each CPU that firmware can start (Documentation/devicetree/bindings/arm/cpus.yaml).
+/// Returns the `reg` of each CPU that firmware can start (Documentation/devicetree/bindings/arm/cpus.yaml).
 fn cpus(tree: Fdt<'_>) -> Result<Vec<u64, MAX_CPUS>, DeviceTreeError> {
     let mut cpus = Vec::new();
     let node = tree.root().child("cpus");
@@ -186,7 +186,7 @@ fn psci(tree: Fdt<'_>) -> Result<Conduit, DeviceTreeError> {
     }
 }
 
-/// The pages of every device that the host does not get to see.
+/// Returns the pages of all devices that are withheld from the host.
 fn denied(tree: Fdt<'_>) -> Result<Vec<PageRange<Pfn>, MAX_DENIED>, DeviceTreeError> {
     let mut denied = Vec::new();
     let console = hypervisor_console(tree).map(|node| node.name());
@@ -201,7 +201,7 @@ fn denied(tree: Fdt<'_>) -> Result<Vec<PageRange<Pfn>, MAX_DENIED>, DeviceTreeEr
         if withheld(node, console) {
             deny(tree.root(), node)?;
         }
-        // An ITS is a child of its GIC, whose addresses are the root's (an empty `ranges`).
+        // An ITS is a child of its GIC. An empty `ranges` says that its addresses are those of the root.
         for child in node.children().filter(|&child| withheld(child, None)) {
             if !node.property("ranges").is_some_and(|ranges| ranges.value().is_empty()) {
                 return Err(DeviceTreeError::Malformed);
@@ -212,7 +212,7 @@ fn denied(tree: Fdt<'_>) -> Result<Vec<PageRange<Pfn>, MAX_DENIED>, DeviceTreeEr
     Ok(denied)
 }
 
-/// The seeds in `/chosen`, cut off at [`MAX_SEED_BYTES`].
+/// Returns the seeds in `/chosen`, truncated to [`MAX_SEED_BYTES`].
 fn seed(tree: Fdt<'_>) -> Vec<u8, MAX_SEED_BYTES> {
     let mut seed = Vec::new();
     let Some(chosen) = tree.root().child("chosen") else {

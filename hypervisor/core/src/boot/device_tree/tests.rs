@@ -1,5 +1,5 @@
-//! On a tree that QEMU 10.0.2 made: `-M virt,virtualization=on,gic-version=3,iommu=smmuv3,its=off
-//! -cpu cortex-a76 -smp 4 -m 512 -nodefaults -serial null -serial null`, its padding cut off.
+//! Tests on a device tree from QEMU 10.0.2: `-M virt,virtualization=on,gic-version=3,iommu=smmuv3,its=off
+//! -cpu cortex-a76 -smp 4 -m 512 -nodefaults -serial null -serial null`, without its padding.
 
 use std::string::{String, ToString};
 use std::vec;
@@ -54,7 +54,7 @@ const NO_EDITS: Edits<'_> = Edits { initrd: None, reserved: &[] };
 /// Nodes by path, with their properties.
 type Nodes = Vec<(String, Vec<(String, Vec<u8>)>)>;
 
-/// Adds all nodes from `node` on.
+/// Adds `node` and all its descendants to `all`.
 fn flatten(node: FdtNode<'_>, path: &str, all: &mut Nodes) {
     let properties =
         node.properties().map(|property| (property.name().to_string(), property.value().to_vec()));
@@ -113,7 +113,7 @@ fn ramdisk_and_reservations_are_told() {
 fn filtering_twice_changes_nothing_more() {
     let once = filtered(&NO_EDITS);
     let mut twice = vec![0; once.len()];
-    // What was the hypervisor's console is gone, so the host keeps the one that is left.
+    // The copy has no hypervisor console any more, so the host keeps the remaining PL011.
     let length = filter(&once, &NO_EDITS, &mut twice).unwrap();
     assert_eq!(twice.get(..length), Some(once.as_slice()));
 }
@@ -122,8 +122,8 @@ fn filtering_twice_changes_nothing_more() {
 fn too_little_room_is_an_error() {
     let reserved = [range(0x40200, 0x100)];
     let edits = Edits { initrd: Some((Pa(0x4100_0000), Pa(0x4180_0000))), reserved: &reserved };
-    // The reservation, and two properties of 12 bytes of header and 8 of value each, whose names are
-    // new.
+    // The size of one reservation and two properties. A property has 12 bytes of header, 8 of value and a new
+    // name.
     let names = b"linux,initrd-start\0linux,initrd-end\0".len();
     let needed = VIRT.len() + 16 + 2 * (12 + 8) + names;
     let mut out = vec![0; needed];
@@ -147,7 +147,7 @@ fn the_length_is_the_headers() {
     assert_eq!(total_bytes(&long), Err(DeviceTreeError::Malformed));
 }
 
-/// The tree with the first `from` in it replaced by `to`, of the same length.
+/// Returns the tree with the first `from` replaced by `to`, which has the same length.
 fn patched(from: &[u8], to: &[u8]) -> Vec<u8> {
     assert_eq!(from.len(), to.len());
     let mut blob = VIRT.to_vec();
@@ -186,13 +186,13 @@ fn a_cpu_is_named_once() {
 
 #[test]
 fn odd_cells_are_refused() {
-    // #address-cells of the root, whose value follows that of #size-cells: both are <2>.
+    // #address-cells of the root follows #size-cells; both are <2>.
     let root = Fdt::new(VIRT).unwrap().root();
     assert!(root.property("#address-cells").is_some());
     let cells = |name, value: u32| [3, 4, nameoff(name), value].map(u32::to_be_bytes).concat();
     let both = |address, size| [cells("#size-cells", size), cells("#address-cells", address)].concat();
     for odd in [0, 3, u32::MAX] {
-        // Four cells are what a region of this tree has.
+        // A region of this tree has four cells.
         for (address, size) in [(odd, 2), (2, odd), (odd, odd), (odd, 1), (1, odd)] {
             let result = Platform::parse(&patched(&both(2, 2), &both(address, size)));
             assert_eq!(result.err(), Some(DeviceTreeError::Malformed), "{address} and {size}");
@@ -200,8 +200,8 @@ fn odd_cells_are_refused() {
     }
 }
 
-/// The tree with `bytes` more at `at`, in a part whose length is in the header at `length`. What comes behind
-/// the structure are the strings.
+/// Returns the tree with `bytes` inserted at `at`. The inserted bytes belong to the block whose length is in
+/// the header at `length`. The strings block follows the structure block.
 fn longer(at: usize, bytes: &[u8], length: usize) -> Vec<u8> {
     let mut blob = VIRT.to_vec();
     let moves = [Some(4), Some(length), (length == STRUCTURE_BYTES).then_some(STRINGS)];
@@ -213,7 +213,7 @@ fn longer(at: usize, bytes: &[u8], length: usize) -> Vec<u8> {
     blob
 }
 
-/// Fields of the header.
+/// Offsets of header fields.
 const STRUCTURE: usize = 8;
 const STRINGS: usize = 12;
 const STRINGS_BYTES: usize = 32;
@@ -247,7 +247,7 @@ fn strings_that_nothing_refers_to_are_strings_too() {
 
 #[test]
 fn nodes_nest_so_deep_and_no_deeper() {
-    // Before the end of the root, and that of the structure.
+    // Before the end of the root node and of the structure block.
     let at = word(STRUCTURE) + word(STRUCTURE_BYTES) - 8;
     let nested = |depth| [b"\0\0\0\x01a\0\0\0".repeat(depth), b"\0\0\0\x02".repeat(depth)].concat();
     for (depth, refused) in [(16, None), (17, Some(DeviceTreeError::TooMany("nested nodes")))] {
@@ -255,7 +255,7 @@ fn nodes_nest_so_deep_and_no_deeper() {
     }
 }
 
-/// A property, whose name is one that the tree has.
+/// Returns a property. Its name must be in the tree's strings block.
 fn property(name: &str, value: &[u8]) -> Vec<u8> {
     let mut bytes = [3, value.len() as u32, nameoff(name)].map(u32::to_be_bytes).concat();
     bytes.extend(value);
@@ -263,7 +263,7 @@ fn property(name: &str, value: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The tree with one more node below its root; a name of three letters or seven.
+/// Returns the tree with one more node below the root. The node's name has three or seven letters.
 fn with_node(name: &[u8], parts: &[&[u8]]) -> Vec<u8> {
     let at = word(STRUCTURE) + word(STRUCTURE_BYTES) - 8;
     longer(at, &node(name, parts), STRUCTURE_BYTES)
@@ -320,7 +320,7 @@ fn firmware_is_called_as_it_says() {
     assert_eq!(Platform::parse(&blob).unwrap().psci, Conduit::Hvc);
 }
 
-/// Where a property name is in the strings block.
+/// Returns the offset of a property name in the strings block.
 fn nameoff(name: &str) -> u32 {
     let word = |at: usize| u32::from_be_bytes(VIRT[at..at + 4].try_into().unwrap());
     let strings = &VIRT[word(12) as usize..];

@@ -1,9 +1,9 @@
-//! The host's SMCs. None is passed on but the PSCI calls that the relay makes itself, so that no CPU
-//! ever runs host code without stage 2.
+//! The host's PSCI calls over SMC and HVC. EL2 forwards none of the host's SMCs to the firmware: it makes its
+//! own PSCI calls, so no CPU ever runs host code without stage 2.
 //!
-//! [`decide`] serves a call, or says what the binary has to do. To start a CPU, the caller reserves it in [`HostCpus`], makes the
-//! firmware start it at the hypervisor's own entry, and there [`HostCpus::arrive`] tells where the host
-//! wanted it.
+//! `decide` serves a call or returns a request to the binary. To start a CPU, the binary reserves it in
+//! [`HostCpus`] and has the firmware start it at the hypervisor's own entry. There, [`HostCpus::arrive`]
+//! returns the host's entry point.
 
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
@@ -15,43 +15,44 @@ use shared_abi::guest_call::{NO_SVE_HINT, SMCCC_VERSION};
 use super::{MIGRATION_NOT_REQUIRED, SUCCESS, VERSION, code, decode, features};
 use crate::limits::{CpuIndex, MAX_CPUS};
 
-/// What the binary does for a PSCI call of the host's.
+/// The action that the binary takes for a host's PSCI call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PowerRequest {
-    /// Wait for an interrupt, then x0 = 0.
+    /// Wait for an interrupt, then return x0 = 0.
     Suspend,
-    /// Start a CPU by [`HostCpus::reserve`]: x0 = its result. A bad entry point is the host's own loss: the CPU gets
-    /// there under the host's stage 2, so it can fetch only what the host may.
+    /// Start a CPU: x0 is the result of [`HostCpus::reserve`]. A bad entry point harms only the host: the CPU
+    /// starts under the host's stage 2, so it fetches only memory that the host reaches.
     CpuOn {
-        /// MPIDR_EL1's affinity fields.
+        /// The MPIDR_EL1 affinity fields of the CPU.
         target: u64,
-        /// Where the host wants it to start, at EL1.
+        /// The host's entry point, at EL1.
         entry: Ipa,
-        /// Its x0.
+        /// The x0 of the CPU at its entry point.
         context_id: u64,
     },
-    /// Stop this CPU; no return.
+    /// Stop this CPU; the call does not return.
     CpuOff,
-    /// x0 = [`HostCpus::affinity_info`].
+    /// Return [`HostCpus::affinity_info`] in x0.
     AffinityInfo {
-        /// MPIDR_EL1's affinity fields.
+        /// The MPIDR_EL1 affinity fields of the target.
         target: u64,
-        /// The lowest level that counts, at most 3.
+        /// The lowest affinity level that counts, at most 3.
         level: u32,
     },
-    /// Power off. A reset is one as well: RAM would survive it, and guests' secrets with it.
+    /// Power the machine off. A reset also powers off, because RAM, and the guests' secrets in it, would
+    /// survive a reset.
     SystemOff,
 }
 
 /// SMCCC_ARCH_FEATURES.
 const SMCCC_ARCH_FEATURES: u32 = 0x8000_0001;
-/// SMCCC 1.2: host calls take and return x0 to x17.
+/// The SMCCC version, 1.2: host calls take and return x0 to x17.
 const SMCCC_1_2: u64 = 0x1_0002;
 
-/// Whether PSCI serves a function of the host's: the standard secure services' numbers for PSCI, and the two
-/// functions that PSCI_FEATURES leads to.
+/// Returns whether PSCI serves a host function: the PSCI range of the standard secure services, SMCCC_VERSION
+/// and SMCCC_ARCH_FEATURES.
 pub(crate) const fn serves(function: u32) -> bool {
-    /// Owner 4, 32-bit or 64-bit, numbers 0 to 0x1f, whatever the hint in bit 16 says.
+    /// Mask that ignores the 64-bit flag (bit 30), the hint (bit 16) and the number within 0 to 0x1f.
     const OWNER_AND_NUMBER: u32 = 0xbffe_ffe0;
     const STANDARD_SECURE: u32 = 0x8400_0000;
     function == SMCCC_VERSION
@@ -59,11 +60,11 @@ pub(crate) const fn serves(function: u32) -> bool {
         || function & OWNER_AND_NUMBER == STANDARD_SECURE
 }
 
-/// Decides about a PSCI call of the host's: its function ID and x1 to x3.
+/// Serves a host's PSCI call, given its function ID and x1 to x3, or returns the request to the binary.
 ///
 /// # Errors
 ///
-/// x0 of a call that is complete.
+/// The value of x0 if the call is complete; this includes success.
 pub(crate) fn decide(function: u32, [x1, x2, x3]: [u64; 3]) -> Result<PowerRequest, u64> {
     let function = function & !NO_SVE_HINT;
     match function {
@@ -97,39 +98,39 @@ pub(crate) fn decide(function: u32, [x1, x2, x3]: [u64; 3]) -> Result<PowerReque
     })
 }
 
-/// Whether an A64 instruction may be at `address`.
+/// Returns whether `address` is aligned for an A64 instruction.
 const fn is_instruction(address: u64) -> bool {
     address.is_multiple_of(4)
 }
 
-/// Whether a CPU runs host code.
+/// The CPU does not run host code.
 const OFF: u8 = 0;
-/// Reserved by a caller of CPU_ON, not there yet.
+/// A CPU_ON has reserved the CPU, but it has not arrived yet.
 const ON_PENDING: u8 = 1;
-/// Running.
+/// The CPU runs host code.
 const ON: u8 = 2;
 
 #[derive(Debug)]
 struct HostCpu {
-    /// MPIDR_EL1's affinity fields.
+    /// The MPIDR_EL1 affinity fields.
     mpidr: u64,
     /// [`OFF`], [`ON_PENDING`] or [`ON`].
     state: AtomicU8,
-    /// Where the host wants it; valid while pending.
+    /// The host's entry point; valid while the CPU is pending.
     entry: AtomicU64,
-    /// Its x0; valid while pending.
+    /// The x0 at the entry point; valid while the CPU is pending.
     context_id: AtomicU64,
 }
 
-/// The power states of the physical CPUs.
+/// The power states of the physical CPUs, as PSCI shows them to the host.
 #[derive(Debug)]
 pub struct HostCpus {
     cpus: Vec<HostCpu, MAX_CPUS>,
 }
 
 impl HostCpus {
-    /// CPUs with these affinity fields (at most [`MAX_CPUS`], the rest is left off for good), all off
-    /// but `boot`, which runs this.
+    /// Makes the power states of the CPUs with these affinity fields. Only `boot`, the calling CPU, is on.
+    /// CPUs beyond [`MAX_CPUS`] stay off for good.
     pub fn new(mpidrs: &[u64], boot: CpuIndex) -> Self {
         let numbered = mpidrs.iter().enumerate().take(MAX_CPUS);
         let cpus = numbered.map(|(index, &mpidr)| HostCpu {
@@ -141,25 +142,27 @@ impl HostCpus {
         Self { cpus: cpus.collect() }
     }
 
-    /// The CPU with these affinity fields.
+    /// Returns the CPU with these affinity fields.
     pub fn index(&self, mpidr: u64) -> Option<CpuIndex> {
         let index = self.cpus.iter().position(|cpu| cpu.mpidr == mpidr);
         index.map(CpuIndex)
     }
 
-    /// Reserves an off CPU to be started at `entry`. Of many callers one gets it; it is then either
-    /// started, or let go of by [`Self::release`].
+    /// Reserves a CPU that is off, to start at `entry` with x0 = `context_id`. If several callers race, one
+    /// gets it. The caller then starts the CPU, or undoes the reservation by [`Self::release`].
     ///
     /// # Errors
     ///
-    /// [`ErrorCode::InvalidParameters`], [`ErrorCode::AlreadyOn`] or [`ErrorCode::OnPending`].
+    /// [`ErrorCode::InvalidParameters`] if there is no such CPU, [`ErrorCode::AlreadyOn`] if it is on,
+    /// [`ErrorCode::OnPending`] if it is reserved.
     pub fn reserve(&self, target: u64, entry: Ipa, context_id: u64) -> Result<CpuIndex, ErrorCode> {
         let index = self.index(target).ok_or(ErrorCode::InvalidParameters)?;
         let cpu = self.get(index).ok_or(ErrorCode::InvalidParameters)?;
         seeded!(ReservedTwice => if cpu.state.load(Ordering::Relaxed) == ON_PENDING { return Ok(index) });
         match cpu.state.compare_exchange(OFF, ON_PENDING, Ordering::Acquire, Ordering::Relaxed) {
             Ok(_) => {
-                // The target reads these after the firmware started it, which is after this returned.
+                // The target reads these only after the firmware has started it, which the caller requests
+                // after this returns.
                 cpu.entry.store(entry.0, Ordering::Release);
                 cpu.context_id.store(context_id, Ordering::Release);
                 Ok(index)
@@ -169,12 +172,13 @@ impl HostCpus {
         }
     }
 
-    /// The firmware did not start a reserved CPU: it is off again.
+    /// Undoes a reservation, because the firmware did not start the CPU.
     pub fn release(&self, cpu: CpuIndex) {
         self.change(cpu, ON_PENDING, OFF);
     }
 
-    /// A reserved CPU is here: where the host wants it, and its x0. `None` if nobody reserved it.
+    /// Marks a reserved CPU as on. Returns the host's entry point and x0, or `None` if the CPU is not
+    /// reserved.
     pub fn arrive(&self, cpu: CpuIndex) -> Option<(Ipa, u64)> {
         let found = self.get(cpu)?;
         let entry = found.entry.load(Ordering::Acquire);
@@ -182,21 +186,21 @@ impl HostCpus {
         self.change(cpu, ON_PENDING, ON).then_some((Ipa(entry), context_id))
     }
 
-    /// This CPU stops. Another may be starting it again before it has: the firmware then says that it
-    /// is on still.
+    /// Marks this CPU as off before it stops. If another CPU starts it again in between, the firmware returns
+    /// ALREADY_ON.
     pub fn leave(&self, cpu: CpuIndex) {
         self.change(cpu, ON, OFF);
     }
 
-    /// The firmware refused to stop this CPU: it goes on.
+    /// Marks this CPU as on again, because the firmware refused to stop it.
     pub fn stay(&self, cpu: CpuIndex) {
         if let Some(cpu) = self.get(cpu) {
             cpu.state.store(ON, Ordering::Release);
         }
     }
 
-    /// The answer to AFFINITY_INFO. From level 1 on, the CPUs are meant that share the fields from there
-    /// on.
+    /// Returns the result of AFFINITY_INFO. At `level` n the target is every CPU that shares affinity fields
+    /// n and up.
     pub fn affinity_info(&self, target: u64, level: u32) -> u64 {
         let mask = match level {
             0 => u64::MAX,
@@ -256,7 +260,7 @@ mod tests {
                 [0xc400_0003, 0x1_0000_0102, 0x4020_0000, 7],
                 Ok(PowerRequest::CpuOn { target: 0x1_0000_0102, entry: Ipa(0x4020_0000), context_id: 7 }),
             ),
-            // A 32-bit call has 32-bit arguments.
+            // Arguments of a 32-bit call are 32 bits wide.
             (
                 [0x8400_0003, 1, 0xf_4020_0000, 0xf_0000_0007],
                 Ok(PowerRequest::CpuOn { target: 1, entry: Ipa(0x4020_0000), context_id: 7 }),
@@ -267,9 +271,10 @@ mod tests {
             ([0xc400_0004, 1, 4, 0], Err(u64::MAX - 1)),
             ([0x8400_0008, 0, 0, 0], Ok(PowerRequest::SystemOff)),
             ([0x8400_0009, 0, 0, 0], Ok(PowerRequest::SystemOff)),
-            // The hint is no part of the number.
+            // The hint bit is not part of the function number.
             ([0x8401_0008, 0, 0, 0], Ok(PowerRequest::SystemOff)),
-            // SYSTEM_RESET2, SYSTEM_SUSPEND, MEM_PROTECT, TRNG, FF-A, SiP, unknown: never passed on.
+            // SYSTEM_RESET2, SYSTEM_SUSPEND, MEM_PROTECT, TRNG, FF-A, SiP and unknown calls are never
+            // forwarded.
             ([0xc400_0012, 0, 0, 0], NOT_SUPPORTED),
             ([0xc400_000e, 0, 0, 0], NOT_SUPPORTED),
             ([0x8400_0013, 1, 0, 0], NOT_SUPPORTED),

@@ -1,11 +1,11 @@
-//! What a word of an object's tables says.
+//! The encoding of a word in an object's tables.
 
 use shared_abi::addr::{PAGE_SHIFT, PAGE_SIZE, Pfn};
 
 use super::Presence;
 use crate::machine::TableRef;
 
-/// A word of an object's tables.
+/// A word in an object's tables.
 ///
 /// | bits | meaning |
 /// | --- | --- |
@@ -41,7 +41,7 @@ impl PresenceWord {
         Pfn(self.0 >> PAGE_SHIFT)
     }
 
-    /// The table and count of a split chunk.
+    /// Returns the table and the count of a split chunk.
     pub(crate) const fn as_split(self) -> Option<(TableRef, u64)> {
         if self.0 & STATE_MASK == SPLIT {
             let count = (self.0 >> COUNT_SHIFT) & COUNT_MASK;
@@ -51,7 +51,7 @@ impl PresenceWord {
         }
     }
 
-    /// What is at the page `pages` further on in a uniform run.
+    /// Returns the presence of the page `pages` pages further on in a uniform run.
     pub(crate) const fn presence_at(self, pages: u64) -> Presence {
         match self.0 & STATE_MASK {
             PRESENT => Presence::Present(Pfn(self.page().0.wrapping_add(pages))),
@@ -60,7 +60,7 @@ impl PresenceWord {
         }
     }
 
-    /// How much a page of that word adds to the count of a split chunk.
+    /// Returns what one page with this word adds to the count of a split chunk: 0 or 1.
     pub(crate) const fn counts(self) -> u64 {
         (self.0 & STATE_MASK != 0) as u64
     }
@@ -69,12 +69,12 @@ impl PresenceWord {
         self.0 & STATE_MASK == PRESENT
     }
 
-    /// How the words of a uniform run follow each other.
+    /// Returns the difference between the words of consecutive pages of a run.
     pub(crate) const fn step(self) -> u64 {
         if self.is_present() { PAGE_SIZE } else { 0 }
     }
 
-    /// The word of the page `pages` further on in a uniform run.
+    /// Returns the word of the page `pages` pages further on in a run.
     pub(crate) const fn advance(self, pages: u64) -> Self {
         Self(self.0.wrapping_add(pages.wrapping_mul(self.step())))
     }

@@ -1,7 +1,7 @@
 //! Stage-2 descriptors (Arm ARM DDI0487, D8.3).
 //!
-//! The Access flag is always set (no hardware management of it, VTCR_EL2.HA = 0), memory is Inner
-//! Shareable, and neither the Contiguous nor any software bit is used.
+//! The Access flag is always set, because hardware does not manage it (VTCR_EL2.HA = 0). Memory is Inner
+//! Shareable. The Contiguous bit and the software bits are always 0.
 
 use shared_abi::addr::Pfn;
 
@@ -26,10 +26,10 @@ const EXECUTE_NEVER: u64 = 0b10 << 53;
 /// The output address, bits 47:12.
 const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 
-/// What a leaf descriptor lets its space do.
+/// The memory type and access of a leaf descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MemoryType {
-    /// Normal memory, read, write and execute: stage 1 narrows it down.
+    /// Normal memory: read, write and execute; stage 1 may restrict this.
     Normal,
     /// A device: read and write.
     Device,
@@ -44,10 +44,10 @@ impl MemoryType {
     }
 }
 
-/// An invalid descriptor. No other invalid one is ever written.
+/// The only invalid descriptor that the hypervisor writes.
 pub const INVALID: u64 = 0;
 
-/// A leaf of `level` that maps to `page` and on.
+/// Returns a leaf descriptor of `level` that maps to the pages from `page` on.
 pub const fn leaf(level: Level, page: Pfn, memory_type: MemoryType) -> u64 {
     let kind = match level {
         Level::One | Level::Two => 0,
@@ -56,12 +56,12 @@ pub const fn leaf(level: Level, page: Pfn, memory_type: MemoryType) -> u64 {
     page.base().0 | memory_type.bits() | kind | VALID
 }
 
-/// A descriptor that names the next level's table.
+/// Returns a table descriptor for the next level's table in `page`.
 pub const fn table(page: Pfn) -> u64 {
     page.base().0 | TABLE_OR_PAGE | VALID
 }
 
-/// A leaf of `level` turned into one of the level above or below, for the same page and access.
+/// Converts a leaf to one of another `level`, for the same first page and the same access.
 pub const fn at_level(leaf: u64, level: Level) -> u64 {
     match level {
         Level::One | Level::Two => leaf & !TABLE_OR_PAGE,
@@ -69,23 +69,23 @@ pub const fn at_level(leaf: u64, level: Level) -> u64 {
     }
 }
 
-/// The page that a leaf maps to.
+/// Returns the first physical page that a leaf maps to.
 pub const fn output(leaf: u64) -> Pfn {
     Pfn((leaf & ADDRESS) >> shared_abi::addr::PAGE_SHIFT)
 }
 
-/// What a descriptor is, at its level.
+/// A decoded descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Nothing is mapped.
+    /// No mapping.
     Invalid,
-    /// The next level's table is in that page.
+    /// The next level's table is in this page.
     Table(Pfn),
-    /// A block or page, mapped to that page and on.
+    /// A block or page that maps to the pages from this page on.
     Leaf(Pfn),
 }
 
-/// Reads a descriptor found in a table of `level`.
+/// Decodes a descriptor in a table of `level`.
 pub const fn kind(level: Level, descriptor: u64) -> Kind {
     let page = output(descriptor);
     if descriptor & VALID == 0 {
@@ -94,7 +94,7 @@ pub const fn kind(level: Level, descriptor: u64) -> Kind {
     match (level, descriptor & TABLE_OR_PAGE != 0) {
         (Level::Three, true) | (Level::One | Level::Two, false) => Kind::Leaf(page),
         (Level::One | Level::Two, true) => Kind::Table(page),
-        // Reserved; treated as a Fault by the walker (D8.3.1).
+        // A reserved encoding, which the walker treats as invalid (D8.3.1).
         (Level::Three, false) => Kind::Invalid,
     }
 }

@@ -1,12 +1,13 @@
-//! Changing stage-2 tables: map, unmap, merge.
+//! Changes of stage-2 tables: map, unmap, merge, split.
 //!
-//! Every change of a live entry is break-before-make (Arm ARM DDI0487, D8.17.1): the entry becomes
-//! invalid, the TLBs forget it, then the new one is written. Another CPU that walks in between takes a
-//! translation fault, finds that the page state allows its access, and tries again.
+//! Every change of a valid entry to another valid entry is break-before-make (Arm ARM DDI0487, D8.17.1): the
+//! entry becomes invalid, the TLBs are invalidated, then the new entry is written. A walk on another CPU in
+//! between takes a translation fault; the handler finds that the page state allows the access, and the CPU
+//! retries.
 //!
-//! Tables come from a [`Pool`]. Who calls [`Stage2::map`] or [`Stage2::unmap`] for a guest has made sure
-//! that there are [`tables_for`] the run; the host's pool has enough for all RAM in pages. Should
-//! they run out all the same, less is mapped than could be, never more.
+//! Tables come from a [`Pool`]. A caller that maps or unmaps guest pages first checks that the pool has
+//! [`tables_for`] the run. The host's pool suffices for all RAM mapped in pages. If a pool runs out
+//! nevertheless, fewer pages stay mapped, never more.
 
 use shared_abi::addr::{PAGE_SHIFT, PAGE_SIZE, Pfn};
 
@@ -16,14 +17,14 @@ use crate::machine::{Frames, Machine, Stage2Id, TableRef, Vmid};
 use crate::memory::pool::{Pool, used};
 use crate::memory::tlb::TlbGather;
 
-/// The most tables that a run of IPA pages takes to be mapped or unmapped, whatever is there: one for
-/// each level-1 block and one for each block that it touches.
+/// Returns the maximum number of tables that mapping or unmapping a run takes: one for each level-1 block and
+/// one for each block that the run touches.
 pub(crate) fn tables_for<G: Geometry>(first: u64, pages: u64) -> u64 {
     let level1_blocks = touched::<G>(Level::One, first, pages);
     level1_blocks.saturating_add(touched::<G>(Level::Two, first, pages))
 }
 
-/// The tables of one address space.
+/// The stage-2 tables of one address space.
 #[derive(Debug)]
 #[cfg_attr(feature = "verify", derive(Clone))]
 pub(crate) struct Stage2 {
@@ -31,7 +32,7 @@ pub(crate) struct Stage2 {
     vmid: Vmid,
 }
 
-/// An entry: where it is, and what it covers.
+/// A table entry: its position and level.
 #[derive(Clone, Copy)]
 pub(crate) struct EntryRef {
     table: TableRef,
@@ -70,28 +71,29 @@ const fn below(level: Level) -> Level {
 /// A run of IPA pages that maps to physical pages, one to one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mapping {
-    /// First page of the IPA run; the run ends within the IPA space.
+    /// The first page of the IPA run, which ends within the IPA space.
     pub(crate) page: u64,
-    /// Where it goes.
+    /// The first physical page.
     pub(crate) to: Pfn,
-    /// How many pages.
+    /// Number of pages.
     pub(crate) pages: u64,
-    /// What is allowed.
+    /// The memory type and access.
     pub(crate) memory_type: MemoryType,
 }
 
 impl Stage2 {
-    /// An empty address space whose root is `root`: two wiped pages, the first at an even number.
+    /// Makes an empty address space with root tables `root`: two wiped pages, the first with an even page
+    /// number.
     pub(crate) fn new(root: &Frames, vmid: Vmid) -> Self {
         Self { root: TableRef::new(root.range().first()), vmid }
     }
 
-    /// What VTTBR_EL2 holds for it.
+    /// The value of VTTBR_EL2 for this address space.
     pub(crate) const fn stage2_id(&self) -> Stage2Id {
         Stage2Id { root: self.root.address(), vmid: self.vmid }
     }
 
-    /// The root's first page.
+    /// The first page of the root tables.
     pub(crate) const fn root(&self) -> Pfn {
         self.root.page()
     }
@@ -105,7 +107,7 @@ impl Stage2 {
         }
     }
 
-    /// The level-3 entry for `page`, if the walk gets to a table of that level.
+    /// Returns the level-3 entry for `page`, if the walk reaches a level-3 table.
     #[inline(always)] // mem_share: its walk is the host's side of a transition
     fn page_entry<M: Machine>(&self, machine: &M, page: u64) -> Option<EntryRef> {
         let mut entry = self.root_entry::<M>(page);
@@ -118,7 +120,7 @@ impl Stage2 {
         Some(entry)
     }
 
-    /// The entry for `page` in the lowest table that the walk gets to, and what it is.
+    /// Returns the entry for `page` in the lowest table that the walk reaches, and the decoded entry.
     fn walk<M: Machine>(&self, machine: &M, page: u64) -> (EntryRef, Kind) {
         let mut entry = self.root_entry::<M>(page);
         loop {
@@ -129,13 +131,13 @@ impl Stage2 {
         }
     }
 
-    /// Whether `page` is translated.
+    /// Returns whether `page` has a translation.
     pub(crate) fn is_mapped<M: Machine>(&self, machine: &M, page: u64) -> bool {
         matches!(self.walk(machine, page), (_, Kind::Leaf(_)))
     }
 
-    /// Maps a run in the largest leaves that fit it. What of it is mapped already is mapped to the same
-    /// pages; tables that a leaf takes the place of go back to the pool.
+    /// Maps a run in the largest leaves that fit. Pages that are mapped already must map to the same physical
+    /// pages. A table that a leaf replaces returns to the pool.
     #[inline(always)] // mem_share: one page is one entry of a table that is there
     pub(crate) fn map<M: Machine>(&self, machine: &M, pool: &mut Pool, run: Mapping, gather: &mut TlbGather) {
         let Mapping { mut page, mut pages, to, memory_type } = run;
@@ -161,8 +163,9 @@ impl Stage2 {
         }
     }
 
-    /// Maps the start of a run above level 3: a leaf, or tables for the pages. Returns how many pages
-    /// were mapped, or can't be for want of a table. `leaf` is the level-3 leaf of the first page.
+    /// Maps the start of a run above level 3: writes a leaf, or links tables down to level 3. `leaf` is the
+    /// level-3 leaf of the first page. Returns the number of pages to skip: those under a leaf, or those that
+    /// cannot be mapped because the pool is empty. Returns 0 if a level-3 table exists now.
     fn map_above<M: Machine>(
         &self,
         machine: &M,
@@ -201,7 +204,7 @@ impl Stage2 {
         0
     }
 
-    /// Takes every translation of the run away; leaves that reach beyond it are split.
+    /// Removes every translation of the run. A leaf that extends beyond the run is split.
     #[inline(always)] // mem_unshare: one page is one entry of a table that is there
     pub(crate) fn unmap<M: Machine>(
         &self,
@@ -228,8 +231,8 @@ impl Stage2 {
         }
     }
 
-    /// Takes the translations away above level 3, from `page` on. Returns where to go on: at the same page if a leaf
-    /// was split, which reaches beyond the run that ends at `end`.
+    /// Removes a translation above level 3 at `page`, of a run that ends at `end`. Returns the page to
+    /// continue at. This is `page` itself if the leaf extended beyond the run and was split.
     fn unmap_above<M: Machine>(
         &self,
         machine: &M,
@@ -248,21 +251,20 @@ impl Stage2 {
             } else if self.split(machine, pool, entry, start).is_some() {
                 return page;
             }
-            // A split that finds no table leaves the whole leaf invalid.
+            // If there was no table for the split, the whole leaf stays invalid.
         }
         next
     }
 
-    /// Takes a whole table out of the walk and the TLBs: its leaves may be cached one by one, so
-    /// nothing less than all of the space will do.
+    /// Unlinks a table from the walk. TLBs may hold each of its leaves, so this invalidates all entries of
+    /// the address space.
     #[cold]
     fn detach<M: Machine>(&self, machine: &M, entry: EntryRef) {
         entry.write(machine, INVALID);
         machine.invalidate_all(self.stage2_id());
     }
 
-    /// Puts a table with the same translations in the place of a leaf, which translates from page
-    /// `first` on.
+    /// Replaces a leaf by a table with the same translations. `first` is the first page of the leaf.
     #[cold]
     fn split<M: Machine>(&self, machine: &M, pool: &mut Pool, entry: EntryRef, first: u64) -> Option<()> {
         let leaf = entry.read(machine);
@@ -277,9 +279,9 @@ impl Stage2 {
         Some(())
     }
 
-    /// Gives tables to the pool, of an address space that nobody uses any more, until `most` have
-    /// gone. Answers how many; fewer than `most` once only the root is left. The tables are not
-    /// zeroed: they can only go home.
+    /// Returns at most `most` tables of an unused address space to the pool, all but the root. Returns their
+    /// number, which is below `most` once only the root is left. The tables are not zeroed: they leave the
+    /// pool only for the host, after a wipe.
     pub(crate) fn dismantle<M: Machine>(&self, machine: &M, pool: &mut Pool, most: u64) -> u64 {
         let mut gone = 0_u64;
         for root in 0..M::Geometry::ROOT_TABLES {
@@ -305,7 +307,7 @@ impl Stage2 {
     }
 }
 
-/// The tables that a table of `level` names, and by which entries.
+/// Returns the next-level tables that a table of `at` points to, with the indices of the entries.
 fn tables_in<M: Machine>(machine: &M, from: TableRef, at: Level) -> impl Iterator<Item = (usize, TableRef)> {
     used(machine, from).filter_map(move |(index, entry)| match descriptor::kind(at, entry) {
         Kind::Table(below) => Some((index, TableRef::new(below))),
@@ -313,20 +315,21 @@ fn tables_in<M: Machine>(machine: &M, from: TableRef, at: Level) -> impl Iterato
     })
 }
 
-/// Whether a leaf of `level` fits at the start of the run; `leaf` is the level-3 leaf of its first page.
+/// Returns whether a leaf of `level` fits at the start of the run. `leaf` is the level-3 leaf of the first
+/// page.
 fn fits<M: Machine>(level: Level, page: u64, pages: u64, leaf: u64) -> bool {
     pages >= M::Geometry::span(level)
         && M::Geometry::is_aligned(level, page)
         && M::Geometry::is_aligned(level, descriptor::output(leaf).0)
 }
 
-/// The entries, from a slot of level 3 on, of `pages` pages or as many as the table serves.
+/// Returns the indices of `pages` level-3 entries from `entry` on, at most to the end of the table.
 fn pages_in_table<M: Machine>(entry: EntryRef, pages: u64) -> core::ops::Range<usize> {
     let left = M::Geometry::ENTRIES.wrapping_sub(entry.index);
     entry.index..entry.index.wrapping_add(usize::try_from(pages).unwrap_or(usize::MAX).min(left))
 }
 
-/// Zeroes a detached table of `level` and those below it, and gives them to the pool.
+/// Zeroes a detached table of `level` and the tables below it, and returns them to the pool.
 fn free_tables<M: Machine>(machine: &M, pool: &mut Pool, table: Pfn, level: Level) {
     let table = TableRef::new(table);
     if level == Level::Two {

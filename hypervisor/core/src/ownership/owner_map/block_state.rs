@@ -1,8 +1,8 @@
-//! What a block's word says.
+//! The encoding of a block's word.
 
 use crate::ownership::page_state::{PageState, STATE_BITS};
 
-/// A block's word: a page state, or of a split block a base and a count.
+/// The word of a block: a page state, or for a split block a base and a count.
 ///
 /// | bits | meaning |
 /// | --- | --- |
@@ -33,7 +33,7 @@ impl BlockState {
         Self(SPLIT | (deviating << DEVIATING_SHIFT) | base.0)
     }
 
-    /// The page state of the block's first page, if all its pages follow from that.
+    /// Returns the state of the block's first page, if the block is uniform.
     pub(crate) const fn uniform(self) -> Option<PageState> {
         if self.deviating() == 0 { Some(self.base()) } else { None }
     }

@@ -14,7 +14,7 @@ fn what_the_words_of_a_whole_block_once_said_counts_for_nothing() {
     let guest = |offset| PageState::guest(ObjectPage::new(VmIndex(1), ObjectIndex(0), offset));
     for (pages, from, to) in [
         (block, PageState::HYPERVISOR, PageState::HOST),
-        // The block is in pieces now, of which each word says that it is the host's.
+        // The block is split now, and each word of a page has the host's state.
         (page, PageState::HOST, guest(9)),
         (page, guest(9), PageState::HOST),
         (block, PageState::HOST, guest(0)),

@@ -1,4 +1,5 @@
-//! How a run of pages leaves a guest for the host, whoever wants that.
+//! The common part of reclaim, forced reclaim, relinquish and teardown: a run of pages changes from a guest
+//! to the host.
 
 use shared_abi::addr::{PageRange, Pfn};
 use shared_abi::error::{CallError, CallFailure};
@@ -12,10 +13,10 @@ use crate::ownership::page_state::{ObjectPage, PageState};
 use crate::vm::{Vm, VmState};
 
 impl<M: Machine> Hypervisor<'_, M> {
-    /// Takes a run from the guest, or the part of it that lies in one binding, and gives it to the host.
-    /// `left` is what the object has there from then on. Answers how many pages that was.
+    /// Removes a run, or its part within one binding, from the guest and returns it to the host. The pages'
+    /// new presence in the object is `left`. Returns the number of pages.
     ///
-    /// First the guest can't reach the pages any more, then they are wiped, then the host reaches them.
+    /// The order is fixed: the guest loses access, then the pages are wiped, then the host gains access.
     pub(crate) fn reclaim_run(
         &self,
         vm: &mut Vm,
@@ -28,7 +29,7 @@ impl<M: Machine> Hypervisor<'_, M> {
             return Ok(run.pages);
         };
         let Some((gfn, pages)) = vm.bound_run(page, run.pages) else {
-            // Present pages are bound; a run without binding would be none of the guest's.
+            // A present page is always bound.
             return Err(CallError::Denied.into());
         };
         vm.has_tables::<M::Geometry>(page.offset(), gfn, pages)?;
@@ -44,9 +45,9 @@ impl<M: Machine> Hypervisor<'_, M> {
         Ok(pages)
     }
 
-    /// Gives a run that no guest reaches any more back to the host: wiped, or as it is if it was only
-    /// lent. `page` and `first` are where the run was and where it starts in memory. What of it the
-    /// guest shares is wiped as well: its content need not survive the VM's interest in it.
+    /// Returns a run that no guest reaches any more to the host. `page` is its first object page, `first` its
+    /// first physical page. Pages of a protected VM are wiped, shared ones included; lent pages keep their
+    /// content.
     pub(crate) fn release_run(&self, vm: &mut Vm, page: ObjectPage, first: Pfn, pages: u64) {
         let Some(range) = PageRange::<Pfn>::new(first, pages) else {
             return;
@@ -60,7 +61,7 @@ impl<M: Machine> Hypervisor<'_, M> {
         self.return_run(&mut host, vm, page, range);
     }
 
-    /// Gives pages of a VM's to the host, some of which the guest may share.
+    /// Changes the state of a VM's pages, private or shared ones, to host-owned.
     fn return_run(
         &self,
         host: &mut HostMemory<'_, M::Geometry>,
@@ -81,7 +82,7 @@ impl<M: Machine> Hypervisor<'_, M> {
             };
             vm.report.shared = vm.report.shared.saturating_sub(shared);
             match alone.saturating_add(shared) {
-                // Nothing but these two can be: a page of another page state would be none of the VM's.
+                // Unreachable: every page of the run is in one of the two states.
                 0 => break,
                 taken => done = done.saturating_add(taken),
             }
