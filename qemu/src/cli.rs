@@ -85,8 +85,8 @@ pub struct BootArgs {
     /// first difference. Slow
     #[arg(long)]
     pub oracle: bool,
-    /// Boot a hypervisor with this seeded bug and the oracle, which must find it (`cargo seeded` lists the
-    /// bugs)
+    /// Boot a hypervisor with this seeded bug and the oracle, to see that the run finds it (`cargo seeded` lists
+    /// the bugs)
     #[arg(long, value_name = "BUG", conflicts_with = "image", value_parser = parse_bug)]
     pub seeded: Option<String>,
     /// Wait for a debugger at the first instruction
