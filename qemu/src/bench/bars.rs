@@ -67,7 +67,8 @@ pub fn missed(figures: &[Figure]) -> Option<Failure> {
         .filter(|figure| bar(figure.operation).is_some_and(|bar| !bar.is_met(figure)))
         .map(|figure| figure.operation.name())
         .collect();
-    (!missed.is_empty()).then(|| Failure::new(Kind::Run, format!("bars are missed by {}", missed.join(", "))))
+    (!missed.is_empty())
+        .then(|| Failure::new(Kind::Run, format!("these operations miss their bars: {}", missed.join(", "))))
 }
 
 #[cfg(test)]
