@@ -215,6 +215,8 @@ pub enum HostCall {
 /// The first function ID: SMC64 fast call, owner 6 (vendor hypervisor), number 0x8000. The numbers
 /// below it are KVM's.
 const BASE: u32 = 0xc600_8000;
+/// The function ID of [`HostCall::VcpuRun`].
+pub const VCPU_RUN: u32 = BASE + RUN;
 /// The number of `VcpuRun`.
 const RUN: u32 = 12;
 
@@ -225,20 +227,30 @@ impl HostCall {
     ///
     /// [`CallError::NotSupported`] for an unknown function, [`CallError::InvalidParameter`] for an
     /// argument that is no value of its type.
-    #[inline(always)] // mmio_exit: `VcpuRun` is told apart first, and its arguments stay in registers
     pub fn parse(function: u32, x: &Arguments) -> Result<Self, CallError> {
-        match function.checked_sub(BASE).ok_or(CallError::NotSupported)? {
-            RUN => Ok(Self::VcpuRun {
-                vm: VmHandle(handle(x[0])?),
-                vcpu: VcpuIndex(handle(x[1])?),
-                entry: Entry::parse(x)?,
-            }),
-            number => Self::parse_other(number, x),
+        match function {
+            VCPU_RUN => Self::parse_run(x).map(|(vm, vcpu, entry)| Self::VcpuRun { vm, vcpu, entry }),
+            _ => Self::parse_other(function, x),
         }
     }
 
+    /// [`Self::parse`] of the arguments of [`VCPU_RUN`].
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::InvalidParameter`] for an argument that is no value of its type.
+    #[inline(always)] // mmio_exit: the arguments stay in registers
+    pub fn parse_run(x: &Arguments) -> Result<(VmHandle, VcpuIndex, Entry), CallError> {
+        Ok((VmHandle(handle(x[0])?), VcpuIndex(handle(x[1])?), Entry::parse(x)?))
+    }
+
     /// [`Self::parse`] of a call other than `VcpuRun`.
-    fn parse_other(number: u32, x: &Arguments) -> Result<Self, CallError> {
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::parse`].
+    pub fn parse_other(function: u32, x: &Arguments) -> Result<Self, CallError> {
+        let number = function.checked_sub(BASE).ok_or(CallError::NotSupported)?;
         let vm = || handle(x[0]).map(VmHandle);
         let object = || handle(x[0]).map(ObjectHandle);
         match number {

@@ -89,7 +89,6 @@ fn there_is_no_more_of_it() {
 }
 
 #[test]
-#[ignore = "until the redesign lands"]
 fn what_there_is_names_its_figure() {
     let (total, mut silent) = inline_attributes();
     let (overrides, lines) = overrides();

@@ -40,7 +40,7 @@ pub(crate) fn run(
     let mut run = |loaded: &mut _| {
         guest_entry(loaded, entry.resume).map(|()| run_loaded(loaded, services, entry, controls, host, fp))
     };
-    vcpu_cache.run(vm, vcpu, &mut run)?
+    vcpu_cache.run(vm, vcpu, &mut run)
 }
 
 /// [`run`], of a vCPU that this CPU owns. The host's system registers are in the CPU before and after it.

@@ -18,16 +18,14 @@ impl<M: Machine> Hypervisor<'_, M> {
     /// | after | nothing | owns, alone |
     pub(crate) fn take_from_host(&self, range: PageRange<Pfn>, to: PageState) -> Result<(), CallError> {
         let mut host = self.host.lock(&self.machine);
-        if !host.owners().is_ram(range) {
-            return Err(CallError::InvalidParameter);
-        }
         let looked_at = seeded!(range, FirstPageChecked => crate::seeded::first_page(range));
         let hosts = seeded!(
             host.owners().all(looked_at, PageState::HOST),
             LentTwice => host.owners().get(range.first()).is_some_and(PageState::host_reaches)
         );
         if !hosts {
-            return Err(CallError::Denied);
+            let is_ram = host.owners().is_ram(range);
+            return Err(if is_ram { CallError::Denied } else { CallError::InvalidParameter });
         }
         host.assign(&self.machine, range, PageState::HOST, to);
         Ok(())
