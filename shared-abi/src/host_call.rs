@@ -280,8 +280,7 @@ impl HostCall {
     }
 
     /// Writes the call: the function ID for w0, and x1 to x17.
-    // Of a call that is known where it is made, nothing is left to do at run time.
-    #[inline(always)]
+    #[inline(always)] // first_touch: of a call that is known where it is made, nothing is left to do at run time
     #[must_use]
     pub fn emit(&self) -> (u32, Arguments) {
         let mut x = [0; 17];
@@ -355,7 +354,7 @@ impl HostCall {
 
     /// Writes a `VcpuRun` as [`Self::emit`] does: without a value of this type in between, of which the
     /// compiler would not know at the end which call it is.
-    #[inline(always)]
+    #[inline(always)] // mmio_exit: the call is made in registers
     #[must_use]
     pub fn emit_run(vm: VmHandle, vcpu: VcpuIndex, entry: &Entry) -> (u32, Arguments) {
         let mut x = [0; 17];

@@ -125,7 +125,7 @@ impl ListRegister {
 
 /// Fails for list registers that no host may set: each by itself, or an interrupt that is in two of them, as what the
 /// GIC does then is UNPREDICTABLE (IHI 0069, section 12.4.5, vINTID). They come in registers and mostly stay there.
-#[inline(never)]
+#[inline(never)] // mmio_exit: seldom, so that its registers are not saved for the others
 pub(crate) fn check_all(
     a: ListRegister,
     b: ListRegister,

@@ -24,7 +24,7 @@ pub struct PendingAccess {
 
 /// Turns an access of the guest's, which aborted with `esr`, into an exit, and remembers it until the host
 /// has finished it.
-#[inline(always)]
+#[inline(always)] // mmio_exit: the exit stays in registers
 pub(crate) fn begin(context: &mut VcpuContext, esr: u64, access: RegisterAccess, ipa: Ipa, far: u64) -> Exit {
     context.pending = PendingAccess { esr, far };
     let size = access.size;
@@ -43,7 +43,7 @@ pub(crate) fn begin(context: &mut VcpuContext, esr: u64, access: RegisterAccess,
 /// # Errors
 ///
 /// [`CallError::InvalidParameter`] for an answer to an access that is not pending; nothing was done.
-#[inline(always)]
+#[inline(always)] // mmio_exit: the access that is pending is decoded in registers
 pub fn resume(context: &mut VcpuContext, resume: Resume) -> Result<(), CallError> {
     let PendingAccess { esr, far } = context.pending;
     let DataAbort { write, access, .. } = DataAbort::decode(esr);
@@ -65,7 +65,7 @@ pub fn resume(context: &mut VcpuContext, resume: Resume) -> Result<(), CallError
 }
 
 /// What a load of this kind leaves in its register when memory holds `value`.
-#[inline(always)]
+#[inline(always)] // mmio_exit: of the access only what is looked at is decoded
 fn extend(access: RegisterAccess, value: u64) -> u64 {
     let value = value & seeded!(access.size.mask(), AnswerUnmasked => u64::MAX);
     if !access.sign_extend {

@@ -24,7 +24,7 @@ pub trait Maintenance {
     }
 
     /// [`Machine::invalidate`](crate::machine::Machine::invalidate), of the leaves that begin at these pages.
-    #[inline(always)]
+    #[inline(always)] // mem_unshare: one page is one TLBI, without a loop around it
     fn invalidate(&self, stage2_id: Stage2Id, first_pages: impl Iterator<Item = u64>) {
         seeded!(self.barrier(Barrier::DsbIshst), TlbiTooEarly => ());
         let tagged = seeded!(stage2_id, WrongVmid => Stage2Id { vmid: crate::machine::Vmid(0), ..stage2_id });

@@ -38,7 +38,7 @@ pub fn guest_entry<M: Machine>(vcpu: &mut LoadedVcpu<'_, '_, M>, resume: Resume)
 }
 
 /// Handles a trap of the guest's, whose registers are in its context by now.
-#[inline(always)]
+#[inline(always)] // mmio_exit: the exit is not copied
 pub fn guest_exit<M: Machine>(
     vcpu: &mut LoadedVcpu<'_, '_, M>,
     services: &Services<'_>,
@@ -119,7 +119,7 @@ fn system_register<M: Machine>(
 /// What becomes of an access that stage 2 has nothing for: `data` says more of it, unless it was an
 /// instruction fetch. What is at the page decides: memory that is there by now, that the host has to bring,
 /// or that is gone for good; or a device, which takes what one page of it can take.
-#[inline(always)]
+#[inline(always)] // mmio_exit: the syndrome stays in registers
 fn abort<M: Machine>(
     vcpu: &mut LoadedVcpu<'_, '_, M>,
     fault: Fault,

@@ -30,7 +30,7 @@ impl<'h, 'm, M: Machine> VcpuCache<'h, 'm, M> {
     /// # Errors
     ///
     /// As [`Hypervisor::vcpu_load`] has them, and those of `f`.
-    #[inline(always)]
+    #[inline(always)] // mmio_exit: the exit is written where the caller wants it
     pub fn run<R>(
         &mut self,
         vm: VmHandle,

@@ -121,7 +121,7 @@ impl<'h, 'm, M: Machine> LoadedVcpu<'h, 'm, M> {
     }
 
     /// Lets go of it until it is resumed.
-    #[inline(always)]
+    #[inline(always)] // mmio_exit: each exit parks
     pub(crate) fn park(&mut self) {
         self.running = false;
         self.machine().event(|| Event::Put(self.stage2_id.vmid, self.vcpu));
@@ -146,13 +146,13 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
     }
 
     /// Whether the VM's memory is kept from the host.
-    #[inline(always)]
+    #[inline(always)] // null_hypercall: it is a load
     pub const fn is_protected(&self) -> bool {
         self.protected
     }
 
     /// Works on the vCPU's registers.
-    #[inline(always)]
+    #[inline(always)] // mmio_exit: it is an address
     pub fn with_context<R>(&mut self, f: impl FnOnce(&mut VcpuContext) -> R) -> R {
         self.hypervisor.machine().with_context(&mut self.context, f)
     }
@@ -188,7 +188,7 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
     /// What is at `gfn` at this moment, and whether the VM's MMIO guard allows a device there. Where no memory
     /// is bound none ever will be, and who changes the guard revokes the ownership: so the device page that was
     /// met last needs no other look.
-    #[inline(always)]
+    #[inline(always)] // mmio_exit: a device that is known takes no call
     pub(crate) fn classify_or_device(&mut self, gfn: Gfn) -> (GuestPage, bool) {
         if self.device == Some(gfn) && !self.ownership.is_revoked() {
             return (GuestPage::Unbound, true);
@@ -201,7 +201,7 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
     }
 
     /// What is at `gfn` at this moment, and whether a device may be.
-    #[inline(never)]
+    #[inline(never)] // mmio_exit: seldom, so that its registers are not saved for the others
     pub(crate) fn classify_and_ask(&self, gfn: Gfn) -> (GuestPage, bool) {
         let mut slot = self.slot.lock(self.machine());
         let page = self.classify_in(&mut slot, gfn);

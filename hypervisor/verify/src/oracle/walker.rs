@@ -40,7 +40,6 @@ pub enum Meaning {
 }
 
 /// What a descriptor of `level`, 1 to 3, means. A table has `bits` index bits.
-#[inline]
 #[must_use]
 pub fn meaning(bits: u32, level: u32, descriptor: u64) -> Meaning {
     let field = |low: u32, width: u32| (descriptor >> low) & ((1 << width) - 1);
@@ -66,7 +65,6 @@ pub fn meaning(bits: u32, level: u32, descriptor: u64) -> Meaning {
 }
 
 /// How many pages a descriptor of `level` covers.
-#[inline]
 #[must_use]
 pub const fn pages_covered(bits: u32, level: u32) -> u64 {
     1 << (bits * (3 - level))
@@ -75,7 +73,6 @@ pub const fn pages_covered(bits: u32, level: u32) -> u64 {
 /// Which table of the concatenated two at the root, and which entry of a table of `level`, an IPA page
 /// goes by. The input of the initial lookup has one more bit than a table (D8.2.8); nothing translates
 /// a page beyond that.
-#[inline]
 #[must_use]
 pub const fn place(bits: u32, level: u32, ipa_page: u64) -> Option<(u64, usize)> {
     let index = ipa_page >> (bits * (3 - level));
