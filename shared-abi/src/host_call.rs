@@ -216,6 +216,8 @@ pub enum HostCall {
 
 /// The first function ID: SMC64 fast call, owner 6 (vendor hypervisor), number 0x8000. KVM uses the numbers below it.
 const BASE: u32 = 0xc600_8000;
+/// The function ID of [`HostCall::VcpuRun`].
+pub const VCPU_RUN: u32 = BASE + RUN;
 /// The function number of `VcpuRun`.
 const RUN: u32 = 12;
 
@@ -226,20 +228,30 @@ impl HostCall {
     ///
     /// [`CallError::NotSupported`] for an unknown function, [`CallError::InvalidParameter`] for an argument that is
     /// invalid for its type.
-    #[inline(always)] // mmio_exit: `VcpuRun` is told apart first, and its arguments stay in registers
     pub fn parse(function: u32, x: &Arguments) -> Result<Self, CallError> {
-        match function.checked_sub(BASE).ok_or(CallError::NotSupported)? {
-            RUN => Ok(Self::VcpuRun {
-                vm: VmHandle(handle(x[0])?),
-                vcpu: VcpuIndex(handle(x[1])?),
-                entry: Entry::parse(x)?,
-            }),
-            number => Self::parse_other(number, x),
+        match function {
+            VCPU_RUN => Self::parse_run(x).map(|(vm, vcpu, entry)| Self::VcpuRun { vm, vcpu, entry }),
+            _ => Self::parse_other(function, x),
         }
     }
 
+    /// Parses x1 to x17 of [`VCPU_RUN`].
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::InvalidParameter`] for an argument that is invalid for its type.
+    #[inline(always)] // mmio_exit: the arguments stay in registers
+    pub fn parse_run(x: &Arguments) -> Result<(VmHandle, VcpuIndex, Entry), CallError> {
+        Ok((VmHandle(handle(x[0])?), VcpuIndex(handle(x[1])?), Entry::parse(x)?))
+    }
+
     /// Parses a call other than `VcpuRun`.
-    fn parse_other(number: u32, x: &Arguments) -> Result<Self, CallError> {
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::parse`].
+    pub fn parse_other(function: u32, x: &Arguments) -> Result<Self, CallError> {
+        let number = function.checked_sub(BASE).ok_or(CallError::NotSupported)?;
         let vm = || handle(x[0]).map(VmHandle);
         let object = || handle(x[0]).map(ObjectHandle);
         match number {
@@ -270,7 +282,7 @@ impl HostCall {
 
     /// Encodes the call: the function ID for w0, and x1 to x17.
     // Of a call that is known where it is made, nothing is left to do at run time.
-    #[inline(always)]
+    #[inline(always)] // first_touch: of a call that is known where it is made, nothing is left to do at run time
     #[must_use]
     pub fn emit(&self) -> (u32, Arguments) {
         let mut x = [0; 17];
@@ -344,7 +356,7 @@ impl HostCall {
 
     /// Writes a `VcpuRun` as [`Self::emit`] does: without a value of this type in between, of which the
     /// compiler would not know at the end which call it is.
-    #[inline(always)]
+    #[inline(always)] // mmio_exit: the call is made in registers
     #[must_use]
     pub fn emit_run(vm: VmHandle, vcpu: VcpuIndex, entry: &Entry) -> (u32, Arguments) {
         let mut x = [0; 17];

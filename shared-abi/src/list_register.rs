@@ -126,7 +126,7 @@ impl ListRegister {
 /// Checks the list registers from the host: each by itself, and that no two have the same interrupt, for which the
 /// GIC is UNPREDICTABLE (IHI 0069, section 12.4.5, vINTID). The compiler passes them in registers and can mostly keep
 /// them there.
-#[inline(never)]
+#[inline(never)] // mmio_exit: seldom, so that its registers are not saved for the others
 pub(crate) fn check_all(
     a: ListRegister,
     b: ListRegister,

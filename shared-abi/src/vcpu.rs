@@ -43,7 +43,7 @@ pub struct Entry {
 
 impl Entry {
     /// Parses the entry from x1 to x17 of a `VcpuRun`.
-    #[inline(always)]
+    #[inline(always)] // mmio_exit: the entry stays in registers
     pub(crate) fn parse(x: &Arguments) -> Result<Self, CallError> {
         let resume = match (x[2], x[3]) {
             (0, 0) => Resume::Continue,
@@ -61,7 +61,7 @@ impl Entry {
         Ok(Self { resume, list_registers })
     }
 
-    #[inline(always)]
+    #[inline(always)] // mmio_exit: the host's call is made in registers
     pub(crate) fn emit(&self, x: &mut Arguments) {
         (x[2], x[3]) = match self.resume {
             Resume::Continue => (0, 0),
@@ -103,7 +103,7 @@ impl AccessSize {
     }
 
     /// Returns the size of 2^`log2` bytes. A value above 3 counts as 3.
-    #[inline]
+    #[inline] // mmio_exit: the syndrome is decoded in registers
     #[must_use]
     pub const fn from_log2(log2: u64) -> Self {
         match log2 {
@@ -230,7 +230,7 @@ pub struct ExitRecord {
 
 impl ExitRecord {
     /// Encodes the record in x1 to x17.
-    #[inline(always)]
+    #[inline(always)] // mmio_exit: only the registers of the exit that it is are written
     #[must_use]
     pub fn emit(&self) -> Arguments {
         let fields = match self.exit {
@@ -257,7 +257,7 @@ impl ExitRecord {
     }
 
     /// Parses the record from x1 to x17. Returns `None` if its code is unknown.
-    #[inline(always)]
+    #[inline(always)] // mmio_exit: the host reads only the registers of the exit that it is
     #[must_use]
     pub fn parse(x: &Arguments) -> Option<Self> {
         let [number, a, b, c, l0, l1, l2, l3, timer, ..] = *x;

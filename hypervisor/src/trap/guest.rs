@@ -40,7 +40,7 @@ pub(crate) fn run(
     let mut run = |loaded: &mut _| {
         guest_entry(loaded, entry.resume).map(|()| run_loaded(loaded, services, entry, controls, host, fp))
     };
-    vcpu_cache.run(vm, vcpu, &mut run)?
+    vcpu_cache.run(vm, vcpu, &mut run)
 }
 
 /// Runs a vCPU that this CPU owns, until an exit. The CPU holds the host's system registers before and after it.

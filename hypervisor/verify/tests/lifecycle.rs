@@ -62,7 +62,7 @@ fn a_cpu_goes_on_with_what_it_ran_last_unless_something_came_between() {
     let mut run = |cpu: usize, index, f: &dyn Fn(&LoadedVcpu<'_, '_, Fake<Tiny>>)| {
         hypervisor.machine().take_trace();
         let cache = if cpu == 0 { &mut here } else { &mut there };
-        on_cpu(cpu, || cache.run(vm.vm, VcpuIndex(index), |vcpu| f(vcpu)))?;
+        on_cpu(cpu, || cache.run(vm.vm, VcpuIndex(index), |vcpu| Ok(f(vcpu))))?;
         Ok(hypervisor.machine().take_trace().iter().any(|(_, event)| matches!(event, Event::Taken(_))))
     };
     assert_eq!(run(0, 0, &|_| ()), Ok(true), "for the first time");
@@ -90,7 +90,7 @@ fn what_a_cpu_ran_last_keeps_no_vm_alive() {
     let vm = TestVm::new(&hypervisor, true, 54, 10);
     vm.start(&hypervisor);
     let mut cache = VcpuCache::new(&hypervisor, CpuIndex(0));
-    let mut run = |vm| cache.run(vm, VcpuIndex(0), |_| ());
+    let mut run = |vm| cache.run(vm, VcpuIndex(0), |_| Ok(()));
     assert_eq!(run(vm.vm), Ok(()));
     vm.destroy(&hypervisor).unwrap();
     assert_eq!(run(vm.vm), Err(CallError::NotFound));

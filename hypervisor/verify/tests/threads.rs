@@ -333,6 +333,7 @@ fn guest_havoc(cache: &mut VcpuCache<'_, '_, Fake<Tiny>>, vm: VmHandle, dice: &m
             }
             let _ = vcpu.classify(gfn);
         }
+        Ok(())
     });
 }
 

@@ -23,7 +23,7 @@ pub struct PendingAccess {
 }
 
 /// Turns a guest access that aborted with `esr` into an exit. Records the access until the host finishes it.
-#[inline(always)]
+#[inline(always)] // mmio_exit: the exit stays in registers
 pub(crate) fn begin(context: &mut VcpuContext, esr: u64, access: RegisterAccess, ipa: Ipa, far: u64) -> Exit {
     context.pending = PendingAccess { esr, far };
     let size = access.size;
@@ -43,7 +43,7 @@ pub(crate) fn begin(context: &mut VcpuContext, esr: u64, access: RegisterAccess,
 /// # Errors
 ///
 /// [`CallError::InvalidParameter`] if no access is pending that `resume` fits. Nothing has changed then.
-#[inline(always)]
+#[inline(always)] // mmio_exit: the access that is pending is decoded in registers
 pub fn resume(context: &mut VcpuContext, resume: Resume) -> Result<(), CallError> {
     let PendingAccess { esr, far } = context.pending;
     let DataAbort { write, access, .. } = DataAbort::decode(esr);
@@ -65,7 +65,7 @@ pub fn resume(context: &mut VcpuContext, resume: Resume) -> Result<(), CallError
 }
 
 /// Returns the register value that this load produces when memory holds `value`.
-#[inline(always)]
+#[inline(always)] // mmio_exit: of the access only what is looked at is decoded
 fn extend(access: RegisterAccess, value: u64) -> u64 {
     let mask = seeded!(access.size.mask(), AnswerUnmasked => u64::MAX);
     let value = value & mask;

@@ -38,7 +38,7 @@ pub fn guest_entry<M: Machine>(vcpu: &mut LoadedVcpu<'_, '_, M>, resume: Resume)
 }
 
 /// Handles a guest trap. The caller has saved all guest registers in the context.
-#[inline(always)]
+#[inline(always)] // mmio_exit: the exit is not copied
 pub fn guest_exit<M: Machine>(
     vcpu: &mut LoadedVcpu<'_, '_, M>,
     services: &Services<'_>,
@@ -123,7 +123,7 @@ fn system_register<M: Machine>(
 /// The state of the guest page decides: if it is mapped by now, the guest retries; if it is absent, the host
 /// populates it; if it is poisoned, the VM stops. At a page without memory where a device may be, an access
 /// that fits in the page becomes MMIO. Any other abort becomes an external abort in the guest.
-#[inline(always)]
+#[inline(always)] // mmio_exit: the syndrome stays in registers
 fn abort<M: Machine>(
     vcpu: &mut LoadedVcpu<'_, '_, M>,
     fault: Fault,

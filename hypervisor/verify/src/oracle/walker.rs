@@ -40,7 +40,6 @@ pub enum Meaning {
 }
 
 /// Decodes a descriptor of `level`, 1 to 3. A table has `bits` index bits.
-#[inline]
 #[must_use]
 pub fn meaning(bits: u32, level: u32, descriptor: u64) -> Meaning {
     let field = |low: u32, width: u32| (descriptor >> low) & ((1 << width) - 1);
@@ -66,7 +65,6 @@ pub fn meaning(bits: u32, level: u32, descriptor: u64) -> Meaning {
 }
 
 /// The number of pages that a descriptor of `level` covers.
-#[inline]
 #[must_use]
 pub const fn pages_covered(bits: u32, level: u32) -> u64 {
     1 << (bits * (3 - level))
@@ -74,7 +72,6 @@ pub const fn pages_covered(bits: u32, level: u32) -> u64 {
 
 /// Returns the table (of the two concatenated ones at the root) and the entry in a table of `level` that translate an
 /// IPA page. The initial lookup has one more index bit than a table (D8.2.8). No page beyond that is translated.
-#[inline]
 #[must_use]
 pub const fn place(bits: u32, level: u32, ipa_page: u64) -> Option<(u64, usize)> {
     let index = ipa_page >> (bits * (3 - level));

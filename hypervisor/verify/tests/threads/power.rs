@@ -197,6 +197,7 @@ fn run(
                 told(*what, step(loaded, *what), began, now());
                 began = now();
             }
+            Ok(())
         });
         match left {
             Ok(()) => told(Do::Leave, Ok(0), began, now()),
