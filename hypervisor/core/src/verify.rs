@@ -165,6 +165,11 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
         let slot = self.slot.lock(self.machine());
         slot.vm.as_ref().is_none_or(|vm| vm.state != VmState::Started)
     }
+    /// Whether the VM is protected: it is offered MEM_SHARE.
+    pub const fn is_protected(&self) -> bool {
+        self.features() & shared_abi::kvm::feature::MEM_SHARE != 0
+    }
+
 
     /// MEM_SHARE, as a guest calls it.
     ///

@@ -7,7 +7,7 @@
 use shared_abi::addr::{Gfn, PAGE_SIZE, PageRange};
 use shared_abi::error::CallError;
 use shared_abi::guest_call::{GuestCall, GuestRegisters, SMCCC_ARCH_FEATURES, SMCCC_VERSION};
-use shared_abi::kvm::{self, feature};
+use shared_abi::kvm;
 use shared_abi::vcpu::Exit;
 
 use crate::call::psci;
@@ -35,20 +35,6 @@ const SUCCESS: u64 = 0;
 /// SMCCC 1.1: calls preserve x4 and up, and return no result in them.
 const SMCCC_1_1: u64 = 0x1_0001;
 
-/// The result of FEATURES for a protected VM.
-const PROTECTED_FEATURES: u32 = feature::FEATURES
-    | feature::MEMINFO
-    | feature::MEM_SHARE
-    | feature::MEM_UNSHARE
-    | feature::MMIO_GUARD_INFO
-    | feature::MMIO_GUARD_ENROLL
-    | feature::MMIO_GUARD_MAP
-    | feature::MMIO_GUARD_UNMAP
-    | feature::MEM_RELINQUISH;
-
-/// The result of FEATURES for an ordinary VM.
-const ORDINARY_FEATURES: u32 = feature::FEATURES;
-
 /// Handles a hypercall. The PC is past the instruction.
 ///
 /// The caller has saved at least x0 to x18, the PC and PSTATE of the guest in its context.
@@ -60,11 +46,11 @@ pub fn guest_call<M: Machine>(
     vcpu.ownership.count_hypercall();
     let x = vcpu.with_context(|context| context.registers.x0_to_x3());
     let call = match imm {
-        0 => GuestCall::parse(offered(vcpu), &x),
+        0 => GuestCall::parse(vcpu.features(), &x),
         _ => Err(CallError::NotSupported),
     };
     match call {
-        Ok(GuestCall::Features) => complete(vcpu, [offered(vcpu).into(), 0, 0, 0]),
+        Ok(GuestCall::Features) => complete(vcpu, [vcpu.features().into(), 0, 0, 0]),
         Ok(GuestCall::MemShare { pages }) => convert(vcpu, pages, Sharing::Share),
         Ok(GuestCall::MemUnshare { pages }) => convert(vcpu, pages, Sharing::Unshare),
         Ok(call) => serve(vcpu, services, call),
@@ -108,11 +94,6 @@ fn serve<M: Machine>(
         | GuestCall::MemShare { .. }
         | GuestCall::MemUnshare { .. } => refuse(vcpu, CallError::NotSupported),
     }
-}
-
-/// Returns the functions that the vCPU's VM may call.
-fn offered<M: Machine>(vcpu: &LoadedVcpu<'_, '_, M>) -> u32 {
-    if vcpu.is_protected() { PROTECTED_FEATURES } else { ORDINARY_FEATURES }
 }
 
 /// Completes a call: writes x0 to x3.

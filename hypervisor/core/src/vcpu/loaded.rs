@@ -4,6 +4,7 @@ use arm_psci::ErrorCode;
 use shared_abi::addr::{Gfn, Ipa, PageRange};
 use shared_abi::error::{CallError, CallFailure};
 use shared_abi::host_call::{ObjectPageState, VcpuIndex, VmHandle};
+use shared_abi::kvm::feature;
 use shared_abi::vcpu::Exit;
 
 use crate::cpu::registers::VcpuContext;
@@ -31,6 +32,20 @@ pub enum GuestPage {
     Bound(ObjectPageState),
 }
 
+/// The functions of a protected VM.
+const PROTECTED_FEATURES: u32 = feature::FEATURES
+    | feature::MEMINFO
+    | feature::MEM_SHARE
+    | feature::MEM_UNSHARE
+    | feature::MMIO_GUARD_INFO
+    | feature::MMIO_GUARD_ENROLL
+    | feature::MMIO_GUARD_MAP
+    | feature::MMIO_GUARD_UNMAP
+    | feature::MEM_RELINQUISH;
+
+/// The functions of an ordinary VM.
+const ORDINARY_FEATURES: u32 = feature::FEATURES;
+
 /// A vCPU that only this CPU may enter. Dropping it parks the vCPU.
 #[derive(Debug)]
 pub struct LoadedVcpu<'h, 'm, M: Machine> {
@@ -40,7 +55,8 @@ pub struct LoadedVcpu<'h, 'm, M: Machine> {
     pub(crate) ownership: &'h VcpuOwnership,
     context: ContextPage,
     stage2_id: Stage2Id,
-    protected: bool,
+    /// The functions that the VM is offered ([`kvm::feature`](shared_abi::kvm::feature)).
+    features: u32,
     /// Whether it runs; false if it is parked.
     running: bool,
     /// The device page of the last MMIO access. It stays valid until the ownership is revoked.
@@ -94,14 +110,14 @@ impl<'h, 'm, M: Machine> LoadedVcpu<'h, 'm, M> {
             machine.forget_previous_vcpu(stage2_id);
         }
         machine.event(|| Event::Load(stage2_id.vmid, vcpu));
-        let protected = inside.protected;
+        let features = if inside.protected { PROTECTED_FEATURES } else { ORDINARY_FEATURES };
         Ok(Self {
             hypervisor,
             slot,
             ownership,
             context,
             stage2_id,
-            protected,
+            features,
             running: true,
             device: None,
             vm,
@@ -144,10 +160,10 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
         self.stage2_id
     }
 
-    /// Whether the VM is protected.
+    /// Returns the functions that the VM is offered, as FEATURES returns them.
     #[inline(always)] // null_hypercall: it is a load
-    pub const fn is_protected(&self) -> bool {
-        self.protected
+    pub(crate) const fn features(&self) -> u32 {
+        self.features
     }
 
     /// Calls `f` with the vCPU's registers.
