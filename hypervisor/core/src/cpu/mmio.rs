@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_must_fit_the_question() {
+    fn a_resume_must_fit_the_pending_access() {
         let ipa = Ipa(0x900_0000);
         for (pending, answer) in [
             (None, Resume::MmioRead(0)),

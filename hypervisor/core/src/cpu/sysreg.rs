@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cortex_a76_keeps_what_it_has() {
+    fn a_cortex_a76_keeps_its_visible_features() {
         // ID_AA64PFR0_EL1 of QEMU's cortex-a76 with EL2: AArch32 and EL2 are hidden.
         assert_eq!(read(id(4, 0), 0x1100_0000_1111_1122), Emulation::Read(0x1100_0000_1111_0011));
         // Its ID_AA64MMFR0_EL1: 40 bits, 16-bit ASIDs; SNSMem is hidden.
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_listed_is_undefined() {
+    fn unlisted_registers_are_undefined() {
         for (name, register) in [
             ("PMCR_EL0", SysRegId::new(3, 3, 9, 12, 0)),
             ("PMEVCNTR0_EL0", SysRegId::new(3, 3, 14, 8, 0)),

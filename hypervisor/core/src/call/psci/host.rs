@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_who_start_a_cpu_one_succeeds() {
+    fn concurrent_starts_of_a_cpu_succeed_once() {
         let cpus = HostCpus::new(&[0, 1], CpuIndex(0));
         let (started, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
         thread::scope(|scope| {
