@@ -165,8 +165,7 @@ pub trait Machine: Sync {
         let _ = (milestone, report);
     }
 
-    /// Records an event. The default implementation never calls the closure, so it costs nothing to build the
-    /// event.
+    /// Records an event. The default implementation does not call the closure, so no event is built.
     fn event(&self, event: impl FnOnce() -> Event) {
         let _ = event;
     }

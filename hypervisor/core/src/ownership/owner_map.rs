@@ -6,8 +6,8 @@
 //!   state *advanced* by the page's offset in the block. The words of the pages have no meaning.
 //! * If a block is split, its word holds a *base* state and the number of pages that deviate from it: pages
 //!   whose state is not the base advanced. A split block with count 0 is uniform. It stays split until one
-//!   conversion covers all of it, so that a guest that shares and unshares one page does not rewrite 512 words
-//!   each time.
+//!   conversion covers all of it, so that a guest that shares and unshares one page does not rewrite 512
+//!   words each time.
 
 pub(crate) mod block_state;
 #[cfg(test)]

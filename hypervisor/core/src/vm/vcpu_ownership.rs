@@ -12,8 +12,8 @@
 //! | 0 | free |
 //! | CPU + 1 | parked by that CPU |
 //! | CPU + 1, [`RUNNING`] | runs there |
-//! | CPU + 1, [`RUNNING`], [`REVOKED`] | runs there, and can't be parked |
-//! | [`REVOKED`] without [`RUNNING`] | as good as free |
+//! | CPU + 1, [`RUNNING`], [`REVOKED`] | runs there; becomes free after the run |
+//! | [`REVOKED`] without [`RUNNING`] | free |
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -76,8 +76,8 @@ impl VcpuOwnership {
         self.word.fetch_or(REVOKED, Ordering::AcqRel);
     }
 
-    /// Returns whether the vCPU runs. If the ownership is revoked and the caller holds the VM's lock, a result
-    /// of `false` holds until the caller releases the lock.
+    /// Returns whether the vCPU runs. If the ownership is revoked and the caller holds the VM's lock, the
+    /// result `false` holds until the caller releases the lock.
     pub(crate) fn is_running(&self) -> bool {
         self.word.load(Ordering::Acquire) & RUNNING != 0
     }

@@ -30,7 +30,7 @@ pub enum PowerRequest {
         /// The x0 of the CPU at its entry point.
         context_id: u64,
     },
-    /// Stop this CPU; the call does not return.
+    /// Stop this CPU. The call returns only if the firmware refuses.
     CpuOff,
     /// Return [`HostCpus::affinity_info`] in x0.
     AffinityInfo {
