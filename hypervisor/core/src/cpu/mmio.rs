@@ -22,7 +22,8 @@ pub struct PendingAccess {
     far: u64,
 }
 
-/// Turns a guest access that aborted with `esr` into an exit. Records the access until the host finishes it.
+/// Turns an access of the guest's, which aborted with `esr`, into an exit, and remembers it until the host
+/// has finished it.
 #[inline(always)]
 pub(crate) fn begin(context: &mut VcpuContext, esr: u64, access: RegisterAccess, ipa: Ipa, far: u64) -> Exit {
     context.pending = PendingAccess { esr, far };
@@ -35,13 +36,13 @@ pub(crate) fn begin(context: &mut VcpuContext, esr: u64, access: RegisterAccess,
     }
 }
 
-/// Finishes or retries the pending access, as the host requests at entry.
+/// Does what the host says on entry about the pending access.
 ///
-/// [`Resume::Continue`] is always valid: the guest runs the instruction again.
+/// [`Resume::Continue`] is always right: whatever was pending runs again.
 ///
 /// # Errors
 ///
-/// [`CallError::InvalidParameter`] if no access is pending that `resume` fits. Nothing has changed then.
+/// [`CallError::InvalidParameter`] for an answer to an access that is not pending; nothing was done.
 #[inline(always)]
 pub fn resume(context: &mut VcpuContext, resume: Resume) -> Result<(), CallError> {
     let PendingAccess { esr, far } = context.pending;
@@ -63,7 +64,7 @@ pub fn resume(context: &mut VcpuContext, resume: Resume) -> Result<(), CallError
     Ok(())
 }
 
-/// Returns the register value that this load produces when memory holds `value`.
+/// What a load of this kind leaves in its register when memory holds `value`.
 #[inline(always)]
 fn extend(access: RegisterAccess, value: u64) -> u64 {
     let value = value & seeded!(access.size.mask(), AnswerUnmasked => u64::MAX);

@@ -94,7 +94,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// Decodes the ISS fields that all aborts share.
+    /// Decodes the part of the ISS that aborts have in common.
     #[inline(always)]
     const fn decode(esr: u64) -> Self {
         Self {
@@ -125,7 +125,7 @@ impl Fault {
         Some(self.given_ipa(hpfar, far))
     }
 
-    /// Returns [`Self::ipa`] for a translation fault, `None` for any other.
+    /// [`Self::ipa`] of a translation fault; `None` for any other.
     #[inline(always)]
     pub(crate) fn translation_ipa(self, hpfar: u64, far: u64) -> Option<Ipa> {
         self.is_translation().then_some(self.given_ipa(hpfar, far))
@@ -266,8 +266,8 @@ const fn register_field(bits: u64) -> u8 {
 }
 
 impl Syndrome {
-    /// Decodes ESR_EL2. Most callers match on the class only. Inlining lets the compiler drop the fields that
-    /// a caller does not use.
+    /// Decodes ESR_EL2. What becomes of it mostly depends on the class alone: it is inlined so that the rest
+    /// is decoded only where it is looked at.
     #[inline(always)]
     pub const fn decode(esr: u64) -> Self {
         match ((esr >> class::SHIFT) & 0x3f) as u8 {

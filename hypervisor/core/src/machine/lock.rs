@@ -84,7 +84,7 @@ impl<T, M: Machine> DerefMut for Guard<'_, T, M> {
 }
 
 impl<T, M: Machine> Drop for Guard<'_, T, M> {
-    /// Reports the release while the lock is still held, so that it precedes the next holder's report.
+    /// Tells while the lock is still held: who takes it next tells so later.
     #[inline(always)]
     fn drop(&mut self) {
         self.machine.event(|| Event::Released(self.id));

@@ -24,8 +24,7 @@ pub trait Maintenance {
         self.barrier(Barrier::Isb);
     }
 
-    /// Implements [`Machine::invalidate`](crate::machine::Machine::invalidate) for the leaves that start at
-    /// these pages.
+    /// [`Machine::invalidate`](crate::machine::Machine::invalidate), of the leaves that begin at these pages.
     #[inline(always)]
     fn invalidate(&self, stage2_id: Stage2Id, first_pages: impl Iterator<Item = u64>) {
         seeded!(self.barrier(Barrier::DsbIshst), TlbiTooEarly => ());

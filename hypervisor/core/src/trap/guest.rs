@@ -37,7 +37,7 @@ pub fn guest_entry<M: Machine>(vcpu: &mut LoadedVcpu<'_, '_, M>, resume: Resume)
     vcpu.with_context(|context| mmio::resume(context, resume))
 }
 
-/// Handles a guest trap. The caller has saved all guest registers in the context.
+/// Handles a trap of the guest's, whose registers are in its context by now.
 #[inline(always)]
 pub fn guest_exit<M: Machine>(
     vcpu: &mut LoadedVcpu<'_, '_, M>,
@@ -116,11 +116,9 @@ fn system_register<M: Machine>(
     }
 }
 
-/// Handles an abort. `data` is the syndrome of a data abort, `None` for an instruction fetch.
-///
-/// The state of the guest page decides: if it is mapped by now, the guest retries; if it is absent, the host
-/// populates it; if it is poisoned, the VM stops. At a page without memory where a device may be, an access
-/// that fits in the page becomes MMIO. Any other abort becomes an external abort in the guest.
+/// What becomes of an access that stage 2 has nothing for: `data` says more of it, unless it was an
+/// instruction fetch. What is at the page decides: memory that is there by now, that the host has to bring,
+/// or that is gone for good; or a device, which takes what one page of it can take.
 #[inline(always)]
 fn abort<M: Machine>(
     vcpu: &mut LoadedVcpu<'_, '_, M>,

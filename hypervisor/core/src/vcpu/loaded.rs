@@ -119,7 +119,7 @@ impl<'h, 'm, M: Machine> LoadedVcpu<'h, 'm, M> {
         self.running
     }
 
-    /// Parks the vCPU until it is resumed.
+    /// Lets go of it until it is resumed.
     #[inline(always)]
     pub(crate) fn park(&mut self) {
         self.running = false;
@@ -144,13 +144,13 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
         self.stage2_id
     }
 
-    /// Whether the VM is protected.
+    /// Whether the VM's memory is kept from the host.
     #[inline(always)]
     pub const fn is_protected(&self) -> bool {
         self.protected
     }
 
-    /// Calls `f` with the vCPU's registers.
+    /// Works on the vCPU's registers.
     #[inline(always)]
     pub fn with_context<R>(&mut self, f: impl FnOnce(&mut VcpuContext) -> R) -> R {
         self.hypervisor.machine().with_context(&mut self.context, f)
@@ -184,11 +184,9 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
         self.hypervisor.relinquish(&mut slot, gfn)
     }
 
-    /// Returns the content of guest page `gfn`, and whether a device may be there: the page is unbound and
-    /// the MMIO guard allows it.
-    ///
-    /// The device page of the last access is cached. After the start no binding is added, and a change of the
-    /// MMIO guard revokes the ownership, so the cached page is valid until the ownership is revoked.
+    /// What is at `gfn` at this moment, and whether the VM's MMIO guard allows a device there. Where no memory
+    /// is bound none ever will be, and who changes the guard revokes the ownership: so the device page that was
+    /// met last needs no other look.
     #[inline(always)]
     pub(crate) fn classify_or_device(&mut self, gfn: Gfn) -> (GuestPage, bool) {
         if self.device == Some(gfn) && !self.ownership.is_revoked() {
@@ -201,7 +199,7 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
         (page, allowed)
     }
 
-    /// Returns the content of guest page `gfn`, and whether a device may be there.
+    /// What is at `gfn` at this moment, and whether a device may be.
     #[inline(never)]
     pub(crate) fn classify_and_ask(&self, gfn: Gfn) -> (GuestPage, bool) {
         let mut slot = self.slot.lock(self.machine());
