@@ -1,13 +1,13 @@
-//! What every binary at EL1 needs once it runs: exceptions, stage 1, interrupts, time.
+//! Support for binaries that run at EL1: exceptions, stage 1, interrupts, time.
 //!
-//! * [`syndrome`]: ESR_EL1 decoded into an enum.
+//! * [`syndrome`]: decodes ESR_EL1 into an enum.
 //! * [`frame`]: the registers of the interrupted code, which a handler may change.
 //! * `vectors`: the vector table, generic over the binary's handlers.
 //! * [`stage1`]: an identity map with W^X, from tables that need no heap.
 //! * `cpu`: one instruction per function.
 //! * [`fp`]: the FP and SIMD registers as a value.
 //! * `heap`: the global allocator, over memory that the binary gives it.
-//! * `system_register`: system registers by the number of their encoding.
+//! * `system_register`: access to system registers by their encoding's number.
 //! * [`lock`]: a spin lock that masks interrupts while it is held.
 
 #[cfg(target_os = "none")]

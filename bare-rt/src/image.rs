@@ -1,27 +1,27 @@
-//! The arm64 `Image` header, the entry point, and where the linker put the binary's parts.
+//! The arm64 `Image` header, the entry point, and the layout of the linked binary.
 
 use core::ops::Range;
 
-/// What a secondary CPU needs on its way in: PSCI `CPU_ON` takes the physical address of
-/// `secondary_start` as the entry point and that of this structure as the context ID.
+/// The boot structure of a secondary CPU. For PSCI `CPU_ON`, the entry point is the physical address of
+/// `secondary_start`, and the context ID is that of this structure.
 ///
-/// The CPU reads it with its MMU off: the caller keeps it alive and cleans it to the point of
-/// coherency before the call.
+/// The CPU reads it with its MMU off. The caller keeps it alive, and cleans it to the point of coherency before the
+/// call.
 #[derive(Debug)]
 #[repr(C)]
 pub struct SecondaryBoot {
-    /// One past the end of the CPU's stack; 16-byte aligned.
+    /// The end of the CPU's stack (exclusive), 16-byte aligned.
     pub stack_top: u64,
-    /// Where the CPU goes on, on that stack, with the MMU still off.
+    /// The function that the CPU calls on that stack, with the MMU still off.
     pub entry: extern "C" fn(argument: u64) -> !,
-    /// Handed to `entry`.
+    /// The argument of `entry`.
     pub argument: u64,
 }
 
-/// Names the function that the entry point calls on the boot CPU, and sizes the stack it runs on.
+/// Names the function that the entry point calls on the boot CPU, and sets the size of its stack.
 ///
-/// The function is entered with the MMU off, at the exception level of the boot loader, with the
-/// physical address of the device tree.
+/// The function runs with the MMU off, at the exception level of the boot loader. Its argument is the physical
+/// address of the device tree.
 ///
 /// ```ignore
 /// bare_rt::image_main!(main, stack_bytes = 64 * 1024);
@@ -33,17 +33,17 @@ macro_rules! image_main {
         const _: () = {
             #[repr(C, align(4096))]
             struct Stack(core::cell::UnsafeCell<[u8; $bytes]>);
-            // SAFETY: `Sync` promises that shared references race nowhere: there are none. `_start` makes the
-            // boot CPU's stack pointer of the section's end, and no code names `STACK`.
+            // SAFETY: no code refers to `STACK`, so no two CPUs can race on it. `_start` takes the boot CPU's stack
+            // pointer from the section's end.
             unsafe impl Sync for Stack {}
-            // SAFETY: `image.ld` gives `.stack` no other content, and reserves it in memory behind `.bss`;
-            // any bytes are valid there.
+            // SAFETY: `image.ld` puts only this static into `.stack`, and reserves the section in memory after
+            // `.bss`. Any bytes are a valid stack.
             #[unsafe(link_section = ".stack")]
             #[used]
             static STACK: Stack = Stack(core::cell::UnsafeCell::new([0; $bytes]));
 
-            // SAFETY: no other crate exports this symbol (a second one is a linker error), and the function
-            // has the signature by which `_start` branches to it.
+            // SAFETY: no other crate exports this symbol (a second one is a linker error), and the function has the
+            // signature that `_start` expects.
             #[unsafe(export_name = "bare_rt_main")]
             extern "C" fn bare_rt_main(device_tree: u64) -> ! {
                 let main: fn(u64) -> ! = $main;
@@ -57,10 +57,10 @@ macro_rules! image_main {
 mod entry {
     use core::arch::naked_asm;
 
-    /// `R_AARCH64_RELATIVE` of the ELF ABI for the Arm 64-bit architecture: base + addend.
+    /// `R_AARCH64_RELATIVE` of the ELF for the Arm 64-bit Architecture: base + addend.
     const R_AARCH64_RELATIVE: u32 = 1027;
 
-    /// Header flags: little-endian, 4 KiB pages, may be placed anywhere in RAM.
+    /// Header flags: little-endian, 4 KiB pages, any place in RAM.
     const IMAGE_FLAGS: u64 = 0b1010;
 
     unsafe extern "C" {
@@ -89,7 +89,7 @@ mod entry {
             ".long 0", // no PE header
             "2:",
             "mov x19, x0",
-            // Apply the relocations: linked at 0, so the base is the load address.
+            // Apply the relocations. The binary is linked at 0, so the base is the load address.
             "adrp x9, {image_start}",
             "add x9, x9, :lo12:{image_start}",
             "adrp x10, {rela_start}",
@@ -138,12 +138,12 @@ mod entry {
         )
     }
 
-    /// Where PSCI starts a secondary CPU, with the physical address of a
+    /// The entry point of a secondary CPU. PSCI passes the physical address of a
     /// [`SecondaryBoot`](super::SecondaryBoot) in x0.
     ///
     /// # Safety
     ///
-    /// Only for PSCI to call.
+    /// Only PSCI starts a CPU here.
     #[unsafe(naked)]
     pub unsafe extern "C" fn secondary_start() -> ! {
         naked_asm!(
@@ -164,19 +164,19 @@ mod entry {
 #[cfg(target_os = "none")]
 pub use entry::secondary_start;
 
-/// Where the parts of the running binary are: half-open ranges of addresses, page aligned.
+/// The parts of the running binary: half-open, page-aligned ranges of addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// Code; to be mapped executable and read-only.
+    /// Code: mapped executable and read-only.
     pub text: Range<u64>,
-    /// Constants and relocations; read-only, never executable.
+    /// Constants and relocations: read-only, never executable.
     pub rodata: Range<u64>,
-    /// Data, `.bss` and the boot stack; writable, never executable.
+    /// Data, `.bss` and the boot stack: writable, never executable.
     pub data: Range<u64>,
 }
 
 impl Layout {
-    /// The layout of the running binary.
+    /// Returns the layout of the running binary.
     #[cfg(target_os = "none")]
     #[must_use]
     pub fn current() -> Self {
@@ -193,7 +193,7 @@ impl Layout {
         Self { text: start..text_end, rodata: text_end..rodata_end, data: rodata_end..end }
     }
 
-    /// The whole image, from its first byte to the end of `.bss` and the stack.
+    /// Returns the whole image, from its first byte to the end of `.bss` and the stack.
     #[must_use]
     pub fn image(&self) -> Range<u64> {
         self.text.start..self.data.end

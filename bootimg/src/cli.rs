@@ -18,13 +18,13 @@ pub const FAILED: u8 = 1;
 /// Exit status: bad usage or input.
 pub const BAD_INPUT: u8 = 2;
 
-/// What to do with an image.
+/// The commands for an image.
 #[derive(Clone, Debug, Subcommand)]
 #[expect(clippy::large_enum_variant, reason = "there is one command in a process")]
 pub enum Command {
-    /// Pack hypervisor, host and what the guest needs into one image
+    /// Pack hypervisor, host and the guest's parts into one image
     Pack(PackArgs),
-    /// Show what is in an image
+    /// List the parts of an image
     List(ReadArgs),
     /// Check every byte of an image against its manifest
     Verify(ReadArgs),
@@ -39,12 +39,12 @@ pub struct PackArgs {
     /// The host: an ELF file or an arm64 Image
     #[arg(long, value_name = "FILE")]
     pub host: PathBuf,
-    /// The rest.
+    /// The other parts.
     #[command(flatten)]
     pub parts: PartArgs,
 }
 
-/// The arguments of `pack` beside the binaries, for a caller that builds those itself.
+/// The arguments of `pack` without the binaries, for a caller that builds those itself.
 #[derive(Clone, Debug, Args)]
 pub struct PartArgs {
     /// The guest's payload
@@ -59,7 +59,7 @@ pub struct PartArgs {
     /// Arguments for the guest (/chosen/bootargs)
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub guest_args: String,
-    /// Arguments for the hypervisor, such as trace=on
+    /// Arguments for the hypervisor, such as trace=on for one that has the trace
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub hypervisor_args: String,
     /// The launch measurement that the VM must have: 64 hexadecimal digits
@@ -68,7 +68,7 @@ pub struct PartArgs {
     /// The image to write
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
-    /// How to report.
+    /// The record.
     #[command(flatten)]
     pub json: JsonArgs,
 }
@@ -76,9 +76,9 @@ pub struct PartArgs {
 /// The arguments of `list` and `verify`.
 #[derive(Clone, Debug, Args)]
 pub struct ReadArgs {
-    /// The image
+    /// The image to read
     pub image: PathBuf,
-    /// How to report.
+    /// The record.
     #[command(flatten)]
     pub json: JsonArgs,
 }
@@ -86,13 +86,13 @@ pub struct ReadArgs {
 /// Where a record goes.
 #[derive(Clone, Debug, Args)]
 pub struct JsonArgs {
-    /// Write a JSON record to FILE, or to standard output
+    /// Write a JSON record to FILE, or else to standard output
     #[arg(long, value_name = "FILE", num_args = 0..=1)]
     pub json: Option<Option<PathBuf>>,
 }
 
 fn parse_digest(text: &str) -> Result<Digest, String> {
-    let digits = || "64 hexadecimal digits are needed".to_owned();
+    let digits = || "a measurement has 64 hexadecimal digits: give all of them".to_owned();
     if text.len() != 64 || !text.is_ascii() {
         return Err(digits());
     }
@@ -106,11 +106,11 @@ fn parse_digest(text: &str) -> Result<Digest, String> {
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    #[error("{path}: {error}")]
+    #[error("can't use the file {path}: {error}")]
     File { path: String, error: std::io::Error },
     #[error("{path}: {error}")]
     NoImage { path: String, error: Error },
-    #[error("{path}: {error}")]
+    #[error("{path}: {error}. Pack the image again")]
     Corrupted { path: String, error: Error },
     #[error(transparent)]
     Pack(#[from] PackError),
@@ -135,7 +135,7 @@ impl Failure {
     }
 }
 
-/// What a command found out, for people and for programs.
+/// The result of a command, for people and for programs.
 struct Report {
     text: String,
     json: Value,
@@ -195,7 +195,7 @@ fn verify(path: &Path) -> Result<Report, Failure> {
         Failure::NoImage { path, error } if error != Error::NoManifest => Failure::Corrupted { path, error },
         other => other,
     })?;
-    report.text = format!("{}: every byte is as the manifest says\n", path.display());
+    report.text = format!("{}: every byte matches the manifest\n", path.display());
     Ok(report)
 }
 

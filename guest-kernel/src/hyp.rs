@@ -9,7 +9,8 @@
 use core::fmt;
 use core::marker::PhantomData;
 
-use shared_abi::addr::{Ipa, PAGE_SIZE};
+use shared_abi::addr::{Gfn, Ipa, PAGE_SIZE, PageRange};
+use shared_abi::guest_call::GuestCall;
 use shared_abi::kvm::{self, feature, function, trng};
 use smccc::Call;
 
@@ -29,7 +30,9 @@ pub enum Error {
     NotOffered,
     /// It answered with this SMCCC error code.
     Refused(i64),
-    /// It answered with something that makes no sense.
+    /// The address is not at the start of a page.
+    Unaligned(Ipa),
+    /// It returned something that makes no sense.
     Nonsense(u64),
 }
 
@@ -37,6 +40,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotOffered => f.write_str("the hypervisor does not offer this call"),
+            Self::Unaligned(ipa) => write!(f, "{ipa} is not at the start of a page"),
             Self::Refused(code) => write!(f, "the hypervisor refused the call: {code}"),
             Self::Nonsense(value) => write!(f, "the hypervisor answered {value:#x}"),
         }
@@ -131,7 +135,7 @@ impl<C: Call> HypervisorServices<C> {
         if !self.is_protected() {
             return Err(Error::NotOffered);
         }
-        let [granule, flags] = vendor_call::<C>(function::MEMINFO, [0, 0])?;
+        let [granule, flags] = vendor_call::<C>(&GuestCall::MemInfo)?;
         Ok(Sharing { granule: granule_from(granule)?, ranges: flags & kvm::MEMINFO_RANGES != 0 })
     }
 
@@ -142,7 +146,7 @@ impl<C: Call> HypervisorServices<C> {
     ///
     /// As [`Error`] says; nothing is shared then.
     pub fn share(&self, sharing: Sharing, ipa: Ipa, granules: u64) -> Result<u64, Error> {
-        self.memory_call(function::MEM_SHARE, sharing, ipa, granules)
+        self.memory_call(sharing, ipa, granules, |pages| GuestCall::MemShare { pages })
     }
 
     /// Takes granules from `ipa` on back: as many of `granules` as one call does. Answers how many, at
@@ -152,21 +156,28 @@ impl<C: Call> HypervisorServices<C> {
     ///
     /// As [`Error`] says; the host may still reach them then.
     pub fn unshare(&self, sharing: Sharing, ipa: Ipa, granules: u64) -> Result<u64, Error> {
-        self.memory_call(function::MEM_UNSHARE, sharing, ipa, granules)
+        self.memory_call(sharing, ipa, granules, |pages| GuestCall::MemUnshare { pages })
     }
 
-    fn memory_call(&self, function: u32, sharing: Sharing, ipa: Ipa, granules: u64) -> Result<u64, Error> {
+    fn memory_call(
+        &self,
+        sharing: Sharing,
+        ipa: Ipa,
+        granules: u64,
+        call: impl FnOnce(PageRange<Gfn>) -> GuestCall,
+    ) -> Result<u64, Error> {
         if !self.is_protected() {
             return Err(Error::NotOffered);
         }
-        // Where there are no ranges x2 has to be 0, and x1 says nothing.
-        let wanted = if sharing.ranges { granules } else { 0 };
-        let [status, done] = vendor_call::<C>(function, [ipa.0, wanted])?;
+        // A hypervisor without ranges takes one granule, and x1 says nothing.
+        let wanted = if sharing.ranges { granules } else { 1 };
+        let range = PageRange::<Gfn>::new(page(ipa)?, wanted).ok_or(Error::Nonsense(wanted))?;
+        let [status, done] = vendor_call::<C>(&call(range))?;
         expect_zero(status)?;
         match done {
             _ if !sharing.ranges => Ok(1),
             0 => Err(Error::Nonsense(0)),
-            done if done > granules => Err(Error::Nonsense(done)),
+            done if done > wanted => Err(Error::Nonsense(done)),
             done => Ok(done),
         }
     }
@@ -181,7 +192,7 @@ impl<C: Call> HypervisorServices<C> {
         if !self.offers(feature::MEM_RELINQUISH) {
             return Err(Error::NotOffered);
         }
-        let [status, _] = vendor_call::<C>(function::MEM_RELINQUISH, [ipa.0, 0])?;
+        let [status, _] = vendor_call::<C>(&GuestCall::MemRelinquish { gfn: page(ipa)? })?;
         expect_zero(status)
     }
 
@@ -208,12 +219,12 @@ impl<C: Call> HypervisorServices<C> {
         if self.mmio_guard() != MmioGuard::Enrolled {
             return Ok(());
         }
-        let [granule, _] = vendor_call::<C>(function::MMIO_GUARD_INFO, [0, 0])?;
+        let [granule, _] = vendor_call::<C>(&GuestCall::MmioGuardInfo)?;
         let granule = granule_from(granule)?;
         if granule != PAGE_SIZE {
             return Err(Error::Nonsense(granule));
         }
-        let [status, _] = vendor_call::<C>(function::MMIO_GUARD_ENROLL, [0, 0])?;
+        let [status, _] = vendor_call::<C>(&GuestCall::MmioGuardEnroll)?;
         expect_zero(status)
     }
 
@@ -227,7 +238,7 @@ impl<C: Call> HypervisorServices<C> {
         let result = match self.mmio_guard() {
             MmioGuard::None => return Ok(()),
             MmioGuard::Optional | MmioGuard::Enrolled => {
-                vendor_call::<C>(function::MMIO_GUARD_MAP, [ipa.0, 0])
+                vendor_call::<C>(&GuestCall::MmioGuardMap { gfn: page(ipa)? })
                     .and_then(|[status, _]| expect_zero(status))
             }
         };
@@ -265,11 +276,17 @@ pub fn random<C: Call>(bytes: &mut [u8]) -> Result<(), Error> {
     Ok(())
 }
 
-/// One call with two arguments, the others 0; answers x0 and x1. An SMCCC error code is an error.
-fn vendor_call<C: Call>(function: u32, [first, second]: [u64; 2]) -> Result<[u64; 2], Error> {
+/// The page at `ipa`, for a call that takes one.
+fn page(ipa: Ipa) -> Result<Gfn, Error> {
+    ipa.aligned_page().ok_or(Error::Unaligned(ipa))
+}
+
+/// Makes a call of the vendor service. Returns x0 and x1. An SMCCC error code is an error.
+fn vendor_call<C: Call>(call: &GuestCall) -> Result<[u64; 2], Error> {
+    let [function, x1, x2, x3] = call.emit();
     let mut arguments = [0; 17];
-    (arguments[0], arguments[1]) = (first, second);
-    let [result, more, ..] = C::call64(function, arguments);
+    [arguments[0], arguments[1], arguments[2]] = [x1, x2, x3];
+    let [result, more, ..] = C::call64(function as u32, arguments);
     // Error codes are 32-bit numbers; some implementations extend them to 64 bits, some do not.
     let code = (result as u32).cast_signed();
     if code < 0 {

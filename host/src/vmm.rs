@@ -1,7 +1,8 @@
 //! What to do about each exit of a vCPU.
 //!
-//! A front end keeps one [`Vmm`] behind one lock and, for each vCPU, on whatever CPU and as often as it
-//! likes, goes round this loop; the lock is free while the vCPU runs and while it sleeps:
+//! A front end keeps one [`Vmm`] behind one lock. For each vCPU, on any CPU, it runs this loop. The lock is free
+//! while the vCPU runs and while it waits for an interrupt. [`Vmm::handle`] of a block request holds the lock
+//! until the disk is done, so the lock's waiters must sleep, and must still take the disk's interrupt:
 //!
 //! ```ignore
 //! match vmm.lock().poll(vcpu, now) {

@@ -1,6 +1,6 @@
-//! The architecture, as EL2 uses it: instructions, and the values of control registers.
+//! The architecture as EL2 uses it: instructions, and the values of control registers.
 //!
-//! This room imports nothing from the others.
+//! This module imports nothing from the others.
 
 /// The values of EL2's control registers.
 pub(crate) mod controls;

@@ -1,16 +1,16 @@
-//! From the first instruction to the host: the steps of the boot CPU, in their order.
+//! Boot: the boot CPU's steps from its first instruction to the host's.
 
-/// Why boot refuses a machine or an image.
+/// The reasons to refuse a machine or an image.
 mod error;
 /// The host's device tree.
 mod host_tree;
-/// The image that the boot loader put into RAM.
+/// The image and the device tree in RAM.
 mod image;
-/// The hypervisor's own memory.
+/// The layout of the hypervisor's own memory.
 mod layout;
-/// The ownership core.
+/// The setup of the ownership core.
 mod ownership;
-/// Secondary CPUs.
+/// The start of secondary CPUs.
 mod secondary;
 
 use core::ops::Range;
@@ -31,7 +31,7 @@ use self::image::LoadedImage;
 use self::layout::Block;
 use crate::arch;
 use crate::cpu::{Cpu, setup, vectors};
-use crate::machine::el2::El2;
+use crate::machine::el2::CoreMachine;
 use crate::machine::stage1::Stage1;
 use crate::machine::{console, maintenance, power};
 use crate::trap::host;
@@ -39,23 +39,23 @@ use crate::trap::host;
 static TRNG: Once<Trng> = Once::new();
 static PLATFORM: Once<Platform> = Once::new();
 
-/// The boot loader enters here, at EL2 with the MMU off.
+/// The entry from the boot loader, at EL2 with the MMU off. `tree` is x0: the address of the device tree.
 pub(crate) fn main(tree: u64) -> ! {
     vectors::install();
-    // SAFETY: `_start` passes x0 of the boot protocol on: the address of a device tree, or 0.
+    // SAFETY: `_start` passes on x0 of the boot protocol: the address of a device tree, or 0.
     let tree = unsafe { image::device_tree_at(tree) };
     let platform = tree.and_then(|tree| Some((tree, Platform::parse(tree).ok()?)));
     let Some((tree, mut platform)) = platform else {
-        // There is no console to report this on.
+        // Without a device tree there is no console for a report.
         power::off();
     };
     let trng = TRNG.call_once(|| Trng::new(&platform.seed));
     platform.seed.fill(0);
     let platform = PLATFORM.call_once(|| platform);
     if let Some(console) = platform.hypervisor_console {
-        // SAFETY: `Platform::parse` found it to be the second PL011, which `device_tree::filter` keeps from
-        // the host. With the MMU off all accesses are to device memory, and `prepare` maps its page as a
-        // device.
+        // SAFETY: `Platform::parse` has identified the second PL011, which `device_tree::filter` withholds from the
+        // host. While the MMU is off, all accesses are to device memory; after that, the map of `prepare` has its
+        // page as a device.
         unsafe { console::init(console.base) };
     }
     match prepare(tree, platform, trng) {
@@ -64,7 +64,7 @@ pub(crate) fn main(tree: u64) -> ! {
     }
 }
 
-/// All steps up to the host's first instruction.
+/// Executes all steps up to the host's first instruction. Returns this CPU's data.
 fn prepare(tree: &'static [u8], platform: &'static Platform, trng: &'static Trng) -> Result<Cpu, BootError> {
     setup::take_el2().map_err(BootError::El2)?;
     if platform.psci != Conduit::Smc {
@@ -75,18 +75,18 @@ fn prepare(tree: &'static [u8], platform: &'static Platform, trng: &'static Trng
     let used = [loaded.image.clone(), loaded.tree.clone()];
     let cpus = &platform.cpus[..];
 
-    let needs = Hypervisor::<El2>::needs(&platform.ram, &platform.denied);
+    let needs = Hypervisor::<CoreMachine>::needs(&platform.ram, &platform.denied);
     #[cfg(feature = "oracle")]
     let needs = crate::oracle::with_room(needs);
     let block = layout::plan(&ram, &used, needs, Stage1::tables_needed(&ram), cpus.len() as u64)
         .ok_or(BootError::Memory)?;
     let devices: Vec<u64, 1> = platform.hypervisor_console.iter().map(|console| console.base.0).collect();
-    // SAFETY: `layout::plan` has just reserved the block, in RAM that touches nothing in `used`. The MMU is
-    // off until `enable` below.
+    // SAFETY: `layout::plan` has just reserved the block in RAM, apart from all ranges in `used`. The MMU is off
+    // until `enable` below.
     let stage1 = unsafe { Stage1::new(block.stage1.clone(), &loaded.layout, &ram, &devices) }
         .map_err(|_| BootError::Stage1)?;
-    // SAFETY: `take_el2` has taken EL2, and the MMU is off since the boot loader. The map has all RAM (so
-    // this code, its stack and the tables) and the console's page.
+    // SAFETY: `take_el2` has taken EL2, and the MMU is off since the boot loader. The map has the console's page and
+    // all RAM, with this code, its stack and the tables.
     unsafe { stage1.enable() };
 
     report(&loaded, &block, &ram, cpus.len());
@@ -106,15 +106,15 @@ fn prepare(tree: &'static [u8], platform: &'static Platform, trng: &'static Trng
     let index = CpuIndex(index);
     setup::init_cpu();
     let common = secondary::prepare(hypervisor, trng, stage1, &block, cpus, index);
-    // The other CPUs start with their caches off: clean the statics that they read.
+    // The other CPUs start with their caches off, so the statics that they read are cleaned first.
     let data = &loaded.layout.data;
     maintenance::clean_and_invalidate(data.start, data.end - data.start);
-    // The host's stage 2 maps each address to itself.
+    // The host's stage 2 is an identity map, so the host's entry point is its physical address.
     let entry = Ipa(loaded.image.start + image.manifest().host().memory().start);
     Ok(common.cpu(index, entry, host_tree))
 }
 
-/// Reports the hypervisor's size and the machine's.
+/// Reports the sizes of the hypervisor and of the machine.
 fn report(loaded: &LoadedImage, block: &Block, ram: &[Range<u64>], cpus: usize) {
     let (image, text) = (loaded.layout.image(), &loaded.layout.text);
     let memory_bytes = (image.end - image.start) + (block.whole.end - block.whole.start);
@@ -127,7 +127,7 @@ fn report(loaded: &LoadedImage, block: &Block, ram: &[Range<u64>], cpus: usize) 
     });
 }
 
-/// Starts the trace: its rings become part of the hypervisor's `own` memory, and of what is `used`.
+/// Starts the trace. Its rings become part of the hypervisor's `own` memory and of the `used` memory.
 #[cfg(feature = "trace")]
 fn start_trace(
     mut own: Vec<Range<u64>, 3>,
@@ -139,8 +139,8 @@ fn start_trace(
 
     let bytes = cpus.len() as u64 * trace::RING_BYTES;
     let start = layout::place(ram, used, bytes, PAGE_SIZE).ok_or(BootError::Memory)?;
-    // SAFETY: `layout::place` has found RAM that touches nothing in `used`, which has all memory in use. The
-    // map has all RAM, and `own` keeps these pages the hypervisor's.
+    // SAFETY: `layout::place` has found RAM apart from all ranges in `used`, which has all memory in use. The map has
+    // all RAM, and `own` keeps these pages from the host.
     unsafe { trace::start(start, cpus) };
     let rings = start..start + bytes;
     used.extend([rings.clone()]);

@@ -1,4 +1,4 @@
-//! One physical CPU: how it enters EL1 and comes back, and the registers that change hands between host and
+//! One physical CPU: its entries to EL1 and exits from it, and the registers that are switched between host and
 //! guests.
 
 /// The system registers of EL1.
@@ -7,15 +7,15 @@ pub(crate) mod el1_registers;
 pub(crate) mod fp;
 /// The virtual GIC CPU interface.
 pub(crate) mod gic;
-/// ID registers, as the core reads them.
+/// The ID registers that the core reads.
 mod id_registers;
 /// The data of each CPU.
 mod per_cpu;
 /// The firmware's PSCI.
 pub(crate) mod psci;
-/// The traps and the stage 2 that EL1 runs under.
+/// The traps, stage 2 and identity that EL1 runs under.
 pub(crate) mod select;
-/// What each CPU sets up once.
+/// The one-time setup of each CPU.
 pub(crate) mod setup;
 /// The world switch.
 pub(crate) mod switch;

@@ -1,15 +1,15 @@
-//! The machine that all CPUs share: memory, EL2's own map of it, console and power.
+//! The machine that all CPUs share: memory, EL2's own map of it, the console and power.
 
-/// The console that the tool reads.
+/// The hypervisor's console, which the tool reads.
 pub(crate) mod console;
-/// `Machine` on metal, as the core drives it.
+/// The core's `Machine` on metal.
 pub(crate) mod el2;
 /// Cache and TLB maintenance.
 pub(crate) mod maintenance;
-/// Power-off, and what is reported before it.
+/// Power-off, and the report before it.
 pub(crate) mod power;
-/// EL2's own translation.
+/// EL2's own stage 1.
 pub(crate) mod stage1;
-/// What each CPU did.
+/// The trace: each CPU's events.
 #[cfg(feature = "trace")]
 pub(crate) mod trace;

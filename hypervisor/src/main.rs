@@ -1,25 +1,25 @@
-//! Cloister's EL2 hypervisor: the thin layer over `hyp-core` that touches the machine.
+//! Cloister's EL2 hypervisor: the thin layer between `hyp-core` and the machine.
 //!
-//! [`hyp_core`] decides; this binary brings the machine up, switches worlds and executes the decisions. Its
-//! rooms, the lowest first; a room imports only from those above it in this list:
+//! [`hyp_core`] decides. This binary boots the machine, switches between host and guests, and executes the decisions.
+//! These are its modules, the lowest first. A module imports only from those above it in this list:
 //!
 //! * `arch`: instructions, and the values of control registers. `arch::read!`, `arch::write!`, `arch::controls`.
 //! * `machine`: memory, EL2's map, console and power, which all CPUs share. `machine::el2::El2` (the core's
 //!   `Machine`), `machine::maintenance`, `machine::stage1::Stage1`.
-//! * `cpu`: one CPU: vectors, world switch, and the registers that change hands. `cpu::Cpu`,
-//!   `cpu::switch::enter`, `cpu::fp::HostFp`.
-//! * `oracle`: only with that feature, a check of all state after each call. `oracle::after`.
-//! * `trap`: what EL1 comes to EL2 for. `trap::host::run`, `trap::guest::run`, `trap::host_psci::serve`.
-//! * `boot`: from the first instruction to the host's. `boot::main`, `boot::secondary::main`,
+//! * `cpu`: one CPU: vectors, world switch, and the registers that it switches. `cpu::Cpu`, `cpu::switch::enter`,
+//!   `cpu::fp::HostFp`.
+//! * `oracle`: a check of all state after each call, only with that feature. `oracle::after`.
+//! * `trap`: the calls and traps from EL1. `trap::host::run`, `trap::guest::run`, `trap::host_psci::serve`.
+//! * `boot`: from the boot loader to the host's first instruction. `boot::main`, `boot::secondary::main`,
 //!   `boot::layout::plan`.
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![cfg_attr(
     target_os = "none",
-    expect(unsafe_code, reason = "EL2 is where system registers, page tables and raw memory are"),
+    expect(unsafe_code, reason = "EL2 accesses system registers, page tables and raw memory"),
     expect(
         clippy::multiple_unsafe_ops_per_block,
-        reason = "registers that change hands together are written together, for one reason"
+        reason = "registers that are switched together share one precondition"
     )
 )]
 

@@ -1,9 +1,10 @@
-//! The oracle at EL2 (feature `oracle`): after each call and each exit it checks all state, and stops the
-//! machine at the first difference. The shipped hypervisor has no oracle.
+//! The oracle at EL2 (feature `oracle`): it checks all state after each call and each exit, and stops the machine at
+//! the first difference. The shipped hypervisor has no oracle.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use hyp_core::cpu::registers::Registers;
+use hyp_core::cpu::syndrome::Syndrome;
 use hyp_core::hypervisor::Hypervisor;
 use hyp_core::ownership::setup::Needs;
 use hyp_verify::oracle::Oracle;
@@ -13,34 +14,34 @@ use spin::Once;
 use spin::mutex::TicketMutex;
 
 use crate::arch::{self, controls};
-use crate::machine::el2::El2;
+use crate::machine::el2::CoreMachine;
 use crate::machine::{console, power};
 
 pub(crate) use hyp_verify::oracle::changes::Calls;
 
-/// The oracle, and the core that it checks. Its lock is taken before all locks of the core: one CPU checks at
-/// a time.
-static ORACLE: Once<(&Hypervisor<'static, El2>, TicketMutex<Oracle<'static>>)> = Once::new();
+/// The oracle and the core that it checks. Its lock is taken before all locks of the core, so one CPU checks at a
+/// time.
+static ORACLE: Once<(&Hypervisor<'static, CoreMachine>, TicketMutex<Oracle<'static>>)> = Once::new();
 
 /// The number of checks so far.
 static CHECKS: AtomicU64 = AtomicU64::new(0);
 
-/// For each kind, the calls that have begun on any CPU and have not been checked.
+/// For each kind, the number of calls in progress on any CPU whose effects were not checked yet.
 static UNDER_WAY: [AtomicU64; Calls::KINDS] = [const { AtomicU64::new(0) }; Calls::KINDS];
 
-/// Makes room for the oracle's memory, behind the records.
+/// Adds room for the oracle's memory after the owner map.
 pub(crate) fn with_room(needs: Needs) -> Needs {
     Needs { owner_words: needs.owner_words * 2, ..needs }
 }
 
-/// Splits that room off: returns the records, then the oracle's memory.
+/// Splits that room off. Returns the owner map's words, then the oracle's.
 pub(crate) fn take_room(owner_words: &'static mut [u64]) -> (&'static mut [u64], &'static mut [u64]) {
     let half = owner_words.len() / 2;
     owner_words.split_at_mut(half)
 }
 
-/// Starts the oracle with the state of `hypervisor` as it is now.
-pub(crate) fn install(hypervisor: &'static Hypervisor<'static, El2>, room: &'static mut [u64]) {
+/// Starts the oracle, which takes the present state of `hypervisor` as given.
+pub(crate) fn install(hypervisor: &'static Hypervisor<'static, CoreMachine>, room: &'static mut [u64]) {
     match Oracle::new(hypervisor, room) {
         Ok(oracle) => {
             ORACLE.call_once(|| (hypervisor, TicketMutex::new(oracle)));
@@ -49,24 +50,32 @@ pub(crate) fn install(hypervisor: &'static Hypervisor<'static, El2>, room: &'sta
     }
 }
 
-/// Work under way that may have the effects of these kinds of calls. When this is dropped, the oracle checks.
+/// Work in progress that may have the effects of these kinds of calls. The oracle checks when this is dropped.
 #[must_use = "the oracle checks when this is dropped"]
 pub(crate) struct Watched(Calls);
 
 /// Announces work that may have the effects of these kinds of calls.
 pub(crate) fn after(calls: Calls) -> Watched {
     for count in kinds(calls) {
-        // Before the call takes a lock: a CPU that checks sees this count before the call's effects.
+        // This precedes the call's first lock, so a CPU that checks sees this count before the call's effects.
         count.fetch_add(1, Ordering::SeqCst);
     }
     Watched(calls)
 }
 
-/// [`after`], for the call that the host makes by these registers.
-pub(crate) fn host_call(registers: &Registers) -> Watched {
+/// [`after`], for an exception of the host: if it is a call, for that call. Any other exception changes nothing.
+pub(crate) fn host_exception(registers: &Registers, esr: u64) -> Watched {
+    after(match Syndrome::decode(esr) {
+        Syndrome::Hvc { imm: 0 } | Syndrome::Smc { imm: 0 } => host_call(registers),
+        _ => Calls::NONE,
+    })
+}
+
+/// The kind of the call that the host makes by these registers.
+fn host_call(registers: &Registers) -> Calls {
     let [x0, arguments @ .., _, _, _, _, _, _, _, _, _, _, _, _, _] = &registers.x;
     let call = u32::try_from(*x0).ok().and_then(|function| HostCall::parse(function, arguments).ok());
-    after(call.map_or(Calls::NONE, |call| Calls::of(&call)))
+    call.map_or(Calls::NONE, |call| Calls::of(&call))
 }
 
 impl Drop for Watched {
@@ -86,8 +95,8 @@ impl Drop for Watched {
     }
 }
 
-/// Reads EL2's control registers of this CPU back: they hold the values for the host, or for a guest. No lock
-/// orders their writes, some of which are at each switch.
+/// Reads back this CPU's control registers of EL2, and checks that they have the values for the host, or for a guest.
+/// They are this CPU's own, so no lock is needed.
 fn held(guest: bool) {
     macro_rules! hold {
         ($($register:literal = $value:expr, in $mask:expr;)*) => {
@@ -103,10 +112,10 @@ fn held(guest: bool) {
             })*
         };
     }
-    /// ICC_SRE_EL2.Enable, which reads as one where the system registers are the only way to the CPU
-    /// interface (IHI 0069, section 12.2.24).
+    /// ICC_SRE_EL2.Enable. It reads as one on a CPU whose only CPU interface is the system registers (IHI 0069,
+    /// section 12.2.24).
     const SRE_ENABLE: u64 = 1 << 3;
-    /// ICH_HCR_EL2.EOIcount, which the hardware counts.
+    /// ICH_HCR_EL2.EOIcount, which the hardware updates.
     const EOI_COUNT: u64 = 0x1f << 27;
 
     let range = arch::physical_range();
@@ -118,7 +127,7 @@ fn held(guest: bool) {
     };
     hold! {
         "hcr_el2" = hcr, in u64::MAX;
-        // FP traps while another party's FP registers are in the CPU.
+        // FP traps while the CPU holds another party's FP registers.
         "cptr_el2" = controls::cptr(false), in !controls::CPTR_TFP;
         "mdcr_el2" = mdcr, in u64::MAX;
         "cnthctl_el2" = cnthctl, in u64::MAX;
@@ -134,7 +143,7 @@ fn held(guest: bool) {
     }
 }
 
-/// The counters of these kinds.
+/// Returns the counters of these kinds.
 fn kinds(calls: Calls) -> impl Iterator<Item = &'static AtomicU64> {
     UNDER_WAY
         .iter()

@@ -1,8 +1,8 @@
-//! What EL1 comes to EL2 for: the host's calls and faults, and a guest's exits.
+//! The calls and traps from EL1: the host's calls and faults, and a guest's exits.
 
-/// Running a vCPU.
+/// The loop of a vCPU.
 mod guest;
-/// Running the host.
+/// The loop of the host.
 pub(crate) mod host;
-/// Power for the host.
+/// The host's PSCI.
 mod host_psci;

@@ -77,8 +77,8 @@ impl Binary {
         };
         match self.features {
             [] => {}
-            [feature] => what.push_str(&format!(" with its feature {feature}")),
-            features => what.push_str(&format!(" with its features {}", features.join(" and "))),
+            [feature] => what.push_str(&format!(" with the feature {feature}")),
+            features => what.push_str(&format!(" with the features {}", features.join(" and "))),
         }
         command.args(self.features.iter().flat_map(|feature| ["--features", feature]));
         cargo(&mut command, &what, ui)?;
@@ -125,7 +125,7 @@ fn cargo(command: &mut std::process::Command, what: &str, ui: Ui) -> Result<()> 
     drop(step);
     let end = match output.status {
         Some(_) => "failed",
-        None => "took more than half an hour and was stopped",
+        None => "took more than half an hour, so the tool stopped it",
     };
-    Err(Failure::new(Kind::Build, format!("{what} {end}; cargo said:\n{}", output.text.trim_end())))
+    Err(Failure::new(Kind::Build, format!("{what} {end}. Output of cargo:\n{}", output.text.trim_end())))
 }

@@ -85,7 +85,7 @@ fn measure(args: &PrimitivesArgs, measured: &mut Measured, ui: Ui) -> Result<()>
     let (image, _) = guest.pack(toolchain, ui)?;
     let directory = directory::private()?;
     fs::write(directory.path().join(IMAGE_FILE), &image)
-        .map_err(|error| Failure::system("can't write the image", error))?;
+        .map_err(|error| Failure::system("can't write the image to the temporary directory", error))?;
     let image_bytes = file::parse(&image).map_or(image.len() as u64, |image| image.manifest().memory_bytes());
     let machine = QemuMachine {
         cpus: 1,
@@ -104,7 +104,7 @@ fn measure(args: &PrimitivesArgs, measured: &mut Measured, ui: Ui) -> Result<()>
 
 /// Boots the machine to its end; what was reported meanwhile.
 fn boot(machine: &QemuMachine, directory: &TempDir, args: &PrimitivesArgs, ui: Ui) -> Result<Samples> {
-    let step = ui.step("measuring: an instruction is a tick of the machine's clock");
+    let step = ui.step("measuring: each tick of the machine's clock is an instruction");
     let mut facts = Facts::default();
     let mut samples = Samples::default();
     let mut transcripts: [Transcript; Console::ALL.len()] = Default::default();
@@ -120,7 +120,12 @@ fn boot(machine: &QemuMachine, directory: &TempDir, args: &PrimitivesArgs, ui: U
         let off = facts
             .guest_end
             .is_some_and(|end| end.reason == shared_abi::record::GuestEnd::Off && ended == Ended::PoweredOff);
-        (!off).then(|| Failure::new(Kind::Run, "the benchmark payload did not come to its end"))
+        (!off).then(|| {
+            Failure::new(
+                Kind::Run,
+                "the benchmark payload did not reach its end: see the last lines of the consoles above",
+            )
+        })
     });
     match failure {
         None => {

@@ -168,7 +168,7 @@ fn debugger_hint(job: &Job, args: &BootArgs) -> Result<String> {
         symbols(DEMO.elf(&root), host::machine::PAYLOAD_BASE.0);
     }
     Ok(format!(
-        "QEMU waits at its first instruction. In another terminal:\n    {command}\n\
-         (lldb: gdb-remote {GDB_PORT}). Ctrl-C here ends it."
+        "QEMU waits at its first instruction. Run this in another terminal:\n    {command}\n\
+         (in lldb: gdb-remote {GDB_PORT}). Ctrl-C in this terminal ends the run."
     ))
 }

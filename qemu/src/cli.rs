@@ -16,46 +16,45 @@ pub const NAME: &str = "cloister";
 
 /// Boots Cloister, an Arm EL2 hypervisor with protected guests, in QEMU.
 ///
-/// Without a command it does what `boot` does: prepares the machine if it has to, builds, packs and
-/// boots the demo.
+/// Without a command it runs `boot`: it prepares the machine if necessary, builds, packs and boots the demo.
 ///
-/// Exit status: 0 all is well; 1 a run or a check failed; 2 bad usage or input; 3 the machine is not
+/// Exit status: 0 success; 1 a run or a check failed; 2 bad usage or input; 3 the machine is not
 /// prepared and can't be; 4 a build failed; 124 the run outlasted --timeout.
 #[derive(Clone, Debug, Parser)]
 #[command(name = NAME, version, args_conflicts_with_subcommands = true)]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// The arguments of `boot`, which needs no name.
+    /// The arguments of `boot`, if there is no command.
     #[command(flatten)]
     pub boot: BootArgs,
 }
 
-/// How long a run may take unless it is told otherwise.
+/// The default time limit of a run, in seconds.
 const DEFAULT_SECONDS: u64 = 120;
 
-/// What to do.
+/// The commands.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Boot the demo, or a payload of yours, in a protected VM
+    /// Boot the demo, or your own payload, in a protected VM
     Boot(BootArgs),
-    /// Prepare this machine: QEMU and a Rust that builds for bare metal
+    /// Prepare this machine: install QEMU and a Rust that builds for bare metal
     Setup(SetupArgs),
-    /// Measure
+    /// Measure costs
     #[command(subcommand)]
     Bench(BenchCommand),
-    /// Pack boot images and look into them
+    /// Pack, list and verify boot images
     #[command(subcommand)]
     Image(ImageCommand),
-    /// Run clippy over what is built for bare metal, with warnings denied
+    /// Run clippy on the bare-metal crates, and deny warnings
     Check(CheckArgs),
 }
 
 /// The arguments of `boot`.
 #[derive(Clone, Debug, Args)]
 pub struct BootArgs {
-    /// A payload instead of the demo: a static ELF file, an arm64 Image or a flat binary
+    /// The payload, instead of the demo: a static ELF file, an arm64 Image or a flat binary
     #[arg(long, value_name = "FILE")]
     pub payload: Option<PathBuf>,
     /// Boot arguments for the guest (/chosen/bootargs)
@@ -64,7 +63,7 @@ pub struct BootArgs {
     /// The payload's initial RAM disk
     #[arg(long, value_name = "FILE", requires = "payload")]
     pub initrd: Option<PathBuf>,
-    /// The guest's disk. The demo works on a copy of it; a payload of yours writes it, unless
+    /// The guest's disk. The demo works on a copy. Your own payload writes to the file itself, unless
     /// ",readonly" follows
     #[arg(long, value_name = "FILE[,readonly]", value_parser = DiskArgument::parse)]
     pub disk: Option<DiskArgument>,
@@ -76,41 +75,41 @@ pub struct BootArgs {
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..=i64::from(host::machine::MAX_VCPUS)))]
     pub smp: u32,
-    /// Memory of the guest, in bytes or with K, M or G
+    /// Memory of the guest: bytes, or a number with K, M or G
     #[arg(long, value_name = "SIZE", default_value = "128M", value_parser = parse_size)]
     pub mem: u64,
-    /// Boot an ordinary VM: its memory stays within the host's reach
+    /// Boot an ordinary VM: the host can reach its memory
     #[arg(long)]
     pub unprotected: bool,
-    /// Boot a hypervisor that holds its tables against its records after every call, and stops at the
+    /// Boot a hypervisor that compares its tables with its owner map after every call and stops at the
     /// first difference. Slow
     #[arg(long)]
     pub oracle: bool,
-    /// Switch a seeded bug on, in a hypervisor that has them, and its oracle: to see it found
-    /// (`cargo seeded` lists them)
+    /// Boot a hypervisor with this seeded bug and the oracle, to see that the run finds it (`cargo seeded` lists
+    /// the bugs)
     #[arg(long, value_name = "BUG", conflicts_with = "image", value_parser = parse_bug)]
     pub seeded: Option<String>,
     /// Wait for a debugger at the first instruction
     #[arg(long)]
     pub gdb: bool,
-    /// End the run after so many seconds [default: 120, with --gdb none]
+    /// End the run after this many seconds [default: 120; none with --gdb]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: Option<u64>,
-    /// Boot this image as it is, without building, packing or verifying it here
+    /// Boot this image without building, packing or verifying it
     #[arg(long, value_name = "FILE",
           conflicts_with_all = ["payload", "append", "initrd", "smp", "mem", "unprotected", "oracle"])]
     pub image: Option<PathBuf>,
-    /// Boot a hypervisor that notes what each CPU does, and write it, event by event, to FILE. An image has to
-    /// have such a hypervisor
+    /// Boot a hypervisor that traces each CPU, and write its events to FILE. With --image, the image must have
+    /// such a hypervisor
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
-    /// Show all consoles as they speak
+    /// Show all consoles while the machine runs
     #[arg(short, long)]
     pub verbose: bool,
-    /// Write a JSON record to FILE, or to standard output, which then carries nothing else
+    /// Write a JSON record to FILE, or else to standard output, which then has only the record
     #[arg(long, value_name = "FILE", num_args = 0..=1)]
     pub json: Option<Option<PathBuf>>,
-    /// The Rust that builds for bare metal [default: what is there]
+    /// The Rust that builds for bare metal [default: the installed one]
     #[arg(long, value_name = "NAME")]
     pub toolchain: Option<Toolchain>,
 }
@@ -118,18 +117,18 @@ pub struct BootArgs {
 /// The arguments of `setup`.
 #[derive(Clone, Debug, Args)]
 pub struct SetupArgs {
-    /// The Rust that builds for bare metal [default: what is there, else rustup, else debian]
+    /// The Rust that builds for bare metal [default: the installed one, else rustup, else debian]
     #[arg(long, value_name = "NAME")]
     pub toolchain: Option<Toolchain>,
-    /// Only look, install nothing
+    /// Check only, and install nothing
     #[arg(long)]
     pub check: bool,
-    /// Write a JSON record to FILE, or to standard output, which then carries nothing else
+    /// Write a JSON record to FILE, or else to standard output, which then has only the record
     #[arg(long, value_name = "FILE", num_args = 0..=1)]
     pub json: Option<Option<PathBuf>>,
 }
 
-/// What to measure.
+/// The measurements.
 #[derive(Clone, Debug, Subcommand)]
 pub enum BenchCommand {
     /// Count the instructions of each primitive: hypercalls, sharing, first touch, exits
@@ -142,24 +141,24 @@ pub struct PrimitivesArgs {
     /// Fail if a bar is missed
     #[arg(long)]
     pub check: bool,
-    /// End the run after so many seconds
+    /// End the run after this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_SECONDS,
           value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: u64,
-    /// Write a JSON record to FILE, or to standard output, which then carries nothing else
+    /// Write a JSON record to FILE, or else to standard output, which then has only the record
     #[arg(long, value_name = "FILE", num_args = 0..=1)]
     pub json: Option<Option<PathBuf>>,
-    /// The Rust that builds for bare metal [default: what is there]
+    /// The Rust that builds for bare metal [default: the installed one]
     #[arg(long, value_name = "NAME")]
     pub toolchain: Option<Toolchain>,
 }
 
-/// What to do with images.
+/// The commands for images.
 #[derive(Clone, Debug, Subcommand)]
 pub enum ImageCommand {
-    /// Build hypervisor and host and pack them, with the demo or with what is given, into one image
+    /// Build hypervisor and host, and pack them into one image with the demo or with the given parts
     Pack(bootimg::cli::PartArgs),
-    /// Show what is in an image
+    /// List the parts of an image
     List(bootimg::cli::ReadArgs),
     /// Check every byte of an image against its manifest
     Verify(bootimg::cli::ReadArgs),
@@ -168,19 +167,19 @@ pub enum ImageCommand {
 /// The arguments of `check`.
 #[derive(Clone, Debug, Args)]
 pub struct CheckArgs {
-    /// The Rust that builds for bare metal [default: what is there]
+    /// The Rust that builds for bare metal [default: the installed one]
     #[arg(long, value_name = "NAME")]
     pub toolchain: Option<Toolchain>,
 }
 
 impl BootArgs {
-    /// The time that the run may take, in seconds; `None` for any.
+    /// The time limit of the run, in seconds; `None` for none.
     #[must_use]
     pub fn limit_seconds(&self) -> Option<u64> {
         self.timeout.or((!self.gdb).then_some(DEFAULT_SECONDS))
     }
 
-    /// What the hypervisor is asked for: the words of the part `hypervisor-args`.
+    /// The words of the part `hypervisor-args`.
     #[must_use]
     pub fn hypervisor_args(&self) -> String {
         let trace = self.trace.as_ref().map(|_| trace::ARGUMENT.to_owned());
@@ -188,7 +187,7 @@ impl BootArgs {
         [trace, seeded].into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
 
-    /// Which hypervisor is booted.
+    /// The hypervisor to boot.
     #[must_use]
     pub const fn hypervisor(&self) -> Binary {
         let features: &[&str] = match (&self.seeded, self.oracle, &self.trace) {
@@ -203,7 +202,7 @@ impl BootArgs {
     }
 }
 
-/// A command whose record is due even if its arguments make no sense.
+/// A command that writes its record even if its arguments are wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recorded {
     /// `boot`, or no command.
@@ -214,7 +213,7 @@ pub enum Recorded {
     Primitives,
 }
 
-/// What arguments that could not be parsed say about a record: whose, and where it goes.
+/// Finds the record that unparsable arguments ask for: its command, and its destination.
 #[must_use]
 pub fn record_of_bad_usage(arguments: &[String]) -> Option<(Recorded, Destination)> {
     let recorded = match arguments.iter().find(|argument| !argument.starts_with('-')) {
@@ -233,10 +232,12 @@ pub fn record_of_bad_usage(arguments: &[String]) -> Option<(Recorded, Destinatio
     Some((recorded, destination))
 }
 
-/// Reads the name of a seeded bug; the hypervisor knows which there are.
+/// Reads the name of a seeded bug. The hypervisor checks that the bug exists.
 fn parse_bug(text: &str) -> Result<String, String> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-        return Err("a bug's name is a word: `cargo seeded` lists them".to_owned());
+        return Err(
+            "the name of a bug has letters and digits only: `cargo seeded` lists the names".to_owned()
+        );
     }
     Ok(text.to_owned())
 }
@@ -254,12 +255,13 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         "K" | "KIB" => 1 << 10,
         "M" | "MIB" => 1 << 20,
         "G" | "GIB" => 1 << 30,
-        other => return Err(format!("unknown unit {other:?}: K, M and G are known")),
+        other => return Err(format!("unknown unit {other:?}: use K, M or G")),
     };
-    let number: u64 = digits.parse().map_err(|_| "a number is needed, such as 128M".to_owned())?;
-    let bytes = number.checked_mul(unit).ok_or_else(|| "too large".to_owned())?;
+    let number: u64 = digits.parse().map_err(|_| "this is no number: give a size such as 128M".to_owned())?;
+    let bytes =
+        number.checked_mul(unit).ok_or_else(|| "the size is too large: give one below 16 EiB".to_owned())?;
     if bytes == 0 || !bytes.is_multiple_of(PAGE) {
-        return Err(format!("memory comes in whole pages of {PAGE} bytes"));
+        return Err(format!("the size is no multiple of {PAGE} bytes, a page: round it up"));
     }
     Ok(bytes)
 }

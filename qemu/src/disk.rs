@@ -29,7 +29,7 @@ impl DiskArgument {
     ///
     /// # Errors
     ///
-    /// Never; the signature is what clap wants.
+    /// Never; clap requires this signature.
     pub fn parse(text: &str) -> std::result::Result<Self, String> {
         let (file, mode) = match text.strip_suffix(",readonly") {
             Some(file) => (file, DiskMode::ReadOnly),
@@ -38,7 +38,7 @@ impl DiskArgument {
         Ok(Self { file: file.into(), mode })
     }
 
-    /// Sees that the file is there, and answers its size in bytes.
+    /// Checks that the file exists, and returns its size in bytes.
     ///
     /// # Errors
     ///
@@ -46,7 +46,7 @@ impl DiskArgument {
     pub fn check(&self) -> Result<u64> {
         let metadata = fs::metadata(&self.file).map_err(|error| Failure::input(&self.file, error))?;
         if !metadata.is_file() {
-            return Err(Failure::input(&self.file, "a disk must be a regular file"));
+            return Err(Failure::input(&self.file, "this is no regular file: a disk must be one"));
         }
         let opened = match self.mode {
             DiskMode::ReadWrite => File::options().read(true).write(true).open(&self.file),
@@ -54,13 +54,16 @@ impl DiskArgument {
         };
         opened.map_err(|error| Failure::input(&self.file, error))?;
         if metadata.len() == 0 {
-            return Err(Failure::input(&self.file, "the disk is an empty file"));
+            return Err(Failure::input(
+                &self.file,
+                format!("the disk is an empty file: give it at least {SECTOR_BYTES} bytes"),
+            ));
         }
         if !metadata.len().is_multiple_of(SECTOR_BYTES) {
             return Err(Failure::input(
                 &self.file,
                 format!(
-                    "the disk has {} bytes, which is no multiple of a sector's {SECTOR_BYTES}",
+                    "the disk has {} bytes, no multiple of a sector's {SECTOR_BYTES}: pad the file",
                     metadata.len()
                 ),
             ));
@@ -96,7 +99,7 @@ impl DemoDisk {
         let bytes = match argument {
             None => {
                 fs::write(&file, generate(GENERATED_BYTES))
-                    .map_err(|error| Failure::system("can't write the disk", error))?;
+                    .map_err(|error| Failure::system("can't write the disk's copy", error))?;
                 GENERATED_BYTES
             }
             Some(argument) => {
@@ -111,7 +114,7 @@ impl DemoDisk {
             DiskMode::ReadOnly => 0..0,
         };
         let geometry = Geometry::new(bytes, region)
-            .map_err(|error| Failure::system("can't plan what the guest does with its disk", error))?;
+            .map_err(|error| Failure::system("can't plan the guest's use of its disk", error))?;
         let (plan, expected) =
             survey(&file, &geometry).map_err(|error| Failure::system("can't read the disk", error))?;
         Ok(Self { file, geometry, plan, expected, mode })
@@ -160,12 +163,13 @@ pub fn link(argument: &DiskArgument, directory: &Path) -> Result<()> {
     argument.check()?;
     let file = fs::canonicalize(&argument.file).map_err(|error| Failure::input(&argument.file, error))?;
     std::os::unix::fs::symlink(file, directory.join(DISK_FILE))
-        .map_err(|error| Failure::system("can't link the disk", error))
+        .map_err(|error| Failure::system("can't link the disk into the temporary directory", error))
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
     let mut source = File::open(from).map_err(|error| Failure::input(from, error))?;
-    let mut target = File::create(to).map_err(|error| Failure::system("can't write the disk", error))?;
+    let mut target =
+        File::create(to).map_err(|error| Failure::system("can't write the disk's copy", error))?;
     io::copy(&mut source, &mut target)
         .and_then(|_| target.flush())
         .map_err(|error| Failure::system(format!("can't copy {} to {}", from.display(), to.display()), error))

@@ -117,7 +117,7 @@ impl Failure {
     /// Ctrl-C or SIGTERM.
     #[must_use]
     pub fn interrupted() -> Self {
-        Self::new(Kind::Interrupted, "interrupted")
+        Self::new(Kind::Interrupted, "interrupted by Ctrl-C or a signal")
     }
 
     /// As records have it.

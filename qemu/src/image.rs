@@ -1,4 +1,4 @@
-//! `image`: boot images made and looked into, outside of a boot.
+//! `image`: packs, lists and verifies boot images.
 
 use std::fs;
 
@@ -15,7 +15,7 @@ use crate::setup;
 use crate::trace;
 use crate::ui::Ui;
 
-/// Does it and answers the exit status.
+/// Runs the command and returns the exit status.
 #[must_use]
 pub fn run(command: &ImageCommand) -> u8 {
     match command {
@@ -42,8 +42,8 @@ fn pack(args: &PartArgs, ui: Ui) -> Result<u8> {
     }
     if args.initrd.is_some() || !args.host_args.is_empty() || args.measurement.is_some() {
         return Err(Failure::usage(
-            "without --payload the demo is packed, which brings its own initrd, host arguments and \
-             measurement",
+            "the demo has its own initrd, host arguments and measurement: give --payload, or leave out \
+             --initrd, --host-args and --measurement",
         ));
     }
     // The demo as `boot` packs it, with a generated disk: that is the same each time.
@@ -58,9 +58,9 @@ fn pack(args: &PartArgs, ui: Ui) -> Result<u8> {
     let guest = GuestParts::demo(config, disk.plan, &args.guest_args, toolchain, ui)?;
     let file = |name: &str, content: &[u8]| {
         let path = directory.path().join(name);
-        fs::write(&path, content)
-            .map(|()| path)
-            .map_err(|error| Failure::system("can't write a part of the image", error))
+        fs::write(&path, content).map(|()| path).map_err(|error| {
+            Failure::system("can't write a part of the image to the temporary directory", error)
+        })
     };
     let args = PartArgs {
         payload: Some(file("payload", &guest.payload)?),

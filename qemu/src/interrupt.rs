@@ -13,7 +13,7 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// When the signals can't be taken over.
 pub fn watch() -> Result<()> {
     ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed))
-        .map_err(|error| Failure::system("can't handle Ctrl-C", error))
+        .map_err(|error| Failure::system("can't install the handler of Ctrl-C", error))
 }
 
 /// Whether a signal asked the tool to end.

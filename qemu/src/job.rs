@@ -221,15 +221,15 @@ impl Job {
     fn from_image(path: &Path, args: &BootArgs, directory: TempDir) -> Result<Self> {
         let image = fs::read(path).map_err(|error| Failure::input(path, error))?;
         if image.is_empty() {
-            return Err(Failure::input(path, "the image is an empty file"));
+            return Err(Failure::input(path, "the image is an empty file: pack it again"));
         }
         // It may be damaged, which is for the hypervisor to find; then it is held to nothing but that.
         let parsed = file::parse(&image).ok();
         if args.trace.is_some() && !parsed.as_ref().is_some_and(|parsed| trace::is_in(parsed, &image)) {
             return Err(Failure::input(
                 path,
-                "the hypervisor in this image has no trace: --trace needs one that was packed with \
-                 --hypervisor-args trace=on",
+                "the hypervisor in this image has no trace: pack the image with --hypervisor-args trace=on, \
+                 or leave out --trace",
             ));
         }
         let config: HostConfig = parsed
@@ -244,7 +244,7 @@ impl Job {
             }
             (GuestKind::Demo, Disk::ReadWrite, disk) => Some(DemoDisk::new(disk.as_ref(), directory.path())?),
             (_, Disk::ReadWrite | Disk::ReadOnly, None) => {
-                return Err(Failure::usage("this image's guest has a disk: name it with --disk"));
+                return Err(Failure::usage("the guest of this image needs a disk: give it with --disk"));
             }
             (_, _, Some(disk)) => {
                 disk::link(disk, directory.path())?;
@@ -264,7 +264,7 @@ impl Job {
         measurement: Option<Digest>,
     ) -> Result<Self> {
         fs::write(directory.path().join(IMAGE_FILE), image)
-            .map_err(|error| Failure::system("can't write the image", error))?;
+            .map_err(|error| Failure::system("can't write the image to the temporary directory", error))?;
         let parsed = file::parse(image).ok();
         let image_bytes = parsed.as_ref().map_or(image.len() as u64, |image| image.manifest().memory_bytes());
         let disk = match (&demo_disk, &args.disk) {
@@ -307,13 +307,13 @@ fn foreign(payload: &Path, args: &BootArgs) -> Result<GuestParts> {
     let read = |path: &Path| {
         let metadata = fs::metadata(path).map_err(|error| Failure::input(path, error))?;
         if !metadata.is_file() {
-            return Err(Failure::input(path, "this is no regular file"));
+            return Err(Failure::input(path, "this is no regular file: give a file"));
         }
         if metadata.len() > args.mem {
             return Err(Failure::input(
                 path,
                 format!(
-                    "it has {} bytes, more than the guest's memory of {} (--mem)",
+                    "the file has {} bytes, more than the guest's memory of {}: give it more with --mem",
                     metadata.len(),
                     args.mem
                 ),
@@ -336,7 +336,7 @@ fn foreign(payload: &Path, args: &BootArgs) -> Result<GuestParts> {
         ours: false,
     };
     if let Some(initrd) = args.initrd.as_ref().filter(|_| guest.initrd.is_empty()) {
-        return Err(Failure::input(initrd, "the initrd is an empty file"));
+        return Err(Failure::input(initrd, "the initrd is an empty file: leave out --initrd"));
     }
     Ok(guest)
 }

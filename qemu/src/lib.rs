@@ -1,17 +1,17 @@
 //! The tool `cloister`, for which `cargo run` stands: it prepares the machine, builds, packs and boots Cloister
-//! in QEMU, and tells what happened.
+//! in QEMU, and reports what happened.
 //!
-//! The way of a boot, module by module:
+//! A boot passes through these modules:
 //!
-//! * [`cli`]: what was asked for.
+//! * [`cli`]: the arguments.
 //! * [`setup`], [`toolchain`], [`bare`]: QEMU and a Rust for bare metal; the binaries built with it.
-//! * [`disk`], [`job`]: the guest's disk, the boot image, and what the boot is held to.
-//! * [`machine`], [`run`]: QEMU's command line as data; QEMU run, listened to and ended.
-//! * [`facts`], [`story`], [`record`]: what the parties reported, judged, for people and for programs.
+//! * [`disk`], [`job`]: the guest's disk, the boot image, and the expectations for the boot.
+//! * [`machine`], [`run`]: QEMU's command line as data; the start, the consoles and the end of QEMU.
+//! * [`facts`], [`story`], [`record`]: the parties' reports, judged, for people and for programs.
 //!
 //! [`mod@bench`] boots as well, to measure.
 //!
-//! Everything that can fail does so as a [`failure::Failure`], which has its exit status.
+//! Every error is a [`failure::Failure`], which has its exit status.
 
 pub mod bare;
 pub mod bench;
@@ -47,7 +47,7 @@ use crate::failure::{Failure, Result, status};
 use crate::record::{BootResult, Destination, SetupRecord};
 use crate::ui::Ui;
 
-/// What the binary does.
+/// Runs the tool.
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -72,7 +72,7 @@ pub fn main() -> ExitCode {
     })
 }
 
-/// Tells what is wrong with the arguments, also in a record if they ask for one.
+/// Reports wrong arguments, also in a record if they ask for one.
 fn bad_usage(error: &clap::Error) -> ExitCode {
     if error.use_stderr() {
         // In front of clap's own "error:", as [`Ui::error`] has it. If standard error is closed, nobody
@@ -118,7 +118,7 @@ fn run_setup(args: &cli::SetupArgs) -> u8 {
     let prepared = setup::prepare(args.toolchain, !args.check, ui);
     if let Ok(prepared) = &prepared {
         ui.line(&format!(
-            "ready: QEMU {}, bare-metal Rust by {}",
+            "ready: QEMU {}, bare-metal Rust from {}",
             prepared.qemu.version,
             prepared.toolchain.name()
         ));

@@ -125,14 +125,14 @@ pub fn run(
     }
     Ok(match status {
         Some(status) if status.success() => Ended::PoweredOff,
-        Some(status) => Ended::Broke(format!("QEMU ended with {status}{said}")),
+        Some(status) => Ended::Broke(format!("QEMU failed with {status}{said}")),
         None if ending => Ended::Stuck,
         None => Ended::TimedOut,
     })
 }
 
 fn start(machine: &QemuMachine, directory: &Path) -> Result<Guarded> {
-    let problem = |error| Failure::system("can't keep what QEMU says", error);
+    let problem = |error| Failure::system("can't write QEMU's log to the temporary directory", error);
     // A file, because a pipe that nobody reads could stop QEMU.
     let log = File::create(directory.join(LOG_FILE)).map_err(problem)?;
     let mut command = dying_with_us(QEMU);
@@ -145,9 +145,9 @@ fn start(machine: &QemuMachine, directory: &Path) -> Result<Guarded> {
     // A group of its own: a terminal's Ctrl-C reaches the tool, which then ends QEMU.
     #[cfg(unix)]
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    let child = command
-        .spawn()
-        .map_err(|error| Failure::new(Kind::NotPrepared, format!("can't start {QEMU}: {error}")))?;
+    let child = command.spawn().map_err(|error| {
+        Failure::new(Kind::NotPrepared, format!("can't start {QEMU}: {error}. Run `cargo run -- setup`"))
+    })?;
     Ok(Guarded(child))
 }
 
@@ -164,7 +164,7 @@ fn dying_with_us(program: &str) -> Command {
     }
 }
 
-/// What QEMU wrote to standard error before it ended, in bounds.
+/// The last lines that QEMU wrote to standard error.
 fn last_words(directory: &Path) -> String {
     const LINES: usize = 10;
     let text = fs::read(directory.join(LOG_FILE)).unwrap_or_default();
@@ -172,6 +172,6 @@ fn last_words(directory: &Path) -> String {
     let lines: Vec<&str> = text.lines().collect();
     match &lines[lines.len().saturating_sub(LINES)..] {
         [] => String::new(),
-        lines => format!(", saying:\n{}", lines.join("\n")),
+        lines => format!(". Its last lines:\n{}", lines.join("\n")),
     }
 }

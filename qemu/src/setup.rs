@@ -113,7 +113,7 @@ impl Setup {
         if rustup.kind != Kind::NotPrepared || !self.system.is_debian() {
             return Err(rustup);
         }
-        self.ui.note(&format!("{}\nusing Debian's Rust packages instead", rustup.message));
+        self.ui.note(&format!("{}\nThe tool uses Debian's Rust packages instead.", rustup.message));
         self.debian_rust()?;
         Ok(Toolchain::Debian)
     }
@@ -123,12 +123,15 @@ fn from_environment(value: Option<&str>) -> Result<Option<Toolchain>> {
     match value {
         None | Some("") => Ok(None),
         Some(name) => Toolchain::from_str(name, false).map(Some).map_err(|_| {
-            Failure::usage(format!("{} is {name:?}: it can be rustup or debian", toolchain::VARIABLE))
+            Failure::usage(format!(
+                "{} is {name:?}: set it to rustup or debian, or unset it",
+                toolchain::VARIABLE
+            ))
         }),
     }
 }
 
-/// Something is missing that the tool can't install: says so, and what would.
+/// The failure for a missing program that the tool can't install, with the commands that install it.
 fn not_prepared(missing: &str, commands: &[String]) -> Failure {
     let mut message = missing.to_owned();
     if !commands.is_empty() {
@@ -141,12 +144,12 @@ fn not_prepared(missing: &str, commands: &[String]) -> Failure {
     Failure::new(Kind::NotPrepared, message)
 }
 
-/// What an installer that failed said, in bounds: its last lines.
+/// The last lines of a failed installer.
 fn said(output: &Output) -> String {
     const LINES: usize = 5;
     let lines: Vec<&str> = output.text.lines().collect();
     let start = lines.len().saturating_sub(LINES);
-    let end = if output.status.is_some() { "" } else { "\nand was stopped for taking too long" };
+    let end = if output.status.is_some() { "" } else { "\nThe tool stopped it because it took too long." };
     format!("{}{end}", lines[start..].join("\n"))
 }
 

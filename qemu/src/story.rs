@@ -1,4 +1,4 @@
-//! The story of a boot: what must have happened, and whether it did.
+//! The story of a boot: the points that must hold, and whether they do.
 
 mod amount;
 mod verdict;
@@ -14,7 +14,7 @@ use amount::short;
 pub use amount::{bytes, count, uuid};
 pub use verdict::{contradiction, failure, last_words};
 
-/// What a boot is held to.
+/// The expectations for a boot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expected {
     /// CPUs of the machine.
@@ -29,11 +29,11 @@ pub struct Expected {
     pub measurement: Option<Digest>,
     /// Whether the hypervisor has its oracle.
     pub oracle: bool,
-    /// What the demo does; `None` for a payload from elsewhere.
+    /// The demo's disk; `None` for a payload from elsewhere.
     pub demo: Option<ExpectedDisk>,
 }
 
-/// What the demo does with its disk.
+/// The demo's expected use of its disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExpectedDisk {
     /// Blocks to verify.
@@ -42,18 +42,18 @@ pub struct ExpectedDisk {
     pub write_bytes: u64,
     /// Whether it may write.
     pub mode: DiskMode,
-    /// The digest of what must be on the disk in the end.
+    /// The digest that the disk must have in the end.
     pub expected: Digest,
-    /// The digest of what is in the file; `None` until the machine is off.
+    /// The digest of the file; `None` until the machine is off.
     pub file: Option<Digest>,
 }
 
 /// One point of the story.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// Who or what it is about.
+    /// Its topic.
     pub topic: &'static str,
-    /// Whether it is as it must be.
+    /// Whether the point holds.
     pub holds: bool,
     /// What happened.
     pub text: String,
@@ -95,7 +95,7 @@ pub fn tell(facts: &Facts, ended: &Ended, expected: &Expected) -> Vec<Line> {
 }
 
 fn silent(topic: &'static str, who: &str) -> Line {
-    Line { topic, holds: false, text: format!("{who} reported nothing") }
+    Line { topic, holds: false, text: format!("{who} reported nothing: --verbose shows its console") }
 }
 
 fn hypervisor(facts: &Facts, expected: &Expected) -> Line {
@@ -146,16 +146,16 @@ fn vm(facts: &Facts, expected: &Expected) -> Line {
     let as_expected =
         expected.measurement.is_none_or(|measurement| start.measured && measurement == start.measurement);
     let measurement = match (measured, as_expected) {
-        (true, true) => format!("measured as the manifest says ({})", short(&start.measurement)),
+        (true, true) => format!("the measurement matches the manifest ({})", short(&start.measurement)),
         (true, false) => {
-            format!("measured {}, which is not what the manifest says", short(&start.measurement))
+            format!("the measurement {} does NOT match the manifest", short(&start.measurement))
         }
         (false, _) => format!("unmeasured payload ({})", short(&start.measurement)),
     };
     let (kind, given, reach) = if start.protected {
-        ("protected", "donated", "; the host's CPUs no longer reach them (DMA not confined yet)")
+        ("protected", "donated", "; the host's CPUs can no longer reach these pages (DMA not confined yet)")
     } else {
-        ("ordinary", "lent or donated", "; the host keeps access to what it lent")
+        ("ordinary", "lent or donated", "; the host can still reach the pages that it lent")
     };
     Line {
         topic: TOPIC,
@@ -201,10 +201,10 @@ fn disk_line(facts: &Facts, expected: &ExpectedDisk) -> Line {
     let file_agrees = expected.file == Some(expected.expected);
     let content = match (guest_agrees, file_agrees) {
         (true, true) => {
-            format!("the file then has the SHA-256 that it must have ({})", short(&expected.expected))
+            format!("the file has the expected SHA-256 ({})", short(&expected.expected))
         }
-        (false, _) => "the guest's SHA-256 of it is not the expected one".to_owned(),
-        (true, false) => "the file's SHA-256 is not the expected one".to_owned(),
+        (false, _) => "the guest computed another SHA-256 than expected".to_owned(),
+        (true, false) => "the file has another SHA-256 than expected".to_owned(),
     };
     let failed = match disk.blocks_failed {
         0 => String::new(),
@@ -268,11 +268,11 @@ fn attack(facts: &Facts) -> Line {
         topic: TOPIC,
         holds: attack.read_faulted && attack.write_faulted && intact && continued,
         text: format!(
-            "the host read a private page of the guest's: it {}; wrote it: it {}; {}, and the guest's content {}",
+            "the host read a private page of the guest: it {}; wrote it: it {}; {}, and the guest's content {}",
             outcome(attack.read_faulted),
             outcome(attack.write_faulted),
-            if continued { "the host went on" } else { "the host did NOT go on" },
-            if intact { "is intact" } else { "was NOT reported intact" },
+            if continued { "the host continued" } else { "the host did NOT continue" },
+            if intact { "is intact" } else { "is NOT reported intact" },
         ),
     }
 }
@@ -287,7 +287,7 @@ fn guest_end(facts: &Facts) -> Line {
         holds: end.reason == GuestEnd::Off,
         text: match end.reason {
             GuestEnd::Off => "turned itself off",
-            GuestEnd::Reset => "asked for a reset, which ends its run",
+            GuestEnd::Reset => "requested a reset, which ends its run",
             GuestEnd::Stopped => "was stopped",
         }
         .to_owned(),
@@ -315,10 +315,7 @@ fn teardown(facts: &Facts, expected: &Expected) -> Line {
                 count(end.pages_donated, "page"),
             )
         } else {
-            format!(
-                "VM destroyed: {} that had been donated came back, {wiped}",
-                count(teardown.pages_returned, "page"),
-            )
+            format!("VM destroyed: {} of its pool came back, {wiped}", count(teardown.pages_returned, "page"),)
         },
     }
 }
@@ -331,7 +328,7 @@ fn oracle(facts: &Facts) -> Line {
     Line {
         topic: TOPIC,
         holds: checks != 0,
-        text: format!("held all tables against all records {}", count(checks, "time")),
+        text: format!("compared all tables with the owner map {}", count(checks, "time")),
     }
 }
 
@@ -340,7 +337,11 @@ fn power_off(facts: &Facts, ended: &Ended) -> Line {
     Line {
         topic: "power",
         holds: clean,
-        text: if clean { "clean power-off".to_owned() } else { "no clean power-off".to_owned() },
+        text: if clean {
+            "clean power-off".to_owned()
+        } else {
+            "the machine did NOT power off cleanly".to_owned()
+        },
     }
 }
 

@@ -1,4 +1,4 @@
-//! The trace of a boot: what the hypervisor prints of it, as a file of one event per line.
+//! The trace of a boot: the events that the hypervisor prints, as a file with one event per line.
 
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
@@ -28,7 +28,7 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Takes in a line of the hypervisor's console; answers whether it was an event's.
+    /// Takes in a line of the hypervisor's console. Returns true if it was an event.
     pub fn observe(&mut self, line: &str) -> bool {
         let is_event = line.starts_with(LINE);
         match Traced::parse(line) {
@@ -40,7 +40,7 @@ impl Trace {
     }
 
     /// Writes the events to a file, in their order: the line that [`Traced::parse`] reads, and what it
-    /// means. Answers what there is to say about them.
+    /// means. Returns a summary.
     ///
     /// # Errors
     ///
@@ -57,12 +57,12 @@ impl Trace {
         };
         write().map_err(|error: std::io::Error| Failure::input(path, error))?;
         let state = match (in_order(events), self.garbled) {
-            (Ok(_), 0) => "all of them".to_owned(),
-            (Ok(_), garbled) => format!("and {garbled} garbled lines"),
-            (Err(incomplete), _) => format!("not all of them: {incomplete}"),
+            (Ok(_), 0) => "complete".to_owned(),
+            (Ok(_), garbled) => format!("but {garbled} garbled lines are missing"),
+            (Err(incomplete), _) => format!("incomplete: {incomplete}"),
         };
         let count = self.events.len();
-        Ok(format!("trace: {count} events in {}, {state}", path.display()))
+        Ok(format!("trace: wrote {count} events to {}, {state}", path.display()))
     }
 }
 

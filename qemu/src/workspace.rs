@@ -20,7 +20,7 @@ pub fn root() -> Result<PathBuf> {
     Err(Failure::new(
         Kind::NotPrepared,
         format!(
-            "the sources that this tool was built from are no longer in {}: run `cargo run` in them",
+            "the sources of this tool are no longer in {}: run `cargo run` in their new directory",
             root.display()
         ),
     ))

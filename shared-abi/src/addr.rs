@@ -1,14 +1,14 @@
 //! Addresses and page numbers.
 //!
-//! The granule is 4 KiB everywhere. A physical address ([`Pa`]) and a guest-physical one ([`Ipa`])
-//! are different types, and so are their page numbers ([`Pfn`], [`Gfn`]): what is legal between them
-//! is what is written here.
+//! The granule is 4 KiB everywhere. Physical addresses ([`Pa`]) and guest-physical addresses ([`Ipa`]) are different
+//! types, and so are their page numbers ([`Pfn`], [`Gfn`]). The only conversions between them are those in this
+//! module.
 
 use core::fmt;
 
 /// log2 of the granule.
 pub const PAGE_SHIFT: u32 = 12;
-/// The granule in bytes: stage 1, stage 2 and every interface here use 4 KiB pages.
+/// The granule in bytes. Stage 1, stage 2 and every interface here use 4 KiB pages.
 pub const PAGE_SIZE: u64 = 1 << PAGE_SHIFT;
 
 macro_rules! address {
@@ -24,25 +24,25 @@ macro_rules! address {
         pub struct $page(pub u64);
 
         impl $address {
-            /// The page that holds this address.
+            /// Returns the page that contains this address.
             #[must_use]
             pub const fn page(self) -> $page {
                 $page(self.0 >> PAGE_SHIFT)
             }
 
-            /// The offset within its page, in bytes.
+            /// Returns the offset in the page, in bytes.
             #[must_use]
             pub const fn page_offset(self) -> u64 {
                 self.0 & (PAGE_SIZE - 1)
             }
 
-            /// The page that starts at this address, if one does.
+            /// Returns the page that starts at this address, or `None` if the address is not page aligned.
             #[must_use]
             pub const fn aligned_page(self) -> Option<$page> {
                 if self.page_offset() == 0 { Some(self.page()) } else { None }
             }
 
-            /// This address plus `bytes`, unless that overflows.
+            /// Returns this address plus `bytes`, or `None` on overflow.
             #[must_use]
             pub const fn checked_add(self, bytes: u64) -> Option<Self> {
                 match self.0.checked_add(bytes) {
@@ -53,19 +53,19 @@ macro_rules! address {
         }
 
         impl $page {
-            /// The number of the first page whose address does not fit in 64 bits.
+            /// The first page number whose address does not fit in 64 bits.
             pub const LIMIT: u64 = 1 << (u64::BITS - PAGE_SHIFT);
 
-            /// The address of the page's first byte.
+            /// Returns the address of the page's first byte.
             ///
-            /// A page number at or above [`Self::LIMIT`] has no address; its upper bits are lost.
-            /// Such a number never passes a range check, as no memory is there.
+            /// A page number at or above [`Self::LIMIT`] has no address, and its upper bits are lost. No range check
+            /// accepts such a number, because no memory is there.
             #[must_use]
             pub const fn base(self) -> $address {
                 $address(self.0 << PAGE_SHIFT)
             }
 
-            /// The page `pages` further on, unless there is none.
+            /// Returns the page number plus `pages`, or `None` if the sum is above [`Self::LIMIT`].
             #[must_use]
             pub const fn checked_add(self, pages: u64) -> Option<Self> {
                 match self.0.checked_add(pages) {
@@ -96,20 +96,20 @@ macro_rules! address {
 }
 
 address! {
-    /// A physical address: what stage 2 translates to.
+    /// A physical address: the output of stage 2.
     Pa,
     /// The number of a physical page.
     Pfn
 }
 
 address! {
-    /// An intermediate physical address: what a guest believes to be physical.
+    /// An intermediate physical address: the input of stage 2, which a guest takes for a physical address.
     Ipa,
     /// The number of a guest-physical page.
     Gfn
 }
 
-/// A half-open run of pages whose end was checked once, when it was made.
+/// A non-empty, half-open run of pages. Its end was checked when it was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PageRange<P> {
     first: P,
@@ -119,8 +119,8 @@ pub struct PageRange<P> {
 macro_rules! page_range {
     ($page:ident) => {
         impl PageRange<$page> {
-            /// `pages` pages from `first` on; `None` if that is empty or has no end in the address
-            /// space.
+            /// Makes the range of `pages` pages from `first` on. Returns `None` if it is empty or ends beyond the
+            /// address space.
             #[must_use]
             pub const fn new(first: $page, pages: u64) -> Option<Self> {
                 match first.checked_add(pages) {
@@ -129,46 +129,47 @@ macro_rules! page_range {
                 }
             }
 
-            /// The first page.
+            /// Returns the first page.
             #[must_use]
             pub const fn first(self) -> $page {
                 self.first
             }
 
-            /// One past the last page.
+            /// Returns the page after the last page.
             #[must_use]
             pub const fn end(self) -> $page {
-                // `new` has seen that there is one.
+                // No overflow: `new` has checked the end.
                 $page(self.first.0.wrapping_add(self.pages))
             }
 
-            /// How many pages; at least one.
+            /// Returns the number of pages, at least 1.
             #[must_use]
             #[expect(clippy::len_without_is_empty, reason = "a range of pages is never empty")]
             pub const fn len(self) -> u64 {
                 self.pages
             }
 
-            /// The range, or its first `most` pages if that is fewer; one page at least.
+            /// Returns the first `most` pages of the range, at least one page, or the whole range if it is not
+            /// longer.
             #[must_use]
             pub const fn at_most(self, most: u64) -> Self {
                 let pages = if self.pages < most { self.pages } else { most };
                 Self { first: self.first, pages: if pages == 0 { 1 } else { pages } }
             }
 
-            /// Whether `page` is in the range.
+            /// Returns true if `page` is in the range.
             #[must_use]
             pub const fn contains(self, page: $page) -> bool {
                 page.0.wrapping_sub(self.first.0) < self.pages
             }
 
-            /// Whether the two ranges have a page in common.
+            /// Returns true if the two ranges have a page in common.
             #[must_use]
             pub const fn overlaps(self, other: Self) -> bool {
                 self.first.0 < other.end().0 && other.first.0 < self.end().0
             }
 
-            /// The pages, in order.
+            /// Returns the pages in order.
             pub fn iter(self) -> impl Iterator<Item = $page> {
                 (self.first.0..self.end().0).map($page)
             }

@@ -1,23 +1,23 @@
-//! What `bench primitives` measures, and its samples as they are reported: raw values of CNTVCT_EL0.
+//! The operations that `bench primitives` measures, and their samples: raw values of CNTVCT_EL0.
 //!
-//! Guest, host and hypervisor see one counter. Each reports when something of its own began and ended;
-//! the tool takes differences, so that nothing is computed where it would be measured.
+//! Guest, host and hypervisor read the same counter. Each party reports the start and the end of its own operations.
+//! The tool computes the differences, so that the computation is not part of the measurement.
 
 use core::fmt;
 
 macro_rules! operations {
     ($($(#[$doc:meta])* $variant:ident $name:literal,)*) => {
-        /// Something that is timed.
+        /// A measured operation.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Operation {
             $($(#[$doc])* $variant,)*
         }
 
         impl Operation {
-            /// All of them, in the order in which they are told.
+            /// All operations, in the order of the report.
             pub const ALL: &[Self] = &[$(Self::$variant,)*];
 
-            /// Its name in records.
+            /// The operation's name in records.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self {
@@ -29,39 +29,38 @@ macro_rules! operations {
 }
 
 operations! {
-    /// Guest: nothing. What it takes to read the counter is in every other sample as well.
+    /// Guest: nothing. It measures the cost of the two counter reads, which every sample includes.
     Empty "empty",
-    /// Guest: a loop of two instructions, [`CONTROL_TURNS`] times. It shows that the counter counts
-    /// instructions.
+    /// Guest: a loop of two instructions, [`CONTROL_TURNS`] times. It shows that the counter counts instructions.
     Control "control",
-    /// Host: a page whose content stays and is measured. It tells what hashing costs, beside
-    /// [`Self::ZeroPage`].
+    /// Host: a populate of a page whose content is kept and measured. The difference from [`Self::ZeroPage`] is the
+    /// cost of the hash.
     LaunchPage "launch_page",
-    /// Host: a page that is wiped.
+    /// Host: a populate of a page that is wiped.
     ZeroPage "zero_page",
-    /// Guest: a hypercall that the hypervisor answers itself (FEATURES).
+    /// Guest: a hypercall that the hypervisor completes without the host (FEATURES).
     NullHypercall "null_hypercall",
-    /// Guest: MEM_SHARE of a private page that is there.
+    /// Guest: MEM_SHARE of a private, present page.
     MemShare "mem_share",
     /// Guest: MEM_UNSHARE of that page.
     MemUnshare "mem_unshare",
-    /// Guest: 256 pages shared and unshared, on no block boundary.
+    /// Guest: share and unshare of 256 pages that are not aligned to a block.
     ShareUnshare1M "share_unshare_1m",
-    /// Guest: a block of 2 MiB shared and unshared.
+    /// Guest: share and unshare of an aligned 2 MiB block.
     ShareUnshare2MAligned "share_unshare_2m_aligned",
-    /// Guest: the first touch of a page, which the host donates alone.
+    /// Guest: the first access to a page, for which the host populates only that page.
     FirstTouch "first_touch",
-    /// Host: one page of 2 MiB that are populated ahead.
+    /// Host: one page of a 2 MiB populate before the guest's access.
     Populate2MPage "populate_2m_page",
-    /// Guest: a read of a device register that the VMM answers.
+    /// Guest: a read of a device register that the VMM emulates.
     MmioExit "mmio_exit",
-    /// Host: from the call that makes a VM to the VM's first instruction, with one page of content.
+    /// Host: from the call that makes a VM to the VM's first instruction. The VM has one page of content.
     VmCreate "vm_create",
-    /// Host: one page of a VM that is torn down.
+    /// Host: one page of a VM that is destroyed.
     ReclaimPage "reclaim_page",
 }
 
-/// Turns of [`Operation::Control`].
+/// The number of turns of [`Operation::Control`].
 pub const CONTROL_TURNS: u64 = 1000;
 
 impl fmt::Display for Operation {

@@ -1,32 +1,32 @@
-//! Error codes, as they stand in x0.
+//! Error codes in x0.
 
-/// Why a host call was refused. A refused call changed nothing, unless its documentation says that
-/// it reports progress.
+/// The reason to refuse a host call. A refused call changes nothing, unless its documentation says that it reports
+/// progress.
 ///
-/// The first three are SMCCC's (DEN0028, section 5.4), the others Cloister's own.
+/// The codes of the first two are SMCCC's (DEN0028, section 5.4). The others are Cloister's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[repr(i64)]
 pub enum CallError {
-    /// No such call.
+    /// The function does not exist.
     #[error("not supported")]
     NotSupported = -1,
-    /// A value that could never be right: out of range, misaligned, wrapping, an unknown flag.
+    /// The value is never valid: out of range, misaligned, wrapping, or with an unknown flag.
     #[error("invalid parameter")]
     InvalidParameter = -3,
-    /// The pages or the object are not in the state that the call needs: not the caller's, shared,
-    /// already populated, already started.
+    /// The pages, the object or the VM are in the wrong state: for example, the pages are not the caller's, are
+    /// shared or are populated already, or the VM has started.
     #[error("denied")]
     Denied = -16,
-    /// In use: a vCPU that is loaded, a VM that is dying.
+    /// In use: a vCPU is loaded, or the VM is being destroyed.
     #[error("busy")]
     Busy = -17,
-    /// The VM's memory pool holds too few pages; x1 says how many more would do.
+    /// The VM's pool has too few pages. x1 is the number of pages to add.
     #[error("the VM's pool needs more pages")]
     NoMemory = -18,
-    /// The handle names nothing, or something that is gone.
+    /// The handle names no live VM, object or vCPU.
     #[error("no such object")]
     NotFound = -19,
-    /// Not finished: some of it was done (x1 says how many pages); call again.
+    /// Part of the call is complete: x1 is the number of pages done. Call again.
     #[error("not finished, call again")]
     Again = -20,
     /// A fixed table of the hypervisor is full.
@@ -46,36 +46,36 @@ impl CallError {
         Self::Full,
     ];
 
-    /// The value of x0.
+    /// Returns the error's value of x0.
     #[must_use]
     pub const fn code(self) -> u64 {
         (self as i64).cast_unsigned()
     }
 
-    /// The error that a value of x0 names: `None` for success and for codes that are none of ours.
+    /// Returns the error that a value of x0 encodes, or `None` for success and for unknown codes.
     #[must_use]
     pub fn from_code(code: u64) -> Option<Self> {
         Self::ALL.into_iter().find(|error| error.code() == code)
     }
 }
 
-/// Why a host call failed, and how far it came: x0 and x1.
+/// The failure of a host call: x0 and x1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CallFailure {
     /// x0.
     pub error: CallError,
-    /// x1: what the call documents beside the error, else 0.
+    /// x1: the value that the call documents for this error, otherwise 0.
     pub value: u64,
 }
 
 impl CallFailure {
-    /// [`CallError::Again`] after `pages` pages.
+    /// Makes [`CallError::Again`] after `pages` pages.
     #[must_use]
     pub const fn again(pages: u64) -> Self {
         Self { error: CallError::Again, value: pages }
     }
 
-    /// [`CallError::NoMemory`]: the pool is short of `pages` pages.
+    /// Makes [`CallError::NoMemory`]: the pool needs `pages` more pages.
     #[must_use]
     pub const fn no_memory(pages: u64) -> Self {
         Self { error: CallError::NoMemory, value: pages }
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn codes_are_those_of_the_abi_and_zero_is_no_error() {
-        // In the order of `ALL`, as docs/abi.md has them.
+        // These codes are in the order of `ALL`. docs/abi.md lists the same codes.
         let codes = [-1_i64, -3, -16, -17, -18, -19, -20, -21].map(i64::cast_unsigned);
         assert_eq!(CallError::ALL.map(CallError::code), codes);
         assert_eq!(codes.map(CallError::from_code), CallError::ALL.map(Some));

@@ -1,4 +1,4 @@
-//! The calls that a guest may make: SMCCC 1.1 fast calls by `hvc #0` or `smc #0`, parsed from and emitted to
+//! A guest's calls to the hypervisor: SMCCC 1.1 fast calls by `hvc #0` or `smc #0`, parsed from and emitted to
 //! registers.
 //!
 //! x0 holds the function ID, x1 to x3 the arguments. The hypervisor writes x0 to x3 and preserves all other
@@ -22,7 +22,7 @@ const PSCI_FIRST: u32 = 0x8400_0000;
 const PSCI_LAST: u32 = 0x8400_001f;
 /// Function ID bit 30: the call takes 64-bit arguments (DEN0028, section 2.5).
 const SMC64: u32 = 1 << 30;
-/// Function ID bit 16: the caller has no live SVE state (DEN0028, section 2.5). It is a hint and no part of the
+/// Function ID bit 16: the caller has no live SVE state (DEN0028, section 2.5). It is a hint and not part of the
 /// function number.
 pub const NO_SVE_HINT: u32 = 1 << 16;
 
@@ -31,7 +31,7 @@ pub const NO_SVE_HINT: u32 = 1 << 16;
 pub enum GuestCall {
     /// x0 = the SMCCC version.
     SmcccVersion,
-    /// x0 = 0 if the hypervisor implements a function of the architecture service.
+    /// x0 = 0 if the hypervisor implements this function.
     SmcccArchFeatures {
         /// The function ID.
         function: u32,
@@ -47,16 +47,16 @@ pub enum GuestCall {
     },
     /// x0 to x3 = [`crate::kvm::UID`].
     Uid,
-    /// x0 = the offered functions ([`crate::kvm::feature`]).
+    /// x0 = the bitmap of offered functions ([`crate::kvm::feature`]).
     Features,
     /// x0 = the granule of sharing in bytes, x1 = [`crate::kvm::MEMINFO_RANGES`].
     MemInfo,
-    /// Shares private pages with the host, in place. x1 = the number of pages done.
+    /// Shares private pages with the host in place. x1 = the number of pages done.
     MemShare {
         /// The pages.
         pages: PageRange<Gfn>,
     },
-    /// Makes shared pages private. x1 = the number of pages done.
+    /// Makes shared pages private again. x1 = the number of pages done.
     MemUnshare {
         /// The pages.
         pages: PageRange<Gfn>,
@@ -68,14 +68,14 @@ pub enum GuestCall {
     },
     /// x0 = the granule of the MMIO guard in bytes.
     MmioGuardInfo,
-    /// Enrols in the MMIO guard: from now on only guarded pages are MMIO.
+    /// Enrols in the MMIO guard: from now on, only guarded pages are MMIO.
     MmioGuardEnroll,
     /// Declares a page as MMIO.
     MmioGuardMap {
         /// The page.
         gfn: Gfn,
     },
-    /// Withdraws such a declaration.
+    /// Undoes the declaration of a page as MMIO.
     MmioGuardUnmap {
         /// The page.
         gfn: Gfn,
@@ -83,13 +83,13 @@ pub enum GuestCall {
 }
 
 impl GuestCall {
-    /// Reads a call from x0 to x3. `offered` is the bitmap that [`Self::Features`] returns: a function whose
-    /// bit it lacks does not exist for this guest.
+    /// Parses a call from x0 to x3. `offered` is the bitmap that [`Self::Features`] returns. If it lacks a function's
+    /// bit, the function does not exist for this guest.
     ///
     /// # Errors
     ///
-    /// [`CallError::NotSupported`] for an unknown function, [`CallError::InvalidParameter`] for an argument
-    /// that is no value of its type.
+    /// [`CallError::NotSupported`] for an unknown function, [`CallError::InvalidParameter`] for an argument that is
+    /// invalid for its type.
     #[inline(always)] // null_hypercall: parsing and serving are one match
     pub fn parse(offered: u32, x: &GuestRegisters) -> Result<Self, CallError> {
         let [_, x1, x2, x3] = *x;
@@ -113,7 +113,7 @@ impl GuestCall {
             function::MMIO_GUARD_ENROLL if offers(feature::MMIO_GUARD_ENROLL) => {
                 zero(x1 | x2 | x3).map(|()| Self::MmioGuardEnroll)
             }
-            // Older guests pass memory attributes in x2.
+            // Older guests pass memory attributes in x2, so x2 is ignored.
             function::MMIO_GUARD_MAP if offers(feature::MMIO_GUARD_MAP) => {
                 Ok(Self::MmioGuardMap { gfn: page(x1)? })
             }
@@ -133,11 +133,14 @@ impl GuestCall {
         }
     }
 
-    /// Writes the call to x0 to x3.
+    /// Encodes the call in x0 to x3.
     #[must_use]
     pub fn emit(&self) -> GuestRegisters {
-        let range =
-            |function: u32, pages: PageRange<Gfn>| [function.into(), pages.first().base().0, pages.len(), 0];
+        // One page is 0 pages: a hypervisor without ranges refuses any other number.
+        let range = |function: u32, pages: PageRange<Gfn>| {
+            let number = if pages.len() == 1 { 0 } else { pages.len() };
+            [function.into(), pages.first().base().0, number, 0]
+        };
         let page = |function: u32, gfn: Gfn| [function.into(), gfn.base().0, 0, 0];
         let plain = |function: u32| [function.into(), 0, 0, 0];
         match *self {
@@ -159,29 +162,30 @@ impl GuestCall {
     }
 }
 
-/// The function ID in x0. The upper half of x0 is ignored (DEN0028, section 2.5).
+/// Returns the function ID in x0. The upper half of x0 is ignored (DEN0028, section 2.5).
 const fn function_id(x: &GuestRegisters) -> u32 {
     let [x0, ..] = *x;
     low_word(x0) & !NO_SVE_HINT
 }
 
-/// The lower half of a register.
+/// Returns the lower half of a register.
 const fn low_word(register: u64) -> u32 {
     (register & 0xffff_ffff) as u32
 }
 
-/// The page that starts at `ipa`.
+/// Returns the page that starts at `ipa`.
 fn page(ipa: u64) -> Result<Gfn, CallError> {
     Ipa(ipa).aligned_page().ok_or(CallError::InvalidParameter)
 }
 
-/// `granules` pages from `ipa` on. A guest that does not know ranges passes 0 for one page. `x3` must be 0.
+/// Returns the range of `granules` pages from `ipa` on. A guest that does not use ranges passes 0 for one page. `x3`
+/// must be 0.
 fn range(ipa: u64, granules: u64, x3: u64) -> Result<PageRange<Gfn>, CallError> {
     zero(x3)?;
     PageRange::<Gfn>::new(page(ipa)?, granules.max(1)).ok_or(CallError::InvalidParameter)
 }
 
-/// Arguments that must be 0, all in one.
+/// Checks arguments that must be 0. The caller combines them with OR.
 const fn zero(arguments: u64) -> Result<(), CallError> {
     if arguments == 0 { Ok(()) } else { Err(CallError::InvalidParameter) }
 }

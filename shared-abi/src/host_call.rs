@@ -1,61 +1,61 @@
-//! What the host may ask of the hypervisor: SMC64 fast calls by `hvc #0`.
+//! The host's calls to the hypervisor: SMC64 fast calls by `hvc #0`.
 //!
-//! x0 holds the function ID, x1 and up the arguments; x0 comes back as 0 or a [`CallError`], x1 to x5 (of
-//! `VcpuRun` x1 to x9) as the result that each call documents, and 0 where it documents none. A refusal may
-//! leave them as they were, x1 apart, which is 0 unless the call says what it is then; all other registers stay.
-//! The interface is private to the image that both sides came in: [`VERSION`] tells, nothing is kept for older
-//! ones.
+//! x0 holds the function ID, x1 and up the arguments. On return x0 is 0 or a [`CallError`]. If the call succeeds, x1
+//! to x5 (x1 to x9 for `VcpuRun`) hold its documented results, and 0 where it documents none. If it is refused, x1 is
+//! 0 unless the call documents a value for the error, and x2 and up may keep their old values. All other registers
+//! keep their values. The interface is private to the image that contains both sides. [`VERSION`] identifies it, and
+//! older versions are not supported.
 //!
-//! Pages are named by their physical page number and must be the host's own, whole and unshared.
-//! Guest memory is named by a memory object's handle and an offset, never by a mapping.
+//! A call names pages by physical page number. Donated and lent pages must be the host's own and unshared. A call
+//! names guest memory by a memory object's handle and an offset, never by a mapping.
 
 use crate::addr::{Gfn, Ipa, Pfn};
 use crate::error::CallError;
 use crate::vcpu::Entry;
 
-/// The number that [`HostCall::Version`] answers.
+/// The result of [`HostCall::Version`].
 pub const VERSION: u64 = 1;
 
 /// Arguments and results: x1 to x17 (SMCCC 1.2).
 pub type Arguments = [u64; 17];
 
-/// Names a VM. The generation in it makes a handle that outlived its VM name nothing.
+/// Names a VM. It contains a generation, so that a handle names nothing after its VM is destroyed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VmHandle(pub u32);
 
-/// Names a memory object. The generation in it makes a handle that outlived its object name nothing.
+/// Names a memory object. It contains a generation, so that a handle names nothing after its object is destroyed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectHandle(pub u32);
 
-/// The index of a vCPU within its VM, which is also its MPIDR_EL1.Aff0.
+/// The index of a vCPU in its VM, and its MPIDR_EL1.Aff0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VcpuIndex(pub u32);
 
-/// What becomes of a page's content when it is populated into a memory object.
+/// What a populate does with a page's content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum InitialContent {
-    /// It stays and is measured: the launch image. Only before the VM starts.
+    /// It is kept and measured: the launch image. This is allowed only before the VM starts.
     Keep,
     /// It is wiped.
     Zero,
 }
 
-/// The state of a page of a memory object, as [`HostCall::ObjectQuery`] answers it.
+/// The state of a memory object's page, as [`HostCall::ObjectQuery`] returns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u64)]
 pub enum ObjectPageState {
-    /// No page is there; the host may populate it.
+    /// No page is present. The host may populate it.
     Absent = 0,
     /// Only the guest reaches it.
     Private = 1,
     /// Guest and host reach it.
     Shared = 2,
-    /// The host took it by force: it can't be populated again.
+    /// The host took the page by force. It cannot be populated again.
     Poisoned = 3,
 }
 
 impl ObjectPageState {
-    /// The state that a result register names.
+    /// Returns the state that a result register encodes, or `None` for an unknown code.
     #[must_use]
     pub const fn from_code(code: u64) -> Option<Self> {
         match code {
@@ -68,177 +68,190 @@ impl ObjectPageState {
     }
 }
 
-/// A call of the host's.
+/// A host call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostCall {
     /// x1 = [`VERSION`].
     Version,
-    /// Makes a VM: protected, or ordinary (its memory stays the host's and is lent to it).
+    /// Makes a VM. It is protected, or ordinary (the host keeps its memory and lends it).
     ///
-    /// Donates `pages` physically contiguous pages from `first` on, an even number as page numbers
-    /// go (the stage-2 root takes two, aligned to their size): the VM's memory pool. Everything that
-    /// the hypervisor keeps for this VM comes out of it. x1 = [`VmHandle`].
+    /// Donates `pages` physically contiguous pages from `first` on: the VM's memory pool, from which the hypervisor
+    /// takes all memory for this VM. `first` must be even, because the stage-2 root is two pages, aligned to their
+    /// size. x1 = [`VmHandle`].
     VmCreate {
-        /// Private by default.
+        /// Whether its memory is private by default.
         protected: bool,
-        /// First page of the pool.
+        /// The first page of the pool.
         first: Pfn,
-        /// Pages of the pool, at least three.
+        /// The number of pages in the pool, at least 3.
         pages: u64,
     },
     /// Donates more pages to a VM's pool.
     VmTopUp {
-        /// Whose pool.
+        /// The VM that owns the pool.
         vm: VmHandle,
-        /// First page; the pages are physically contiguous.
+        /// The first page. The pages are physically contiguous.
         first: Pfn,
-        /// How many.
+        /// The number of pages.
         pages: u64,
     },
     /// Makes a memory object of `pages` pages for a VM that has not started. x1 = [`ObjectHandle`].
     ObjectCreate {
-        /// Whose memory it is to be.
+        /// The VM.
         vm: VmHandle,
-        /// Its size; fixed.
+        /// Its fixed size in pages.
         pages: u64,
     },
-    /// Binds pages of an object to guest-physical addresses. Fixed and one to one once the VM started.
+    /// Binds pages of an object to guest-physical addresses. Once the VM has started, bindings are fixed, and each
+    /// object page is at one address only.
     ObjectBind {
         /// The object.
         object: ObjectHandle,
-        /// First page within the object.
+        /// The first page in the object.
         offset: u64,
-        /// Where the guest is to see it.
+        /// The guest page of the first page.
         gfn: Gfn,
-        /// How many pages.
+        /// The number of pages.
         pages: u64,
     },
-    /// Undoes [`Self::ObjectBind`], for the same range; nothing may be present in it.
+    /// Undoes [`Self::ObjectBind`] for the same range. No page may be present in it.
     ObjectUnbind {
         /// The object.
         object: ObjectHandle,
-        /// First page within the object.
+        /// The first page in the object.
         offset: u64,
-        /// How many pages.
+        /// The number of pages.
         pages: u64,
     },
-    /// Gives physically contiguous pages to an object, at a bound offset where nothing is present:
-    /// donates them (protected VM) or lends them (ordinary VM).
+    /// Gives physically contiguous pages to an object, at a bound offset where no page is present. Donates them to a
+    /// protected VM, or lends them to an ordinary one.
     ///
-    /// Bounded work: x1 = pages done, with [`CallError::Again`] if that is not all.
+    /// Bounded work: x1 = the number of pages done. x0 = [`CallError::Again`] if that is not all.
     ObjectPopulate {
         /// The object.
         object: ObjectHandle,
-        /// First page within the object.
+        /// The first page in the object.
         offset: u64,
-        /// First physical page.
+        /// The first physical page.
         first: Pfn,
-        /// How many pages.
+        /// The number of pages.
         pages: u64,
-        /// What becomes of their content.
+        /// What happens to their content.
         content: InitialContent,
     },
-    /// Takes pages out of an object of a VM that has not started or is not to see them again: present
-    /// pages come back wiped and are poison for the guest once it has started.
+    /// Takes pages out of an object. A protected VM's pages come back wiped, and are poisoned for the guest if the
+    /// VM has started. An ordinary VM's pages come back as they are.
     ///
-    /// Bounded work: x1 = pages done, with [`CallError::Again`] if that is not all.
+    /// Bounded work: x1 = the number of pages done. x0 = [`CallError::Again`] if that is not all.
     ObjectReclaim {
         /// The object.
         object: ObjectHandle,
-        /// First page within the object.
+        /// The first page in the object.
         offset: u64,
-        /// How many pages.
+        /// The number of pages.
         pages: u64,
     },
-    /// x1 = [`ObjectPageState`] at `offset`, x2 = how many pages from there on are in the same state (at
-    /// least 1; a bounded look, so the run may go on).
+    /// x1 = [`ObjectPageState`] at `offset`. x2 = the number of pages from there on in the same state, at least 1.
+    /// The call looks at a bounded number of pages, so the run may be longer.
     ObjectQuery {
         /// The object.
         object: ObjectHandle,
-        /// Page within the object.
+        /// The page in the object.
         offset: u64,
     },
-    /// Ends an object in which no page is present; what it took from the pool goes back there.
+    /// Destroys an object in which no page is present. Its memory goes back to the pool.
     ObjectDestroy {
         /// The object.
         object: ObjectHandle,
     },
-    /// Makes the next vCPU of a VM that has not started: its registers live in the pool.
+    /// Makes the next vCPU of a VM that has not started. Its registers are in the pool.
     VcpuCreate {
-        /// Whose.
+        /// The VM.
         vm: VmHandle,
-        /// Its index; the indices are made in order.
+        /// The vCPU's index. Indices are assigned in order from 0.
         index: VcpuIndex,
     },
-    /// Ends the measurement and makes vCPU 0 runnable at `entry`, x0 = `argument`.
+    /// Ends the measurement and starts the VM: vCPU 0 can run at `entry`, with x0 = `argument`.
     ///
-    /// x1 = 1 if the measurement is the manifest's, x2 to x5 = the measurement, little-endian words.
+    /// x1 = 1 if the measurement is the one in the manifest. x2 to x5 = the measurement, as little-endian words.
     VmStart {
         /// The VM.
         vm: VmHandle,
-        /// Initial PC.
+        /// The initial PC.
         entry: Ipa,
-        /// Initial x0: the address of the device tree.
+        /// The initial x0: the address of the device tree.
         argument: u64,
     },
-    /// Enters a vCPU until it exits: [`crate::vcpu`] has what goes in and what comes out.
+    /// Enters a vCPU until it exits. [`crate::vcpu`] defines the arguments and results.
     VcpuRun {
         /// The VM.
         vm: VmHandle,
         /// The vCPU.
         vcpu: VcpuIndex,
-        /// What the host says on entry.
+        /// The host's input to the entry.
         entry: Entry,
     },
-    /// Ends a VM: no vCPU of it runs again; its pages and its pool come back to the host, wiped.
+    /// Destroys a VM: none of its vCPUs runs again. All its pages return to the host: those of its pool and those
+    /// that were private, wiped.
     ///
-    /// Bounded work: x1 = pages that came back in this call, with [`CallError::Again`] until that is
-    /// all. The handle is dead after the last one.
+    /// Bounded work: x1 = the number of pages that came back in this call. x0 = [`CallError::Again`] until all are
+    /// back. After that, the handle names nothing.
     VmDestroy {
         /// The VM.
         vm: VmHandle,
     },
-    /// Takes one page of a protected VM's back by force, by its physical number: it comes back wiped
-    /// and is poison for the guest.
+    /// Takes one page of a protected VM by force, by its physical number. It comes back wiped, and is poisoned for
+    /// the guest.
     ForceReclaim {
         /// The page.
         page: Pfn,
     },
-    /// What a VM has cost: x1 = hypercalls of the guest's that the hypervisor answered, x2 = exits to
-    /// the host, x3 = pages shared by the guest at the moment.
+    /// Returns a VM's counters: x1 = the guest's hypercalls that the hypervisor completed, x2 = exits to the host, x3
+    /// = pages that the guest shares now.
     VmCounters {
         /// The VM.
         vm: VmHandle,
     },
 }
 
-/// The first function ID: SMC64 fast call, owner 6 (vendor hypervisor), number 0x8000. The numbers
-/// below it are KVM's.
+/// The first function ID: SMC64 fast call, owner 6 (vendor hypervisor), number 0x8000. KVM uses the numbers below it.
 const BASE: u32 = 0xc600_8000;
-/// The number of `VcpuRun`.
+/// The function ID of [`HostCall::VcpuRun`].
+pub const VCPU_RUN: u32 = BASE + RUN;
+/// The function number of `VcpuRun`.
 const RUN: u32 = 12;
 
 impl HostCall {
-    /// Reads a call from the function ID in w0 and x1 to x17.
+    /// Parses a call from the function ID in w0 and x1 to x17.
     ///
     /// # Errors
     ///
-    /// [`CallError::NotSupported`] for an unknown function, [`CallError::InvalidParameter`] for an
-    /// argument that is no value of its type.
-    #[inline(always)] // mmio_exit: `VcpuRun` is told apart first, and its arguments stay in registers
+    /// [`CallError::NotSupported`] for an unknown function, [`CallError::InvalidParameter`] for an argument that is
+    /// invalid for its type.
     pub fn parse(function: u32, x: &Arguments) -> Result<Self, CallError> {
-        match function.checked_sub(BASE).ok_or(CallError::NotSupported)? {
-            RUN => Ok(Self::VcpuRun {
-                vm: VmHandle(handle(x[0])?),
-                vcpu: VcpuIndex(handle(x[1])?),
-                entry: Entry::parse(x)?,
-            }),
-            number => Self::parse_other(number, x),
+        match function {
+            VCPU_RUN => Self::parse_run(x).map(|(vm, vcpu, entry)| Self::VcpuRun { vm, vcpu, entry }),
+            _ => Self::parse_other(function, x),
         }
     }
 
-    /// [`Self::parse`] of a call other than `VcpuRun`.
-    fn parse_other(number: u32, x: &Arguments) -> Result<Self, CallError> {
+    /// Parses x1 to x17 of [`VCPU_RUN`].
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::InvalidParameter`] for an argument that is invalid for its type.
+    #[inline(always)] // mmio_exit: the arguments stay in registers
+    pub fn parse_run(x: &Arguments) -> Result<(VmHandle, VcpuIndex, Entry), CallError> {
+        Ok((VmHandle(handle(x[0])?), VcpuIndex(handle(x[1])?), Entry::parse(x)?))
+    }
+
+    /// Parses a call other than `VcpuRun`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::parse`].
+    pub fn parse_other(function: u32, x: &Arguments) -> Result<Self, CallError> {
+        let number = function.checked_sub(BASE).ok_or(CallError::NotSupported)?;
         let vm = || handle(x[0]).map(VmHandle);
         let object = || handle(x[0]).map(ObjectHandle);
         match number {
@@ -267,9 +280,9 @@ impl HostCall {
         }
     }
 
-    /// Writes the call: the function ID for w0, and x1 to x17.
+    /// Encodes the call: the function ID for w0, and x1 to x17.
     // Of a call that is known where it is made, nothing is left to do at run time.
-    #[inline(always)]
+    #[inline(always)] // first_touch: of a call that is known where it is made, nothing is left to do at run time
     #[must_use]
     pub fn emit(&self) -> (u32, Arguments) {
         let mut x = [0; 17];
@@ -343,7 +356,7 @@ impl HostCall {
 
     /// Writes a `VcpuRun` as [`Self::emit`] does: without a value of this type in between, of which the
     /// compiler would not know at the end which call it is.
-    #[inline(always)]
+    #[inline(always)] // mmio_exit: the call is made in registers
     #[must_use]
     pub fn emit_run(vm: VmHandle, vcpu: VcpuIndex, entry: &Entry) -> (u32, Arguments) {
         let mut x = [0; 17];
@@ -353,12 +366,12 @@ impl HostCall {
     }
 }
 
-/// A register that must hold a 32-bit value: a handle or an index.
+/// Parses a register that must hold a 32-bit value: a handle or an index.
 fn handle(register: u64) -> Result<u32, CallError> {
     u32::try_from(register).map_err(|_| CallError::InvalidParameter)
 }
 
-/// A register that must hold 0 or 1.
+/// Parses a register that must hold 0 or 1.
 fn flag(register: u64) -> Result<bool, CallError> {
     match register {
         0 => Ok(false),

@@ -1,40 +1,40 @@
 //! The vendor-hypervisor services of KVM and pKVM, as a guest sees them
-//! (`Documentation/virt/kvm/arm/{hypercalls,pkvm}.rst` and `include/linux/arm-smccc.h` of Linux;
-//! the MMIO guard's enrolment as in Android's common kernel).
+//! (`Documentation/virt/kvm/arm/{hypercalls,pkvm}.rst` and `include/linux/arm-smccc.h` of Linux; MMIO guard enrolment
+//! as in Android's common kernel).
 
-/// The four words that `UID` answers in w0 to w3: 28b46fb6-2ec5-11e9-a9ca-4b564d003a74.
+/// The four words that `UID` returns in w0 to w3: 28b46fb6-2ec5-11e9-a9ca-4b564d003a74.
 pub const UID: [u32; 4] = [0xb66f_b428, 0xe911_c52e, 0x564b_caa9, 0x743a_004d];
 
-/// Bit of x1 of the answer to `MEMINFO`: sharing takes ranges (as in Android's common kernel).
+/// Bit of x1 of `MEMINFO`: calls about memory take ranges (as in Android's common kernel).
 pub const MEMINFO_RANGES: u64 = 1 << 0;
 
 /// Function IDs (SMCCC fast calls, owner 6).
 pub mod function {
     /// `VENDOR_HYP_CALL_UID_FUNC_ID`.
     pub const UID: u32 = 0x8600_ff01;
-    /// Bitmap of the functions below, in w0 to w3.
+    /// Returns the bitmap of the functions below, in w0 to w3.
     pub const FEATURES: u32 = 0x8600_0000;
-    /// x0 = granule in bytes, x1 = [`MEMINFO_RANGES`](super::MEMINFO_RANGES) if there are calls for
-    /// ranges. Arguments must be 0.
+    /// Returns x0 = the granule in bytes, x1 = [`MEMINFO_RANGES`](super::MEMINFO_RANGES) if calls take ranges. All
+    /// arguments must be 0.
     pub const MEMINFO: u32 = 0xc600_0002;
-    /// Share the page at IPA x1 with the host. x3 must be 0, and x2 too unless there are calls for
-    /// ranges: then it is how many pages (0: one), and on success x1 how many were done.
+    /// Shares the page at IPA x1 with the host. x3 must be 0. If calls take ranges, x2 is the number of pages (0
+    /// means 1), and on success x1 is the number of pages done. Otherwise x2 must be 0.
     pub const MEM_SHARE: u32 = 0xc600_0003;
-    /// Take the page at IPA x1 back. x2 and x3 as for [`MEM_SHARE`].
+    /// Makes the page at IPA x1 private again. x2 and x3 as for [`MEM_SHARE`].
     pub const MEM_UNSHARE: u32 = 0xc600_0004;
-    /// Granule of the MMIO guard in bytes. Arguments must be 0.
+    /// Returns the granule of the MMIO guard in bytes. All arguments must be 0.
     pub const MMIO_GUARD_INFO: u32 = 0xc600_0005;
-    /// From now on only guarded pages are MMIO. One-way.
+    /// Enrols in the MMIO guard: from now on, only guarded pages are MMIO. A guest cannot undo this.
     pub const MMIO_GUARD_ENROLL: u32 = 0xc600_0006;
-    /// The page at IPA x1 is MMIO.
+    /// Declares the page at IPA x1 as MMIO.
     pub const MMIO_GUARD_MAP: u32 = 0xc600_0007;
-    /// The page at IPA x1 is MMIO no longer.
+    /// Undoes the declaration of the page at IPA x1.
     pub const MMIO_GUARD_UNMAP: u32 = 0xc600_0008;
-    /// Give the page at IPA x1 back to the host, wiped. x2 and x3 must be 0.
+    /// Gives the page at IPA x1 back to the host, wiped. x2 and x3 must be 0.
     pub const MEM_RELINQUISH: u32 = 0xc600_0009;
 }
 
-/// Bits of the answer to [`function::FEATURES`], by function number.
+/// Bits of the result of [`function::FEATURES`], by function number.
 pub mod feature {
     /// `FEATURES` itself.
     pub const FEATURES: u32 = 1 << 0;
@@ -56,17 +56,17 @@ pub mod feature {
     pub const MEM_RELINQUISH: u32 = 1 << 9;
 }
 
-/// The Arm TRNG firmware interface (DEN0098), which guests use beside the above.
+/// The Arm TRNG firmware interface (DEN0098), which guests use too.
 pub mod trng {
-    /// 1.0, or NOT_SUPPORTED.
+    /// Returns version 1.0, or NOT_SUPPORTED.
     pub const VERSION: u32 = 0x8400_0050;
-    /// Whether function x1 is there.
+    /// Returns whether the function in x1 exists.
     pub const FEATURES: u32 = 0x8400_0051;
-    /// UUID of the source, in w0 to w3.
+    /// Returns the UUID of the source, in w0 to w3.
     pub const GET_UUID: u32 = 0x8400_0052;
-    /// Up to 96 bits of entropy.
+    /// Returns up to 96 bits of entropy.
     pub const RND32: u32 = 0x8400_0053;
-    /// Up to 192 bits of entropy.
+    /// Returns up to 192 bits of entropy.
     pub const RND64: u32 = 0xc400_0053;
 }
 

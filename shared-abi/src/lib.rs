@@ -1,17 +1,16 @@
-//! Everything that crosses a trust boundary of Cloister, and nothing else.
+//! The interfaces across Cloister's trust boundaries, and nothing else.
 //!
 //! * [`addr`]: physical and guest-physical addresses and page numbers, as types that do not mix.
-//! * [`host_call`]: what the host may ask of the hypervisor, parsed from and emitted to registers.
-//! * [`guest_call`]: what a guest may ask of the hypervisor, likewise.
-//! * [`vcpu`]: what the host may say when it enters a vCPU and what it is told when it exits.
-//! * [`kvm`]: the public KVM/pKVM vendor-hypervisor interface that guests speak.
-//! * [`error`]: the error codes of both.
+//! * [`host_call`]: the host's calls to the hypervisor, parsed from and emitted to registers.
+//! * [`guest_call`]: a guest's calls to the hypervisor, likewise.
+//! * [`vcpu`]: the host's input when it enters a vCPU, and its output when the vCPU exits.
+//! * [`kvm`]: the public vendor-hypervisor interface of KVM and pKVM that guests use.
+//! * [`error`]: the error codes of host calls.
 //! * [`record`]: the lines by which hypervisor, host and guest report to the tool.
-//! * [`mod@bench`]: what a benchmark measures, and who reports it.
-//! * [`sweep`]: the plan of a register sweep, and the lines that report it.
+//! * [`mod@bench`]: the operations that a benchmark measures, and the party that reports each.
+//! * [`sweep`]: the plan of a register sweep, and the lines that report its results.
 //!
-//! A value that was parsed here has the right shape, no more: whether the caller may say it is the
-//! hypervisor's to check.
+//! A parsed value is well formed, no more. The hypervisor must check that the caller may use it.
 
 #![no_std]
 #![forbid(unsafe_code)]

@@ -1,12 +1,12 @@
-//! What the host says of a guest's interrupts: values of the GIC's list registers.
+//! Virtual interrupts in a host call: values of the GIC's list registers.
 
 use crate::error::CallError;
 
-/// How many list registers an entry carries: what the reference CPU has (ICH_VTR_EL2.ListRegs).
+/// The number of list registers in an entry: that of the reference CPU (ICH_VTR_EL2.ListRegs).
 pub const LIST_REGISTERS: usize = 4;
 
-/// The virtual timer's interrupt: PPI 11 (Arm BSA, "EL1 virtual timer"). The only one that may be
-/// linked to a physical interrupt.
+/// The virtual timer's interrupt: PPI 11 (Arm BSA, "EL1 virtual timer"). It is the only one that may be linked to a
+/// physical interrupt.
 pub const VIRTUAL_TIMER_INTID: u32 = 27;
 
 /// A value of `ICH_LR<n>_EL2` (GIC architecture, IHI 0069, section 12.4.5).
@@ -19,11 +19,11 @@ pub struct ListRegister(pub u64);
 pub enum InterruptState {
     /// The list register is free.
     Inactive,
-    /// Not yet taken by the guest.
+    /// The guest has not taken it yet.
     Pending,
-    /// Taken and not yet ended.
+    /// The guest has taken it, and has not ended it yet.
     Active,
-    /// Both.
+    /// Pending and active.
     PendingActive,
 }
 
@@ -45,7 +45,7 @@ impl ListRegister {
     /// A free list register.
     pub const EMPTY: Self = Self(0);
 
-    /// A pending group 1 interrupt that software alone knows.
+    /// A pending group 1 interrupt that is not linked to a physical interrupt.
     #[must_use]
     pub const fn pending(intid: u32, priority: u8) -> Self {
         Self(
@@ -56,8 +56,8 @@ impl ListRegister {
         )
     }
 
-    /// The virtual timer's interrupt, pending and linked to the physical one: the guest's
-    /// deactivation deactivates both.
+    /// The virtual timer's interrupt: pending, and linked to the physical one. If the guest deactivates it, the
+    /// physical one is deactivated too.
     #[must_use]
     pub const fn virtual_timer(priority: u8) -> Self {
         Self(
@@ -67,14 +67,14 @@ impl ListRegister {
         )
     }
 
-    /// The interrupt that the guest sees.
+    /// Returns the INTID that the guest sees.
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "the field is the low 32 bits")]
     pub const fn intid(self) -> u32 {
         self.0 as u32
     }
 
-    /// Pending, active, both, or free.
+    /// Returns the interrupt's state.
     #[must_use]
     pub const fn state(self) -> InterruptState {
         match self.0 >> Self::STATE_SHIFT {
@@ -85,7 +85,7 @@ impl ListRegister {
         }
     }
 
-    /// The same interrupt in another state.
+    /// Returns the same interrupt in another state.
     #[must_use]
     pub const fn with_state(self, state: InterruptState) -> Self {
         let bits = match state {
@@ -97,18 +97,18 @@ impl ListRegister {
         Self(self.0 & !(0b11 << Self::STATE_SHIFT) | (bits << Self::STATE_SHIFT))
     }
 
-    /// Whether deactivation reaches a physical interrupt.
+    /// Returns true if a deactivation also deactivates a physical interrupt.
     #[must_use]
     pub const fn is_hardware(self) -> bool {
         self.0 & Self::HARDWARE != 0
     }
 
-    /// Fails for a register that no host may set: it may have no unknown bit, no INTID above 1019, and be
-    /// linked to a physical interrupt only for the virtual timer and its own.
+    /// Checks a value from the host. It may set no unknown bit, and no INTID above 1019. Only the virtual timer's
+    /// interrupt may be linked to a physical interrupt, and only to its own.
     ///
     /// # Errors
     ///
-    /// [`CallError::InvalidParameter`] then.
+    /// [`CallError::InvalidParameter`] if the value breaks one of these rules.
     pub fn check(self) -> Result<(), CallError> {
         let physical = (self.0 >> Self::PHYSICAL_INTID_SHIFT) & Self::PHYSICAL_INTID_MASK;
         let own = physical == u64::from(VIRTUAL_TIMER_INTID) && self.intid() == VIRTUAL_TIMER_INTID;
@@ -123,9 +123,10 @@ impl ListRegister {
     }
 }
 
-/// Fails for list registers that no host may set: each by itself, or an interrupt that is in two of them, as what the
-/// GIC does then is UNPREDICTABLE (IHI 0069, section 12.4.5, vINTID). They come in registers and mostly stay there.
-#[inline(never)]
+/// Checks the list registers from the host: each by itself, and that no two have the same interrupt, for which the
+/// GIC is UNPREDICTABLE (IHI 0069, section 12.4.5, vINTID). The compiler passes them in registers and can mostly keep
+/// them there.
+#[inline(never)] // mmio_exit: seldom, so that its registers are not saved for the others
 pub(crate) fn check_all(
     a: ListRegister,
     b: ListRegister,

@@ -1,16 +1,15 @@
 //! The lines by which hypervisor, host and guest report to the tool.
 //!
-//! A record is one line on a console: [`PREFIX`], the record's name, then `key=value` words. Everything
-//! else on that console is for people. Whose word a record is depends on the console that it came by:
-//! the hypervisor's is the second PL011, the host's the first, the guest's the virtio console. A record
-//! of the host's proves nothing about a guest's secrecy; the tool takes each fact from the party that
-//! knows it.
+//! A record is one line on a console: [`PREFIX`], the record's name, then `key=value` words. All other lines on that
+//! console are for people. The console tells which party made the record: the hypervisor uses the second PL011, the
+//! host the first one, the guest the virtio console. A record from the host proves nothing about a guest's secrecy,
+//! so the tool takes each fact from the party that knows it.
 
 use core::fmt;
 
 use crate::bench::Operation;
 
-/// What a record's line starts with.
+/// The start of a record's line.
 pub const PREFIX: &str = "@cloister ";
 
 /// A SHA-256 digest, printed as 64 hexadecimal digits.
@@ -19,7 +18,7 @@ pub struct Digest(pub [u8; 32]);
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // At EL2 this is part of what a start costs, so it is done in one piece.
+        // A VM's start at EL2 includes this, so the digits are written at once.
         let mut text = [0; 64];
         let (pairs, _) = text.as_chunks_mut();
         for ([high, low], byte) in pairs.iter_mut().zip(self.0) {
@@ -29,7 +28,7 @@ impl fmt::Display for Digest {
     }
 }
 
-/// A digit below 16.
+/// Returns the hexadecimal digit of a value below 16.
 const fn hexadecimal(digit: u8) -> u8 {
     if digit < 10 { b'0' + digit } else { b'a' - 10 + digit }
 }
@@ -40,7 +39,7 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// A value of a record: how it is written as a word and read back.
+/// A value in a record: written as a word, and parsed from it.
 trait Word {
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result;
     fn read(word: &str) -> Option<Self>
@@ -82,7 +81,7 @@ impl Word for Digest {
     }
 }
 
-/// The UID of the hypervisor that a guest found: four words of w0 to w3.
+/// The hypervisor's UID that a guest read: w0 to w3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Uid(pub [u32; 4]);
 
@@ -103,7 +102,7 @@ impl Word for Uid {
     }
 }
 
-/// How a guest's VM ended.
+/// How a guest's VM stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum GuestEnd {
     /// PSCI SYSTEM_OFF.
@@ -142,7 +141,7 @@ macro_rules! records {
     ($($(#[$doc:meta])* $variant:ident $name:literal {
         $($(#[$field_doc:meta])* $field:ident: $type:ty,)*
     })*) => {
-        /// A report. The documentation of each says who makes it.
+        /// A report. Each variant's documentation starts with the party that makes it.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Record<'a> {
             $($(#[$doc])* $variant {
@@ -150,19 +149,19 @@ macro_rules! records {
             },)*
             /// Hypervisor: it panicked. The machine powers off next.
             Panic {
-                /// Where and why: the rest of the line.
+                /// The place and the reason, up to the end of the line.
                 message: &'a str,
             },
-            /// Hypervisor, before the host runs: the image, the machine or a launch is not acceptable.
-            /// Host: it can't go on. The machine powers off next.
+            /// Hypervisor, before the host runs: it cannot accept the image or the machine. Host: it cannot go on.
+            /// The machine powers off next.
             Refused {
-                /// What is wrong: the rest of the line.
+                /// The reason, up to the end of the line.
                 message: &'a str,
             },
         }
 
         impl fmt::Display for Record<'_> {
-            /// Writes the record's whole line, without its end.
+            /// Writes the record's line, without a line end.
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(PREFIX)?;
                 match self {
@@ -176,7 +175,7 @@ macro_rules! records {
         }
 
         impl<'a> Record<'a> {
-            /// Reads a line; `None` if it is no record, or not one of this version.
+            /// Parses a line. Returns `None` if it is no record of this version.
             #[must_use]
             pub fn parse(line: &'a str) -> Option<Self> {
                 let rest = line.trim_end().strip_prefix(PREFIX)?;
@@ -212,147 +211,146 @@ fn field<T: Word>(words: &str, key: &str) -> Option<T> {
 records! {
     /// Hypervisor: it owns EL2 and its memory.
     Hypervisor "hypervisor" {
-        /// All memory that it keeps for itself, in bytes.
+        /// The memory that it keeps for itself, in bytes.
         memory_bytes: u64,
-        /// The same in pages.
+        /// The same memory in pages.
         pages: u64,
-        /// CPUs in the device tree.
+        /// The number of CPUs in the device tree.
         cpus: u64,
-        /// Executable bytes.
+        /// The size of its executable code, in bytes.
         text_bytes: u64,
-        /// RAM of the machine, in bytes.
+        /// The machine's RAM, in bytes.
         ram_bytes: u64,
     }
-    /// Hypervisor: a CPU is about to run host code at EL1 for the first time since it was started.
+    /// Hypervisor: a CPU runs the host's code next, for the first time since the CPU was started.
     HostCpu "host-cpu" {
         /// MPIDR_EL1.Aff0 of the CPU.
         cpu: u64,
-        /// HCR_EL2.VM as read back from the register.
+        /// HCR_EL2.VM, as read back from the register.
         stage2: bool,
     }
     /// Hypervisor: a VM starts.
     VmStart "vm-start" {
-        /// Private by default.
+        /// The VM's memory is private by default.
         protected: bool,
-        /// Its measurement is the one that the manifest names.
+        /// The measurement is the one in the manifest.
         measured: bool,
         /// The measurement.
         measurement: Digest,
-        /// vCPUs.
+        /// The number of vCPUs.
         vcpus: u64,
-        /// Pages that were populated and measured, or lent.
+        /// The number of pages populated so far: measured, wiped or lent.
         pages: u64,
     }
-    /// Hypervisor: a VM is gone and all its pages are the host's again.
+    /// Hypervisor: a VM is destroyed, and all its pages are the host's again.
     VmEnd "vm-end" {
-        /// Pages that it gave back, all wiped, in its life; lent ones not counted.
+        /// The number of pages that came back wiped over its life. Lent pages are not counted.
         pages_returned: u64,
-        /// Hypercalls that the hypervisor answered.
+        /// The number of hypercalls that the hypervisor completed.
         hypercalls: u64,
-        /// Exits to the host.
+        /// The number of exits to the host.
         exits: u64,
     }
-    /// Hypervisor, if it was built with its oracle, before it powers off: how often it looked, and found
-    /// nothing.
+    /// Hypervisor with the oracle, before it powers off: the number of checks, none of which found a difference.
     Oracle "oracle" {
-        /// Looks at all pages and parties.
+        /// The number of checks of all pages and parties.
         checks: u64,
     }
-    /// Hypervisor: the host asked for power off or reset; the machine powers off next.
+    /// Hypervisor: the host asked for power-off or reset. The machine powers off next.
     PowerOff "power-off" {
-        /// Faults injected into the host since it started.
+        /// The number of faults injected into the host since boot.
         host_faults: u64,
     }
-    /// Host: it runs.
+    /// Host: it has started.
     Host "host" {
-        /// CurrentEL.EL.
+        /// CurrentEL.EL: the exception level.
         el: u64,
-        /// CPUs that came up.
+        /// The number of CPUs that came up.
         cpus: u64,
     }
-    /// Host: the VM is made and about to run.
+    /// Host: the VM is built and starts next.
     Vm "vm" {
-        /// Size of its memory object in bytes.
+        /// The size of its memory object in bytes.
         object_bytes: u64,
-        /// Pages donated to it so far, those of the pool among them.
+        /// The number of pages donated to it so far, with those of the pool.
         pages_donated: u64,
-        /// vCPUs.
+        /// The number of vCPUs.
         vcpus: u64,
     }
-    /// Host: it tried to read and to write a private page of the guest's.
+    /// Host: it tried to read and to write a private page of the guest.
     Attack "attack" {
         /// The read took a fault.
         read_faulted: bool,
         /// The write took a fault.
         write_faulted: bool,
     }
-    /// Host: the VM's run is over and what it cost.
+    /// Host: the VM has stopped. The fields are its costs.
     GuestEnd "guest-end" {
-        /// How it ended.
+        /// How it stopped.
         reason: GuestEnd,
-        /// Pages donated over its life, those of the pool among them.
+        /// The number of pages donated over its life, with those of the pool.
         pages_donated: u64,
-        /// Exits that the VMM handled.
+        /// The number of exits that the VMM handled.
         exits: u64,
-        /// Bytes that the VMM copied between shared memory and its own.
+        /// The number of bytes that the VMM copied between shared memory and its own.
         copied_bytes: u64,
-        /// Block requests served.
+        /// The number of block requests served.
         requests: u64,
     }
-    /// Host: it has looked at every page that came back.
+    /// Host: it has read every page that came back.
     Teardown "teardown" {
-        /// How many it looked at.
+        /// The number of pages that it read.
         pages_returned: u64,
-        /// How many held anything but zeroes.
+        /// The number of pages that were not all zeroes.
         pages_nonzero: u64,
     }
-    /// Guest: what it found and did about its hypervisor.
+    /// Guest: its hypervisor, and the pages that it shares.
     Guest "guest" {
         /// The vendor-hypervisor UID.
         uid: Uid,
-        /// Word 0 of FEATURES.
+        /// Word 0 of the result of FEATURES.
         features: u64,
-        /// Pages that it shared.
+        /// The number of pages that it shared.
         shares: u64,
     }
-    /// Guest: its disk job is done.
+    /// Guest: its disk job is complete.
     Disk "disk" {
         /// Bytes read.
         read_bytes: u64,
         /// Bytes written.
         written_bytes: u64,
-        /// Blocks whose digest was right.
+        /// The number of blocks with the right digest.
         blocks_verified: u64,
-        /// Blocks whose digest was wrong, or that could not be read.
+        /// The number of blocks with a wrong digest, or that could not be read.
         blocks_failed: u64,
-        /// SHA-256 of the disk's content as the guest left it.
+        /// SHA-256 of the disk's content after the job.
         sha256: Digest,
         /// Duration in ticks of CNTVCT_EL0.
         ticks: u64,
         /// CNTFRQ_EL0.
         frequency_hz: u64,
     }
-    /// Guest: all done; whether its private memory is as it left it, and what it cost.
+    /// Guest: it has finished. The fields tell whether its private memory is intact, and its costs.
     GuestDone "guest-done" {
-        /// Code, constants and a canary page hash to what they hashed to at the start.
+        /// The hash of its code, constants and a canary page is still that of the start.
         content_intact: bool,
-        /// Hypercalls made.
+        /// The number of hypercalls made.
         hypercalls: u64,
-        /// Bytes copied between private and shared memory.
+        /// The number of bytes copied between private and shared memory.
         copied_bytes: u64,
     }
-    /// Guest or host, in a benchmark: it has timed something of its own.
+    /// Guest or host, in a benchmark: a timed operation of its own.
     Sample "sample" {
-        /// What.
+        /// The operation.
         operation: Operation,
         /// CNTVCT_EL0 before it.
         start: u64,
         /// CNTVCT_EL0 after it.
         end: u64,
-        /// How many of them it was: one, or the pages that one call was for.
+        /// The number of operations: 1, or the pages of one call.
         units: u64,
     }
-    /// Host, in a benchmark: it has called the hypervisor.
+    /// Host, in a benchmark: a call to the hypervisor.
     Crossing "crossing" {
         /// CNTVCT_EL0 right before the call.
         entered: u64,

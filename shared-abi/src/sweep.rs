@@ -1,21 +1,21 @@
-//! The register sweep of the system tests: the plan that guests and host get, and the lines that they report.
+//! The register sweep of the system tests: the plan for guests and host, and the lines of their reports.
 
 use core::fmt;
 
-/// A system register as MRS and MSR (register) name it, with op0 = 2 or 3: bits 19 to 5 of the
-/// instruction (Arm ARM DDI0487, C6.2.234).
+/// A system register, as MRS and MSR (register) encode it with op0 = 2 or 3: bits 19 to 5 of the instruction (Arm ARM
+/// DDI0487, C6.2.234).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RegisterEncoding(u16);
 
 impl RegisterEncoding {
-    /// How many there are.
+    /// The number of encodings.
     pub const COUNT: usize = 1 << 15;
 
     /// The register `S<op0>_<op1>_C<crn>_C<crm>_<op2>`.
     ///
     /// # Panics
     ///
-    /// If a field is too large, or `op0` is not 2 or 3.
+    /// If a field is too large for the encoding, or `op0` is not 2 or 3.
     #[must_use]
     pub const fn new(op0: u8, op1: u8, crn: u8, crm: u8, op2: u8) -> Self {
         assert!(matches!(op0, 2 | 3) && op1 < 8 && crn < 16 && crm < 16 && op2 < 8);
@@ -23,12 +23,12 @@ impl RegisterEncoding {
         Self(op0 << 14 | op1 << 11 | crn << 7 | crm << 3 | op2 as u16)
     }
 
-    /// All of them.
+    /// Returns all encodings in order.
     pub fn all() -> impl Iterator<Item = Self> {
         (0..Self::COUNT as u16).map(Self)
     }
 
-    /// Its bits of the instruction.
+    /// Returns bits 19 to 5 of the instruction.
     #[must_use]
     pub const fn number(self) -> u16 {
         self.0
@@ -47,29 +47,29 @@ impl fmt::Display for RegisterEncoding {
     }
 }
 
-/// How often the writing guest writes each register.
+/// The number of times that the writing guest writes each register.
 pub const PHASES: usize = 4;
 
-/// Whether a phase has the complement of a register's pattern. The two do not alternate, as the lowest bit of a
-/// counter does.
+/// Returns true if a phase writes the complement of a register's pattern. The phases do not simply alternate, because
+/// the lowest bit of a counter does.
 #[must_use]
 pub const fn is_complement(phase: usize) -> bool {
     phase.count_ones() % 2 == 1
 }
 
-/// The value for a register in a phase; the plan says which bits of it are written.
+/// Returns the value for a register in a phase. The plan tells which of its bits are written.
 #[must_use]
 pub const fn pattern(register: RegisterEncoding, phase: usize) -> u64 {
-    /// As many ones as zeroes in each byte, and no byte like another.
+    /// Each byte has as many ones as zeroes, and no two bytes are equal.
     const SEED: u64 = 0x5a3c_69a5_c396_7887;
     let pattern = SEED.rotate_left(register.0 as u32);
     if is_complement(phase) { !pattern } else { pattern }
 }
 
-/// The accesses to each register that host and guests may make. It is the guests' initial RAM disk.
+/// The accesses that host and guests may make to each register. The plan is the guests' initial RAM disk.
 ///
-/// For each encoding, in order, the bits that may be written as a little-endian word; then for each a byte
-/// that is not 0 if it may be read.
+/// It has two parts, both in the order of encodings: a little-endian 64-bit word with the bits that may be written,
+/// for each encoding; then a byte that is not 0 if the register may be read, for each encoding.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan<'a> {
     writable: &'a [[u8; 8]],
@@ -77,10 +77,10 @@ pub struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Its size.
+    /// The plan's size in bytes.
     pub const BYTES: usize = RegisterEncoding::COUNT * 9;
 
-    /// Reads a plan; `None` if it has another size.
+    /// Parses a plan. Returns `None` if its size is wrong.
     #[must_use]
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         if bytes.len() != Self::BYTES {
@@ -95,39 +95,39 @@ impl<'a> Plan<'a> {
     ///
     /// # Panics
     ///
-    /// If they are too few.
+    /// If `bytes` is shorter than [`Self::BYTES`].
     pub fn put(bytes: &mut [u8], register: RegisterEncoding, may_read: bool, writable_bits: u64) {
         let index = register.index();
         bytes[8 * index..][..8].copy_from_slice(&writable_bits.to_le_bytes());
         bytes[8 * RegisterEncoding::COUNT + index] = may_read.into();
     }
 
-    /// Whether it may be read.
+    /// Returns true if the register may be read.
     #[must_use]
     pub fn may_read(&self, register: RegisterEncoding) -> bool {
         self.readable.get(register.index()).is_some_and(|byte| *byte != 0)
     }
 
-    /// The bits of it that may be written.
+    /// Returns the register's bits that may be written.
     #[must_use]
     pub fn writable_bits(&self, register: RegisterEncoding) -> u64 {
         self.writable.get(register.index()).map_or(0, |bytes| u64::from_le_bytes(*bytes))
     }
 }
 
-/// The values that a party read from a register, one for each phase: the writing guest after it wrote all
-/// registers, the others in their next turn. [`fmt::Display`] writes its line.
+/// The values that a party read from a register, one for each phase. The writing guest reads after it has written all
+/// registers, the other parties in their next turn. [`fmt::Display`] writes its line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Observation {
-    /// The writing guest is 1, the other guest 2, the host 3.
+    /// The party: 1 is the writing guest, 2 the other guest, 3 the host.
     pub party: u64,
     /// The register.
     pub register: RegisterEncoding,
-    /// Its values.
+    /// The values.
     pub values: [u64; PHASES],
 }
 
-/// What an observation's line starts with.
+/// The start of an observation's line.
 const PREFIX: &str = "sweep ";
 
 impl fmt::Display for Observation {
@@ -138,7 +138,7 @@ impl fmt::Display for Observation {
 }
 
 impl Observation {
-    /// Reads a line; `None` if it is none.
+    /// Parses a line. Returns `None` for any other line.
     #[must_use]
     pub fn parse(line: &str) -> Option<Self> {
         let mut words = line.trim_end().strip_prefix(PREFIX)?.split(' ');

@@ -1,7 +1,7 @@
-//! Entering and leaving a vCPU: all that the host may say, and all that it is told.
+//! Entry and exit of a vCPU: all input from the host, and all output to it.
 //!
-//! Everything travels in registers of the `VcpuRun` call, so nothing can change between a check and
-//! its use. The guest's own registers never leave the hypervisor.
+//! All of it is in registers of the `VcpuRun` call, so it cannot change between check and use. The guest's own
+//! registers never leave the hypervisor.
 //!
 //! | register | entry | exit |
 //! | --- | --- | --- |
@@ -19,31 +19,31 @@ use crate::host_call::{Arguments, VcpuIndex};
 use crate::list_register::check_all;
 pub use crate::list_register::{InterruptState, LIST_REGISTERS, ListRegister, VIRTUAL_TIMER_INTID};
 
-/// What becomes of the access that the last exit was about.
+/// The outcome of the access that caused the last exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Resume {
-    /// Go on: there was none, or the instruction runs again.
+    /// No access is pending, or the instruction runs again.
     Continue,
-    /// The MMIO read gave this value; only the bytes of the access count.
+    /// The MMIO read returned this value. Only the bytes of the access count.
     MmioRead(u64),
-    /// The MMIO write was done.
+    /// The MMIO write is complete.
     MmioWritten,
-    /// Nothing is there: the guest takes a synchronous external abort.
+    /// No device is there: the guest takes a synchronous external abort.
     Abort,
 }
 
-/// What the host says when it enters a vCPU.
+/// The host's input to an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Entry {
-    /// The end of a pending MMIO access; [`Resume::Continue`] where none is pending.
+    /// The outcome of the pending MMIO access; [`Resume::Continue`] if none is pending.
     pub resume: Resume,
     /// The virtual interrupts.
     pub list_registers: [ListRegister; LIST_REGISTERS],
 }
 
 impl Entry {
-    /// Reads the entry from x1 to x17 of a `VcpuRun`.
-    #[inline(always)]
+    /// Parses the entry from x1 to x17 of a `VcpuRun`.
+    #[inline(always)] // mmio_exit: the entry stays in registers
     pub(crate) fn parse(x: &Arguments) -> Result<Self, CallError> {
         let resume = match (x[2], x[3]) {
             (0, 0) => Resume::Continue,
@@ -53,7 +53,7 @@ impl Entry {
             _ => return Err(CallError::InvalidParameter),
         };
         let list_registers = [x[4], x[5], x[6], x[7]].map(ListRegister);
-        // Mostly no interrupt is under way.
+        // In most entries all list registers are free, so one test covers them.
         if (x[4] | x[5] | x[6] | x[7]) != 0 {
             let [a, b, c, d] = list_registers;
             check_all(a, b, c, d)?;
@@ -61,7 +61,7 @@ impl Entry {
         Ok(Self { resume, list_registers })
     }
 
-    #[inline(always)]
+    #[inline(always)] // mmio_exit: the host's call is made in registers
     pub(crate) fn emit(&self, x: &mut Arguments) {
         (x[2], x[3]) = match self.resume {
             Resume::Continue => (0, 0),
@@ -90,7 +90,7 @@ pub enum AccessSize {
 }
 
 impl AccessSize {
-    /// The size of that many bytes.
+    /// Returns the size of `bytes` bytes, or `None` if no access has that size.
     #[must_use]
     pub const fn from_bytes(bytes: u64) -> Option<Self> {
         match bytes {
@@ -102,8 +102,8 @@ impl AccessSize {
         }
     }
 
-    /// The size of 2^0 to 2^3 bytes; of a greater one, that of 2^3.
-    #[inline]
+    /// Returns the size of 2^`log2` bytes. A value above 3 counts as 3.
+    #[inline] // mmio_exit: the syndrome is decoded in registers
     #[must_use]
     pub const fn from_log2(log2: u64) -> Self {
         match log2 {
@@ -114,29 +114,29 @@ impl AccessSize {
         }
     }
 
-    /// In bytes.
+    /// Returns the size in bytes.
     #[must_use]
     pub const fn bytes(self) -> u64 {
         self as u64
     }
 
-    /// The bits of a value of this size.
+    /// Returns a mask of the bits of a value of this size.
     #[must_use]
     pub const fn mask(self) -> u64 {
         u64::MAX >> (64 - 8 * self.bytes())
     }
 }
 
-/// Why a VM was stopped for good.
+/// The reason to stop a VM permanently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StopReason {
-    /// It touched a page that the host had taken by force.
+    /// It accessed a page that the host had taken by force.
     Poisoned(Gfn),
-    /// It did something that a guest has no business doing; the exception class (ESR_EL2.EC).
+    /// It took an exception that no guest may cause; the exception class (ESR_EL2.EC).
     Exception(u8),
 }
 
-/// The reasons for an exit, as they are numbered in x1.
+/// The codes of exit reasons in x1.
 mod reason {
     pub(super) const INTERRUPTED: u64 = 0;
     pub(super) const WFI: u64 = 1;
@@ -153,84 +153,84 @@ mod reason {
     pub(super) const RELINQUISHED: u64 = 12;
 }
 
-/// Why a vCPU exited: the whole of what the host learns. It is numbered as [`ExitRecord::emit`] says it, so that
-/// nothing has to be looked up for that.
+/// The reason for a vCPU's exit: all that the host learns. Discriminants are the codes that [`ExitRecord::emit`]
+/// writes, so no table is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u64)]
 pub enum Exit {
-    /// A physical interrupt is the host's to take.
+    /// A physical interrupt is pending for the host.
     Interrupted = reason::INTERRUPTED,
-    /// The guest waits for an interrupt; the virtual timer will fire when CNTVCT_EL0 reaches the
-    /// deadline, if it is armed.
+    /// The guest waits for an interrupt. If its virtual timer is armed, the timer fires when CNTVCT_EL0 reaches the
+    /// deadline.
     Wfi {
-        /// A value of CNTVCT_EL0.
+        /// A value of CNTVCT_EL0, if the virtual timer is armed.
         deadline: Option<u64>,
     } = reason::WFI,
-    /// The guest read a device: resume with [`Resume::MmioRead`] or [`Resume::Abort`].
+    /// The guest read a device. Resume with [`Resume::MmioRead`] or [`Resume::Abort`].
     MmioRead {
-        /// Where.
+        /// The address.
         ipa: Ipa,
-        /// How many bytes.
+        /// The size of the access.
         size: AccessSize,
     } = reason::MMIO_READ,
-    /// The guest wrote a device: resume with [`Resume::MmioWritten`] or [`Resume::Abort`].
+    /// The guest wrote to a device. Resume with [`Resume::MmioWritten`] or [`Resume::Abort`].
     MmioWrite {
-        /// Where.
+        /// The address.
         ipa: Ipa,
-        /// How many bytes.
+        /// The size of the access.
         size: AccessSize,
-        /// What; no bits above the size.
+        /// The value; bits above the size are 0.
         value: u64,
     } = reason::MMIO_WRITE,
-    /// The guest needs a page of a bound object that is absent: populate it and enter again.
+    /// The guest accessed an absent page of a bound object. Populate it and enter again.
     MemoryFault {
-        /// Which page.
+        /// The page.
         gfn: Gfn,
     } = reason::MEMORY_FAULT,
-    /// The VM's pool ran out: top it up by so many pages and enter again.
+    /// The VM's pool has too few pages. Top it up and enter again.
     NeedPages {
-        /// How many.
+        /// The number of pages to add.
         pages: u64,
     } = reason::NEED_PAGES,
-    /// The guest sent software-generated interrupts: the value that it wrote to ICC_SGI1R_EL1.
+    /// The guest sent software-generated interrupts. The value is the one that it wrote to ICC_SGI1R_EL1.
     Sgi {
-        /// The register.
+        /// The value of ICC_SGI1R_EL1.
         sgi1r: u64,
     } = reason::SGI,
-    /// The guest started another of its vCPUs (PSCI CPU_ON): it can be entered now.
+    /// The guest started another of its vCPUs (PSCI CPU_ON), which can now be entered.
     CpuOn {
-        /// Which.
+        /// The vCPU.
         vcpu: VcpuIndex,
     } = reason::CPU_ON,
-    /// This vCPU is off (PSCI CPU_OFF) until another starts it.
+    /// This vCPU is off (PSCI CPU_OFF) until another vCPU starts it.
     CpuOff = reason::CPU_OFF,
-    /// The guest wants power off (PSCI SYSTEM_OFF). No vCPU of it runs again.
+    /// The guest asked for power-off (PSCI SYSTEM_OFF). None of its vCPUs runs again.
     SystemOff = reason::SYSTEM_OFF,
-    /// The guest wants a reset (PSCI SYSTEM_RESET). No vCPU of it runs again.
+    /// The guest asked for a reset (PSCI SYSTEM_RESET). None of its vCPUs runs again.
     SystemReset = reason::SYSTEM_RESET,
-    /// The hypervisor stopped the VM. No vCPU of it runs again.
+    /// The hypervisor stopped the VM. None of its vCPUs runs again.
     Stopped(StopReason) = reason::STOPPED,
-    /// The guest gave a page back: it is wiped and the host's again, and absent for the guest.
+    /// The guest relinquished a page: it is wiped, belongs to the host, and is absent for the guest.
     Relinquished {
-        /// Which page.
+        /// The page.
         gfn: Gfn,
     } = reason::RELINQUISHED,
 }
 
-/// What the host is told when a vCPU exits.
+/// The record that the host gets when a vCPU exits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ExitRecord {
-    /// Why.
+    /// The reason.
     pub exit: Exit,
-    /// The virtual interrupts as the guest left them.
+    /// The virtual interrupts, as the guest left them.
     pub list_registers: [ListRegister; LIST_REGISTERS],
     /// The virtual timer is enabled, not masked, and has reached its deadline.
     pub timer_fired: bool,
 }
 
 impl ExitRecord {
-    /// Writes the record to x1 to x17.
-    #[inline(always)]
+    /// Encodes the record in x1 to x17.
+    #[inline(always)] // mmio_exit: only the registers of the exit that it is are written
     #[must_use]
     pub fn emit(&self) -> Arguments {
         let fields = match self.exit {
@@ -256,8 +256,8 @@ impl ExitRecord {
         [number, a, b, c, l0.0, l1.0, l2.0, l3.0, timer, 0, 0, 0, 0, 0, 0, 0, 0]
     }
 
-    /// Reads the record from x1 to x17; `None` for one that this version does not know.
-    #[inline(always)]
+    /// Parses the record from x1 to x17. Returns `None` if its code is unknown.
+    #[inline(always)] // mmio_exit: the host reads only the registers of the exit that it is
     #[must_use]
     pub fn parse(x: &Arguments) -> Option<Self> {
         let [number, a, b, c, l0, l1, l2, l3, timer, ..] = *x;

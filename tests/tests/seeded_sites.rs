@@ -35,7 +35,6 @@ fn sites(text: &str) -> Vec<&str> {
 }
 
 #[test]
-#[ignore = "until the redesign lands"]
 fn a_place_of_a_bug_is_a_line_of_its_own() {
     let mut total = 0;
     let mut wrong = Vec::new();

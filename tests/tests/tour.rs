@@ -14,7 +14,6 @@ const LISTS: usize = 3;
 const MOST_STOPS: usize = 10;
 
 #[test]
-#[ignore = "until the redesign lands"]
 fn each_stop_of_the_tour_is_where_it_says() {
     let document = Document::read(Path::new("docs/architecture.md"));
     let lists = lists(&document).unwrap_or_else(|wrong| panic!("{}", wrong.join("\n")));

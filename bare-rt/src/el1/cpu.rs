@@ -1,17 +1,17 @@
-//! One instruction, or one sequence that the architecture prescribes, per function.
+//! CPU instructions. Each function executes one, or a sequence that the architecture prescribes.
 
 use core::arch::asm;
 
-/// DAIF.I as `mrs`/`msr daif` have it.
+/// DAIF.I, as MRS and MSR of DAIF place it.
 const DAIF_I: u64 = 1 << 7;
 
 /// Bits of CNTV_CTL_EL0 and CNTP_CTL_EL0 (Arm ARM DDI0487 L.b, D24.10.17).
 pub mod timer_control {
-    /// The timer runs.
+    /// The timer is enabled.
     pub const ENABLE: u64 = 1 << 0;
     /// Its interrupt is masked.
     pub const IMASK: u64 = 1 << 1;
-    /// The condition is met.
+    /// The timer's condition is met.
     pub const ISTATUS: u64 = 1 << 2;
 }
 
@@ -21,8 +21,7 @@ macro_rules! read_register {
         #[must_use]
         pub fn $function() -> u64 {
             let value;
-            // SAFETY: EL1 has the registers named below, and a read of them has no effect on memory or on the
-            // CPU's state.
+            // SAFETY: the invocations below name registers that exist at EL1 and whose read has no side effect.
             unsafe {
                 asm!(
                     concat!("mrs {}, ", $register),
@@ -39,8 +38,7 @@ macro_rules! write_register {
     ($(#[$doc:meta])* $function:ident, $register:literal) => {
         $(#[$doc])*
         pub fn $function(value: u64) {
-            // SAFETY: the registers named below are timers': they decide when an interrupt is pending, and
-            // nothing else.
+            // SAFETY: the invocations below name timer registers. They decide only when an interrupt is pending.
             unsafe {
                 asm!(
                     concat!("msr ", $register, ", {}"),
@@ -54,17 +52,17 @@ macro_rules! write_register {
 }
 
 read_register!(
-    /// CurrentEL, shifted: 1 at EL1.
+    /// CurrentEL, unshifted: the exception level is in bits 3 and 2.
     current_el_raw,
     "CurrentEL"
 );
 read_register!(
-    /// MPIDR_EL1: this CPU's affinity, which PSCI names it by.
+    /// MPIDR_EL1: this CPU's affinity fields, by which PSCI names it.
     mpidr,
     "mpidr_el1"
 );
 read_register!(
-    /// CNTFRQ_EL0: ticks of the counters per second.
+    /// CNTFRQ_EL0: the frequency of the counters in Hz.
     counter_frequency,
     "cntfrq_el0"
 );
@@ -79,123 +77,122 @@ read_register!(
     "cntp_ctl_el0"
 );
 read_register!(
-    /// TPIDR_EL1: a word of software's own per CPU.
+    /// TPIDR_EL1: a word per CPU for software's use.
     thread_pointer,
     "tpidr_el1"
 );
 write_register!(
-    /// Sets CNTV_CTL_EL0: see [`timer_control`].
+    /// Writes CNTV_CTL_EL0: see [`timer_control`].
     set_virtual_timer_control,
     "cntv_ctl_el0"
 );
 write_register!(
-    /// Sets CNTV_CVAL_EL0: the virtual count at which the timer's condition is met.
+    /// Writes CNTV_CVAL_EL0: the virtual count at which the timer's condition is met.
     set_virtual_timer_compare,
     "cntv_cval_el0"
 );
 write_register!(
-    /// Sets CNTP_CTL_EL0: see [`timer_control`].
+    /// Writes CNTP_CTL_EL0: see [`timer_control`].
     set_physical_timer_control,
     "cntp_ctl_el0"
 );
 write_register!(
-    /// Sets CNTP_CVAL_EL0: the physical count at which the timer's condition is met.
+    /// Writes CNTP_CVAL_EL0: the physical count at which the timer's condition is met.
     set_physical_timer_compare,
     "cntp_cval_el0"
 );
 
-/// The current exception level.
+/// Returns the current exception level.
 #[must_use]
 pub fn current_el() -> u64 {
     (current_el_raw() >> 2) & 3
 }
 
-/// CNTVCT_EL0: the virtual count, not read ahead of the instructions before.
+/// Returns CNTVCT_EL0, the virtual count, in ticks. The read is not speculated ahead of earlier instructions.
 #[must_use]
 pub fn virtual_count() -> u64 {
     let value;
-    // SAFETY: reading the counter has no effect on memory; the ISB keeps it in program order.
+    // SAFETY: a read of the counter has no side effect. The ISB keeps it in program order.
     unsafe {
         asm!("isb", "mrs {}, cntvct_el0", out(reg) value, options(nostack, preserves_flags));
     }
     value
 }
 
-/// CNTPCT_EL0: the physical count, not read ahead of the instructions before.
+/// Returns CNTPCT_EL0, the physical count, in ticks. The read is not speculated ahead of earlier instructions.
 #[must_use]
 pub fn physical_count() -> u64 {
     let value;
-    // SAFETY: reading the counter has no effect on memory; the ISB keeps it in program order.
+    // SAFETY: a read of the counter has no side effect. The ISB keeps it in program order.
     unsafe {
         asm!("isb", "mrs {}, cntpct_el0", out(reg) value, options(nostack, preserves_flags));
     }
     value
 }
 
-/// Sets TPIDR_EL1: a word of software's own per CPU.
+/// Writes TPIDR_EL1, a word per CPU for software's use.
 pub fn set_thread_pointer(value: u64) {
-    // SAFETY: TPIDR_EL1 has no effect on the hardware, and this crate makes no pointer of it.
+    // SAFETY: TPIDR_EL1 has no effect on the hardware, and this crate makes no pointer from it.
     unsafe {
         asm!("msr tpidr_el1, {}", in(reg) value, options(nomem, nostack, preserves_flags));
     }
 }
 
-/// Lets this CPU take IRQs.
+/// Unmasks IRQs on this CPU.
 pub fn enable_irq() {
-    // SAFETY: handlers keep every register of the code that they interrupt (`vectors`).
+    // SAFETY: `vectors` saves and restores every register of the code that an IRQ interrupts.
     unsafe {
         asm!("msr daifclr, #2", options(nostack, preserves_flags));
     }
 }
 
-/// Keeps this CPU from taking IRQs.
+/// Masks IRQs on this CPU.
 pub fn disable_irq() {
     mask_irq();
 }
 
-/// Masks IRQs and returns DAIF as it was before; [`IrqMasked`](super::lock::IrqMasked) is the way
-/// to use it.
+/// Masks IRQs and returns the old value of DAIF. Callers use it through [`IrqMasked`](super::lock::IrqMasked).
 pub fn mask_irq() -> u64 {
     let daif;
-    // SAFETY: the CPU only delays interrupts that are masked; no memory and no other register changes.
+    // SAFETY: masking only delays interrupts. No memory and no other register changes.
     unsafe {
         asm!("mrs {}, daif", "msr daifset, #2", out(reg) daif, options(nostack, preserves_flags));
     }
     daif
 }
 
-/// Sets DAIF to a value that [`mask_irq`] returned.
+/// Restores a value of DAIF that [`mask_irq`] returned.
 pub fn restore_daif(daif: u64) {
-    // SAFETY: `daif` comes from `mask_irq`, so that no more is unmasked than was before; handlers keep every
-    // register of the code that they interrupt (`vectors`).
+    // SAFETY: `daif` comes from `mask_irq`, so this unmasks only what was unmasked before. `vectors` saves and
+    // restores every register of the code that an IRQ interrupts.
     unsafe {
         asm!("msr daif, {}", in(reg) daif, options(nostack, preserves_flags));
     }
 }
 
-/// Whether this CPU takes IRQs now.
+/// Returns true if IRQs are unmasked on this CPU.
 #[must_use]
 pub fn irq_enabled() -> bool {
     let daif: u64;
-    // SAFETY: reading DAIF has no effect.
+    // SAFETY: a read of DAIF has no side effect.
     unsafe {
         asm!("mrs {}, daif", out(reg) daif, options(nomem, nostack, preserves_flags));
     }
     daif & DAIF_I == 0
 }
 
-/// Waits until an interrupt is pending, masked or not.
+/// Waits until an interrupt is pending, even if it is masked.
 ///
-/// To wait for a condition that a handler sets: mask interrupts, test the condition, `wfi`, unmask.
-/// A pending interrupt ends the wait although it is masked, so none is lost.
+/// To wait for a condition that a handler sets, mask interrupts, test the condition, call `wfi`, and unmask. No
+/// interrupt is lost: a pending interrupt ends the wait although it is masked.
 pub fn wfi() {
-    // SAFETY: the CPU pauses; nothing else changes. The barrier completes earlier accesses first.
+    // SAFETY: WFI only pauses the CPU. The barrier completes earlier accesses first.
     unsafe {
         asm!("dsb sy", "wfi", options(nostack, preserves_flags));
     }
 }
 
-/// Waits for all accesses before it to be complete, for all observers.
+/// DSB SY: all earlier accesses are complete for all observers.
 pub fn dsb_sy() {
     // SAFETY: a barrier changes no state.
     unsafe {
@@ -203,11 +200,11 @@ pub fn dsb_sy() {
     }
 }
 
-/// Cleans the data cache to the point of coherency over these bytes: a reader without caches, such
-/// as a CPU that starts with its MMU off, then sees what was written.
+/// Cleans these bytes from the data cache to the point of coherency. A reader without caches, such as a CPU that
+/// starts with its MMU off, then reads the current content.
 pub fn clean_to_poc(start: u64, bytes: u64) {
     for line in cache_lines(start, bytes) {
-        // SAFETY: cleaning writes back what is there already; no content changes.
+        // SAFETY: a clean writes back the cache's content; no content changes.
         unsafe {
             asm!("dc cvac, {}", in(reg) line, options(nostack, preserves_flags));
         }
@@ -215,10 +212,10 @@ pub fn clean_to_poc(start: u64, bytes: u64) {
     dsb_sy();
 }
 
-/// Cleans and invalidates the data cache to the point of coherency over these bytes.
+/// Cleans and invalidates these bytes in the data cache to the point of coherency.
 pub fn clean_and_invalidate_to_poc(start: u64, bytes: u64) {
     for line in cache_lines(start, bytes) {
-        // SAFETY: cleaning writes back what is there already; no content changes.
+        // SAFETY: the clean writes each line back before it is invalidated; no content changes.
         unsafe {
             asm!("dc civac, {}", in(reg) line, options(nostack, preserves_flags));
         }
@@ -226,10 +223,10 @@ pub fn clean_and_invalidate_to_poc(start: u64, bytes: u64) {
     dsb_sy();
 }
 
-/// The addresses of the cache lines that hold these bytes.
+/// Returns the addresses of the cache lines that hold these bytes.
 fn cache_lines(start: u64, bytes: u64) -> impl Iterator<Item = u64> {
     let cache_type: u64;
-    // SAFETY: reading CTR_EL0 has no effect.
+    // SAFETY: a read of CTR_EL0 has no side effect.
     unsafe {
         asm!("mrs {}, ctr_el0", out(reg) cache_type, options(nomem, nostack, preserves_flags));
     }

@@ -1,7 +1,7 @@
-//! The FP and SIMD registers as a value, for binaries that are compiled without them.
+//! The FP and SIMD registers as a value, for binaries that are compiled for a soft-float target.
 //!
-//! The system tests of the world switch use it: a party loads a pattern of its own, lets others run, and
-//! compares.
+//! The system tests of the world switch use it: a party loads its own pattern, lets other parties run, and compares
+//! the registers with the pattern.
 
 /// V0 to V31, FPCR and FPSR.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,11 +19,11 @@ const FPCR_FIELDS: u64 = 0b1_1111 << 22 | 1 << 19;
 const FPSR_FIELDS: u64 = 1 << 27 | 1 << 7 | 0b1_1111;
 
 impl FpState {
-    /// All registers 0.
+    /// All registers are 0.
     pub const ZERO: Self = Self { q: [0; 32], fpcr: 0, fpsr: 0 };
 
-    /// A value for each register that differs from register to register, party to party and round to
-    /// round. FPCR and FPSR have few bits, so that they differ most of the time.
+    /// Returns a pattern. Its values differ between registers, parties and rounds. FPCR and FPSR have few bits, so
+    /// their values differ in most cases only.
     #[must_use]
     pub fn pattern(party: u64, round: u64) -> Self {
         let seed = mix(mix(party) ^ round);
@@ -35,7 +35,7 @@ impl FpState {
         Self { q, fpcr: word(64) & FPCR_FIELDS, fpsr: word(65) & FPSR_FIELDS }
     }
 
-    /// The registers that differ, one bit each: bits 0 to 31 are V0 to V31, 32 is FPCR, 33 is FPSR.
+    /// Returns a bit for each register that differs: bits 0 to 31 are V0 to V31, 32 is FPCR, 33 is FPSR.
     #[must_use]
     pub fn difference(&self, other: &Self) -> u64 {
         let vectors = self.q.iter().zip(&other.q).enumerate();
@@ -44,7 +44,7 @@ impl FpState {
     }
 }
 
-/// A bijection of 64 bits under which neighbours have nothing in common (SplitMix64).
+/// A bijection of 64 bits that maps neighbours to unrelated values (SplitMix64).
 const fn mix(value: u64) -> u64 {
     let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let value = (value ^ value >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -59,7 +59,7 @@ mod registers {
 
     use super::FpState;
 
-    /// An instruction for each of q0 to q31 and its place in a [`FpState`] that x0 points to.
+    /// Applies an instruction to each of q0 to q31 and its place in the [`FpState`] that x0 points to.
     macro_rules! all_q {
         ($instruction:literal) => {
             concat!(
@@ -100,26 +100,26 @@ mod registers {
     }
 
     impl FpState {
-        /// Lets EL1 use the registers on this CPU: CPACR_EL1.FPEN (Arm ARM DDI0487 L.b, D24.2.34).
+        /// Permits EL1 to use FP and SIMD on this CPU: CPACR_EL1.FPEN (Arm ARM DDI0487 L.b, D24.2.34).
         pub fn permit() {
             const FPEN: u64 = 0b11 << 20;
-            // SAFETY: the target is soft-float, so that the compiler uses no FP register, trapped or not.
+            // SAFETY: the target is soft-float, so the compiler uses no FP register.
             unsafe { asm!("msr cpacr_el1, {}", "isb", in(reg) FPEN, options(nostack, preserves_flags)) }
         }
 
-        /// Returns the registers of this CPU, on which [`Self::permit`] was called.
+        /// Returns the FP and SIMD registers of this CPU. The caller has called [`Self::permit`] on it.
         #[must_use]
         pub fn current() -> Self {
             let mut state = Self::ZERO;
-            // SAFETY: `state` is a local variable, so that `store` may write a whole `FpState` to it.
+            // SAFETY: `store` writes a whole `FpState`, and `state` is a local variable of that type.
             unsafe { store(&raw mut state) };
             state
         }
 
-        /// Loads the registers of this CPU, on which [`Self::permit`] was called.
+        /// Loads the FP and SIMD registers of this CPU. The caller has called [`Self::permit`] on it.
         pub fn load(&self) {
-            // SAFETY: `self` is a whole `FpState`, which `load` reads. The target is soft-float, so that the
-            // compiler keeps nothing in the registers that change.
+            // SAFETY: `load` reads a whole `FpState`, which `self` is. The target is soft-float, so the compiler
+            // keeps no value in the registers that change.
             unsafe { load(&raw const *self) };
         }
     }

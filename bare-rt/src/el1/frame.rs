@@ -4,26 +4,26 @@ use core::fmt;
 
 use super::syndrome::Syndrome;
 
-/// What an exception found in the CPU, and what it goes back to: the vectors restore all of it but
-/// [`sp`](Self::sp), [`esr`](Self::esr) and [`far`](Self::far), as the handler left it.
+/// The registers at an exception. After the handler, the vectors restore all of them as the handler left them, except
+/// [`sp`](Self::sp), [`esr`](Self::esr) and [`far`](Self::far).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Frame {
     /// x0 to x30.
     pub x: [u64; 31],
-    /// The stack pointer before the exception. For information: it is not restored from here.
+    /// The stack pointer before the exception. It is for information: the vectors do not restore it.
     pub sp: u64,
-    /// ELR_EL1: where to go back to.
+    /// ELR_EL1: the address to return to.
     pub elr: u64,
-    /// SPSR_EL1: the PSTATE to go back to.
+    /// SPSR_EL1: the PSTATE to restore.
     pub spsr: u64,
-    /// ESR_EL1: why.
+    /// ESR_EL1: the syndrome.
     pub esr: u64,
-    /// FAR_EL1: the address that faulted, where the syndrome says that it is valid.
+    /// FAR_EL1: the faulting address, if the syndrome says that it is valid.
     pub far: u64,
 }
 
-// The stack pointer is 16-byte aligned at every exception level, always (AAPCS64, 6.4.5.1).
+// AAPCS64, 6.4.5.1: the stack pointer is 16-byte aligned at all times.
 const _: () = assert!(size_of::<Frame>().is_multiple_of(16));
 
 impl Frame {
@@ -33,7 +33,7 @@ impl Frame {
         Syndrome::from_esr(self.esr)
     }
 
-    /// The address that a load, a store or a fetch faulted on, if that is known.
+    /// Returns the faulting address of a load, a store or a fetch, if it is valid.
     #[must_use]
     pub fn fault_address(&self) -> Option<u64> {
         match self.syndrome() {
@@ -46,7 +46,7 @@ impl Frame {
 }
 
 impl fmt::Display for Frame {
-    /// Several lines for a person who looks for the cause.
+    /// Writes several lines for a person who looks for the cause.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.syndrome())?;
         writeln!(
@@ -64,7 +64,7 @@ impl fmt::Display for Frame {
     }
 }
 
-/// Which of the sixteen entries of the vector table an exception came by.
+/// The entry of the vector table that an exception used, 0 to 15.
 ///
 /// Arm ARM DDI0487 L.b, D1.4.1.5, "Exception vectors".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

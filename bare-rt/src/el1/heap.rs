@@ -1,4 +1,4 @@
-//! The heap of a binary that links this: `linked_list_allocator` in a lock.
+//! The global allocator of a binary that links this: `linked_list_allocator` behind a lock.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::ops::Range;
@@ -13,8 +13,7 @@ static HEAP: LockedHeap = LockedHeap(IrqLock::new(Heap::empty()));
 
 struct LockedHeap(IrqLock<Heap>);
 
-// SAFETY: `Heap` hands out disjoint blocks of the memory that `init` gave it; the lock makes each call
-// atomic.
+// SAFETY: `Heap` returns disjoint blocks of the memory that `init` gave it. The lock makes each call atomic.
 unsafe impl GlobalAlloc for LockedHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         self.0.lock().allocate_first_fit(layout).map_or(ptr::null_mut(), NonNull::as_ptr)
@@ -32,10 +31,10 @@ unsafe impl GlobalAlloc for LockedHeap {
 ///
 /// # Safety
 ///
-/// Called once. The memory is mapped read-write and nothing else uses it, ever.
+/// This is called once. The memory is mapped read-write, and no other code uses it, now or later.
 pub unsafe fn init(memory: Range<u64>) {
     let start = ptr::with_exposed_provenance_mut(memory.start as usize);
-    // SAFETY: the caller gives mapped, writable memory that nobody else uses, and calls this once.
+    // SAFETY: the caller of this `init` gives mapped, writable memory that no other code uses, and calls it once.
     unsafe {
         HEAP.0.lock().init(start, (memory.end - memory.start) as usize);
     }

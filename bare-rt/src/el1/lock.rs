@@ -1,18 +1,18 @@
-//! A spin lock that an interrupt handler may take as well.
+//! A spin lock that an interrupt handler may take too.
 
 use core::ops::{Deref, DerefMut};
 
 use spin::{Mutex, MutexGuard};
 
-/// A spin lock that masks this CPU's interrupts while it is held, so that a handler on the same CPU
-/// never waits for the code that it interrupted.
+/// A spin lock that masks this CPU's interrupts while it is held. A handler therefore never waits for the code that
+/// it interrupted.
 ///
 /// On the development machine it is a plain spin lock.
 #[derive(Debug, Default)]
 pub struct IrqLock<T>(Mutex<T>);
 
 impl<T> IrqLock<T> {
-    /// A lock around `value`, free.
+    /// Makes a free lock around `value`.
     pub const fn new(value: T) -> Self {
         Self(Mutex::new(value))
     }
@@ -23,14 +23,14 @@ impl<T> IrqLock<T> {
         IrqLockGuard { value: self.0.lock(), _masked: masked }
     }
 
-    /// Takes the lock if it is free: for a last report, when its holder may never give it back.
+    /// Takes the lock if it is free. A last report uses it, because the holder may never release the lock.
     pub fn try_lock(&self) -> Option<IrqLockGuard<'_, T>> {
         let masked = IrqMasked::new();
         Some(IrqLockGuard { value: self.0.try_lock()?, _masked: masked })
     }
 }
 
-/// The held lock. The fields' order matters: the lock is released before interrupts are unmasked.
+/// The held lock. Field order is drop order: the lock is released before interrupts are unmasked.
 #[derive(Debug)]
 pub struct IrqLockGuard<'a, T> {
     value: MutexGuard<'a, T>,
@@ -50,19 +50,19 @@ impl<T> DerefMut for IrqLockGuard<'_, T> {
     }
 }
 
-/// While it lives, this CPU takes no IRQ; then DAIF is as it was before.
+/// Masks IRQs on this CPU while it lives. Its drop restores DAIF.
 #[derive(Debug)]
 #[must_use]
 pub struct IrqMasked {
     #[cfg(target_os = "none")]
     daif: u64,
-    /// PSTATE belongs to one CPU: the guard must stay on it.
+    /// The guard stays on one CPU, because PSTATE is that CPU's.
     _not_send: core::marker::PhantomData<*const ()>,
 }
 
 impl IrqMasked {
     /// Masks IRQs on this CPU.
-    #[expect(clippy::new_without_default, reason = "masking interrupts is an act, not a value")]
+    #[expect(clippy::new_without_default, reason = "masking interrupts has a side effect")]
     pub fn new() -> Self {
         Self {
             #[cfg(target_os = "none")]

@@ -1,10 +1,9 @@
-//! Stage 1 of EL1: an identity map in which nothing is both writable and executable.
+//! Stage 1 of EL1: an identity map in which no page is both writable and executable.
 //!
-//! RAM is Normal, inner shareable, write-back; devices are Device-nGnRE; text is read-only and
-//! executable, constants are read-only, the rest is never executable, and SCTLR_EL1.WXN holds the
-//! CPU to it. The map covers the lower 512 GiB. Its tables come from a fixed array of the binary's
-//! own, so that it can be made before there is a heap, while the MMU is off and atomic
-//! read-modify-write instructions cannot be relied on.
+//! RAM is Normal, inner shareable, write-back. Devices are Device-nGnRE. Text is read-only and executable, constants
+//! are read-only, and all other pages are never executable; SCTLR_EL1.WXN enforces that. The map covers the lower 512
+//! GiB. Its tables come from a fixed array of the binary, because the map is made before there is a heap, and while
+//! the MMU is off, when atomic read-modify-write instructions may not work.
 
 mod tables;
 
@@ -19,11 +18,11 @@ use aarch64_paging::{MapError, Mapping};
 use crate::image::Layout;
 use tables::Tables;
 
-/// The tables start at level 1: 39 bits of address.
+/// Tables start at level 1: addresses have 39 bits.
 const ROOT_LEVEL: usize = 1;
-/// The only address space there is.
+/// The only ASID.
 const ASID: usize = 0;
-/// Table pages that one range may take: two on each end and one above.
+/// The maximum number of table pages for one range: two at each end and one above.
 const TABLES_PER_RANGE: usize = 5;
 
 const VALID: El1Attributes = El1Attributes::VALID.union(El1Attributes::ACCESSED);
@@ -40,13 +39,13 @@ const DATA: El1Attributes = NORMAL.union(NEVER_EXECUTE);
 /// Why a range cannot be mapped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
-    /// [`Stage1::new`] was called before: there is one set of tables.
+    /// [`Stage1::new`] was called before. There is one set of tables.
     Taken,
-    /// The fixed array of tables might not suffice for the range.
+    /// The fixed array of tables may be too small for the range.
     OutOfTables,
-    /// The range is not aligned to pages, is empty, or lies (in part) above 512 GiB.
+    /// The range is not page aligned, is empty, or lies partly above 512 GiB.
     Range(Range<u64>),
-    /// The range is mapped already, as something else.
+    /// The range is already mapped with other attributes.
     Mapped(Range<u64>),
 }
 
@@ -67,20 +66,20 @@ impl fmt::Display for Error {
 
 impl core::error::Error for Error {}
 
-/// The map of this binary. It outlives its value: once enabled it stays in effect.
+/// The map of this binary. Once enabled, it stays in effect after this value is dropped.
 #[derive(Debug)]
 pub struct Stage1 {
-    /// Never dropped: that would free tables which the CPU walks.
+    /// Never dropped, because the drop would free tables that the CPU walks.
     mapping: ManuallyDrop<Mapping<Tables, El1And0>>,
     layout: Layout,
 }
 
 impl Stage1 {
-    /// A map of the running binary only. There is one set of tables: a second call fails.
+    /// Makes a map of the running binary only. There is one set of tables, so a second call fails.
     ///
     /// # Errors
     ///
-    /// [`Error::Taken`] the second time; [`Error::Range`] if the binary lies above 512 GiB.
+    /// [`Error::Taken`] on the second call; [`Error::Range`] if the binary lies above 512 GiB.
     pub fn new(layout: &Layout) -> Result<Self, Error> {
         Self::with_tables(Tables::take().ok_or(Error::Taken)?, layout)
     }
@@ -104,12 +103,11 @@ impl Stage1 {
         Ok(stage1)
     }
 
-    /// Maps RAM, read-write and never executable. Where the binary itself is, its own permissions
-    /// stay.
+    /// Maps RAM read-write and never executable. The binary's own pages in it keep their permissions.
     ///
     /// # Errors
     ///
-    /// As [`Error`] says; nothing that was mapped before changes.
+    /// Any [`Error`] but [`Error::Taken`]. Existing mappings stay as they are.
     pub fn map_ram(&mut self, ram: Range<u64>) -> Result<(), Error> {
         let image = self.layout.image();
         for part in [ram.start..ram.end.min(image.start), ram.start.max(image.end)..ram.end] {
@@ -120,11 +118,11 @@ impl Stage1 {
         Ok(())
     }
 
-    /// Maps a device's registers, Device-nGnRE. A page that is mapped as a device already stays so.
+    /// Maps a device's registers as Device-nGnRE. A page that is already mapped as a device stays mapped.
     ///
     /// # Errors
     ///
-    /// As [`Error`] says.
+    /// Any [`Error`] but [`Error::Taken`].
     pub fn map_device(&mut self, registers: Range<u64>) -> Result<(), Error> {
         self.map(registers, DEVICE)
     }
@@ -159,7 +157,7 @@ impl Stage1 {
         Ok(())
     }
 
-    /// Finds out whether a page of the region is mapped with other attributes.
+    /// Fails if a page of the region is mapped with other attributes.
     fn refuse_other_mapping(&self, region: &MemoryRegion, attributes: El1Attributes) -> Result<(), ()> {
         let kind = El1Attributes::ATTRIBUTE_INDEX_7 | El1Attributes::READ_ONLY | NEVER_EXECUTE;
         self.mapping
@@ -179,21 +177,21 @@ pub use registers::Registers;
 
 #[cfg(target_os = "none")]
 impl Stage1 {
-    /// Turns MMU and caches on for the boot CPU. What comes back does the same on another CPU.
+    /// Turns on the MMU and caches of the boot CPU. The returned value does the same on another CPU.
     ///
     /// # Safety
     ///
-    /// Called once, on the boot CPU at EL1, with the MMU off. Every address that the binary uses
-    /// from here on is mapped, RAM as RAM and devices as devices.
+    /// This is called once, on the boot CPU at EL1, with the MMU off. Every address that the binary uses after it is
+    /// mapped: RAM as RAM, devices as devices.
     #[must_use]
     pub unsafe fn enable(&self) -> Registers {
         let registers = Registers::new(self.mapping.root_address().0 as u64);
         let image = self.layout.image();
         registers::invalidate_stale_lines(image.start, image.end);
-        // SAFETY: `new` has mapped the binary at its own address, so this code and its stack; the caller says
-        // that all else that is used is mapped as well, and that the MMU is off.
+        // SAFETY: the caller calls this with the MMU off, and has mapped all memory that the binary uses beside its
+        // own. `new` has mapped the binary, with this code and its stack, at its own address.
         unsafe { registers.enable() };
-        // From here on a change that needs break-before-make is refused.
+        // From here on, `mapping` refuses a change that needs break-before-make.
         self.mapping.mark_active();
         registers
     }

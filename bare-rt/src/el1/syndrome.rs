@@ -1,40 +1,40 @@
-//! ESR_EL1 (Arm ARM DDI0487 L.b, D24.2.40) as an enum; total, so that an unknown value is a value.
+//! ESR_EL1 (Arm ARM DDI0487 L.b, D24.2.40) as an enum. The decoder is total: unknown codes have a variant too.
 
 use core::fmt;
 
-/// Why a synchronous exception was taken.
+/// The reason for a synchronous exception.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Syndrome {
-    /// EC 0x00: an instruction that is undefined, or that a control disables.
+    /// EC 0x00: the instruction is undefined, or a control disables it.
     Undefined,
-    /// EC 0x07: use of FP or SIMD registers while CPACR_EL1 forbids it.
+    /// EC 0x07: an access to FP or SIMD registers that CPACR_EL1 traps.
     FpAccess,
     /// EC 0x0e: PSTATE.IL was set.
     IllegalState,
     /// EC 0x15: SVC from A64 code, with its immediate.
     Svc(u16),
-    /// EC 0x18: a system register or instruction was trapped.
+    /// EC 0x18: an access to a trapped system register, or a trapped system instruction.
     SystemRegister,
-    /// EC 0x20, 0x21: a fetch failed.
+    /// EC 0x20, 0x21: a fetch faulted.
     InstructionAbort(Abort),
     /// EC 0x22: the program counter was not aligned.
     PcAlignment,
-    /// EC 0x24, 0x25: a load or a store failed.
+    /// EC 0x24, 0x25: a load or a store faulted.
     DataAbort(Abort),
     /// EC 0x26: the stack pointer was not aligned.
     SpAlignment,
     /// EC 0x3c: BRK, with its immediate.
     Brk(u16),
-    /// Anything else: the exception class.
+    /// Any other exception class.
     Other(u8),
 }
 
-/// A load, a store or a fetch that failed.
+/// A load, a store or a fetch that faulted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Abort {
-    /// What was wrong.
+    /// The fault.
     pub fault: Fault,
-    /// The access was a write. Never for a fetch.
+    /// True if the access was a write. A fetch never is.
     pub write: bool,
     /// FAR_EL1 holds the address.
     pub far_valid: bool,
@@ -43,19 +43,19 @@ pub struct Abort {
 /// The fault status code of an abort (Arm ARM DDI0487 L.b, D24.2.40, DFSC and IFSC).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// An address beyond what the tables cover, at this level.
+    /// The address is larger than the tables or the output size allow, at this level.
     AddressSize(u8),
-    /// No valid entry at this level.
+    /// The entry at this level is invalid.
     Translation(u8),
-    /// The access flag was clear at this level.
+    /// The entry's Access flag is clear, at this level.
     AccessFlag(u8),
-    /// The entry at this level forbids it.
+    /// The entry at this level forbids the access.
     Permission(u8),
-    /// The memory system refused the access: what EL2 injects for memory that may not be touched.
+    /// The memory system refused the access. EL2 injects this fault for memory that EL1 must not access.
     External,
     /// The memory system refused the access to a translation table at this level.
     ExternalOnWalk(u8),
-    /// The address was not aligned as the access or the memory type demands.
+    /// The address is not aligned as the access or the memory type requires.
     Alignment,
     /// Any other code.
     Other(u8),
@@ -86,7 +86,7 @@ impl Syndrome {
 impl Abort {
     const fn from_iss(esr: u64, write: bool) -> Self {
         let fault = Fault::from_status(esr as u8 & 0x3f);
-        // FnV (bit 10) has a meaning for synchronous external aborts only.
+        // FnV (bit 10) is defined for synchronous external aborts only.
         let far_valid = !matches!(fault, Fault::External) || esr & (1 << 10) == 0;
         Self { fault, write, far_valid }
     }

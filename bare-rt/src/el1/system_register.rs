@@ -1,24 +1,24 @@
-//! System registers by the number of their encoding, all that MRS and MSR (register) can name.
+//! Access to system registers by the number of their encoding: all that MRS and MSR (register) can name.
 //!
-//! The number is in the instruction's own bits. A table has an MRS and an MSR for each of the 2^15 numbers,
-//! and [`read`] and [`write`] call into it. A binary that does not use them does not have the table.
+//! The instruction itself contains the number, so a table holds an MRS and an MSR for each of the 2^15 numbers.
+//! [`read`] and [`write`] call into it. A binary that does not use them does not link the table.
 
 use core::arch::{asm, naked_asm};
 
 use super::lock::IrqMasked;
 
-/// Numbers: bits 19 to 5 of MRS and MSR (register), from o0 (op0 less 2) down to op2 (Arm ARM DDI0487
-/// L.b, C6.2.234 and C6.2.236).
+/// The count of numbers. A number is bits 19 to 5 of MRS and MSR (register), from o0 (op0 minus 2) down to op2 (Arm
+/// ARM DDI0487 L.b, C6.2.234 and C6.2.236).
 pub const NUMBERS: u16 = 1 << 15;
 
 /// `mrs x0, S2_0_C0_C0_0`.
 const MRS: u32 = 0xd530_0000;
 /// `msr S2_0_C0_C0_0, x0`.
 const MSR: u32 = 0xd510_0000;
-/// Bytes of an entry of the table.
+/// The size of a table entry in bytes.
 const ENTRY_BYTES: usize = 8;
 
-/// The table: the instruction of each number, and a return.
+/// The table: for each number its instruction and a return.
 #[unsafe(naked)]
 extern "C" fn table<const FIRST: u32>() {
     naked_asm!(
@@ -33,23 +33,24 @@ extern "C" fn table<const FIRST: u32>() {
     )
 }
 
-/// The result of an instruction.
+/// The outcome of an instruction.
 #[repr(C)]
 struct Attempt {
-    /// x0 after it.
+    /// x0 after the instruction.
     value: u64,
-    /// 1 if it was executed, 0 if it is undefined.
+    /// 1 if the instruction was executed, 0 if it is undefined.
     executed: u64,
 }
 
-/// Calls an entry of the table with `value` in x0. It returns `executed` from x10, which [`vectors`] set to 0.
+/// Calls a table entry with `value` in x0. `executed` is x10, which [`vectors`] clears if the instruction is
+/// undefined.
 #[unsafe(naked)]
 unsafe extern "C" fn attempt(entry: usize, value: u64) -> Attempt {
     naked_asm!("mov x9, x30", "mov x10, #1", "mov x2, x0", "mov x0, x1", "blr x2", "mov x1, x10", "ret x9",)
 }
 
-/// Returns the address of vectors that step over an undefined instruction, and set x10 to 0. They change
-/// x11. Any other exception stops the CPU.
+/// Returns the address of vectors that skip an undefined instruction and clear x10. They change x11. Any other
+/// exception stops the CPU.
 #[unsafe(naked)]
 extern "C" fn vectors() -> u64 {
     naked_asm!(
@@ -78,7 +79,7 @@ extern "C" fn vectors() -> u64 {
     )
 }
 
-/// While it lives, an instruction of the table may be undefined on this CPU. IRQs are masked.
+/// While it lives, table entries may be undefined on this CPU. IRQs are masked.
 #[derive(Debug)]
 pub struct Probing {
     own_vectors: u64,
@@ -86,14 +87,14 @@ pub struct Probing {
 }
 
 impl Probing {
-    /// Masks IRQs, and makes this CPU step over undefined instructions.
+    /// Masks IRQs, and makes this CPU skip undefined instructions.
     #[expect(clippy::new_without_default, reason = "it changes the CPU's state")]
     #[must_use]
     pub fn new() -> Self {
         let masked = IrqMasked::new();
         let own_vectors;
-        // SAFETY: `vectors` are a complete table, aligned to 2 KiB by their own directive. They change x10 and
-        // x11 after an undefined instruction alone, which only `attempt` executes.
+        // SAFETY: `vectors` is a complete vector table, aligned to 2 KiB by its own directive. It returns only from
+        // an undefined instruction, which only `attempt` executes, and then changes x10 and x11 only.
         unsafe {
             asm!(
                 "mrs {old}, vbar_el1",
@@ -107,28 +108,28 @@ impl Probing {
         Self { own_vectors, _masked: masked }
     }
 
-    /// Reads a register; `None` if that is undefined.
+    /// Reads a register. Returns `None` if the read is undefined.
     ///
     /// # Safety
     ///
-    /// If it can be read, that has no effect.
+    /// If the read is defined, it has no side effect.
     #[must_use]
     pub unsafe fn read(&self, number: u16) -> Option<u64> {
-        // SAFETY: `entry` returns an entry of a table. An undefined instruction ends in `vectors`, which `new`
-        // installed; a defined one reads a register without effect, as the caller of `read` promises.
+        // SAFETY: `entry` returns an entry of the table. If its instruction is undefined, `vectors`, which `new`
+        // installed, skips it. If it is defined, the caller of `read` says that it has no side effect.
         let Attempt { value, executed } = unsafe { attempt(entry(table::<MRS>, number), 0) };
         (executed == 1).then_some(value)
     }
 
-    /// Writes a register; whether that is not undefined.
+    /// Writes a register. Returns false if the write is undefined.
     ///
     /// # Safety
     ///
-    /// If it can be written, this value has no effect on the code that runs here.
+    /// If the write is defined, this value has no effect on the code that runs here.
     #[must_use]
     pub unsafe fn write(&self, number: u16, value: u64) -> bool {
-        // SAFETY: `entry` returns an entry of a table. An undefined instruction ends in `vectors`, which `new`
-        // installed; a defined one has no effect on this code, as the caller of `write` promises.
+        // SAFETY: `entry` returns an entry of the table. If its instruction is undefined, `vectors`, which `new`
+        // installed, skips it. If it is defined, the caller of `write` says that it has no effect on this code.
         let Attempt { executed, .. } = unsafe { attempt(entry(table::<MSR>, number), value) };
         executed == 1
     }
@@ -136,41 +137,41 @@ impl Probing {
 
 impl Drop for Probing {
     fn drop(&mut self) {
-        // SAFETY: `new` read this address from VBAR_EL1 of this CPU: `IrqMasked` keeps the value on it.
+        // SAFETY: `new` read this address from this CPU's VBAR_EL1, and `IrqMasked` keeps the value on this CPU.
         unsafe {
             asm!("msr vbar_el1, {}", "isb", in(reg) self.own_vectors, options(nostack, preserves_flags));
         }
     }
 }
 
-/// Reads a register that [`Probing::read`] can read, without an exception.
+/// Reads a register without an exception. [`Probing::read`] tells whether the read is defined.
 ///
 /// # Safety
 ///
-/// Reading it is defined, and has no effect.
+/// The read is defined and has no side effect.
 #[must_use]
 pub unsafe fn read(number: u16) -> u64 {
-    // SAFETY: `entry` returns an entry of the table, and the caller promises that its instruction is defined
-    // and has no effect.
+    // SAFETY: `entry` returns an entry of the table, and the caller says that its instruction is defined and has no
+    // side effect.
     unsafe { attempt(entry(table::<MRS>, number), 0) }.value
 }
 
-/// Writes a register that [`Probing::write`] can write, without an exception.
+/// Writes a register without an exception. [`Probing::write`] tells whether the write is defined.
 ///
 /// # Safety
 ///
-/// Writing it is defined, and this value has no effect on the code that runs here.
+/// The write is defined, and this value has no effect on the code that runs here.
 pub unsafe fn write(number: u16, value: u64) {
-    // SAFETY: `entry` returns an entry of the table, and the caller promises that its instruction is defined
-    // and has no effect on this code.
+    // SAFETY: `entry` returns an entry of the table, and the caller says that its instruction is defined and has no
+    // effect on this code.
     unsafe { attempt(entry(table::<MSR>, number), value) };
 }
 
-/// The address of a number's entry.
+/// Returns the address of a number's table entry.
 ///
 /// # Panics
 ///
-/// If there is no such number.
+/// If the number is not below [`NUMBERS`].
 fn entry(table: extern "C" fn(), number: u16) -> usize {
     assert!(number < NUMBERS, "no system register has the number {number:#x}");
     table as *const () as usize + usize::from(number) * ENTRY_BYTES

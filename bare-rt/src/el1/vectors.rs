@@ -1,30 +1,29 @@
 //! The vector table of EL1.
 //!
-//! A binary names its handlers by implementing [`Handlers`] and calls [`install`] on each CPU. Every
-//! entry saves the whole [`Frame`] on the current stack (SP_EL1), calls the handler, and goes back to
-//! the frame as the handler left it. FP and SIMD registers are not saved: these binaries are compiled
-//! for a target without them.
+//! A binary implements [`Handlers`] and calls [`install`] on each CPU. Every entry saves the whole [`Frame`] on the
+//! current stack (SP_EL1), calls the handler, and returns to the frame as the handler left it. FP and SIMD registers
+//! are not saved, because these binaries are compiled for a target without them.
 
 use core::arch::{asm, naked_asm};
 use core::mem::offset_of;
 
 use super::frame::{Frame, Vector};
 
-/// What a binary does about exceptions. Interrupts are masked while a handler runs.
+/// A binary's exception handlers. Interrupts are masked while a handler runs.
 pub trait Handlers {
-    /// A synchronous exception of EL1 itself.
+    /// Handles a synchronous exception from EL1 itself.
     fn synchronous(frame: &mut Frame);
-    /// An IRQ while EL1 ran.
+    /// Handles an IRQ that interrupted EL1.
     fn irq(frame: &mut Frame);
-    /// Any other exception: FIQ, SError, and those of exception levels that the binary does not use.
+    /// Handles any other exception: FIQ, SError, and exceptions from exception levels that the binary does not use.
     fn other(frame: &mut Frame, vector: Vector);
 }
 
-/// Points VBAR_EL1 of this CPU to a table that calls `H`.
+/// Points VBAR_EL1 of this CPU to a vector table that calls `H`.
 pub fn install<H: Handlers>() {
     let table = table::<H>();
-    // SAFETY: `table` is the address of a complete vector table in this binary's text, which is
-    // 2 KiB aligned and never goes away.
+    // SAFETY: `table` is the address of a complete vector table in this binary's text, which `table` aligns to 2 KiB
+    // and which stays mapped.
     unsafe {
         asm!("msr vbar_el1, {}", "isb", in(reg) table, options(nostack, preserves_flags));
     }
@@ -42,7 +41,7 @@ extern "C" fn dispatch<H: Handlers>(frame: &mut Frame, vector: u64) {
     }
 }
 
-/// One entry: room for the frame, two registers saved to work with, and the entry's number in x1.
+/// One entry: makes room for the frame, saves two registers, and puts the entry's number into x1.
 macro_rules! entry {
     ($number:literal) => {
         concat!(
@@ -57,7 +56,7 @@ macro_rules! entry {
     };
 }
 
-/// Returns the address of the vector table that follows its first two instructions.
+/// Returns the address of the vector table that follows this function's first two instructions.
 #[unsafe(naked)]
 extern "C" fn table<H: Handlers>() -> u64 {
     naked_asm!(
@@ -136,7 +135,7 @@ extern "C" fn table<H: Handlers>() -> u64 {
     )
 }
 
-// The pairs above: x0 at the frame's start, then sp after x30, SPSR after ELR, FAR after ESR.
+// The register pairs above assume this layout: x0 at the frame's start, sp after x30, SPSR after ELR, FAR after ESR.
 const _: () = assert!(offset_of!(Frame, x) == 0);
 const _: () = assert!(offset_of!(Frame, sp) == offset_of!(Frame, x) + 31 * size_of::<u64>());
 const _: () = assert!(offset_of!(Frame, spsr) == offset_of!(Frame, elr) + size_of::<u64>());

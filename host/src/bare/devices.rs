@@ -15,7 +15,8 @@ use super::pcie::{self, Found};
 use super::platform::Platform;
 use super::{cpus, interrupts, power};
 
-/// The host's transport: behind the SMMU, whose work depends on VIRTIO_F_ACCESS_PLATFORM.
+/// The host's transport. With VIRTIO_F_ACCESS_PLATFORM QEMU sends the device's accesses through the SMMU. Nobody
+/// programs the SMMU yet, so it confines no device.
 pub(crate) type HostTransport = GuardedTransport<PciTransport>;
 
 /// Devices that the host drives: a disk, a console.
@@ -113,9 +114,9 @@ pub(crate) fn request<'a, const SIZE: usize>(
     inputs: &'a [&'a [u8]],
     outputs: &'a mut [&'a mut [u8]],
 ) -> virtio_drivers::Result<u32> {
-    // SAFETY: the buffers are borrowed for the whole function, which returns only when the device says
-    // that it is done with the one request that it has. One that lies writes where it likes anyway,
-    // within what the SMMU lets it reach.
+    // SAFETY: `inputs` and `outputs` are borrowed until this function returns. It returns only after the device
+    // has used its one request, so the device, which QEMU implements, accesses no buffer later. Nothing confines a
+    // device that does: nobody programs the SMMU.
     let token = unsafe { queue.add(inputs, outputs)? };
     if queue.should_notify() {
         transport.notify(number);

@@ -111,6 +111,7 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
 
     /// Revokes the ownership of each vCPU of a VM, so that a CPU checks the VM again before it enters one.
     pub(crate) fn revoke(&self, vm: &Vm) {
+        seeded!(RevokeForgotten => return);
         self.ownerships_of(vm).for_each(VcpuOwnership::revoke);
     }
 
@@ -151,12 +152,11 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
         let slot = self.slots.get(slot).ok_or(CallError::NotFound)?;
         let mut slot = slot.lock(&self.machine);
         let slot = &mut *slot;
-        let object = slot
-            .objects
-            .get_mut(usize::from(index.0))
-            .filter(|object| object.generation == generation || seeded!(StaleObject))
-            .filter(|object| object.object.is_some())
-            .ok_or(CallError::NotFound)?;
+        let object = slot.objects.get_mut(usize::from(index.0)).ok_or(CallError::NotFound)?;
+        let stale = seeded!(object.generation != generation, StaleObject => false);
+        if stale || object.object.is_none() {
+            return Err(CallError::NotFound.into());
+        }
         let vm = slot.vm.as_mut().ok_or(CallError::NotFound)?;
         seeded!(vm.is_alive()?, DyingVm => ());
         f(vm, index, object)

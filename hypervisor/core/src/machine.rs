@@ -60,6 +60,12 @@ impl Frames {
     pub const fn range(&self) -> PageRange<Pfn> {
         self.0
     }
+
+    /// The first of the pages alone, for a bug that leaves the others.
+    #[cfg(feature = "seeded-bugs")]
+    pub fn first_page(&self) -> Self {
+        Self(PageRange::<Pfn>::new(self.0.first(), 1).unwrap_or(self.0))
+    }
 }
 
 /// Exclusive access to one vCPU's registers. The core lends it to the machine only while the vCPU's ownership

@@ -1,20 +1,20 @@
 //! Bugs that can be switched on, one at a time, to see that the tests notice.
 //!
 //! A test that passes shows little unless something makes it fail. Each `Bug` is one that a hypervisor
-//! of this kind had: a check, a wipe, a TLB invalidation, a barrier left out, a count off by one. The
-//! place of each is a `seeded!` in the code; `cargo seeded` switches on one after the other and prints
-//! which tests failed with it (`hypervisor/verify/tests/seeded.rs` has the list).
+//! of this kind had: a check, a wipe, a TLB invalidation, a barrier left out, a count off by one.
 //!
-//! Without the feature `seeded-bugs` a place is the constant `false`, or the right value: nothing of all
-//! this is in the shipped image, which a test holds.
+//! `hyp_verify::seeded::SeededMachine` carries the bugs of maintenance, wipes and entries: it is between the
+//! core and its machine. Each bug of a decision has a place in the code, a `seeded!` on a line of its own.
+//! `cargo seeded` switches on one bug after the other and prints which tests fail with it
+//! (`hypervisor/verify/tests/seeded.rs` has the list).
+//!
+//! Without the feature `seeded-bugs` a place is the right value, or nothing. The shipped image has neither
+//! place nor wrapper, which a test holds.
 
-/// `seeded!(Bug)`: whether that bug is on. `seeded!(right, Bug => wrong)`: the right value, or with that
-/// bug on the wrong one. `seeded!(Bug => wrong)`: with that bug on, does something wrong.
+/// `seeded!(right, Bug => wrong)`: the right value, or with that bug on the wrong one.
+/// `seeded!(Bug => wrong)`: with that bug on, does something wrong.
 #[cfg(feature = "seeded-bugs")]
 macro_rules! seeded {
-    ($bug:ident) => {
-        $crate::seeded::is_on($crate::seeded::Bug::$bug)
-    };
     ($right:expr, $bug:ident => $wrong:expr) => {
         if $crate::seeded::is_on($crate::seeded::Bug::$bug) { $wrong } else { $right }
     };
@@ -25,13 +25,9 @@ macro_rules! seeded {
     };
 }
 
-/// `seeded!(Bug)`: `false`. `seeded!(right, Bug => wrong)`: the right value. `seeded!(Bug => wrong)`:
-/// nothing.
+/// `seeded!(right, Bug => wrong)`: the right value. `seeded!(Bug => wrong)`: nothing.
 #[cfg(not(feature = "seeded-bugs"))]
 macro_rules! seeded {
-    ($bug:ident) => {
-        false
-    };
     ($right:expr, $bug:ident => $wrong:expr) => {
         $right
     };
@@ -44,8 +40,6 @@ pub use on::*;
 #[cfg(feature = "seeded-bugs")]
 mod on {
     use core::sync::atomic::{AtomicUsize, Ordering};
-
-    use shared_abi::addr::{PageRange, Pfn};
 
     /// Makes the enum and its table. The number is the class: `docs/verification.md` lists them.
     macro_rules! bugs {
@@ -87,21 +81,19 @@ mod on {
     bugs! {
         /// A pool may begin at an odd page: its root tables are misaligned.
         OddRoot: 1,
-        /// An object is published though the pool ran out of tables for it.
-        HalfObject: 2,
         /// A vCPU that is off stays taken by the CPU that failed to load it.
         OwnershipLeaked: 2,
-        /// CPU_ON publishes a vCPU that does not know where to start.
+        /// A vCPU's first registers are not put where it is to find them.
         StartForgotten: 2,
         /// Taking a page by force does not look at the record again once it has the VM's lock.
         StaleOwner: 3,
         /// A page that was measured may be replaced before the start.
         MeasuredSwapped: 3,
+        /// Of pages that are measured, the first is measured in the place of each.
+        FirstPageMeasured: 3,
         /// A range of no pages passes for one.
         EmptyRange: 4,
-        /// A donation looks at its first page only.
-        FirstPageChecked: 5,
-        /// Whatever the host reaches may be donated: lent and shared pages as well.
+        /// Of a donation's pages only the first is looked at, and it may be lent or shared already.
         LentTwice: 5,
         /// A page of an object may be bound at two places.
         BoundTwice: 5,
@@ -111,18 +103,26 @@ mod on {
         RelinquishShared: 5,
         /// The first leaf of a gather is not invalidated.
         LeafForgotten: 6,
-        /// Guest translations are invalidated by the host's VMID.
+        /// Translations are invalidated by the host's VMID, whoever has them.
         WrongVmid: 6,
-        /// Of many leaves only the first few are invalidated.
+        /// Of the host's translations nothing is invalidated if that is all of them.
         RangeCutShort: 6,
         /// What combines both stages stays in the TLBs.
         CombinedKept: 6,
+        /// What combines both stages stays in the TLBs of the other CPUs.
+        OtherCpusForgotten: 6,
         /// A VMID is used again without having left the TLBs.
         VmidReused: 6,
         /// Another vCPU of the VM finds the translations of the last.
         PreviousVcpu: 6,
+        /// Another vCPU of the VM finds the instructions that the last has cached.
+        InstructionsKept: 6,
         /// The TLB invalidation does not wait for the descriptor's write.
         TlbiTooEarly: 7,
+        /// The TLB invalidation is not waited for.
+        TlbiUnfinished: 7,
+        /// A CPU goes on before it has seen its own TLB invalidation.
+        IsbForgotten: 7,
         /// A new translation is not made visible to the walkers.
         Unpublished: 7,
         /// The host keeps its mapping of what it gave away.
@@ -133,20 +133,18 @@ mod on {
         DyingVm: 8,
         /// A VM is torn down while a CPU runs it.
         TornWhileLoaded: 8,
-        /// A table takes the place of a block that the TLBs still know.
+        /// A block stays in the TLBs, also if a table takes its place.
         NoBreak: 9,
         /// A block with one page of somebody else's in it counts as uniform.
         BlockTooEarly: 9,
-        /// Of a run that comes back only the first page is wiped.
+        /// Of a run that is wiped only the first page is.
         FirstPageWiped: 9,
-        /// What the host takes back is not wiped.
-        ReclaimUnwiped: 10,
-        /// A pool's pages go home unwiped.
-        PoolUnwiped: 10,
-        /// A guest finds what the host left in a page.
-        PopulatedUnwiped: 10,
+        /// Nothing is wiped: neither what the host gives nor what it takes back.
+        WipeForgotten: 10,
         /// Content that is kept is not cleaned out of the caches.
         KeptUncleaned: 10,
+        /// Of content that is kept only the first page is cleaned.
+        FirstPageCleaned: 10,
         /// What an ordinary VM was lent is wiped.
         LentWiped: 10,
         /// A guest may meet zeroes where the host took a page by force.
@@ -155,7 +153,7 @@ mod on {
         BoundBeyond: 11,
         /// An MMIO access may reach into the next page.
         AcrossPages: 11,
-        /// A share answers one page more than it did.
+        /// A share returns one page more than it did.
         OneTooMany: 11,
         /// An MMIO write shows the host all of the register.
         WholeRegister: 12,
@@ -173,11 +171,9 @@ mod on {
         CpuOnAgain: 14,
         /// Two CPU_ON of the host's for one CPU both succeed.
         ReservedTwice: 14,
-        /// What a CPU knows of the MMIO guard outlives a change of it.
-        GuardForgotten: 3,
-        /// A CPU goes on with the vCPU that it ran last, though its VM was stopped meanwhile.
-        StopForgotten: 14,
-        /// Pages that are no longer shared are not counted down.
+        /// A CPU goes on with what it knows of a vCPU, though its VM was stopped, or its MMIO guard changed.
+        RevokeForgotten: 14,
+        /// Pages that are no longer shared are still counted, and others twice.
         SharedUncounted: 15,
         /// A teardown that has reached its bound forgets the rest.
         LeftBehind: 15,
@@ -228,10 +224,5 @@ mod on {
     #[cfg(target_os = "none")]
     const fn ask() -> usize {
         NONE
-    }
-
-    /// The first page of a range.
-    pub(crate) fn first_page(range: PageRange<Pfn>) -> PageRange<Pfn> {
-        PageRange::<Pfn>::new(range.first(), 1).unwrap_or(range)
     }
 }

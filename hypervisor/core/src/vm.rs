@@ -153,7 +153,7 @@ impl Vm {
         let tables =
             object::tables_for::<G>(offset, pages).saturating_add(table::tables_for::<G>(gfn.0, pages));
         match self.pool.short_of(tables) {
-            Some(missing) if !seeded!(TablesUncounted) => Err(CallFailure::no_memory(missing)),
+            Some(missing) => Err(CallFailure::no_memory(missing)),
             _ => Ok(()),
         }
     }
@@ -161,11 +161,7 @@ impl Vm {
     /// Returns the presence of an object page after a forced reclaim. A protected guest that may have run
     /// must not read zeroes there as if they were its own data, so the page is poisoned.
     pub(crate) fn hole(&self) -> Presence {
-        if self.protected && self.state != VmState::New && !seeded!(PoisonForgotten) {
-            Presence::Poisoned
-        } else {
-            Presence::Absent
-        }
+        if self.protected && self.state != VmState::New { Presence::Poisoned } else { Presence::Absent }
     }
 
     /// Fails unless the VM is [`VmState::New`]: [`CallError::Busy`] if it is dying, else

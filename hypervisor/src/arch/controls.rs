@@ -1,13 +1,13 @@
-//! The values of EL2's control registers, for the host and for a guest: what traps to EL2, and how EL2 itself
-//! translates.
+//! The values of EL2's control registers, for the host and for a guest: which accesses trap to EL2, and how EL2
+//! itself translates.
 //!
-//! They are plain numbers, so that `controls/tests.rs` compares them bit by bit with its own table, on any
+//! They are plain numbers, so that `controls/tests.rs` can compare each bit with its own table on the development
 //! machine. `cpu::select`, `cpu::setup`, `cpu::gic` and `machine::stage1` write them.
 
 use hyp_core::machine::{Stage2Id, Vmid};
 use hyp_core::memory::stage2::VTCR;
 
-/// A value that has these bits set.
+/// Returns the value with these bits set.
 const fn bits(positions: &[u32]) -> u64 {
     let (mut value, mut index) = (0, 0);
     while index < positions.len() {
@@ -22,30 +22,30 @@ const HCR_VM: u64 = bits(&[0]);
 /// HCR_EL2.RW: EL1 is AArch64.
 pub(crate) const HCR_RW: u64 = bits(&[31]);
 
-/// HCR_EL2 of the host: AArch64 (RW, 31), under stage 2 (VM; SWIO, 1). Its SMCs (TSC, 19) and reads of ID
-/// registers (TID3, 18) trap, and so do implementation-defined registers (TIDCP, 20), ACTLR (TACR, 21) and
-/// error records (TERR, 36). Interrupts are its own.
+/// HCR_EL2 of the host: AArch64 (RW, 31), under stage 2 (VM; SWIO, 1). These trap: SMCs (TSC, 19), reads of ID
+/// registers (TID3, 18), implementation-defined registers (TIDCP, 20), ACTLR (TACR, 21) and error records (TERR, 36).
+/// The host takes its own interrupts.
 pub(crate) const HOST_HCR: u64 = HCR_VM | HCR_RW | bits(&[1, 18, 19, 20, 21, 36]);
 
-/// HCR_EL2 of a guest: as the host's; interrupts (FMO, IMO, AMO: 3 to 5), WFI and WFE (TWI, TWE: 13, 14),
-/// cache maintenance by set and way (TSW, 22) and limited ordering regions (TLOR, 35) come to EL2 as well.
-/// Its maintenance reaches all CPUs (FB, 9; BSU, 10), and its table walks touch no device (PTW, 2).
+/// HCR_EL2 of a guest: that of the host and more. These trap too: interrupts (FMO, IMO, AMO: 3 to 5), WFI and WFE
+/// (TWI, TWE: 13, 14), cache maintenance by set and way (TSW, 22) and limited ordering regions (TLOR, 35). Its
+/// maintenance is broadcast to all CPUs (FB, 9; BSU, 10), and its table walks may not access devices (PTW, 2).
 pub(crate) const GUEST_HCR: u64 = HOST_HCR | bits(&[2, 3, 4, 5, 9, 10, 13, 14, 22, 35]);
 
-/// Whether stage 2 is on, by a value of HCR_EL2.
+/// Returns true if a value of HCR_EL2 turns stage 2 on.
 pub(crate) const fn stage2_is_on(hcr: u64) -> bool {
     hcr & HCR_VM != 0
 }
 
-/// VTTBR_EL2.VMID (Arm ARM DDI0487, D24.2.207): 8 bits, since `VTCR` leaves VS at 0.
+/// VTTBR_EL2.VMID (Arm ARM DDI0487, D24.2.207). It has 8 bits, because `VTCR` leaves VS at 0.
 const VMID_SHIFT: u32 = 48;
 
-/// VTTBR_EL2 of a stage-2 address space.
+/// Returns VTTBR_EL2 of a stage-2 address space.
 pub(crate) const fn vttbr(stage2_id: Stage2Id) -> u64 {
     stage2_id.root.0 | ((stage2_id.vmid.0 as u64) << VMID_SHIFT)
 }
 
-/// The VMID in a value of VTTBR_EL2.
+/// Returns the VMID in a value of VTTBR_EL2.
 pub(crate) const fn vmid(vttbr: u64) -> Vmid {
     Vmid((vttbr >> VMID_SHIFT) as u8)
 }
@@ -53,8 +53,8 @@ pub(crate) const fn vmid(vttbr: u64) -> Vmid {
 /// CPTR_EL2.TFP with E2H = 0: FP and SIMD trap (Arm ARM DDI0487, D24.2.35).
 pub(crate) const CPTR_TFP: u64 = bits(&[10]);
 
-/// CPTR_EL2 with E2H = 0: RES1, with SVE and SME trapping (TZ and TSM among it), trace registers (TTA, 20)
-/// and activity monitors (TAM, 30); FP and SIMD if `trap_fp` says so.
+/// Returns CPTR_EL2 with E2H = 0. SVE and SME (TZ and TSM, which are RES1 without them), trace registers (TTA, 20)
+/// and activity monitors (TAM, 30) trap. FP and SIMD trap if `trap_fp` is true.
 pub(crate) const fn cptr(trap_fp: bool) -> u64 {
     /// Bits 0 to 9, 12 and 13.
     const RES1: u64 = 0x33ff;
@@ -62,28 +62,29 @@ pub(crate) const fn cptr(trap_fp: bool) -> u64 {
     if trap_fp { ALWAYS | CPTR_TFP } else { ALWAYS }
 }
 
-/// MDCR_EL2 of host and guests alike (Arm ARM DDI0487, D24.3.19): performance monitors (TPMCR and TPM: 5, 6),
-/// statistical profiling (TPMS, 14) and trace filters (TTRF, 19) trap. HPMN, the event counters that EL1 has,
-/// is as it was at `reset`.
+/// Returns MDCR_EL2 of host and guests (Arm ARM DDI0487, D24.3.19). Performance monitors (TPMCR and TPM: 5, 6),
+/// statistical profiling (TPMS, 14) and trace filters (TTRF, 19) trap. HPMN, the number of event counters for EL1,
+/// keeps its value in `reset`.
 const fn mdcr(reset: u64) -> u64 {
     const HPMN: u64 = 0x1f;
     reset & HPMN | bits(&[5, 6, 14, 19])
 }
 
-/// MDCR_EL2 of the host. No event is counted at EL2 (HPMD, 17): guests run on the host's CPUs.
+/// Returns MDCR_EL2 of the host. Its counters stop at EL2 (HPMD, 17), so that they do not count EL2's work for
+/// guests.
 pub(crate) const fn host_mdcr(reset: u64) -> u64 {
     mdcr(reset) | bits(&[17])
 }
 
-/// MDCR_EL2 of a guest. Debug registers trap as well (TDA, TDOSA, TDRA: 9 to 11).
+/// Returns MDCR_EL2 of a guest. Debug registers trap too (TDA, TDOSA, TDRA: 9 to 11).
 pub(crate) const fn guest_mdcr(reset: u64) -> u64 {
     mdcr(reset) | bits(&[9, 10, 11])
 }
 
-/// CNTHCTL_EL2 of a guest with E2H = 0 (Arm ARM DDI0487, D24.10.2): the physical counter does not trap
-/// (EL1PCTEN, 0); the physical timer, which is the host's, does.
+/// CNTHCTL_EL2 of a guest with E2H = 0 (Arm ARM DDI0487, D24.10.2). The physical counter does not trap (EL1PCTEN, 0).
+/// The physical timer traps, because it is the host's.
 pub(crate) const GUEST_CNTHCTL: u64 = bits(&[0]);
-/// CNTHCTL_EL2 of the host: neither the physical counter nor the physical timer (EL1PCEN, 1) traps.
+/// CNTHCTL_EL2 of the host. Neither the physical counter nor the physical timer (EL1PCEN, 1) traps.
 pub(crate) const HOST_CNTHCTL: u64 = GUEST_CNTHCTL | bits(&[1]);
 
 /// ICH_HCR_EL2 while the host runs: the virtual CPU interface is off (IHI 0069, section 12.4).
@@ -91,21 +92,21 @@ pub(crate) const HOST_ICH_HCR: u64 = 0;
 /// ICH_HCR_EL2 of a guest: the virtual CPU interface is on (En, 0).
 pub(crate) const GUEST_ICH_HCR: u64 = bits(&[0]);
 
-/// ICC_SRE_EL2.SRE, DFB and DIB: system registers, no bypass (IHI 0069, section 12.2.24). Without Enable
-/// EL1 does not reach ICC_SRE_EL1, which is not switched.
+/// ICC_SRE_EL2.SRE, DFB and DIB: system registers, no bypass (IHI 0069, section 12.2.24). Enable is 0, so that EL1's
+/// accesses to ICC_SRE_EL1 trap: it is not switched.
 pub(crate) const ICC_SRE: u64 = 0b0111;
 
-/// VTCR_EL2 of a CPU whose output addresses have this PS (Arm ARM DDI0487, D24.2.206).
+/// Returns VTCR_EL2 of a CPU with this `physical_range`, which is its PS field (Arm ARM DDI0487, D24.2.206).
 pub(crate) const fn vtcr(physical_range: u64) -> u64 {
     const PS_SHIFT: u32 = 16;
     VTCR | (physical_range << PS_SHIFT)
 }
 
-/// MAIR_EL2: index 0 is Device-nGnRE, index 1 Normal write-back (Arm ARM DDI0487, D24.2.122).
+/// MAIR_EL2: index 0 is Device-nGnRE, index 1 is Normal write-back (Arm ARM DDI0487, D24.2.122).
 pub(crate) const MAIR: u64 = 0xff_04;
 
-/// TCR_EL2 of a CPU whose output addresses have this PS: 48 bits, write-back inner-shareable walks (Arm ARM
-/// DDI0487, D24.2.198).
+/// Returns TCR_EL2 of a CPU with this `physical_range`, which is its PS field: 48 bits, write-back inner-shareable
+/// walks (Arm ARM DDI0487, D24.2.198).
 pub(crate) const fn tcr(physical_range: u64) -> u64 {
     const RES1: u64 = bits(&[23, 31]);
     const T0SZ_48_BITS: u64 = 64 - 48;
@@ -116,8 +117,8 @@ pub(crate) const fn tcr(physical_range: u64) -> u64 {
     RES1 | T0SZ_48_BITS | IRGN0_WRITE_BACK | ORGN0_WRITE_BACK | SH0_INNER | (physical_range << PS_SHIFT)
 }
 
-/// SCTLR_EL2: MMU and caches on (M, 0; C, 2; I, 12), the stack pointer is aligned (SA, 3), writable memory
-/// never executes (WXN, 19) (Arm ARM DDI0487, D24.2.175).
+/// SCTLR_EL2 (Arm ARM DDI0487, D24.2.175): MMU and caches are on (M, 0; C, 2; I, 12), the stack pointer must be
+/// aligned (SA, 3), and writable memory never executes (WXN, 19).
 pub(crate) const SCTLR: u64 = {
     const RES1: u64 = bits(&[4, 5, 11, 16, 18, 22, 23, 28, 29]);
     RES1 | bits(&[0, 2, 3, 12, 19])

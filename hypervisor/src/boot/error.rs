@@ -1,27 +1,27 @@
-//! Why boot refuses a machine or an image.
+//! The reasons to refuse a machine or an image.
 
 use hyp_core::boot::device_tree::DeviceTreeError;
 use hyp_core::boot::options::UnknownArgument;
 use hyp_core::ownership::setup::SetupError;
 
-/// Why this machine or image is refused.
+/// The reason to refuse this machine or image. Users read its text in the record `refused`.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BootError {
     #[error("{0}")]
     El2(&'static str),
-    #[error("PSCI is not called by SMC: this is no EL2 to own")]
+    #[error("PSCI's method is not SMC: boot on a machine with EL2")]
     Conduit,
-    #[error("the image is not in RAM")]
+    #[error("the image is not in the device tree's RAM")]
     Place,
-    #[error("no room for a manifest behind the hypervisor")]
+    #[error("RAM ends before the image's manifest")]
     NoManifest,
-    #[error("the image is larger than RAM")]
+    #[error("the image does not fit in its RAM region")]
     ImageSize,
-    #[error("the device tree is not in RAM, or in the image")]
+    #[error("the device tree is outside RAM or overlaps the image")]
     TreePlace,
-    #[error("RAM is too small")]
+    #[error("RAM is too small: add RAM")]
     Memory,
-    #[error("EL2's stage 1 can't be made")]
+    #[error("the page tables of EL2 can't be made")]
     Stage1,
     #[error("{0}")]
     Image(#[from] bootimg::Error),

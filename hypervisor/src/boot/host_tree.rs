@@ -11,8 +11,7 @@ use super::image::LoadedImage;
 use super::layout;
 use crate::machine::maintenance;
 
-/// Writes the host's device tree into the host's memory, erases the original, and returns the new tree's
-/// address.
+/// Writes the host's device tree into the host's memory and erases the original. Returns the new tree's address.
 pub(super) fn write(
     loaded: &LoadedImage,
     ram: &[Range<u64>],
@@ -25,7 +24,7 @@ pub(super) fn write(
     let place = layout::place(ram, used, room, PAGE_SIZE).ok_or(BootError::Memory)?;
     let parts =
         loaded.image.start + image.manifest().offset()..loaded.image.start + image.manifest().file_bytes();
-    // SAFETY: `place` has found RAM that touches nothing in `used`. It is the host's, which does not run yet.
+    // SAFETY: `layout::place` has found RAM apart from all ranges in `used`. The host owns it but does not run yet.
     let out = unsafe {
         core::slice::from_raw_parts_mut(
             core::ptr::with_exposed_provenance_mut::<u8>(place as usize),
@@ -35,9 +34,9 @@ pub(super) fn write(
     let edits = Edits { initrd: Some((Pa(parts.start), Pa(parts.end))), reserved };
     device_tree::filter(tree, &edits, out).map_err(BootError::HostTree)?;
     maintenance::clean_and_invalidate(place, room);
-    // The original has the seeds, which the host must not read.
-    // SAFETY: `LoadedImage::find` has checked that `loaded.tree`, the range of `tree`, is RAM apart from the
-    // image. `filter` was the last to read it.
+    // The original has the seeds, which are secret from the host.
+    // SAFETY: `LoadedImage::find` has checked that `loaded.tree`, the range of `tree`, is RAM apart from the image.
+    // `filter` above was the last reader of `tree`.
     unsafe {
         core::ptr::with_exposed_provenance_mut::<u8>(loaded.tree.start as usize)
             .write_bytes(0, (loaded.tree.end - loaded.tree.start) as usize);

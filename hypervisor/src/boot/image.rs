@@ -1,4 +1,4 @@
-//! What the boot loader put into RAM: the image, which is verified here, and the device tree.
+//! The image and the device tree that the boot loader put into RAM. The image is verified here.
 
 use core::ops::Range;
 
@@ -8,10 +8,10 @@ use hyp_core::boot::device_tree;
 
 use super::error::BootError;
 
-/// The manifest is one page (bootimg's format).
+/// The size of the manifest in bytes: one page (docs/abi.md, "Boot image").
 const MANIFEST_BYTES: usize = 4096;
 
-/// Where the image and the device tree are. Both are in RAM, apart from each other.
+/// The places of the image and the device tree. Both are in RAM and do not overlap.
 pub(super) struct LoadedImage {
     /// The hypervisor's own sections.
     pub(super) layout: Layout,
@@ -24,7 +24,7 @@ pub(super) struct LoadedImage {
 }
 
 impl LoadedImage {
-    /// Finds out how much memory the image takes, in the region of `ram` that the hypervisor runs in.
+    /// Finds the range of the image, in the region of `ram` that contains the hypervisor.
     pub(super) fn find(tree: &'static [u8], ram: &[Range<u64>]) -> Result<Self, BootError> {
         let layout = Layout::current();
         let Range { start, end: manifest } = layout.image();
@@ -45,7 +45,7 @@ impl LoadedImage {
         Ok(Self { layout, tree, image: start..end, ram_end: home.end })
     }
 
-    /// Verifies every byte of the image behind the hypervisor.
+    /// Verifies every byte of the image after the hypervisor.
     pub(super) fn verify(&self) -> Result<Image<'static>, bootimg::Error> {
         let manifest = self.layout.image().end;
         let bytes = bytes_at(manifest, (self.image.end - manifest) as usize);
@@ -53,29 +53,29 @@ impl LoadedImage {
     }
 }
 
-/// Bytes of the image.
+/// Returns bytes of the image.
 fn bytes_at(start: u64, bytes: usize) -> &'static [u8] {
-    // SAFETY: `LoadedImage::find` has checked that these bytes are in the device tree's RAM: the manifest's
-    // page before it is parsed, the rest before `verify` can be called. Nobody writes the image before the
-    // host runs, and boot does not read it after that.
+    // SAFETY: `LoadedImage::find` has checked that these bytes are in the device tree's RAM: the manifest's page
+    // before it is parsed, the rest before `verify` can be called. No code writes the image before the host runs, and
+    // boot does not read it after that.
     unsafe { core::slice::from_raw_parts(core::ptr::with_exposed_provenance(start as usize), bytes) }
 }
 
-/// The device tree at an address, or `None` if there is none.
+/// Returns the device tree at an address, or `None` if there is none.
 ///
 /// # Safety
 ///
-/// `address` is 0, or where the boot loader put a device tree.
+/// `address` is 0, or the address at which the boot loader put a device tree.
 pub(super) unsafe fn device_tree_at(address: u64) -> Option<&'static [u8]> {
     let start = core::ptr::with_exposed_provenance::<u8>(address as usize);
     if start.is_null() || !start.cast::<u64>().is_aligned() {
         return None;
     }
-    // SAFETY: the caller gives the address where the boot loader put a device tree. It is not null and is
-    // aligned, as was just checked, and a device tree has a header of 40 bytes.
+    // SAFETY: the caller gives the address of a device tree, which was just checked to be aligned and not null. A
+    // device tree has a header of 40 bytes.
     let header = unsafe { &*start.cast::<[u8; 8]>() };
     let bytes = device_tree::total_bytes(header).ok()?;
-    // SAFETY: the boot loader wrote as many bytes as the header says. Only EL2 runs until the host is
-    // entered, and the last use of the tree is before that (`host_tree`).
+    // SAFETY: the boot loader wrote a tree of the length in its header. Only EL2 runs until the host is entered, and
+    // `host_tree` reads the tree for the last time before that.
     Some(unsafe { core::slice::from_raw_parts(start, bytes) })
 }

@@ -1,38 +1,39 @@
-//! The layout of the hypervisor's own memory: beside its image, one block at the top of RAM for all that
-//! grows with the machine.
+//! The layout of the hypervisor's own memory. Beside the image it is one block at the top of RAM, with everything
+//! whose size depends on the machine.
 
 use core::ops::Range;
 
 use hyp_core::ownership::setup::Needs;
 use shared_abi::addr::{PAGE_SIZE, PageRange, Pfn};
 
-/// An EL2 stack: the deepest path (a host call that measures pages) takes a few KiB.
+/// The size of an EL2 stack in bytes. The deepest call path (a host call that measures pages) needs a few KiB.
 const STACK_BYTES: u64 = 16 * 1024;
 
-/// The parts of the block. All ranges are in bytes, page aligned.
+/// The parts of the block, as page-aligned ranges of addresses.
 #[derive(Clone, Debug)]
 pub(super) struct Block {
-    /// All of it.
+    /// The whole block.
     pub(super) whole: Range<u64>,
-    /// The host's stage-2 tables, at an even page.
+    /// The host's stage-2 tables, from an even page on.
     pub(super) host_tables: Range<u64>,
-    /// Ownership records.
+    /// The words of the owner map.
     pub(super) owner_words: Range<u64>,
-    /// Stage-1 tables of EL2.
+    /// The stage-1 tables of EL2.
     pub(super) stage1: Range<u64>,
-    /// EL2 stacks of the CPUs, [`STACK_BYTES`] each.
+    /// The EL2 stacks of the CPUs, [`STACK_BYTES`] each.
     stacks: Range<u64>,
 }
 
 impl Block {
-    /// The stack of a CPU.
+    /// Returns the stack of a CPU.
     pub(super) fn stack(&self, cpu: usize) -> Range<u64> {
         let start = self.stacks.start + cpu as u64 * STACK_BYTES;
         start..start + STACK_BYTES
     }
 }
 
-/// Plans the block and finds a place for it: as high in `ram` as possible, and apart from all in `used`.
+/// Plans the block at the highest free place in `ram` that overlaps no range in `used`. Returns `None` if there is
+/// none.
 pub(super) fn plan(
     ram: &[Range<u64>],
     used: &[Range<u64>],
@@ -56,7 +57,7 @@ pub(super) fn plan(
     Some(Block { whole: start..next, host_tables, owner_words, stage1, stacks })
 }
 
-/// The highest `bytes` of RAM, aligned, that touch nothing in `used`.
+/// Returns the highest aligned address of `bytes` free bytes of RAM that overlap no range in `used`.
 pub(super) fn place(ram: &[Range<u64>], used: &[Range<u64>], bytes: u64, align: u64) -> Option<u64> {
     ram.iter().rev().find_map(|region| {
         let mut end = region.end;
@@ -74,13 +75,13 @@ pub(super) fn place(ram: &[Range<u64>], used: &[Range<u64>], bytes: u64, align: 
     })
 }
 
-/// The pages of a range of bytes, rounded outwards.
+/// Returns the pages that contain a range of bytes.
 pub(super) fn pages(bytes: &Range<u64>) -> Option<PageRange<Pfn>> {
     let first = bytes.start / PAGE_SIZE;
     PageRange::<Pfn>::new(Pfn(first), bytes.end.div_ceil(PAGE_SIZE).checked_sub(first)?)
 }
 
-/// The bytes of a range of pages.
+/// Returns the bytes of a range of pages.
 pub(super) fn bytes(pages: &PageRange<Pfn>) -> Range<u64> {
     pages.first().base().0..pages.end().base().0
 }

@@ -1,4 +1,4 @@
-//! Making the ownership core: from here on every page of RAM has an owner.
+//! Sets up the ownership core: from here on every page of RAM has an owner.
 
 use core::ops::Range;
 
@@ -12,28 +12,28 @@ use spin::Once;
 
 use super::error::BootError;
 use super::layout::{self, Block};
-use crate::machine::el2::El2;
+use crate::machine::el2::{CORE_MACHINE, CoreMachine};
 
-static HYPERVISOR: Once<Hypervisor<'static, El2>> = Once::new();
+static HYPERVISOR: Once<Hypervisor<'static, CoreMachine>> = Once::new();
 static RESERVED: Once<Vec<PageRange<Pfn>, 3>> = Once::new();
 
-/// The pages of the hypervisor's `own` memory: its image, its block, and the trace's rings if there are any.
+/// Returns the pages of the hypervisor's `own` memory: its image, its block, and the trace's rings if there are any.
 pub(super) fn reserved(own: &[Range<u64>]) -> Result<&'static [PageRange<Pfn>], BootError> {
     let pages = own.iter().map(layout::pages).collect::<Option<_>>().ok_or(BootError::Memory)?;
     Ok(RESERVED.call_once(|| pages))
 }
 
-/// Makes the core. `reserved` is the hypervisor's; the host owns the rest of RAM.
+/// Makes the core. The hypervisor owns `reserved`, and the host owns the rest of RAM.
 pub(super) fn hypervisor(
     platform: &'static Platform,
     reserved: &'static [PageRange<Pfn>],
     block: &Block,
     image: &Image<'_>,
-) -> Result<&'static Hypervisor<'static, El2>, BootError> {
+) -> Result<&'static Hypervisor<'static, CoreMachine>, BootError> {
     let tables = layout::pages(&block.host_tables).ok_or(BootError::Memory)?;
     let owner_words = &block.owner_words;
-    // SAFETY: `layout::plan` has reserved the range for the records alone, in RAM, aligned to pages.
-    // `boot::prepare` calls this once, and any content is a valid `u64`.
+    // SAFETY: `layout::plan` has reserved this page-aligned range of RAM for the owner map only. `boot::prepare`
+    // calls this once, and any bytes are a valid `u64`.
     let owner_words = unsafe {
         core::slice::from_raw_parts_mut(
             core::ptr::with_exposed_provenance_mut(owner_words.start as usize),
@@ -51,8 +51,8 @@ pub(super) fn hypervisor(
         cpus: platform.cpus.len(),
         expected: image.measurement(),
     };
-    // The core takes half of the boot stack. The closure builds it in its static, without a copy here.
-    let core = HYPERVISOR.try_call_once(|| Hypervisor::new(El2, setup))?;
+    // The core takes half of the boot stack, so the closure builds it in its static, without another copy here.
+    let core = HYPERVISOR.try_call_once(|| Hypervisor::new(CORE_MACHINE, setup))?;
     #[cfg(feature = "oracle")]
     crate::oracle::install(core, room);
     Ok(core)

@@ -1,4 +1,4 @@
-//! The system registers of EL1: stored for the party that ran, loaded for the party that runs next.
+//! The system registers of EL1: stored for the party that ran last, loaded for the party that runs next.
 
 use core::arch::asm;
 use core::mem::offset_of;
@@ -8,15 +8,15 @@ use hyp_core::cpu::syndrome::SyndromeRegisters;
 
 use crate::arch;
 
-/// Registers in pairs, by their field in [`SystemRegisters`]: a pair takes three instructions.
+/// Defines the save and the load of all fields of [`SystemRegisters`] in pairs: a pair takes three instructions.
 macro_rules! system_registers {
     ($($a:ident, $b:ident;)*) => {
         /// Stores the registers of the party that ran last.
         // symbol: tests/tests/metal reads its instructions.
         #[inline(never)]
         pub(crate) fn save_system(registers: &mut SystemRegisters) {
-            // SAFETY: a read of EL1's registers changes nothing. Each store is to two fields of `registers`,
-            // which is borrowed mutably; `pair` has checked that the fields follow each other.
+            // SAFETY: a read of EL1's registers has no side effect. Each store is to two fields of `registers`, which
+            // is borrowed mutably; `pair` has checked that the two are adjacent.
             $(unsafe {
                 asm!(
                     concat!("mrs {a}, ", stringify!($a)),
@@ -35,13 +35,13 @@ macro_rules! system_registers {
         ///
         /// # Safety
         ///
-        /// `registers` is that party's, and its stage 2 is selected before EL1 runs.
+        /// The caller gives the registers of that party, and selects its stage 2 before EL1 runs.
         // symbol: tests/tests/metal reads its instructions.
         #[inline(never)]
         pub(crate) unsafe fn load_system(registers: &SystemRegisters) {
-            // SAFETY: these registers have no effect on EL2. The caller gives those of the party that runs
-            // next, and selects its stage 2 before EL1 runs. Each load is of two fields of `registers`, as
-            // `pair` has checked.
+            // SAFETY: these registers have no effect on EL2. The caller gives those of the party that runs next, and
+            // selects its stage 2 before EL1 runs. Each load is from two fields of `registers`, which `pair` has
+            // checked to be adjacent.
             $(unsafe {
                 asm!(
                     "ldp {a}, {b}, [{registers}, #{offset}]",
@@ -58,7 +58,7 @@ macro_rules! system_registers {
     };
 }
 
-/// The offset of the first of two fields that follow each other.
+/// Returns the offset of the first of two adjacent fields. Compilation fails if they are not adjacent.
 const fn pair(first: usize, second: usize) -> usize {
     assert!(second == first + size_of::<u64>());
     first
@@ -80,7 +80,7 @@ system_registers! {
     cntv_cval_el0, cntv_ctl_el0;
 }
 
-/// The registers that tell of the last exception to EL2.
+/// Returns the registers that describe the last exception to EL2.
 pub(crate) fn syndrome() -> SyndromeRegisters {
     SyndromeRegisters {
         esr: arch::read!("esr_el2"),

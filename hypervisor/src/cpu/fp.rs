@@ -1,8 +1,7 @@
-//! FP and SIMD registers, switched lazily: the first touch traps, and loads the registers of the party that
-//! runs.
+//! FP and SIMD registers, switched lazily. The first use of FP traps, and the trap loads the registers of the running
+//! party.
 //!
-//! A party's registers are never in the CPU while another party can use FP. EL2 itself is compiled without
-//! them.
+//! Invariant: while a party can use FP, the CPU holds that party's registers. EL2 itself is compiled without FP.
 
 use core::arch::naked_asm;
 use core::mem::offset_of;
@@ -11,39 +10,39 @@ use hyp_core::cpu::registers::{FpRegisters, VcpuContext};
 
 use super::select::untrap_fp;
 
-/// The host's FP registers while they are not in the CPU.
+/// The host's FP registers while the CPU does not hold them.
 #[derive(Debug)]
 pub(crate) struct HostFp {
     registers: FpRegisters,
-    /// They are in `registers`, and FP traps in the host.
+    /// True if `registers` holds them; then FP traps in the host.
     saved: bool,
 }
 
 impl HostFp {
-    /// All zero, and not in the CPU: the CPU's registers may hold what the firmware left there, so that the
-    /// host's first touch loads these.
+    /// Makes the registers all zero and not loaded. The CPU may still hold values of the firmware, so the host's
+    /// first use of FP must load these.
     pub(crate) fn new() -> Self {
         Self { registers: FpRegisters::default(), saved: true }
     }
 
-    /// Whether FP traps in the host.
+    /// Returns true if FP traps in the host.
     pub(crate) const fn traps(&self) -> bool {
         self.saved
     }
 
-    /// Loads the host's registers, after its first touch.
+    /// Loads the host's registers after its first use of FP.
     pub(crate) fn give_to_host(&mut self) {
-        // SAFETY: the host runs next, and its registers are in the CPU, or the lines below load them.
+        // SAFETY: the host runs next. The CPU holds its registers, or the lines below load them.
         unsafe { untrap_fp() };
         if self.saved {
-            // SAFETY: `untrap_fp` has just untrapped FP, and `registers` is the host's: `give_to_guest`
-            // stored it, or `new` zeroed it.
+            // SAFETY: `untrap_fp` has just untrapped FP. `registers` is the host's: `give_to_guest` stored it, or
+            // `new` zeroed it.
             unsafe { load(&raw const self.registers) };
             self.saved = false;
         }
     }
 
-    /// Stores the host's registers and loads the guest's, after the guest's first touch.
+    /// Stores the host's registers and loads the guest's, after the guest's first use of FP.
     pub(crate) fn give_to_guest(&mut self, context: &mut VcpuContext) {
         // SAFETY: the guest of `context`, which trapped, runs next, and the lines below load its registers.
         unsafe { untrap_fp() };
@@ -52,24 +51,23 @@ impl HostFp {
             unsafe { save(&raw mut self.registers) };
             self.saved = true;
         }
-        // SAFETY: `untrap_fp` has just untrapped FP, and `context` is that of the guest that trapped, which
-        // runs next.
+        // SAFETY: `untrap_fp` has just untrapped FP. `context` is that of the guest that trapped, which runs next.
         unsafe { load(&raw const context.fp) };
         context.fp_live = 1;
     }
 
-    /// Stores the registers of the guest that leaves the CPU, if they are in it.
+    /// Stores the registers of the guest that leaves the CPU, if the CPU holds them.
     pub(crate) fn take_from_guest(context: &mut VcpuContext) {
         if context.fp_live != 0 {
-            // SAFETY: `give_to_guest`, which sets `fp_live`, has untrapped FP, and it traps again only with
-            // the next `select_host`; `context` is borrowed mutably.
+            // SAFETY: `give_to_guest`, which sets `fp_live`, has untrapped FP, and only the next `select_host` traps
+            // it again. `context` is borrowed mutably.
             unsafe { save(&raw mut context.fp) };
             context.fp_live = 0;
         }
     }
 }
 
-/// An instruction for each of q0 to q31 and its place in [`FpRegisters`].
+/// Applies an instruction to each of q0 to q31 and its place in [`FpRegisters`].
 macro_rules! all_q {
     ($instruction:literal) => {
         concat!(
@@ -85,7 +83,7 @@ macro_rules! all_q {
 ///
 /// # Safety
 ///
-/// `registers` is valid for writes; FP does not trap at EL2.
+/// `registers` is valid for writes, and FP does not trap at EL2.
 #[unsafe(naked)]
 unsafe extern "C" fn save(registers: *mut FpRegisters) {
     naked_asm!(
@@ -99,7 +97,7 @@ unsafe extern "C" fn save(registers: *mut FpRegisters) {
 ///
 /// # Safety
 ///
-/// `registers` is valid for reads and belongs to the party that runs next; FP does not trap at EL2.
+/// `registers` is valid for reads and belongs to the party that runs next, and FP does not trap at EL2.
 #[unsafe(naked)]
 unsafe extern "C" fn load(registers: *const FpRegisters) {
     naked_asm!(

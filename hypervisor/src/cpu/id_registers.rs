@@ -1,10 +1,10 @@
-//! ID registers of this CPU, of which the core shows EL1 a part.
+//! This CPU's ID registers, of which the core shows EL1 a part.
 
 use hyp_core::cpu::syndrome::SysRegId;
 
 use crate::arch;
 
-/// Reads an ID register, of those that EL1 sees anything of. All others read as zero.
+/// Reads an ID register that EL1 sees a part of. Returns 0 for any other.
 pub(super) fn read(register: SysRegId) -> u64 {
     let (.., crm, op2) = register.fields();
     match (crm, op2) {

@@ -1,10 +1,11 @@
-//! Selecting the host or a guest: the stage 2, traps and identity that EL1 runs under from the next entry on.
+//! Selects the stage 2, traps and identity under which EL1 runs from the next entry on: those of the host or of a
+//! guest.
 
 use hyp_core::machine::Stage2Id;
 
 use crate::arch::{self, controls};
 
-/// The values of control registers that are this CPU's own, and this CPU's host's.
+/// The values of control registers for the host on this CPU.
 #[derive(Debug)]
 pub(crate) struct HostControls {
     vttbr: u64,
@@ -14,7 +15,7 @@ pub(crate) struct HostControls {
 }
 
 impl HostControls {
-    /// Those of the CPU that this runs on; `stage2_id` is the host's stage 2.
+    /// Reads the values of the CPU that runs this. `stage2_id` is the host's stage 2.
     pub(crate) fn new(stage2_id: Stage2Id) -> Self {
         Self {
             vttbr: controls::vttbr(stage2_id),
@@ -28,12 +29,12 @@ impl HostControls {
 ///
 /// # Safety
 ///
-/// `own` is this CPU's.
+/// The caller gives this CPU's `own`.
 // symbol: tests/tests/metal reads its instructions.
 #[inline(never)]
 pub(crate) unsafe fn select_host(own: &HostControls, trap_fp: bool) {
-    // SAFETY: the caller gives this CPU's `own`: the host's stage 2, made at boot, and this CPU's identity.
-    // The values of `controls` give the host no access but to its own.
+    // SAFETY: the caller gives this CPU's `own`: the host's stage 2, made at boot, and this CPU's identity. The
+    // values of `controls` give the host access only to its own state.
     unsafe {
         arch::write!("vttbr_el2", own.vttbr);
         arch::write!("hcr_el2", controls::HOST_HCR);
@@ -45,16 +46,16 @@ pub(crate) unsafe fn select_host(own: &HostControls, trap_fp: bool) {
     arch::isb();
 }
 
-/// Selects a guest's vCPU, by the stage 2 of its VM and its MPIDR_EL1. FP traps.
+/// Selects a vCPU of a guest: the stage 2 of its VM, and its MPIDR_EL1. FP traps.
 ///
 /// # Safety
 ///
-/// `own` is this CPU's, `stage2_id` is that of the VM whose vCPU runs next.
+/// The caller gives this CPU's `own`, and the `stage2_id` of the VM whose vCPU runs next.
 // symbol: tests/tests/metal reads its instructions.
 #[inline(never)]
 pub(crate) unsafe fn select_guest(own: &HostControls, stage2_id: Stage2Id, vmpidr: u64) {
-    // SAFETY: the caller gives the stage 2 of the VM whose vCPU runs next, and this CPU's `own`. The values
-    // of `controls` give a guest no access but to its own.
+    // SAFETY: the caller gives this CPU's `own`, and the stage 2 of the VM whose vCPU runs next. The values of
+    // `controls` give a guest access only to its own state.
     unsafe {
         arch::write!("vttbr_el2", controls::vttbr(stage2_id));
         arch::write!("hcr_el2", controls::GUEST_HCR);
@@ -66,7 +67,7 @@ pub(crate) unsafe fn select_guest(own: &HostControls, stage2_id: Stage2Id, vmpid
     arch::isb();
 }
 
-/// Lets EL1 use FP and SIMD, until the next [`select_host`] or [`select_guest`].
+/// Lets EL1 use FP and SIMD until the next [`select_host`] or [`select_guest`].
 ///
 /// # Safety
 ///
@@ -75,8 +76,8 @@ pub(crate) unsafe fn select_guest(own: &HostControls, stage2_id: Stage2Id, vmpid
 #[inline(never)]
 pub(super) unsafe fn untrap_fp() {
     let cptr = arch::read!("cptr_el2");
-    // SAFETY: the caller loads the FP registers of the party that runs next before EL1 is entered. EL2 is
-    // compiled without FP.
+    // SAFETY: the caller loads the FP registers of the party that runs next before EL1 is entered. EL2 is compiled
+    // without FP.
     unsafe { arch::write!("cptr_el2", cptr & !controls::CPTR_TFP) };
     arch::isb();
 }

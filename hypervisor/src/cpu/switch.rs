@@ -1,13 +1,12 @@
-//! The world switch: one function enters EL1 and comes back, for the host and for guests.
+//! The world switch: one function enters EL1 and returns from it, for the host and for guests.
 //!
-//! [`enter`] loads the general registers, PC and PSTATE. It returns when an exception has brought the CPU
-//! back to EL2 and the registers are stored again. The callers switch system registers
-//! ([`super::el1_registers`]).
+//! [`enter`] loads the general registers, PC and PSTATE. It returns after an exception to EL2, when the registers are
+//! stored again. Its callers switch the system registers ([`super::el1_registers`]).
 //!
-//! A hypercall takes a shorter way. AAPCS64 has every function preserve x19 to x29, so the vector stores only
-//! x0 to x18 and x30, calls the handler that [`enter`] was given on the same stack, and goes back to EL1 when
-//! the handler returns. If the handler returns [`AfterHypercall::Return`], the other registers are stored as
-//! well and [`enter`] returns.
+//! A hypercall takes a fast path. Under AAPCS64 every function preserves x19 to x29, so the vector stores only x0 to
+//! x18 and x30. It calls the handler that [`enter`] was given, on the same stack, and returns to EL1 when the handler
+//! returns. If the handler returns [`AfterHypercall::Return`], the vector stores the other registers too and
+//! [`enter`] returns.
 
 use core::arch::naked_asm;
 use core::mem::offset_of;
@@ -15,11 +14,11 @@ use core::mem::offset_of;
 use hyp_core::cpu::registers::Registers;
 use hyp_core::cpu::syndrome::class;
 
-/// The vector that brought the CPU back.
+/// The vector that ended a run of EL1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub(crate) enum Vector {
-    /// A synchronous exception, other than an HVC from AArch64: ESR_EL2 has the class.
+    /// A synchronous exception other than an HVC from AArch64. ESR_EL2 has the class.
     Synchronous = 0,
     /// A physical IRQ or FIQ, which the host takes.
     Interrupt = 1,
@@ -29,18 +28,18 @@ pub(crate) enum Vector {
     Hypercall = 3,
 }
 
-/// What the vector does after a hypercall's handler.
+/// What the vector does after a hypercall's handler has returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub(crate) enum AfterHypercall {
     /// [`enter`] returns [`Vector::Hypercall`].
     Return = 0,
-    /// EL1 is entered again.
+    /// The vector enters EL1 again.
     Resume = 1,
 }
 
-/// Handles a hypercall. `owner` is the pointer that [`enter`] was given. In the stored registers, x19 to x29
-/// are stale.
+/// Handles a hypercall. `owner` is the pointer that [`enter`] was given. In the stored registers, x19 to x29 are
+/// stale.
 pub(crate) type Handler = unsafe extern "C" fn(owner: *mut ()) -> AfterHypercall;
 
 /// The stack frame of [`enter`] while EL1 runs.
@@ -51,16 +50,17 @@ struct Frame {
     registers: *mut Registers,
     owner: *mut (),
     handler: Handler,
-    /// x0 and x1 of EL1, from the vector on.
+    /// x0 and x1 of EL1, from the vector's first instruction on.
     x0: u64,
     x1: u64,
     _pad: u64,
 }
 
-/// The offset in the frame where a vector stores x0 and x1.
+/// The offset in the frame at which a vector stores x0 and x1.
 pub(crate) const FRAME_X0: usize = offset_of!(Frame, x0);
 
-/// Stores x2 to x18, x30, PC and PSTATE of EL1, and x0 and x1 from the frame, to x0; changes x2 and x3.
+/// Stores EL1's registers to the [`Registers`] at x0: x2 to x18, x30, PC and PSTATE, and x0 and x1 from the frame.
+/// Changes x2 and x3.
 macro_rules! store_caller_saved {
     () => {
         "stp x2, x3, [x0, #16]
@@ -81,7 +81,7 @@ macro_rules! store_caller_saved {
     };
 }
 
-/// Goes to EL1 with x0 to x18, x30, PC and PSTATE from x0.
+/// Loads x0 to x18, x30, PC and PSTATE from the [`Registers`] at x0, and enters EL1.
 macro_rules! load_caller_saved_and_go {
     () => {
         "ldp x2, x3, [x0, #{pc}]
@@ -105,7 +105,7 @@ macro_rules! load_caller_saved_and_go {
     };
 }
 
-/// Stores x19 to x29 of EL1 to x0, and returns x1 to the caller of [`enter`].
+/// Stores x19 to x29 of EL1 to the [`Registers`] at x0, and returns x1 to the caller of [`enter`].
 macro_rules! store_preserved_and_return {
     () => {
         "stp x19, x20, [x0, #152]
@@ -130,9 +130,10 @@ macro_rules! store_preserved_and_return {
 ///
 /// # Safety
 ///
-/// * `registers` points to [`Registers`] that only `handler` uses meanwhile. Its PSTATE is one of EL1 or EL0.
-/// * The system registers in the CPU are those of the same host or guest, also whenever `handler` returns.
-/// * `owner` is what `handler` takes.
+/// * `registers` points to [`Registers`] that only `handler` uses until this returns. Their PSTATE is one of EL1 or
+///   EL0.
+/// * The CPU holds the system registers of the same host or guest, now and whenever `handler` returns.
+/// * `owner` is valid for `handler`.
 #[unsafe(naked)]
 pub(crate) unsafe extern "C" fn enter(registers: *mut Registers, owner: *mut (), handler: Handler) -> Vector {
     naked_asm!(
@@ -158,8 +159,8 @@ pub(crate) unsafe extern "C" fn enter(registers: *mut Registers, owner: *mut (),
     )
 }
 
-/// The second half of [`enter`]. The vectors for exceptions from a lower level branch here, with x0 and x1 of
-/// EL1 in the frame and the [`Vector`] in x1.
+/// The second half of [`enter`]. The vectors for exceptions from a lower level branch here, with x0 and x1 of EL1 in
+/// the frame and the [`Vector`] in x1.
 ///
 /// # Safety
 ///

@@ -1,4 +1,4 @@
-//! The sixteen vectors of EL2 (Arm ARM DDI0487, D1.4.1).
+//! The sixteen exception vectors of EL2 (Arm ARM DDI0487, D1.4.1).
 
 use core::arch::global_asm;
 
@@ -7,14 +7,14 @@ use crate::arch;
 use crate::machine::power;
 
 global_asm!(
-    // From a lower level: free two registers, number the vector, continue in `leave`.
+    // From a lower level: free x0 and x1, put the vector's number into x1, and continue in `leave`.
     ".macro lower vector",
     ".balign 0x80",
     "stp x0, x1, [sp, #{frame}]",
     "mov x1, #\\vector",
     "b {leave}",
     ".endm",
-    // From EL2 itself: a bug of ours.
+    // From EL2 itself: a bug of the hypervisor.
     ".macro own",
     ".balign 0x80",
     "mrs x0, esr_el2",
@@ -32,9 +32,9 @@ global_asm!(
     "stp x0, x1, [sp, #{frame}]",
     "b {synchronous_64}",
     "lower {interrupt}",
-    "lower {interrupt}", // FIQ, which is the host's as well
+    "lower {interrupt}", // FIQ, which the host takes too
     "lower {serror}",
-    "lower {synchronous}", // lower level, AArch32: no hypercall for us
+    "lower {synchronous}", // lower level, AArch32: an HVC is no hypercall
     "lower {interrupt}",
     "lower {interrupt}",
     "lower {serror}",
@@ -48,12 +48,12 @@ global_asm!(
     serror = const Vector::SError as u64,
 );
 
-/// EL2 took an exception from itself: a bug of ours.
+/// Reports an exception that EL2 took from itself, which is a bug of the hypervisor.
 extern "C" fn own_fault(esr: u64, elr: u64, far: u64) -> ! {
     power::panicked(format_args!("exception in EL2: ESR {esr:#x}, ELR {elr:#x}, FAR {far:#x}"))
 }
 
-/// Makes this CPU use the vectors.
+/// Points VBAR_EL2 of this CPU to the vectors.
 // symbol: tests/tests/metal reads its instructions.
 #[inline(never)]
 pub(crate) fn install() {
@@ -61,8 +61,8 @@ pub(crate) fn install() {
         safe static hypervisor_vectors: u8;
     }
     let vectors = (&raw const hypervisor_vectors).addr() as u64;
-    // SAFETY: the assembly above aligns the sixteen vectors to 2 KiB and puts them into `.text`, which EL2's
-    // map (`machine::stage1`) makes executable at the same address.
+    // SAFETY: the assembly above aligns the sixteen vectors to 2 KiB and puts them into `.text`, which EL2's identity
+    // map (`machine::stage1`) makes executable.
     unsafe { arch::write!("vbar_el2", vectors) };
     arch::isb();
 }

@@ -1,4 +1,4 @@
-//! The hypervisor's own console: the second PL011, which the host never reaches.
+//! The hypervisor's own console: the second PL011, which the host cannot reach.
 
 use core::fmt::{Display, Write};
 
@@ -11,37 +11,37 @@ use spin::mutex::TicketMutex;
 
 /// The usual baud rate.
 const BAUD: u32 = 115_200;
-/// The usual reference clock of a PL011 on Arm's boards.
+/// The usual reference clock of a PL011 on Arm's boards, in Hz.
 const CLOCK_HZ: u32 = 24_000_000;
 
 static CONSOLE: Once<TicketMutex<Uart<'static>>> = Once::new();
 
-/// Takes the PL011 at `registers` for the hypervisor; once, on the boot CPU.
+/// Takes the PL011 at `registers` for the hypervisor. The boot CPU calls this once.
 ///
 /// # Safety
 ///
-/// `registers` is a PL011, mapped as a device, that nobody else uses, now or later.
+/// `registers` is a PL011, mapped as a device, that no other code uses, now or later.
 pub(crate) unsafe fn init(registers: Pa) {
     let Some(pointer) = core::ptr::NonNull::new(core::ptr::with_exposed_provenance_mut::<PL011Registers>(
         registers.0 as usize,
     )) else {
         return;
     };
-    // SAFETY: the caller gives a PL011, mapped as a device, that nobody else uses, now or later.
+    // SAFETY: the caller gives a PL011, mapped as a device, that no other code uses, now or later.
     let registers = unsafe { UniqueMmioPointer::new(pointer) };
     let mut uart = Uart::new(registers);
     let line = LineConfig { data_bits: DataBits::Bits8, parity: Parity::None, stop_bits: StopBits::One };
-    // If the rate is refused, the UART stays as the firmware set it.
+    // If the driver refuses the rate, the UART keeps the firmware's settings.
     let _ = uart.enable(line, BAUD, CLOCK_HZ);
     CONSOLE.call_once(|| TicketMutex::new(uart));
 }
 
-/// Reports to the tool.
+/// Writes a record for the tool.
 pub(crate) fn record(record: &Record<'_>) {
     line(record);
 }
 
-/// Writes a line. Without a console it is lost.
+/// Writes a line. Without a console the line is lost.
 pub(crate) fn line(line: &dyn Display) {
     if let Some(console) = CONSOLE.get() {
         write(&mut console.lock(), line);
@@ -53,10 +53,10 @@ fn write(uart: &mut Uart<'static>, line: &dyn Display) {
     let _ = write!(uart, "{line}\r\n");
 }
 
-/// Writes the last line of a CPU that failed. If the console's lock is held for long (by another CPU, or by
-/// this one when it failed), the line is written without it.
+/// Writes the last line of a CPU that failed. If the console stays locked for long (by another CPU, or by this one
+/// when it failed), the line is written without the lock.
 pub(crate) fn last_line(record: &Record<'_>) {
-    /// Turns to wait for the holder: far more than a line takes.
+    /// The number of attempts to take the lock: far longer than a line takes.
     const PATIENCE: u32 = 1 << 24;
     let Some(console) = CONSOLE.get() else { return };
     for _ in 0..PATIENCE {
@@ -65,9 +65,8 @@ pub(crate) fn last_line(record: &Record<'_>) {
         }
         core::hint::spin_loop();
     }
-    // SAFETY: `force_unlock` asks for a lock whose holder does not use it any more. A holder that still runs
-    // writes to the PL011 alone, by single volatile stores to one register (the driver), so that only the
-    // lines mix.
+    // SAFETY: `force_unlock` requires that the holder no longer uses the lock. A holder that still runs only writes
+    // to the PL011, by single volatile stores to one register (the driver does so), so at worst the lines mix.
     unsafe { console.force_unlock() };
     write(&mut console.lock(), record);
 }

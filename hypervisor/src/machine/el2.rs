@@ -1,7 +1,7 @@
-//! [`Machine`] on metal: the machine below the core.
+//! [`Machine`] on metal, for the core.
 //!
-//! All RAM is mapped at its own address, writable and never executable ([`super::stage1`]). The core proves
-//! by the tokens that it passes which pages it may touch.
+//! All RAM is identity mapped, writable and never executable ([`super::stage1`]). The core passes tokens that prove
+//! which pages it may access.
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -17,27 +17,40 @@ use shared_abi::record::Record;
 use super::{console, maintenance};
 use crate::arch;
 
-/// The CPU and memory that this runs on.
+/// The machine on metal: the CPU and memory that this runs on.
 #[derive(Debug)]
 pub(crate) struct El2;
 
+/// What the core drives.
+#[cfg(not(feature = "seeded-bugs"))]
+pub(crate) type CoreMachine = El2;
+/// What the core drives: bugs can be switched on in what it asks for.
+#[cfg(feature = "seeded-bugs")]
+pub(crate) type CoreMachine = hyp_verify::seeded::SeededMachine<El2>;
+
+/// The machine that the core is made with.
+#[cfg(not(feature = "seeded-bugs"))]
+pub(crate) const CORE_MACHINE: CoreMachine = El2;
+/// The machine that the core is made with.
+#[cfg(feature = "seeded-bugs")]
+pub(crate) const CORE_MACHINE: CoreMachine = CoreMachine::new(El2);
+
 impl El2 {
-    /// Notes that EL1 runs next.
+    /// Records that EL1 runs next.
     pub(crate) fn note_entry(&self) {
         self.event(|| Event::Enter(arch::read!("vttbr_el2")));
     }
 }
 
-/// The pointer to a page in the identity map.
+/// Returns the pointer to a page in the identity map.
 fn page_pointer<T>(page: Pfn) -> *mut T {
     core::ptr::with_exposed_provenance_mut(page.base().0 as usize)
 }
 
 fn entry(table: TableRef, index: usize) -> &'static AtomicU64 {
     assert!(index < Granule4K::ENTRIES);
-    // SAFETY: the core makes a `TableRef` only for pages in its custody, which are RAM and mapped (`stage1`).
-    // The index is within the page, as was just asserted. Table walkers and other CPUs use the entry by
-    // single 64-bit accesses only.
+    // SAFETY: the core makes a `TableRef` only for pages in its custody, which are RAM and mapped (`stage1`). The
+    // index is in the page, as was just asserted. Table walkers and other CPUs access the entry only as a whole.
     unsafe { AtomicU64::from_ptr(page_pointer::<u64>(table.page()).wrapping_add(index)) }
 }
 
@@ -45,10 +58,10 @@ fn entry(table: TableRef, index: usize) -> &'static AtomicU64 {
 ///
 /// # Safety
 ///
-/// `page` is a page of mapped RAM that nobody else uses.
+/// `page` is a page of mapped RAM that no other code uses.
 unsafe fn fill(page: *mut u64, first: u64, step: u64) {
-    // SAFETY: the caller gives a page of mapped RAM that nobody else uses. The loop stores to that page
-    // alone: it ends where the page does.
+    // SAFETY: the caller gives a page of mapped RAM that no other code uses. The loop ends at the end of the page, so
+    // it stores to that page only.
     unsafe {
         asm!(
             "2:",
@@ -82,9 +95,9 @@ impl Machine for El2 {
     }
 
     fn fill(&self, table: TableRef, first: u64, step: u64) {
-        // SAFETY: the core makes a `TableRef` only for pages in its custody, which are RAM and mapped
-        // (`stage1`). By the contract of `Machine::fill` no walker reaches the table, so this CPU is alone
-        // with it until a release links it.
+        // SAFETY: the core makes a `TableRef` only for pages in its custody, which are RAM and mapped (`stage1`). By
+        // the contract of `Machine::fill` no walker reaches the table, so only this CPU uses it until a later store
+        // with release semantics links it.
         unsafe { fill(page_pointer(table.page()), first, step) };
         #[cfg(feature = "trace")]
         for (index, entry) in (0..Granule4K::ENTRIES).zip(0..) {
@@ -95,8 +108,8 @@ impl Machine for El2 {
 
     fn wipe(&self, pages: &Frames) {
         let range = pages.range();
-        // SAFETY: `Frames` proves that the pages are in the core's custody, and the core relies on none of
-        // their content. They are RAM and mapped (`stage1`).
+        // SAFETY: `Frames` proves that the pages are in the core's custody, and the core does not rely on their
+        // content. They are RAM and mapped (`stage1`).
         unsafe { maintenance::wipe(range.first().base().0, range.len() << PAGE_SHIFT) };
         self.event(|| Event::Wipe(range));
     }
@@ -111,22 +124,22 @@ impl Machine for El2 {
         let range = pages.range();
         assert!(index < range.len());
         let page = Pfn(range.first().0 + index);
-        // SAFETY: the core makes `Frames` only for pages in its custody, which are RAM and mapped (`stage1`).
-        // The borrow keeps them there while `f` runs, so that nobody writes the page.
+        // SAFETY: the core makes `Frames` only for pages in its custody, which are RAM and mapped (`stage1`). The
+        // borrow keeps them in custody while `f` runs, so no other code writes the page.
         f(unsafe { &*page_pointer::<[u8; 4096]>(page) })
     }
 
     fn put_context(&self, context_page: &mut ContextPage, context: VcpuContext) {
-        // SAFETY: the core uses a `ContextPage` only while this CPU owns the vCPU. The token is borrowed
-        // mutably, so no other reference to its page exists. The page is in the core's custody, RAM, mapped
-        // (`stage1`), and larger than a context (the core asserts that beside `VcpuContext`).
+        // SAFETY: the core uses a `ContextPage` only while this CPU owns the vCPU. The token is borrowed mutably, so
+        // no other reference to its page exists. The page is in the core's custody, is mapped RAM (`stage1`), and is
+        // larger than a context (the core asserts that at `VcpuContext`).
         unsafe { page_pointer::<VcpuContext>(context_page.page()).write(context) };
     }
 
     fn with_context<R>(&self, context_page: &mut ContextPage, f: impl FnOnce(&mut VcpuContext) -> R) -> R {
-        // SAFETY: the core uses a `ContextPage` only while this CPU owns the vCPU. The token is borrowed
-        // mutably, so no other reference to its page exists. The page is in the core's custody, RAM and
-        // mapped (`stage1`), and `put_context` wrote a context there before any CPU could own the vCPU.
+        // SAFETY: the core uses a `ContextPage` only while this CPU owns the vCPU. The token is borrowed mutably, so
+        // no other reference to its page exists. The page is in the core's custody and is mapped RAM (`stage1`).
+        // `put_context` wrote a context there before any CPU could own the vCPU.
         f(unsafe { &mut *page_pointer::<VcpuContext>(context_page.page()) })
     }
 
@@ -146,7 +159,7 @@ impl Machine for El2 {
         maintenance::forget_previous_vcpu(stage2_id);
     }
 
-    /// Reports to the tool what it does not take the host's word for.
+    /// Reports the facts for which the tool does not rely on the host.
     fn report(&self, milestone: Milestone, report: &VmReport) {
         let &VmReport { protected, vcpus, measurement, populated, returned, hypercalls, exits, .. } = report;
         console::record(&match (milestone, measurement) {

@@ -1,4 +1,4 @@
-//! Power-off, and the record of a refusal or a panic before it.
+//! Power-off, and the report of a refusal or a panic before it.
 
 use core::arch::asm;
 use core::fmt::{self, Write};
@@ -19,36 +19,36 @@ pub(crate) fn off() -> ! {
     halt()
 }
 
-/// Reports why this machine or image is refused, and powers off.
+/// Reports the reason to refuse this machine or image, and powers off.
 pub(crate) fn refuse(why: impl fmt::Display) -> ! {
     console::record(&Record::Refused { message: &message(format_args!("{why}")) });
     off()
 }
 
-/// Reports a panic, and powers off. The record has no message, since the code that formats messages would be
-/// a tenth of the hypervisor. It has the words on the stack that may be return addresses, as offsets in the
-/// ELF file; the first is in the function that panicked.
+/// Reports a panic, and powers off. The record has no message, because the code that formats panic messages would be
+/// a tenth of the hypervisor. Instead it lists the words on the stack that may be return addresses, as offsets from
+/// the start of `.text`. The first one is in the function that panicked.
 pub(crate) fn panic() -> ! {
     let text = Layout::current().text;
     let stack: *const u64;
-    // SAFETY: the instruction reads the stack pointer and changes the one register that is its output.
+    // SAFETY: the instruction reads the stack pointer and changes only its output register.
     unsafe { asm!("mov {}, sp", out(reg) stack, options(nomem, nostack)) };
     let words = (PAGE_SIZE - stack.addr() as u64 % PAGE_SIZE) / 8;
     let mut calls = Message::new();
     for index in 0..words as usize {
-        // SAFETY: `index` stays within the stack pointer's page, which is mapped RAM (`stage1`). Any word of
-        // it is a valid `u64`, and it is only printed.
+        // SAFETY: `index` stays in the stack pointer's page, which is mapped RAM (`stage1`). Any word of it is a
+        // valid `u64`, and it is only printed.
         let word = unsafe { stack.wrapping_add(index).read_volatile() };
         if text.contains(&word) {
-            // If the text is too long, it is cut.
+            // A text that is too long is cut.
             let _ = write!(calls, " {:#x}", word - text.start);
         }
     }
     panicked(format_args!("called from{calls}"))
 }
 
-/// Reports that the hypervisor itself failed, and powers off. Only the first CPU that fails reports. Any
-/// other waits some time for that report before it powers off.
+/// Reports that the hypervisor itself failed, and powers off. Only the first CPU that fails reports. Any other CPU
+/// waits for that report before it powers off.
 pub(crate) fn panicked(what: fmt::Arguments<'_>) -> ! {
     static REPORTED: AtomicBool = AtomicBool::new(false);
     if !REPORTED.swap(true, Ordering::Relaxed) {
@@ -59,10 +59,10 @@ pub(crate) fn panicked(what: fmt::Arguments<'_>) -> ! {
     off()
 }
 
-/// Room for the text of a record.
+/// The text of a record, of bounded length.
 type Message = heapless::String<160>;
 
-/// A text for a record. If it is too long, it is cut.
+/// Formats a text for a record. A text that is too long is cut.
 fn message(text: fmt::Arguments<'_>) -> Message {
     let mut message = Message::new();
     let _ = message.write_fmt(text);

@@ -1,5 +1,5 @@
-//! EL2's own stage 1: an identity map. Text is executable and read-only, constants are read-only, all other
-//! RAM is writable and never executable. Only the hypervisor's own devices are mapped.
+//! EL2's own stage 1: an identity map. Text is executable and read-only, constants are read-only, and all other RAM
+//! is writable and never executable. The hypervisor's own devices are mapped, no others.
 
 use core::ops::Range;
 use core::ptr::NonNull;
@@ -11,7 +11,7 @@ use bare_rt::image::Layout;
 
 use crate::arch::{self, controls};
 
-/// The tables start at level 0: 48 bits of address.
+/// Tables start at level 0: addresses have 48 bits.
 const ROOT_LEVEL: usize = 0;
 
 const VALID: El23Attributes = El23Attributes::VALID.union(El23Attributes::ACCESSED);
@@ -22,7 +22,7 @@ const TEXT: El23Attributes = NORMAL.union(El23Attributes::READ_ONLY);
 const RODATA: El23Attributes = TEXT.union(El23Attributes::XN);
 const DATA: El23Attributes = NORMAL.union(El23Attributes::XN);
 
-/// Hands out table pages from a range that is reserved for them.
+/// Allocates table pages from a range that is reserved for them.
 struct Tables {
     free: Range<u64>,
 }
@@ -30,17 +30,17 @@ struct Tables {
 impl Translation<El23Attributes> for Tables {
     fn allocate_table(&mut self) -> (NonNull<PageTable<El23Attributes>>, PhysicalAddress) {
         let page = self.free.start;
-        assert!(page < self.free.end, "stage 1 of EL2 takes more tables than were set aside");
+        assert!(page < self.free.end, "EL2's stage 1 needs more tables than were reserved");
         self.free.start += PAGE_SIZE as u64;
         let table = self.physical_to_virtual(PhysicalAddress(page as usize));
-        // SAFETY: the page is in the range that the caller of `Stage1::new` gave for tables alone, as was
-        // just asserted, and each page is handed out once.
+        // SAFETY: the page is in the range that the caller of `Stage1::new` gave for tables only, as was just
+        // asserted, and each page is allocated once.
         unsafe { table.write_bytes(0, 1) };
         (table, PhysicalAddress(page as usize))
     }
 
     unsafe fn deallocate_table(&mut self, _table: NonNull<PageTable<El23Attributes>>) {
-        // The map only grows, and stays for good.
+        // The map only grows and is never freed.
     }
 
     fn physical_to_virtual(&self, pa: PhysicalAddress) -> NonNull<PageTable<El23Attributes>> {
@@ -48,25 +48,25 @@ impl Translation<El23Attributes> for Tables {
     }
 }
 
-/// The map, for each CPU to turn on.
+/// The map, which each CPU turns on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stage1 {
     root: u64,
 }
 
 impl Stage1 {
-    /// The number of table pages for a map of `ram`: one for each gigabyte that it touches, two for the edges
-    /// of each range, and some for devices and the top levels.
+    /// Returns the number of table pages for a map of `ram`: one for each gigabyte of a range, six for its edges, and
+    /// some for devices and the top levels.
     pub(crate) fn tables_needed(ram: &[Range<u64>]) -> u64 {
         const FIXED: u64 = 16;
         ram.iter().map(|range| ((range.end - range.start) >> 30) + 6).sum::<u64>() + FIXED
     }
 
-    /// Makes the map, of `ram` (in which the running binary lies) and the pages of `devices`.
+    /// Makes the map of `ram` (which contains the running binary) and of the pages of `devices`.
     ///
     /// # Safety
     ///
-    /// `tables` is RAM that is never used for anything else. The MMU is off.
+    /// `tables` is RAM that no other code uses, now or later. The MMU is off.
     pub(crate) unsafe fn new(
         tables: Range<u64>,
         layout: &Layout,
@@ -106,15 +106,14 @@ impl Stage1 {
     ///
     /// # Safety
     ///
-    /// The CPU is at EL2 with its MMU off, and the map holds all memory that it uses.
+    /// The CPU is at EL2 with its MMU off, and the map has all memory that the CPU uses.
     // symbol: tests/tests/metal reads its instructions.
     #[inline(never)]
     pub(crate) unsafe fn enable(self) {
         let tcr = controls::tcr(arch::physical_range());
         arch::tlbi_alle2();
-        // SAFETY: the caller calls this with the MMU off, and with a map of all memory that this CPU uses. It
-        // is an identity map, so that the instruction after the write of SCTLR_EL2 is fetched from the same
-        // address.
+        // SAFETY: the caller calls this with the MMU off, and with a map of all memory that this CPU uses. It is an
+        // identity map, so the instruction after the write of SCTLR_EL2 is fetched from the same address.
         unsafe {
             arch::write!("mair_el2", controls::MAIR);
             arch::write!("tcr_el2", tcr);

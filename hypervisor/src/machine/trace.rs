@@ -1,10 +1,10 @@
-//! The trace (feature `trace`): each CPU's typed events, in a ring of its own. The shipped hypervisor has no
+//! The trace (feature `trace`): each CPU records its events in a ring of its own. The shipped hypervisor has no
 //! trace.
 //!
-//! A ring that is half full is drained to the hypervisor's console, a line per event, as soon as its CPU
-//! holds no lock. Power-off drains the rest. All CPUs share one sequence of numbers, so that a reader
-//! restores one order: an event under a lock comes before those of the next holder, and a CPU's put of a vCPU
-//! before another CPU's load.
+//! A ring that is half full is drained to the hypervisor's console, one line per event, as soon as its CPU holds no
+//! lock. Power-off drains the rest. All CPUs share one sequence of numbers, so that a reader can restore one order:
+//! an event under a lock precedes those of the lock's next holder, and a CPU's put of a vCPU precedes another CPU's
+//! load.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -18,21 +18,21 @@ use spin::mutex::TicketMutex;
 use super::console;
 use crate::arch;
 
-/// The events in a ring: many times those of one CPU under one lock.
+/// The number of events in a ring: many times the number that one CPU records under one lock.
 const CAPACITY: usize = 1 << 15;
-/// A ring's memory; whole pages.
+/// The size of a ring in bytes: whole pages.
 pub(crate) const RING_BYTES: u64 = (CAPACITY * size_of::<RingEntry>()) as u64;
 
 const _: () = assert!(RING_BYTES.is_multiple_of(PAGE_SIZE));
 
-/// Whether the rings exist and take events.
+/// True if the rings exist and take events.
 static ON: AtomicBool = AtomicBool::new(false);
 /// The number of the next event.
 static NEXT: AtomicU64 = AtomicU64::new(0);
-/// For each CPU its affinity fields and its ring.
+/// For each CPU, its affinity fields and its ring.
 static RINGS: Once<Vec<(u64, TicketMutex<Ring>), MAX_CPUS>> = Once::new();
 
-/// An event with its number. Any bytes are a valid one.
+/// An event with its number. Any bytes are a valid entry.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct RingEntry {
@@ -40,22 +40,22 @@ struct RingEntry {
     words: [u64; 2],
 }
 
-/// The events of one CPU, since they were last drained.
+/// The events of one CPU since the last drain.
 struct Ring {
     cpu: usize,
     entries: &'static mut [RingEntry],
     used: usize,
-    /// Events for which there was no room.
+    /// The number of events that were lost because the ring was full.
     dropped: u64,
-    /// Locks of the core that the CPU holds.
+    /// The number of the core's locks that the CPU holds.
     held: usize,
 }
 
-/// Gives each of `cpus` (affinity fields) a ring, and starts; once.
+/// Gives each of `cpus` (affinity fields) a ring, and starts the trace. This is called once.
 ///
 /// # Safety
 ///
-/// At `memory` is mapped RAM that nobody else uses, [`RING_BYTES`] for each of the `cpus`.
+/// `memory` is the address of mapped RAM that no other code uses, [`RING_BYTES`] for each of the `cpus`.
 pub(crate) unsafe fn start(memory: u64, cpus: &[u64]) {
     RINGS.call_once(|| {
         let ring = |(cpu, affinity): (usize, &u64)| {
@@ -63,8 +63,8 @@ pub(crate) unsafe fn start(memory: u64, cpus: &[u64]) {
             let first = core::ptr::with_exposed_provenance_mut(first as usize);
             let ring = TicketMutex::new(Ring {
                 cpu,
-                // SAFETY: the caller gives `RING_BYTES` of mapped RAM for each CPU, which nobody else uses.
-                // Each CPU's part is handed out once, and any content is a valid entry.
+                // SAFETY: the caller gives `RING_BYTES` of mapped RAM for each CPU, which no other code uses. Each
+                // CPU's part is used once, and any bytes are a valid entry.
                 entries: unsafe { core::slice::from_raw_parts_mut(first, CAPACITY) },
                 used: 0,
                 dropped: 0,
@@ -77,7 +77,7 @@ pub(crate) unsafe fn start(memory: u64, cpus: &[u64]) {
     ON.store(true, Ordering::Relaxed);
 }
 
-/// Stops, and drains all rings; at power-off.
+/// Stops the trace and drains all rings, before power-off.
 pub(crate) fn finish() {
     if ON.swap(false, Ordering::Relaxed) {
         for (_, ring) in RINGS.get().into_iter().flatten() {
@@ -101,7 +101,7 @@ pub(crate) fn record(event: Event) {
     }
 }
 
-/// A line of the trace; `hyp_trace` reads it.
+/// Prints a line of the trace, which `hyp_trace` parses.
 fn print(cpu: usize, entry: &RingEntry) {
     let [first, second] = entry.words;
     console::line(&format_args!("{} {cpu:x} {:x} {first:x} {second:x}", kind::LINE, entry.number));
@@ -124,7 +124,7 @@ impl Ring {
         }
     }
 
-    /// Hands all events to `take`, in their order, and empties the ring.
+    /// Passes all events to `take` in order, and empties the ring.
     fn drain(&mut self, take: impl Fn(usize, &RingEntry)) {
         for entry in self.entries.iter().take(self.used) {
             take(self.cpu, entry);

@@ -1,4 +1,4 @@
-//! Running a vCPU: from the host's call `VcpuRun` to the exit record that the host gets.
+//! Runs a vCPU: from the host's call `VcpuRun` to the exit record that the host gets.
 
 use hyp_core::call::guest::{Services, guest_call};
 use hyp_core::cpu::registers::Registers;
@@ -15,21 +15,21 @@ use crate::cpu::fp::HostFp;
 use crate::cpu::select::{self, HostControls};
 use crate::cpu::switch::{self, AfterHypercall, Vector};
 use crate::cpu::{Cpu, el1_registers, gic};
-use crate::machine::el2::El2;
+use crate::machine::el2::{CoreMachine, El2};
 
-/// The vCPU that runs, for [`hypercall`].
+/// The running vCPU, for [`hypercall`].
 struct Running<'a> {
-    loaded: &'a mut LoadedVcpu<'static, 'static, El2>,
+    loaded: &'a mut LoadedVcpu<'static, 'static, CoreMachine>,
     services: &'a Services<'static>,
-    /// What remains to do after a hypercall, if the guest does not just resume.
+    /// The action after a hypercall, if it is not to resume the guest.
     action: GuestAction,
 }
 
-/// Enters a vCPU on this CPU until it exits.
+/// Enters a vCPU on this CPU and runs it until an exit.
 ///
 /// # Errors
 ///
-/// Why the vCPU was not entered.
+/// The reason to refuse the entry.
 pub(crate) fn run(
     cpu: &mut Cpu,
     vm: VmHandle,
@@ -40,12 +40,12 @@ pub(crate) fn run(
     let mut run = |loaded: &mut _| {
         guest_entry(loaded, entry.resume).map(|()| run_loaded(loaded, services, entry, controls, host, fp))
     };
-    vcpu_cache.run(vm, vcpu, &mut run)?
+    vcpu_cache.run(vm, vcpu, &mut run)
 }
 
-/// [`run`], of a vCPU that this CPU owns. The host's system registers are in the CPU before and after it.
+/// Runs a vCPU that this CPU owns, until an exit. The CPU holds the host's system registers before and after it.
 fn run_loaded(
-    loaded: &mut LoadedVcpu<'static, 'static, El2>,
+    loaded: &mut LoadedVcpu<'static, 'static, CoreMachine>,
     services: &Services<'static>,
     entry: &Entry,
     controls: &HostControls,
@@ -55,7 +55,7 @@ fn run_loaded(
     el1_registers::save_system(&mut host.system);
     let stage2_id = loaded.stage2_id();
     loaded.with_context(|context| {
-        // SAFETY: `VcpuCache::run` has made this CPU the vCPU's owner. `context` is that vCPU's, `stage2_id` is
+        // SAFETY: `VcpuCache::run` has made this CPU the owner of the vCPU. `context` is that vCPU's, `stage2_id` is
         // its VM's, and `controls` is this CPU's. `until_exit` enters that vCPU next.
         unsafe {
             el1_registers::load_system(&context.registers.system);
@@ -76,8 +76,8 @@ fn run_loaded(
             timer_fired: context.timer_fired(arch::read!("cntvct_el0")),
         }
     });
-    // SAFETY: the system registers in `host` were stored above, `controls` is this CPU's, and the host runs
-    // next.
+    // SAFETY: `save_system` stored the host's system registers in `host` above, `controls` is this CPU's, and the
+    // host runs next.
     unsafe {
         el1_registers::load_system(&host.system);
         select::select_host(controls, fp.traps());
@@ -90,12 +90,12 @@ fn until_exit(fp: &mut HostFp, running: &mut Running<'_>) -> Exit {
     loop {
         El2.note_entry();
         let registers = running.loaded.with_context(|context| &raw mut context.registers);
-        // SAFETY: this CPU owns the vCPU, so that only `enter` and `hypercall`, which takes a `Running`, use
-        // its registers meanwhile. `run_loaded` has loaded its system registers. Its PSTATE is one of EL1 or
-        // EL0: only `VcpuContext::new`, the guest itself and injected exceptions set it.
+        // SAFETY: this CPU owns the vCPU, so only `enter` and `hypercall`, which takes a `Running`, use its registers
+        // until `enter` returns. `run_loaded` has loaded its system registers. Its PSTATE is one of EL1 or EL0: only
+        // `VcpuContext::new`, the guest itself and injected exceptions set it.
         let vector = unsafe { switch::enter(registers, (&raw mut *running).cast(), hypercall) };
         let Running { loaded, services, action } = &mut *running;
-        // The core injects exceptions into stored registers.
+        // The core injects exceptions into stored registers, so they are stored first.
         loaded.with_context(|context| el1_registers::save_system(&mut context.registers.system));
         #[cfg(feature = "oracle")]
         let _looks = crate::oracle::after(crate::oracle::Calls::GUEST);
@@ -111,19 +111,19 @@ fn until_exit(fp: &mut HostFp, running: &mut Running<'_>) -> Exit {
                 loaded.with_context(|context| fp.give_to_guest(context));
             }
             GuestAction::Resume => loaded.with_context(|context| {
-                // SAFETY: `context` is this vCPU's: stored above, and perhaps changed by an injected
-                // exception. Its stage 2 is still selected, and it runs next.
+                // SAFETY: `context` is this vCPU's: it was stored above, and an injected exception may have changed
+                // it. Its stage 2 is still selected, and it runs next.
                 unsafe { el1_registers::load_system(&context.registers.system) }
             }),
         }
     }
 }
 
-/// Handles a hypercall of the guest, of whose registers only x0 to x18, x30, PC and PSTATE are stored.
+/// Handles a hypercall of the guest. Only x0 to x18, x30, PC and PSTATE of its registers are stored.
 ///
 /// # Safety
 ///
-/// `running` points to the [`Running`] of the vCPU that made the call, and nothing else uses it meanwhile.
+/// `running` points to the [`Running`] of the vCPU that made the call, and no other code uses it until this returns.
 unsafe extern "C" fn hypercall(running: *mut ()) -> AfterHypercall {
     // SAFETY: `until_exit` passes its own `Running` to `enter`, and does not use it before `enter` returns.
     let running = unsafe { &mut *running.cast::<Running<'_>>() };

@@ -1,4 +1,4 @@
-//! The host's PSCI (DEN0022): the core decides, and EL2 makes the calls to the firmware itself.
+//! The host's PSCI (DEN0022): the core decides, and EL2 calls the firmware.
 
 use hyp_core::call::psci::code;
 use hyp_core::call::psci::host::PowerRequest;

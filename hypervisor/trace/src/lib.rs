@@ -1,5 +1,5 @@
-//! The trace of the hypervisor: from words to events, from lines of its console to a stream in order. The tool
-//! that boots it and the protocol checker of `hyp-verify` read it with this.
+//! Decodes the hypervisor's trace: from console lines to events, and from the lines of all CPUs to one stream in
+//! order. The tool that boots the hypervisor and the protocol checker of `hyp-verify` use it.
 
 #![forbid(unsafe_code)]
 
@@ -12,37 +12,37 @@ use hyp_core::machine::{Stage2Id, Vmid};
 use shared_abi::addr::{Pa, PageRange, Pfn};
 use shared_abi::host_call::VcpuIndex;
 
-/// What the line of an event starts with.
+/// The first word of an event's line.
 pub const LINE: &str = kind::LINE;
 
-/// An event, who did it, and its place in the order of all CPUs' events.
+/// An event with its CPU and its place in the order of all CPUs' events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Traced {
-    /// Its number, from 0 on.
+    /// Its number, from 0.
     pub number: u64,
     /// The CPU.
     pub cpu: usize,
-    /// What it did.
+    /// The event.
     pub event: Event,
 }
 
-/// Why a trace can't be relied on.
+/// Why a trace is incomplete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Incomplete {
-    /// A ring was full.
+    /// A CPU's ring was full, so that events are lost.
     #[error("CPU {cpu} dropped {count} events")]
     Dropped {
-        /// Whose ring.
+        /// The CPU.
         cpu: usize,
-        /// How many.
+        /// The number of lost events.
         count: u64,
     },
-    /// Events are missing, or are there twice.
-    #[error("there is no one event {0}")]
+    /// The event with this number is missing or occurs twice.
+    #[error("event {0} is missing or occurs twice")]
     Missing(u64),
 }
 
-/// The event that [`Event::encode`] made these words of; `None` if it made them of none.
+/// Returns the event that [`Event::encode`] encoded as these words, or `None` if they encode no event.
 #[must_use]
 pub fn decode(words: [u64; 2]) -> Option<Event> {
     event_of(words).filter(|event| event.encode() == words)
@@ -98,7 +98,7 @@ fn event_of([first, second]: [u64; 2]) -> Option<Event> {
 }
 
 impl Traced {
-    /// Reads the line that a CPU printed for an event; `None` for any other line.
+    /// Parses the line that a CPU prints for an event. Returns `None` for any other line.
     #[must_use]
     pub fn parse(line: &str) -> Option<Self> {
         let mut words = line.strip_prefix(kind::LINE)?.split_ascii_whitespace();
@@ -110,7 +110,7 @@ impl Traced {
         })
     }
 
-    /// The line that [`Self::parse`] reads.
+    /// Returns the line that [`Self::parse`] parses.
     #[must_use]
     pub fn line(&self) -> String {
         let [first, second] = self.event.encode();
@@ -118,11 +118,11 @@ impl Traced {
     }
 }
 
-/// The events of all CPUs in one order, if all of them are there.
+/// Returns the events of all CPUs in one order, each with its CPU.
 ///
 /// # Errors
 ///
-/// [`Incomplete`]: what is missing.
+/// [`Incomplete`] if an event is missing.
 pub fn in_order(mut trace: Vec<Traced>) -> Result<Vec<(usize, Event)>, Incomplete> {
     trace.sort_by_key(|traced| traced.number);
     for (traced, number) in trace.iter().zip(0..) {
@@ -137,7 +137,7 @@ pub fn in_order(mut trace: Vec<Traced>) -> Result<Vec<(usize, Event)>, Incomplet
     Ok(trace.iter().map(|found| (found.cpu, found.event)).collect())
 }
 
-/// An event as a reader wants it: what was done, to what.
+/// An event in words: the action and its operands.
 #[derive(Clone, Copy, Debug)]
 pub struct InWords(pub Event);
 
@@ -184,7 +184,7 @@ impl fmt::Display for InWords {
 mod tests {
     use super::*;
 
-    /// One event of each kind, and the corners of its numbers.
+    /// One event of each kind, with the extreme values of its numbers.
     fn all() -> Vec<Event> {
         let range = |first, pages| PageRange::<Pfn>::new(Pfn(first), pages).unwrap();
         let vmid = Vmid(16);

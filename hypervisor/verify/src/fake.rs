@@ -1,8 +1,8 @@
-//! A machine in memory that records what it is asked to do.
+//! The fake machine: a `Machine` in memory that records every operation that the core asks of it.
 //!
-//! Pages hold bytes, tables are pages, and TLBs are modelled as badly behaved as the architecture
-//! allows ([`tlb`]): they remember every translation that was ever valid until they are told not to.
-//! The independent [`walker`] says what the tables mean, and a [`Checker`] looks at each event as it comes.
+//! Pages hold bytes, and tables are pages. The TLBs ([`tlb`]) are the worst that the architecture allows: they keep
+//! every translation that was ever valid until an invalidation names it. The independent [`walker`] decodes the
+//! tables, and a [`Checker`] checks each event as it is recorded.
 
 mod memory;
 pub mod tlb;
@@ -31,21 +31,21 @@ pub(crate) struct State {
     pages: FakeMemory,
     contexts: HashMap<u64, VcpuContext>,
     events: Vec<(usize, Event)>,
-    /// What VTTBR_EL2 of each CPU holds during maintenance.
+    /// The address space in VTTBR_EL2 of each CPU during maintenance.
     selected: HashMap<usize, Stage2Id>,
     tlb: Tlb,
-    /// Looks at each event as it comes.
+    /// Checks each event as it is recorded.
     checker: Option<Checker>,
-    /// Pages that consist of this byte are not wiped: for tests of tests.
+    /// Pages that are filled with this byte are not wiped. Tests use it to show that a check notices a missing wipe.
     left_unwiped: Option<u8>,
 }
 
 std::thread_local! {
-    /// The CPU that this thread is at the moment.
+    /// The CPU that this thread plays at the moment.
     static CPU: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Does `f` as that CPU: events of this thread are told as its own.
+/// Runs `f` as CPU `cpu`: events of this thread are recorded as that CPU's.
 pub fn on_cpu<R>(cpu: usize, f: impl FnOnce() -> R) -> R {
     let before = CPU.replace(cpu);
     let result = f();
@@ -81,28 +81,49 @@ impl State {
 }
 
 /// The fake machine, of any geometry.
+#[cfg(not(feature = "seeded-bugs"))]
+pub type Fake<G = Granule4K> = FaultlessFake<G>;
+/// The fake machine, of any geometry, with bugs that can be switched on.
+#[cfg(feature = "seeded-bugs")]
+pub type Fake<G = Granule4K> = crate::seeded::SeededMachine<FaultlessFake<G>>;
+
+/// The fake machine, without bugs to be switched on.
 #[derive(Debug)]
-pub struct Fake<G = Granule4K> {
+pub struct FaultlessFake<G = Granule4K> {
     state: Mutex<State>,
     jostling: AtomicBool,
     geometry: PhantomData<fn() -> G>,
 }
 
-impl<G> Default for Fake<G> {
+impl<G> Default for FaultlessFake<G> {
     fn default() -> Self {
         Self { state: Mutex::default(), jostling: AtomicBool::new(false), geometry: PhantomData }
     }
 }
 
+#[cfg(feature = "seeded-bugs")]
 impl<G: Geometry> Fake<G> {
-    /// A machine that stops the test at the first event that breaks a rule of the [`protocol`](crate::protocol).
+    /// [`FaultlessFake::checked`], with bugs that can be switched on.
+    pub fn checked() -> Self {
+        Self::new(FaultlessFake::checked())
+    }
+
+    /// [`FaultlessFake::fill`]: here too, as [`Machine::fill`] would be found first otherwise.
+    pub fn fill(&self, page: Pfn, byte: u8) {
+        FaultlessFake::fill(self, page, byte);
+    }
+}
+
+impl<G: Geometry> FaultlessFake<G> {
+    /// Makes a machine that stops the test at the first event that breaks a rule of the
+    /// [`protocol`](crate::protocol).
     pub fn checked() -> Self {
         let machine = Self::default();
         machine.state().checker = Some(Checker::new(G::INDEX_BITS));
         machine
     }
 
-    /// From now on rules may be broken.
+    /// Stops checking the rules.
     pub fn stop_checking(&self) {
         self.state().checker = None;
     }
@@ -111,7 +132,7 @@ impl<G: Geometry> Fake<G> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes what the machine was asked to do since the last time.
+    /// Takes the events recorded since the last call.
     pub fn take_events(&self) -> Vec<Event> {
         let asked = |event: &Event| {
             !matches!(
@@ -123,7 +144,7 @@ impl<G: Geometry> Fake<G> {
         trace.map(|(_, event)| event).filter(asked).collect()
     }
 
-    /// Takes all that was recorded since the last time, with the CPU that did it ([`on_cpu`]).
+    /// Takes the events recorded since the last call, each with the CPU that caused it ([`on_cpu`]).
     pub fn take_trace(&self) -> Vec<(usize, Event)> {
         core::mem::take(&mut self.state().events)
     }
@@ -133,46 +154,47 @@ impl<G: Geometry> Fake<G> {
         self.state().pages.fill(page.0, byte);
     }
 
-    /// From now on, pages that consist of this byte are not wiped: a test that is to notice has to.
+    /// From now on, does not wipe pages that are filled with this byte. A test that claims to check wipes must then
+    /// fail.
     pub fn leave_unwiped(&self, byte: u8) {
         self.state().left_unwiped = Some(byte);
     }
 
-    /// From now on, threads make way for each other wherever a lock changes hands.
+    /// From now on, yields the thread wherever a lock changes hands, so that threads interleave more.
     pub fn jostle(&self) {
         self.jostling.store(true, Ordering::Relaxed);
     }
 
-    /// The byte that all of a page consists of, if it does.
+    /// Returns the byte that fills the page, or `None` if its bytes differ.
     pub fn uniform_byte(&self, page: Pfn) -> Option<u8> {
         self.state().pages.uniform_byte(page.0)
     }
 
-    /// What `stage2_id` makes of an IPA page, by the tables as they are.
+    /// Translates an IPA page of `stage2_id` by the tables as they are now.
     pub fn walk(&self, stage2_id: Stage2Id, page: u64) -> Option<walker::Translation> {
         let state = self.state();
         walker::walk(G::INDEX_BITS, &|page, index| state.entry(page, index), stage2_id.root, page)
     }
 
-    /// From now on somebody may run in `stage2_id`: its translations are in the TLBs as soon as they are
-    /// valid.
+    /// From now on, assumes that a CPU runs in `stage2_id`: the TLBs hold its translations as soon as they are valid.
     pub fn watch(&self, stage2_id: Stage2Id) {
         let mut state = self.state();
         state.tlb.watch(stage2_id);
         Self::refill(&mut state);
     }
 
-    /// Nobody runs in `stage2_id` any more.
+    /// From now on, assumes that no CPU runs in `stage2_id`.
     pub fn unwatch(&self, stage2_id: Stage2Id) {
         self.state().tlb.unwatch(stage2_id);
     }
 
-    /// What the TLBs remember of an IPA page of `stage2_id`.
+    /// Returns the translation that the TLBs hold for an IPA page of `stage2_id`.
     pub fn remembered(&self, stage2_id: Stage2Id, page: u64) -> Option<walker::Translation> {
         self.state().tlb.get(stage2_id, page)
     }
 
-    /// What `stage2_id` makes of every IPA page, by the tables as they are, and what the TLBs remember.
+    /// Returns the translations of every IPA page of `stage2_id`: by the tables as they are now, and as the TLBs hold
+    /// them.
     pub fn translations(&self, stage2_id: Stage2Id) -> (tlb::Map, tlb::Map) {
         let state = self.state();
         let found = state.translations::<G>(stage2_id);
@@ -180,7 +202,7 @@ impl<G: Geometry> Fake<G> {
         (found, remembered.unwrap_or_default())
     }
 
-    /// Rules of break-before-make that were broken.
+    /// Returns the violations of break-before-make so far.
     pub fn violations(&self) -> Vec<tlb::StaleTranslation> {
         self.state().tlb.violations()
     }
@@ -192,7 +214,7 @@ impl<G: Geometry> Fake<G> {
     }
 }
 
-impl<G: Geometry> Machine for Fake<G> {
+impl<G: Geometry> Machine for FaultlessFake<G> {
     type Geometry = G;
 
     fn read_entry(&self, table: TableRef, index: usize) -> u64 {
@@ -201,12 +223,12 @@ impl<G: Geometry> Machine for Fake<G> {
             "a table is read that nobody made: {:?}",
             table.page()
         );
-        assert!(index < G::ENTRIES, "an entry is read that the table does not have: {index}");
+        assert!(index < G::ENTRIES, "read of entry {index}, which is beyond the table");
         self.state().entry(table.page().0, index)
     }
 
     fn write_entry(&self, table: TableRef, index: usize, value: u64) {
-        assert!(index < G::ENTRIES, "an entry is written that the table does not have: {index}");
+        assert!(index < G::ENTRIES, "write of entry {index}, which is beyond the table");
         let mut state = self.state();
         let bytes = state.page(table.page().0);
         let (entries, _) = bytes.as_chunks_mut::<8>();
@@ -218,7 +240,7 @@ impl<G: Geometry> Machine for Fake<G> {
 
     fn fill(&self, table: TableRef, first: u64, step: u64) {
         let reached = self.state().checker.as_ref().is_some_and(|checker| checker.walks(table.page()));
-        assert!(!reached, "a table is filled at one go while walkers reach it");
+        assert!(!reached, "fill of a table that walkers can reach");
         let mut next = first;
         for index in 0..G::ENTRIES {
             self.write_entry(table, index, next);
@@ -251,10 +273,7 @@ impl<G: Geometry> Machine for Fake<G> {
         self.state().contexts.insert(context_page.page().0, context);
     }
 
-    #[expect(
-        clippy::expect_used,
-        reason = "a fake stops the test that asks for registers which were never put"
-    )]
+    #[expect(clippy::expect_used, reason = "the fake stops a test that reads a context before it is written")]
     fn with_context<R>(&self, context_page: &mut ContextPage, f: impl FnOnce(&mut VcpuContext) -> R) -> R {
         let mut state = self.state();
         let context = state.contexts.get_mut(&context_page.page().0);
@@ -285,17 +304,20 @@ impl<G: Geometry> Machine for Fake<G> {
     }
 }
 
-impl<G: Geometry> Maintenance for Fake<G> {
+impl<G: Geometry> Maintenance for FaultlessFake<G> {
     fn barrier(&self, barrier: Barrier) {
         let mut state = self.state();
         state.tell(Event::Barrier(barrier));
-        // The last of each sequence: what was written is visible by now.
+        // ISB ends each maintenance sequence: every earlier write is visible from here on.
         if barrier == Barrier::Isb {
             Self::refill(&mut state);
         }
     }
 
-    #[expect(clippy::expect_used, reason = "a fake stops the test that invalidates for nobody")]
+    #[expect(
+        clippy::expect_used,
+        reason = "the fake stops a test that invalidates outside of an address space"
+    )]
     fn forget(&self, scope: Scope) {
         let mut state = self.state();
         let stage2_id = *state.selected.get(&CPU.get()).expect("a space is selected");

@@ -1,10 +1,12 @@
-//! Everything that checks `hyp-core`: what finds what, and by which command, is in the README beside.
+//! The checks of `hyp-core`. The README lists which check finds which kind of bug, and its command.
 //!
-//! * [`oracle`]: holds all tables against all records. It is `no_std`, as it runs at EL2 too.
-//! * [`fake`]: a machine in memory, with TLBs as badly behaved as the architecture allows.
-//! * [`protocol`]: the architecture's rules for tables and TLBs, and ours for locks, on a stream of events.
-//! * [`spec`]: what every call has to do, as plain data.
-//! * [`lockstep`]: the core and its specification, side by side.
+//! * [`oracle`]: compares all tables with all page states. It is `no_std`, because it also runs at EL2.
+//! * [`fake`]: a machine in memory, with the worst TLBs that the architecture allows.
+//! * [`protocol`]: checks a stream of events against the architecture's rules for tables and TLBs, and against the
+//!   core's rules for locks.
+//! * [`spec`]: the specification of every call, as plain data.
+//! * [`lockstep`]: runs the core and its specification side by side.
+//! * `seeded`: a machine with bugs that a test switches on, with the feature `seeded-bugs`. It is `no_std` too.
 //!
 //! The tests that use them are in `tests/`, the fuzz targets in `fuzz/`.
 
@@ -29,5 +31,7 @@ pub mod lockstep;
 pub mod oracle;
 #[cfg(feature = "std")]
 pub mod protocol;
+#[cfg(feature = "seeded-bugs")]
+pub mod seeded;
 #[cfg(feature = "std")]
 pub mod spec;

@@ -1,14 +1,14 @@
-//! The core and its specification, side by side: every [`Action`] is done to both, and then they have to
-//! agree about what was answered, what every party reaches on every page, and what is in the pages.
+//! The core and its specification, side by side. Each [`Action`] runs on both. After it, both must agree on the
+//! results, on the pages that each party reaches, and on the content of the pages.
 //!
-//! The exhaustive search, the random sequences, the scripts and the fuzz targets all drive the core
-//! through [`Pair::step`].
+//! The exhaustive search, the random sequences, the scripts and the fuzz targets drive the core through
+//! [`Pair::step`].
 
 #![expect(
     clippy::arithmetic_side_effects,
     clippy::expect_used,
     clippy::indexing_slicing,
-    reason = "a test harness: what goes wrong in it fails the test"
+    reason = "a test harness: a panic fails the test"
 )]
 
 pub mod action;
@@ -45,55 +45,55 @@ use crate::spec::host::Refusal;
 use crate::spec::{HostReach, Layout, Spec, SpecOwner};
 use action::{Action, Arg};
 
-/// CPUs of a machine under test.
+/// The number of CPUs of a machine under test.
 pub const CPUS: usize = 2;
 
-/// What the host has in its pages.
+/// The byte that fills the host's pages.
 pub const HOST_BYTE: u8 = 0x55;
-/// What is a guest's secret, unless [`Pair::secret`] says otherwise.
+/// The byte that fills a protected guest's secret pages, unless [`Pair::secret`] differs.
 pub const GUEST_BYTE: u8 = 0xaa;
-/// What guests put where the host may see it.
+/// The byte that fills the pages that a guest shares with the host.
 pub const PUBLIC_BYTE: u8 = 0x11;
 
-/// A machine under test.
+/// The memory layout of a machine under test. Ranges are of page numbers.
 #[derive(Clone, Debug)]
 pub struct Bench {
-    /// Pages of RAM.
+    /// RAM.
     pub ram: Range<u64>,
-    /// The hypervisor's part of it; the host's tables are at its beginning.
+    /// The hypervisor's part of RAM. The host's tables are at its start.
     pub reserved: Range<u64>,
     /// Devices that the host must not reach.
     pub denied: Range<u64>,
 }
 
-/// What an action came to.
+/// The outcome of an action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Verdict {
-    /// It was done.
+    /// The action is complete.
     Done,
-    /// A part of it was done.
+    /// Part of the action is complete.
     Again,
-    /// The pool was too short.
+    /// The pool has too few pages.
     NoMemory,
-    /// Refused, to the host.
+    /// The call is refused to the host.
     Refused(Refusal),
-    /// Refused, to a guest.
+    /// The call is refused to a guest.
     GuestRefused(GuestRefusal),
-    /// Registers that are no call's.
+    /// The registers encode no call.
     BadValue,
-    /// Another page or vCPU has to come first: the guest exited, and tries again.
+    /// The guest exits: the host must provide a page or a vCPU, and then the guest retries.
     Exit,
-    /// The host's touch is an abort.
+    /// The host's access takes an abort.
     Abort,
-    /// It makes no sense where it stands: nothing was done.
+    /// The action is impossible in this state, and changes nothing.
     Skipped,
 }
 
-/// The core and its specification disagree.
+/// A difference between the core and its specification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Divergence(pub String);
 
-/// Fails with a divergence unless a condition holds.
+/// Returns a [`Divergence`] unless the condition holds.
 macro_rules! agree {
     ($condition:expr, $($message:tt)+) => {
         if !$condition {
@@ -103,10 +103,10 @@ macro_rules! agree {
 }
 use agree;
 
-/// A vCPU that a CPU has.
+/// A vCPU that is loaded on a CPU.
 struct OnCpu<'h, 'm, G: Geometry> {
     loaded: LoadedVcpu<'h, 'm, Fake<G>>,
-    /// It has exited: the host has to put it back before anything else happens on this CPU.
+    /// The vCPU has exited: the host must put it before anything else happens on this CPU.
     exited: bool,
 }
 
@@ -116,34 +116,34 @@ pub struct Pair<'h, 'm, G: Geometry> {
     pub real: &'h Hypervisor<'m, Fake<G>>,
     /// Its specification.
     pub spec: Spec,
-    /// All handles that were ever given, oldest first.
+    /// All VM handles that were ever given, oldest first.
     pub vms: Vec<u32>,
-    /// The same for objects.
+    /// All object handles that were ever given, oldest first.
     pub objects: Vec<u32>,
     stage2_ids: BTreeMap<VmHandle, Stage2Id>,
     cpus: [Option<OnCpu<'h, 'm, G>>; CPUS],
-    /// What each CPU ran last, and may resume.
+    /// For each CPU, the vCPU that it ran last and may resume.
     parked: [Option<LoadedVcpu<'h, 'm, Fake<G>>>; CPUS],
-    /// Who owned each page after the last step, by page.
+    /// The owner of each page after the last step.
     owners: Vec<Option<SpecOwner>>,
-    /// Hypercalls and exits of each VM.
+    /// The number of hypercalls and of exits, by VM.
     counts: BTreeMap<VmHandle, (u64, u64)>,
     trng: Trng,
-    /// How many pages the last call that found a pool too short asked for.
+    /// The number of pages that the last call was short of, if it failed with `NoMemory`.
     pub short_of: u64,
-    /// What the last step told the host: results of a call, or an exit record.
+    /// The values that the last step returned to the host: the results of a call, or an exit record.
     pub told: Vec<u64>,
-    /// What the machine did in the last step, and which CPU had it do so.
+    /// The machine's events in the last step, each with its CPU.
     pub events: Vec<(usize, Event)>,
-    /// What protected guests have in their memory and in their registers.
+    /// The byte in the memory and registers of protected guests.
     pub secret: u8,
-    /// Whether what is in the pages is looked at after each step.
+    /// Compares the content of the pages after each step.
     pub checking_content: bool,
-    /// Whether what each party reaches is looked at after each step.
+    /// Compares the pages that each party reaches after each step.
     pub checking: bool,
 }
 
-/// Makes the machine, works on it, and throws it away.
+/// Makes a machine and its specification, and runs `f` on them.
 pub fn with_pair<G: Geometry, R>(bench: &Bench, f: impl FnOnce(&mut Pair<'_, '_, G>) -> R) -> R {
     let range = |range: &Range<u64>| {
         PageRange::<Pfn>::new(Pfn(range.start), range.end - range.start).expect("a range")
@@ -203,11 +203,11 @@ impl<'h, 'm, G: Geometry> Pair<'h, 'm, G> {
         }
     }
 
-    /// Does an action to both.
+    /// Runs an action on both.
     ///
     /// # Errors
     ///
-    /// [`Divergence`] if they do not agree; the pair is of no use then.
+    /// [`Divergence`] if they disagree. The pair must not be used after that.
     pub fn step(&mut self, action: &Action) -> Result<Verdict, Divergence> {
         self.told.clear();
         self.real.machine().take_trace();
@@ -232,7 +232,7 @@ impl<'h, 'm, G: Geometry> Pair<'h, 'm, G> {
         Ok(verdict)
     }
 
-    /// What a register holds.
+    /// Returns the register value that an argument stands for.
     fn value(&self, arg: Arg) -> u64 {
         const NOTHING: u32 = u32::MAX;
         match arg {
@@ -242,14 +242,14 @@ impl<'h, 'm, G: Geometry> Pair<'h, 'm, G> {
         }
     }
 
-    /// Which VM and vCPU a CPU has, and whether that has exited.
+    /// Returns the VM and vCPU that are loaded on a CPU, and whether the vCPU has exited.
     #[must_use]
     pub fn on_cpu(&self, cpu: usize) -> Option<(VmHandle, VcpuIndex, bool)> {
         let on = self.cpus.get(cpu)?.as_ref()?;
         Some((on.loaded.vm(), on.loaded.vcpu(), on.exited))
     }
 
-    /// Where the tables of a VM are.
+    /// Returns the pages of a VM's tables.
     #[must_use]
     pub fn stage2_id(&self, vm: VmHandle) -> Option<Stage2Id> {
         self.stage2_ids.get(&vm).copied()
@@ -313,20 +313,20 @@ impl<'h, 'm, G: Geometry> Pair<'h, 'm, G> {
     }
 }
 
-/// The call that enters a vCPU.
+/// Returns the call that enters a vCPU.
 #[must_use]
 pub const fn vcpu_run(vm: VmHandle, vcpu: VcpuIndex) -> HostCall {
     let entry = Entry { resume: Resume::Continue, list_registers: [ListRegister(0); 4] };
     HostCall::VcpuRun { vm, vcpu, entry }
 }
 
-/// The space of a VM whose pool starts at page `root`: what VTTBR_EL2 holds for it.
+/// The address space of a VM whose pool starts at page `root`, as VTTBR_EL2 holds it.
 fn guest_stage2_id(vm: VmHandle, root: u64) -> Stage2Id {
     let place = u8::try_from(vm.0 & 0xff).unwrap_or(u8::MAX);
     Stage2Id { root: Pfn(root).base(), vmid: Vmid(place.wrapping_add(1)) }
 }
 
-/// Pages of a block: what sequences like to begin and end at.
+/// Page numbers in a block at which test sequences start and end.
 #[must_use]
 pub fn block_pages<G: Geometry>() -> u64 {
     G::span(Level::Two)

@@ -1,22 +1,23 @@
-//! An oracle: holds what the tables let each party reach against what the page states say, for every page
-//! and every party, and stops at the first difference.
+//! The oracle compares the access that the tables give each party with the access that the page states imply, for
+//! every page and every party. It stops at the first difference.
 //!
-//! It reads the *real* tables, by a [`walker`] of its own that shares nothing with the mapper, and the
-//! real page states and objects. It is a debugging aid, not part of the shipped hypervisor: the feature
-//! `oracle` compiles it in, `cargo run -- boot --oracle` runs it after every call and exit at EL2, and
-//! tests run it on the fake machine. What it holds everybody to is the list of [`OracleRule`]s.
+//! It reads the *real* tables with its own [`walker`], which shares nothing with the mapper, and the real page states
+//! and objects. The shipped hypervisor has no oracle: the feature `oracle` compiles it in, and `cargo run -- boot
+//! --oracle` runs it at EL2 after every call and exit. Tests run it on the fake machine. It checks the
+//! [`OracleRule`]s.
 //!
-//! How it comes to its verdict:
+//! A check has four steps:
 //!
-//! 1. `tables::survey` reads every table of every party once. Each table must be in its
-//!    owner's custody *before* it is read. What it finds is counted.
-//! 2. The owner map of all RAM are read in runs (`pages`); for each run the host's tables, the guest's
-//!    tables and the guest's object must say what follows from it.
-//! 3. The counts must agree. As each recorded page was found where it belongs, equal counts mean that
-//!    nothing else is mapped, so that page states, objects and guest tables are one to one.
-//! 4. [`changes`] of owner since the last look must be such that the calls made since then allow them.
+//! 1. `tables::survey` reads every table of every party once. It checks that a table is in its owner's custody
+//!    *before* it reads the table, and counts the mapped pages.
+//! 2. `pages` reads the owner map of all RAM in runs. For each run it checks the host's tables, the guest's tables
+//!    and the guest's object against the page state.
+//! 3. The counts of both steps must agree. Step 2 finds each recorded page at its place, so equal counts show that
+//!    nothing else is mapped: page states, objects and guest tables are one to one.
+//! 4. [`changes`] checks that the calls since the last check allow each change of owner since then.
 //!
-//! TLBs and caches can't be read. What is owed to them is checked on the recording fake instead.
+//! The oracle cannot read TLBs and caches. The protocol checker checks their maintenance on the fake machine and on
+//! traces.
 
 pub mod changes;
 mod pages;
@@ -34,42 +35,42 @@ use shared_abi::addr::{PAGE_SHIFT, Pfn};
 
 use changes::{Calls, PastOwners};
 
-/// What has to hold of every page and every party, whenever no call is under way.
+/// Invariants of every page and every party. They hold whenever no call is in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum OracleRule {
-    /// A page that a protected VM owns and has not shared: its guest reaches it, the host does not.
+    /// A page that a protected VM owns and does not share: its guest reaches it, the host does not.
     Private = 1,
-    /// A page that a protected VM shares: its guest reaches it, and the host.
+    /// A page that a protected VM shares: its guest and the host reach it.
     Shared,
-    /// A page of the host's: the host reaches it, no guest does.
+    /// A page that the host owns: the host reaches it, no guest does.
     Host,
-    /// A page that the host lent: the host reaches it, and one VM, which is an ordinary one.
+    /// A page that the host lends to an ordinary VM: the host and that VM reach it.
     Lent,
-    /// A page of the hypervisor's or of a VM's pool: nobody reaches it.
+    /// A page of the hypervisor or of a VM's pool: no party reaches it.
     Kept,
-    /// Translation tables, tables of objects and vCPUs' registers are in pages that nobody reaches: the
-    /// host's in the hypervisor's pages, a VM's in its own pool.
+    /// Translation tables, object tables and vCPU contexts are in pages that no party reaches: the host's in the
+    /// hypervisor's pages, a VM's in its own pool.
     Custody,
-    /// Record, object and guest table name one another: a page of RAM is recorded as page P of an object
-    /// if and only if that object has it at P, and the guest, where P is bound, has it there.
+    /// Page states, objects and guest tables agree: a page state names page P of an object if and only if the object
+    /// holds the page at P. If P is bound, the guest's tables map the page there.
     Bijection,
-    /// No page is in two guests, or at two places of one.
+    /// No page is mapped in two guests, or twice in one guest.
     Once,
-    /// Counters say what there is: deviating page states of a block, pages of a chunk and of an object, shared
-    /// pages, tables in use and free.
+    /// Each counter equals the number that the oracle counts: deviating page states of a block, pages of a chunk and
+    /// of an object, shared pages, used and free tables.
     Counts,
-    /// Outside of RAM the host reaches devices that are not denied, and a guest nothing.
+    /// Outside RAM the host reaches only devices that are not denied, and a guest reaches nothing.
     Devices,
     /// The host reaches a page at its own physical address.
     Identity,
-    /// RAM is mapped as Normal Write-Back memory to read, write and execute, devices as Device-nGnRE, never
-    /// executable; no other bit of a descriptor is set, and an invalid one is zero.
+    /// RAM is mapped as Normal Write-Back memory that can be read, written and executed. Devices are mapped as
+    /// Device-nGnRE and never executable. No other descriptor bit is set, and an invalid descriptor is zero.
     Attributes,
-    /// A VM that is torn down has no vCPU on a CPU.
+    /// No vCPU of a dying VM is loaded on a CPU.
     Dead,
-    /// A page changes hands only as a call allows that was made since the last look.
+    /// A page changes its owner only if a call since the last check allows it.
     Transition,
-    /// A page that comes to the host from a protected VM or from a pool is all zeroes.
+    /// A page that the host gets from a protected VM or from a pool is all zeroes.
     Wiped,
 }
 
@@ -122,14 +123,14 @@ impl fmt::Display for OracleRule {
     }
 }
 
-/// Who reaches something, or has miscounted it.
+/// The party whose access or counter is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Party {
     /// The host.
     Host,
     /// The VM of this index.
     Vm(VmIndex),
-    /// The hypervisor's own page states.
+    /// The hypervisor.
     Hypervisor,
 }
 
@@ -143,16 +144,16 @@ impl fmt::Display for Party {
     }
 }
 
-/// Something is not as it has to be.
+/// A violation of an [`OracleRule`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("oracle: page {:#x}, {party}, {rule}", page << PAGE_SHIFT)]
 pub struct Difference {
-    /// What does not hold.
+    /// The rule.
     pub rule: OracleRule,
-    /// For whom.
+    /// The party.
     pub party: Party,
-    /// Where: the number of a physical page; of an IPA page if nothing physical is there. For a count, the
-    /// first page of the block, the table, or the VM's root tables.
+    /// The number of the physical page, or of the IPA page if no physical page is involved. For
+    /// [`OracleRule::Counts`]: the first page of the block, the table, or the VM's root tables.
     pub page: u64,
 }
 
@@ -162,7 +163,7 @@ impl Difference {
     }
 }
 
-/// Looks once, under all locks: no call is under way anywhere while it looks.
+/// Checks once, under all locks, so that no call is in progress on any CPU.
 ///
 /// # Errors
 ///
@@ -171,27 +172,27 @@ pub fn check<M: Machine>(hypervisor: &Hypervisor<'_, M>) -> Result<(), Differenc
     look(hypervisor, |view| Look(view).check().map(|_| ()))
 }
 
-/// How many words [`Oracle::new`] takes: as many as there are page states.
+/// The number of words that [`Oracle::new`] needs: one for each page state.
 #[must_use]
 pub fn words_needed<M: Machine>(hypervisor: &Hypervisor<'_, M>) -> usize {
     look(hypervisor, |view| view.owners().words())
 }
 
-/// An oracle that remembers what it saw the last time.
+/// An oracle that remembers the page states of its last check.
 #[derive(Debug)]
 pub struct Oracle<'m> {
     memory: PastOwners<'m>,
-    /// Tables of the host's, used and free: there never are more or fewer.
+    /// The number of the host's tables, used and free. It never changes.
     host_tables: u64,
 }
 
 impl<'m> Oracle<'m> {
-    /// An oracle that takes what there is now as given; it remembers it in `words`, [`words_needed`] of
-    /// them or more.
+    /// Makes an oracle that takes the present page states as given. It remembers them in `words`, which must hold at
+    /// least [`words_needed`] words.
     ///
     /// # Errors
     ///
-    /// The first [`Difference`]; also if there are too few words.
+    /// The first [`Difference`], or a difference in counts if `words` is too short.
     pub fn new<M: Machine>(hypervisor: &Hypervisor<'_, M>, words: &'m mut [u64]) -> Result<Self, Difference> {
         look(hypervisor, |view| {
             let host_tables = Look(view).check()?;
@@ -202,8 +203,8 @@ impl<'m> Oracle<'m> {
         })
     }
 
-    /// [`check`], and what changed since the last time. `calls`, asked under all locks, says what kinds of
-    /// calls were made since then.
+    /// Runs [`check`], then checks the changes since the last check. `calls` runs under all locks and returns the
+    /// kinds of calls since then.
     ///
     /// # Errors
     ///
@@ -223,22 +224,22 @@ impl<'m> Oracle<'m> {
     }
 }
 
-/// What the page states say of a VM.
+/// The numbers of pages that the page states give a VM.
 #[derive(Clone, Copy, Debug, Default)]
 struct Tally {
     /// Pages of its objects.
     pages: u64,
-    /// Those that it shares.
+    /// Pages that it shares.
     shared: u64,
     /// Pages of its pool.
     pool: u64,
 }
 
-/// One look at everything.
+/// One check of all state.
 struct Look<'v, 'a, 'm, M: Machine>(&'v View<'a, 'm, M>);
 
 impl<M: Machine> Look<'_, '_, '_, M> {
-    /// Checks all that can be seen at once. Answers how many tables the host has, used and free.
+    /// Checks the present state. Returns the number of the host's tables, used and free.
     fn check(&self) -> Result<u64, Difference> {
         if let Some(page) = self.0.owners().miscounted() {
             return Err(Difference::new(OracleRule::Counts, Party::Hypervisor, page.0));
@@ -272,8 +273,8 @@ impl<M: Machine> Look<'_, '_, '_, M> {
         self.0.owners().get(page).map(PageState::owner)
     }
 
-    /// Reads all tables of a VM. Answers how many pages its guest reaches, and how many pages of its pool
-    /// are spoken for.
+    /// Reads all tables of a VM. Returns the number of pages that its guest reaches, and the number of used pages in
+    /// its pool.
     fn survey_vm(&self, vm: VmView<'_>) -> Result<(u64, u64), Difference> {
         let party = Party::Vm(vm.index());
         let machine = self.0.machine();
@@ -305,11 +306,11 @@ impl<M: Machine> Look<'_, '_, '_, M> {
         Ok((guest.pages, held))
     }
 
-    /// Holds what was counted in a VM's tables, objects and pool against what the page states say.
+    /// Compares the counts from a VM's tables, objects and pool with those from the page states.
     fn check_counts(&self, vm: VmView<'_>, tally: Tally, mapped: u64, held: u64) -> Result<(), Difference> {
         let party = Party::Vm(vm.index());
         let root = vm.root();
-        // Nobody walks the tables of a VM that is torn down, and they are not kept up to date.
+        // No CPU walks the tables of a dying VM, and the core does not update them.
         if !vm.is_dying() && mapped != tally.pages {
             return Err(self.stray_mapping(vm).unwrap_or(Difference::new(
                 OracleRule::Bijection,
@@ -327,7 +328,7 @@ impl<M: Machine> Look<'_, '_, '_, M> {
         Ok(())
     }
 
-    /// The first page that a page state gives to `owner`.
+    /// Returns the first page that `owner` has, by the page states.
     fn first_of(&self, owner: Owner) -> u64 {
         self.0
             .owners()

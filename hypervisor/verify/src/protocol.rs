@@ -1,12 +1,11 @@
-//! Whether a stream of events keeps the rules: of the architecture for tables and TLBs, and ours for
-//! locks and for pages that change hands.
+//! The protocol checker: checks a stream of events against the architecture's rules for tables and TLBs, and against
+//! the core's rules for locks and for pages that change owner.
 //!
-//! The stream may come from the fake machine or from a trace of a boot; it has to start with the
-//! machine. The checker shares no code with what it checks but the types of the events: it keeps its own
-//! copy of all tables, reads them with the independent [`walker`](crate::oracle::walker), and remembers of each
-//! translation that was taken away how far its invalidation has come. It believes the worst of the
-//! hardware: from the moment that a vCPU is loaded, and for the host always, whatever is in the tables is
-//! in a TLB.
+//! The stream comes from the fake machine or from the trace of a boot, and must start when the machine does. The
+//! checker shares only the event types with the code that it checks. It keeps its own copy of all tables, reads them
+//! with the independent [`walker`](crate::oracle::walker), and tracks how far the invalidation of each removed
+//! translation has come. It assumes the worst of the hardware: a TLB holds every translation that the tables hold,
+//! for the host always, and for a VM as soon as one of its vCPUs is loaded.
 //!
 //! ```text
 //! protocol::check::<Granule4K>(&machine.take_trace())?;   // all at once, or:
@@ -43,18 +42,18 @@ pub use rule::Rule;
 use space::SpaceState;
 use tables::Attached;
 
-/// The first rule that a stream breaks.
+/// The first violation of a rule in a stream.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Violation {
     /// The rule.
     pub rule: Rule,
-    /// The number of the event that broke it, from 0 on.
+    /// The number of the event that broke it, from 0.
     pub at: usize,
     /// The CPU.
     pub cpu: usize,
     /// The event.
     pub event: Event,
-    /// What happened before it, the last first.
+    /// The events before it, the last one first.
     pub before: Vec<(usize, Event)>,
 }
 
@@ -72,10 +71,10 @@ impl fmt::Display for Violation {
 /// The host's VMID.
 const HOST: u8 = 0;
 
-/// Events that a violation shows.
+/// The number of events that a violation shows.
 const SHOWN: usize = 12;
 
-/// Checks a whole stream.
+/// Checks a whole stream, from the start of the machine.
 ///
 /// # Errors
 ///
@@ -84,7 +83,7 @@ pub fn check<G: Geometry>(events: &[(usize, Event)]) -> Result<(), Violation> {
     Checker::new(G::INDEX_BITS).observe_all(events)
 }
 
-/// What a stream has said so far.
+/// The state of the machine, as the stream tells it so far.
 #[derive(Clone, Debug)]
 pub struct Checker {
     bits: u32,
@@ -97,7 +96,7 @@ pub struct Checker {
 }
 
 impl Checker {
-    /// A checker for tables of `bits` index bits per level.
+    /// Makes a checker for tables with `bits` index bits per level.
     #[must_use]
     pub fn new(bits: u32) -> Self {
         Self {
@@ -111,23 +110,23 @@ impl Checker {
         }
     }
 
-    /// How many events it has seen.
+    /// The number of events so far.
     #[must_use]
     pub const fn seen(&self) -> usize {
         self.seen
     }
 
-    /// Takes in the events that come next.
+    /// Checks the events that come next.
     ///
     /// # Errors
     ///
-    /// The first [`Violation`]; what the checker says after one means nothing.
+    /// The first [`Violation`]. The checker must not be used after it.
     pub fn observe_all(&mut self, events: &[(usize, Event)]) -> Result<(), Violation> {
         let mut events = events.iter();
         events.try_for_each(|(cpu, event)| self.observe(*cpu, *event))
     }
 
-    /// Takes in the event that comes next.
+    /// Checks the event that comes next.
     ///
     /// # Errors
     ///
@@ -176,13 +175,14 @@ impl Checker {
         self.cpus.entry(cpu).or_default()
     }
 
-    /// Whether a space, other than one, may still translate to these pages by what is gone.
+    /// Returns true if a TLB may still hold a removed translation to these pages, in an address space other than
+    /// `but`.
     fn remembered(&self, first: u64, end: u64, but: &[u8]) -> bool {
         let mut spaces = self.spaces.iter();
         spaces.any(|(vmid, space)| !but.contains(vmid) && space.remembers(first, end))
     }
 
-    /// What the checker knows, for a message.
+    /// Returns the checker's state for a message.
     #[must_use]
     pub fn summary(&self) -> String {
         let leaves: usize = self.spaces.values().map(|space| space.leaves.len()).sum();

@@ -1,26 +1,27 @@
-//! The specification of the core, to be read in ten minutes: who owns which page, who may reach it, and
-//! what every call of the host's and of a guest's is answered. Plain data; no tables, no blocks, no
-//! pools, no locks. It shares no code with what it specifies.
+//! The specification of the core, a read of ten minutes: the owner of each page, the pages that each party reaches,
+//! and the result of each host call and guest call. It is plain data, without tables, blocks, pools or locks. It
+//! shares no code with the core.
 //!
-//! * here: the state, and who may reach what;
-//! * [`host`]: each call of the host's: why it is refused, and what it does otherwise;
-//! * [`guest`]: the same for what guests do.
+//! * here: the state, and the pages that each party reaches;
+//! * [`host`]: for each host call, the reasons to refuse it, and its effect;
+//! * [`guest`]: the same for guest calls.
 //!
-//! The model, in five sentences. Each page of RAM has one [`SpecOwner`]. The host reaches its own pages and
-//! those that a guest shares or that it lent; a guest reaches what is present in its memory objects,
-//! where these are bound; nobody else reaches anything. What leaves a protected guest comes back wiped.
-//! A page that the host took by force from a VM that had started is poison for that VM. A call that is
-//! refused changes nothing.
+//! The model in five sentences. Each page of RAM has one [`SpecOwner`]. The host reaches its own pages, and the pages
+//! that a guest shares or that it lends; a guest reaches the pages that are present in its memory objects, at the
+//! places where the objects are bound; no other access is possible. A page that leaves a protected guest is wiped
+//! before the host gets it. A page that the host took by force from a started VM is poisoned for that VM. A refused
+//! call changes nothing.
 //!
-//! Three answers are left to the implementation, which says what it chose: handles (never one that was
-//! given before), how much a long call did at a time (never nothing), and whether a pool was too short.
+//! The specification leaves three values to the core, which the caller passes in: a handle (never one that was given
+//! before), the number of pages that a long call completes at a time (at least one), and whether a pool has too few
+//! pages.
 
 #![expect(
     clippy::arithmetic_side_effects,
     clippy::cast_possible_truncation,
     clippy::expect_used,
     clippy::indexing_slicing,
-    reason = "a specification in plain words: a panic in it fails the test"
+    reason = "a specification as plain code: a panic in it fails the test"
 )]
 
 pub mod guest;
@@ -32,82 +33,82 @@ use std::vec::Vec;
 
 use shared_abi::host_call::{ObjectHandle, VcpuIndex, VmHandle};
 
-/// The machine, as far as ownership goes.
+/// The ownership state of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
-    /// What does not change.
+    /// The fixed layout.
     pub layout: Layout,
-    /// Who owns which page of RAM.
+    /// The owner of each page of RAM.
     pub owners: BTreeMap<u64, SpecOwner>,
     /// All VMs.
     pub vms: BTreeMap<VmHandle, SpecVm>,
 }
 
-/// Who owns a page of RAM.
+/// The owner of a page of RAM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SpecOwner {
-    /// The hypervisor, for good.
+    /// The hypervisor, permanently.
     Hypervisor,
-    /// The host, alone.
+    /// The host alone.
     Host,
-    /// The hypervisor, as long as this VM is there: its pool.
+    /// The hypervisor, as this VM's pool. The host gets the page back when the VM is destroyed.
     Pool(VmHandle),
-    /// This protected VM, alone.
+    /// This protected VM alone.
     Private(VmHandle),
-    /// This protected VM, which shares it with the host.
+    /// This protected VM, which shares the page with the host.
     Shared(VmHandle),
-    /// The host, which lent it to this ordinary VM.
+    /// The host, which lends the page to this ordinary VM.
     Lent(VmHandle),
 }
 
 /// A VM.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct SpecVm {
-    /// Whether its memory is kept from the host. An ordinary VM's is lent to it.
+    /// True if the host cannot reach its memory. An ordinary VM's memory is lent by the host.
     pub protected: bool,
-    /// How far it is.
+    /// Its state.
     pub state: SpecVmState,
-    /// Its memory objects, and what is at each offset.
+    /// Its memory objects, with the presence of each page.
     pub objects: BTreeMap<ObjectHandle, Vec<SpecPresence>>,
-    /// What it sees where.
+    /// Its bindings: the guest pages at which objects appear.
     pub bindings: Vec<SpecBinding>,
-    /// Its vCPUs: whether each runs, or may run (PSCI).
+    /// For each vCPU, whether PSCI has turned it on.
     pub on: Vec<bool>,
-    /// The vCPUs that a CPU has.
+    /// The vCPUs that are loaded on a CPU.
     pub loaded: BTreeSet<VcpuIndex>,
-    /// The guest pages whose content was kept, in order: what the launch measurement covers.
+    /// The guest pages that kept their content, in the order in which the launch measurement covers them.
     pub kept: Vec<u64>,
-    /// A page was taken back before the start, which the launch measurement tells.
+    /// True if the host reclaimed a page before the start, which voids the launch measurement.
     pub void: bool,
 }
 
-/// The life of a VM, which only goes forward.
+/// The state of a VM. It only moves forward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SpecVmState {
-    /// The host puts it together.
+    /// The host builds the VM.
     #[default]
     New,
-    /// Its vCPUs may be entered.
+    /// The host may enter its vCPUs.
     Started,
-    /// No vCPU of it is entered again.
+    /// The host can no longer enter its vCPUs.
     Stopped,
-    /// Its end has begun; only its end may go on.
+    /// Its destruction has begun, and only that may go on.
     Dying,
 }
 
-/// What is at an offset of a memory object.
+/// The presence of a page of a memory object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SpecPresence {
-    /// Nothing; the host may populate it.
+    /// No page is present. The host may populate it.
     Absent,
-    /// This physical page.
+    /// This physical page is present.
     Present(u64),
-    /// The host took the page that was here, by force.
+    /// The host took the page by force.
     Poisoned,
 }
 
 impl SpecPresence {
-    /// The page, if one is there.
+    /// Returns the physical page, if one is present.
     const fn page(&self) -> Option<u64> {
         match *self {
             Self::Present(page) => Some(page),
@@ -116,20 +117,20 @@ impl SpecPresence {
     }
 }
 
-/// Where a guest sees a part of an object.
+/// A range of guest pages at which part of an object appears.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SpecBinding {
-    /// First guest page.
+    /// The first guest page.
     pub gfn: u64,
-    /// Which object.
+    /// The object.
     pub object: ObjectHandle,
-    /// First page in it.
+    /// The first page in the object.
     pub offset: u64,
-    /// How many pages.
+    /// The number of pages.
     pub pages: u64,
 }
 
-/// What the specification has to know of a machine. Ranges are of page numbers.
+/// The fixed layout and limits of a machine. Ranges are of page numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// RAM.
@@ -138,29 +139,29 @@ pub struct Layout {
     pub reserved: Range<u64>,
     /// Devices that the host must not reach.
     pub denied: Range<u64>,
-    /// Pages of an IPA space, guests' and host's.
+    /// The number of pages in an IPA space, of the host or of a guest.
     pub ipa_pages: u64,
-    /// Most pages of a memory object.
+    /// The maximum number of pages of a memory object.
     pub largest_object: u64,
-    /// Most pages that one call populates, shares or unshares.
+    /// The maximum number of pages that one call populates, shares or unshares.
     pub pages_per_call: u64,
-    /// Most pages that one call populates with their content kept.
+    /// The maximum number of pages that one call populates with their content kept.
     pub kept_per_call: u64,
 }
 
 /// Whether the host may reach a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostReach {
-    /// Yes.
+    /// Yes, as RAM.
     Yes,
-    /// No; a touch is an abort.
+    /// No: an access takes an abort.
     No,
-    /// It is a device's, or nothing's: from the first touch on, as device memory.
+    /// The page is not RAM and not denied: the host reaches it as device memory from its first access on.
     Device,
 }
 
 impl Spec {
-    /// The machine as it starts: what is not the hypervisor's is the host's.
+    /// The machine at boot: the host owns all RAM outside the hypervisor's part.
     #[must_use]
     pub fn new(layout: Layout) -> Self {
         let owner =
@@ -169,7 +170,7 @@ impl Spec {
         Self { layout, owners, vms: BTreeMap::new() }
     }
 
-    /// Whether the host may reach a page.
+    /// Returns whether the host may reach a page.
     #[must_use]
     pub fn host_reach(&self, page: u64) -> HostReach {
         match self.owners.get(&page) {
@@ -181,14 +182,14 @@ impl Spec {
         }
     }
 
-    /// The page that a guest reaches at a page of its IPA space. It may read, write and execute it.
+    /// Returns the physical page that a guest reaches at a guest page. The guest may read, write and execute it.
     #[must_use]
     pub fn guest_reach(&self, vm: VmHandle, gfn: u64) -> Option<u64> {
         self.slot_at(vm, gfn)?.page()
     }
 
-    /// What holds in every state: the pages of a VM's memory are those that are present in its objects,
-    /// each in one place. As a page has one owner, no two guests reach it.
+    /// Returns true if the invariant of every state holds: a VM owns exactly the pages that are present in its
+    /// objects, each at one place. Since a page has one owner, no two guests reach it.
     #[must_use]
     pub fn is_sound(&self) -> bool {
         self.vms.iter().all(|(vm, found)| {
@@ -204,7 +205,7 @@ impl Spec {
         })
     }
 
-    /// What is at a guest page; `None` if no memory is bound there.
+    /// Returns the presence at a guest page, or `None` if no memory is bound there.
     fn slot_at(&self, vm: VmHandle, gfn: u64) -> Option<SpecPresence> {
         let vm = self.vms.get(&vm)?;
         let holds = |binding: &&SpecBinding| (binding.gfn..binding.gfn + binding.pages).contains(&gfn);
@@ -212,7 +213,7 @@ impl Spec {
         Some(vm.objects[object][(offset + gfn - first) as usize])
     }
 
-    /// A page goes back to the host; `left` is what is then where it was in an object, if it was in one.
+    /// Gives a page back to the host. If an object held the page, its place there becomes `left`.
     fn give_back(&mut self, page: u64, left: SpecPresence) {
         self.owners.insert(page, SpecOwner::Host);
         let objects = self.vms.values_mut().flat_map(|vm| vm.objects.values_mut());
@@ -221,13 +222,13 @@ impl Spec {
         }
     }
 
-    /// A VM that is there.
+    /// Returns a VM that the caller has checked to exist.
     fn there(&mut self, vm: VmHandle) -> &mut SpecVm {
         self.vms.get_mut(&vm).expect("it is there")
     }
 }
 
-/// Makes an enum of reasons to refuse a call: each with x0 as it is then, and when that is.
+/// Defines an enum of reasons to refuse a call, each with the x0 that the caller gets and the condition.
 macro_rules! reasons {
     ($(#[$doc:meta])* $name:ident: $x0:ty { $($reason:ident = $value:expr, $when:literal;)* }) => {
         $(#[$doc])*
@@ -235,7 +236,7 @@ macro_rules! reasons {
         pub enum $name { $(#[doc = $when] $reason,)* }
 
         impl $name {
-            /// x0 of a call that is refused for this.
+            /// The x0 of a call that is refused for this reason.
             #[must_use]
             pub const fn x0(self) -> $x0 {
                 match self { $(Self::$reason => $value,)* }
@@ -245,12 +246,12 @@ macro_rules! reasons {
 }
 use reasons;
 
-/// Fails for a reason, if it holds.
+/// Returns the reason as an error if its condition holds.
 fn refuse<R>(reason: R, holds: bool) -> Result<(), R> {
     if holds { Err(reason) } else { Ok(()) }
 }
 
-/// Whether `pages` pages from `first` on, at least one, end within `size`.
+/// Returns true if `pages` is at least 1 and `pages` pages from `first` on end within `size`.
 fn within(first: u64, pages: u64, size: u64) -> bool {
     pages != 0 && first.checked_add(pages).is_some_and(|end| end <= size)
 }

@@ -1,4 +1,4 @@
-//! A small machine to test on: what the other tests start from.
+//! Small machines and VMs that the other tests start from.
 
 use hyp_core::hypervisor::Hypervisor;
 use hyp_core::limits::CpuIndex;
@@ -20,7 +20,7 @@ impl Geometry for Tiny {
     const INDEX_BITS: u32 = 2;
 }
 
-/// [`Tiny`], but a call does no more than a block's worth of work.
+/// [`Tiny`], but a call does at most one block's worth of work.
 #[derive(Debug)]
 pub(super) enum Short {}
 
@@ -30,13 +30,13 @@ impl Geometry for Short {
     const KEPT_PER_CALL: u64 = 1;
 }
 
-/// RAM that begins and ends within a block.
+/// RAM. It starts and ends in the middle of a block.
 pub(super) const RAM: (u64, u64) = (9, 110);
-/// The hypervisor's part of it.
+/// The hypervisor's part of RAM.
 pub(super) const RESERVED: (u64, u64) = (10, 44);
-/// The first page of the host's.
+/// The first page of the host's memory.
 pub(super) const HOST_FIRST: u64 = 54;
-/// Pages of devices that the host shall not reach.
+/// Pages of devices that the host must not reach.
 pub(super) const DENIED: (u64, u64) = (3, 1);
 
 pub(super) type TinyHypervisor = Hypervisor<'static, Fake<Tiny>>;
@@ -49,7 +49,7 @@ pub(super) fn guest_pages(first: u64, pages: u64) -> PageRange<Gfn> {
     PageRange::<Gfn>::new(Gfn(first), pages).unwrap()
 }
 
-/// A hypervisor of any geometry; what it is given lives as long as the test.
+/// Makes a hypervisor of any geometry. It and its memory live as long as the test process.
 pub(super) fn make<G: Geometry>(
     ram: (u64, u64),
     reserved: (u64, u64),
@@ -58,7 +58,7 @@ pub(super) fn make<G: Geometry>(
     make_expecting(ram, reserved, denied, None)
 }
 
-/// The same, with the launch measurement that the manifest names.
+/// Makes a hypervisor that expects a launch measurement, as a manifest names it.
 pub(super) fn make_expecting<G: Geometry>(
     ram: (u64, u64),
     reserved: (u64, u64),
@@ -86,7 +86,7 @@ pub(super) fn tiny() -> TinyHypervisor {
     hypervisor
 }
 
-/// The space of the VM at `index`, whose pool starts at `root`.
+/// The address space of the VM at `index` whose pool starts at `root`.
 pub(super) fn guest_stage2_id(index: u8, root: u64) -> Stage2Id {
     Stage2Id { root: Pfn(root).base(), vmid: Vmid(index + 1) }
 }
@@ -102,7 +102,7 @@ pub(super) const GUEST_FIRST: u64 = 32;
 pub(super) const OBJECT_PAGES: u64 = 16;
 
 impl TestVm {
-    /// Makes one, whose pool is `pool` pages from `first` on.
+    /// Makes a VM whose pool is `pool` pages from `first` on.
     pub(super) fn new(hypervisor: &TinyHypervisor, protected: bool, first: u64, pool: u64) -> Self {
         let call = |call| hypervisor.host_call(&call).unwrap()[0];
         let vm = VmHandle(
@@ -174,15 +174,14 @@ impl TestVm {
         hypervisor.vcpu_load(CpuIndex(0), self.vm, VcpuIndex(0))
     }
 
-    /// Destroys the VM; answers how many pages came back.
+    /// Destroys the VM. Returns the number of pages that came back.
     pub(super) fn destroy(&self, hypervisor: &TinyHypervisor) -> Result<u64, CallFailure> {
         hypervisor.machine().unwatch(self.stage2_id);
         hypervisor.host_call(&HostCall::VmDestroy { vm: self.vm }).map(|x| x[0])
     }
 }
 
-/// Whether the host's tables and TLBs let it at `page`; that the two agree, and map it to itself, is
-/// asserted.
+/// Returns true if the host's tables and TLBs map `page`. Asserts that they agree, and that the map is the identity.
 pub(super) fn host_reaches(hypervisor: &TinyHypervisor, page: u64) -> bool {
     reached(hypervisor, hypervisor.host_stage2_id(), page).is_some_and(|to| {
         assert_eq!(to, page, "the host's map is the identity");
@@ -190,7 +189,7 @@ pub(super) fn host_reaches(hypervisor: &TinyHypervisor, page: u64) -> bool {
     })
 }
 
-/// The page that a space reaches at an IPA page. That TLBs know no more than the tables is asserted.
+/// Returns the physical page that an address space maps at an IPA page. Asserts that the TLBs agree with the tables.
 pub(super) fn reached(hypervisor: &TinyHypervisor, stage2_id: Stage2Id, page: u64) -> Option<u64> {
     let machine = hypervisor.machine();
     let found = machine.walk(stage2_id, page);

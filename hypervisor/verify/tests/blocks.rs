@@ -1,4 +1,4 @@
-//! What a whole block costs: as much as a page.
+//! The cost of a transition of a whole block equals that of a page.
 
 use hyp_core::hypervisor::Hypervisor;
 use hyp_core::limits::CpuIndex;
@@ -11,11 +11,11 @@ use shared_abi::host_call::{HostCall, InitialContent, ObjectHandle, VcpuIndex, V
 
 use super::bench_machine::*;
 
-/// RAM from 1 GiB on, as on metal, and the hypervisor's part of it.
+/// RAM from 1 GiB on, as on metal. The constant after it: the hypervisor's part of RAM.
 const METAL_RAM: (u64, u64) = (0x4_0000, 0x4000);
 const METAL_RESERVED: (u64, u64) = (0x4_0000, 0x400);
 const POOL: (u64, u64) = (0x4_0800, 64);
-/// Where the guest's memory starts, and the host's for it.
+/// The start of the guest's memory. The constant after it: the start of the host's pages for it.
 const GUEST: u64 = 0x4_0000;
 const FRAMES: u64 = 0x4_1000;
 
@@ -28,7 +28,7 @@ struct Block {
 }
 
 impl Block {
-    /// A VM of 4 blocks, the second of which is there.
+    /// Makes a VM of 4 blocks. Only the second one is present.
     fn new() -> Self {
         let hypervisor: Metal = make(METAL_RAM, METAL_RESERVED, (0, 1)).unwrap();
         let call = |call| u32::try_from(hypervisor.host_call(&call).unwrap()[0]).unwrap();
@@ -65,7 +65,8 @@ impl Block {
         self.hypervisor.vcpu_load(CpuIndex(0), self.vm, VcpuIndex(0)).unwrap()
     }
 
-    /// Entries written and invalidations by IPA since the last time; none was of a whole VMID.
+    /// Returns the number of written entries and of invalidations by IPA since the last call. Asserts that no
+    /// invalidation was of a whole VMID.
     fn events(&self) -> (usize, usize) {
         let events = self.hypervisor.machine().take_events();
         let count = |wanted: fn(&Event) -> bool| events.iter().filter(|event| wanted(event)).count();
@@ -84,7 +85,7 @@ impl Block {
 #[test]
 fn a_block_is_donated_shared_and_taken_at_the_price_of_one_entry() {
     let block = Block::new();
-    // An entry less for the host, one more for the guest, and the object's word.
+    // The host loses an entry, the guest gains one, and the object's word changes.
     assert_eq!(block.populate(1024, FRAMES + 1024, 512), 512);
     assert_eq!(block.events(), (3, 1));
     let guest = block.load();
@@ -112,7 +113,7 @@ fn a_block_that_was_shared_in_parts_is_one_entry_again() {
     }
     assert_eq!(block.host_level(FRAMES + 512), Some(2));
     block.events();
-    // A part is taken back: the entry is split, and merges when the part is shared again.
+    // The guest unshares one page: the entry splits. It merges when the page is shared again.
     assert_eq!(guest.unshare(guest_pages(GUEST + 512 + 3, 1)), Ok(1));
     assert_eq!(block.host_level(FRAMES + 512 + 3), None);
     assert_eq!(block.host_level(FRAMES + 512 + 4), Some(3));
@@ -125,7 +126,7 @@ fn one_call_does_as_many_pages_as_a_block_has() {
     let block = Block::new();
     assert_eq!(block.populate(1024, FRAMES + 1024, 512), 512);
     let guest = block.load();
-    // From the middle of a block: the rest of it, and as much of the next as is left.
+    // From the middle of a block, one call completes the rest of it and as much of the next block.
     assert_eq!(guest.share(guest_pages(GUEST + 700, 800)), Ok(512));
     assert_eq!(guest.share(guest_pages(GUEST + 1212, 288)), Ok(288));
     assert_eq!(guest.unshare(guest_pages(GUEST + 700, 800)), Ok(512));
@@ -148,7 +149,7 @@ fn pages_that_come_one_by_one_end_as_a_block() {
     drop(guest);
     assert_eq!(block.reclaim(7, 1), 1);
     assert_eq!(level(8), 3);
-    // The host gets the block back page by page, and as one at the end.
+    // The host gets the block back page by page. The last page merges it.
     for page in (0..512).filter(|page| *page != 7) {
         assert_eq!(block.reclaim(page, 1), 1);
     }

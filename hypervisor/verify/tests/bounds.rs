@@ -1,4 +1,4 @@
-//! How many there may be of each, how much one call does, and what is counted.
+//! Limits of tables, bounds of the work in one call, and counters.
 
 use hyp_core::hypervisor::Hypervisor;
 use hyp_core::limits::{CpuIndex, MAX_VCPUS};
@@ -151,8 +151,8 @@ fn the_report_counts_pages_that_come_and_go() {
 #[test]
 fn a_reclaim_that_runs_out_of_tables_says_how_far_it_came() {
     let hypervisor = tiny();
-    // Root, directory, vCPU and a table for two blocks: what is left would do for a split, and not for
-    // the check before another.
+    // The pool has root, directory, vCPU and a table for two blocks. The rest is enough for a split, but not enough
+    // for the check before another split.
     let vm = TestVm::new(&hypervisor, true, 54, 8);
     vm.populate(&hypervisor, 0, 72, 4).unwrap();
     vm.populate(&hypervisor, 4, 76, 4).unwrap();

@@ -1,5 +1,5 @@
-//! Which rows of the transition table were taken: for each call, that it was done, and each reason for
-//! which the specification refuses it.
+//! Coverage of the transition table: each call's success, and each reason for which the specification refuses the
+//! call.
 
 use std::collections::BTreeMap;
 use std::string::{String, ToString};
@@ -9,7 +9,7 @@ use hyp_verify::lockstep::action::{Action, CALLS, GuestStep};
 use hyp_verify::spec::guest::GuestRefusal as G;
 use hyp_verify::spec::host::Refusal as R;
 
-/// The reasons for which each host call is refused.
+/// The reasons to refuse each host call.
 const HOST_ROWS: &[(&str, &[R])] = &[
     ("version", &[]),
     ("vm-create", &[R::BadLength, R::BeyondMemory, R::OddRoot, R::Full, R::NotRam, R::NotHosts]),
@@ -45,7 +45,7 @@ const HOST_ROWS: &[(&str, &[R])] = &[
     ("load", &[R::NoVm, R::NotRunning, R::Dying, R::NoVcpu, R::Loaded, R::Off]),
 ];
 
-/// The same for what guests do.
+/// The reasons to refuse each guest call.
 const GUEST_ROWS: &[(&str, &[G])] = &[
     (
         "guest share",
@@ -65,7 +65,7 @@ const GUEST_ROWS: &[(&str, &[G])] = &[
     ("guest touch", &[]),
 ];
 
-/// How often each row was taken.
+/// The number of times that each row was taken.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Coverage {
     rows: BTreeMap<(String, Verdict), u64>,
@@ -107,7 +107,7 @@ impl Coverage {
         self.rows.get(&(name.to_string(), verdict)).copied().unwrap_or(0)
     }
 
-    /// The rows of the table that were never taken.
+    /// Returns the rows that were never taken.
     pub(super) fn missing(&self) -> Vec<String> {
         let mut rows = Vec::new();
         for (name, refusals) in HOST_ROWS {
@@ -138,7 +138,7 @@ impl Coverage {
         missing.map(|(name, verdict)| format!("{name}: {verdict:?}")).collect()
     }
 
-    /// Refusals that the specification gave and the table does not have.
+    /// Returns refusals of the specification that have no row.
     pub(super) fn unknown(&self) -> Vec<String> {
         let known = |name: &str, verdict: Verdict| match verdict {
             Verdict::Refused(refusal) => {

@@ -1,4 +1,4 @@
-//! What guests do and what becomes of it: traps, hypercalls, devices.
+//! A guest's traps, hypercalls and device accesses, and their results.
 
 mod calls;
 mod devices;
@@ -20,7 +20,7 @@ use shared_abi::vcpu::{Exit, Resume};
 
 use super::bench_machine::{GUEST_FIRST, TestVm, Tiny, TinyHypervisor, tiny};
 
-/// An IPA page that no memory is bound to.
+/// An IPA page without memory.
 const DEVICE: u64 = 5;
 
 /// ESR_EL2 of `hvc #0`.
@@ -28,7 +28,7 @@ const HVC: u64 = 0x5a00_0000;
 /// ESR_EL2 of `smc #0`.
 const SMC: u64 = 0x5e00_0000;
 
-/// A VM of two vCPUs that has started: pages 0 to 3 of its object are there, the others are not.
+/// A started VM with two vCPUs. Pages 0 to 3 of its object are present.
 struct Guest {
     hypervisor: TinyHypervisor,
     vm: TestVm,
@@ -60,13 +60,13 @@ impl Guest {
         self.abort(vcpu, esr, 0)
     }
 
-    /// A trap with an IPA, seen at the virtual address of the same number.
+    /// Takes a trap with an IPA. The virtual address is equal to it.
     fn abort(&self, vcpu: &mut Vcpu<'_>, esr: u64, ipa: u64) -> GuestAction {
         let trap = Trap::Synchronous(SyndromeRegisters { esr, far: ipa, hpfar: (ipa >> 12) << 4 });
         guest_exit(vcpu, &self.services(), trap)
     }
 
-    /// A hypercall that is answered; x0 to x3. Sentinels in x4 and up are checked.
+    /// Makes a hypercall that the core handles. Returns x0 to x3, and checks that x4 and up are preserved.
     fn call(&self, vcpu: &mut Vcpu<'_>, x: [u64; 4]) -> [u64; 4] {
         let action = self.call_raw(vcpu, HVC, x);
         assert_eq!(action, GuestAction::Resume, "{x:#x?}");

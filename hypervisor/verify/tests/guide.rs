@@ -1,5 +1,5 @@
-//! Chooses what to do next by what the specification says there is: mostly calls that make sense, some
-//! that just don't, a few that never could.
+//! Chooses the next action from the specification's state: mostly valid calls, some that barely fail, and a few that
+//! are nonsense.
 
 use hyp_core::machine::geometry::Geometry;
 use hyp_verify::lockstep::action::{Action, Arg, CALLS, GuestStep};
@@ -8,7 +8,7 @@ use hyp_verify::spec::{SpecBinding, SpecOwner, SpecPresence, SpecVmState};
 use shared_abi::addr::{Gfn, Pfn};
 use shared_abi::host_call::{HostCall, InitialContent, ObjectHandle, VcpuIndex, VmHandle};
 
-/// Numbers drawn from one seed (SplitMix64).
+/// Random numbers from one seed (SplitMix64).
 pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
@@ -19,7 +19,7 @@ impl Dice {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `end`, which is not 0.
+    /// Returns a number below `end`, which must not be 0.
     pub(super) fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
@@ -35,7 +35,7 @@ impl Dice {
         }
     }
 
-    /// How many pages: short, a block, a level-1 block, now and then nonsense.
+    /// Returns a number of pages: usually few, a block or a level-1 block, and sometimes nonsense.
     fn length(&mut self) -> u64 {
         match self.below(20) {
             0 => 0,
@@ -54,7 +54,7 @@ impl Dice {
     }
 }
 
-/// What to do next.
+/// Returns the next action.
 pub(super) fn next<G: Geometry>(pair: &Pair<'_, '_, G>, dice: &mut Dice) -> Action {
     for cpu in 0..CPUS {
         if let Some((_, _, true)) = pair.on_cpu(cpu)
@@ -171,13 +171,13 @@ fn dice_vm(alive: &[VmHandle]) -> VmHandle {
     alive.first().copied().unwrap_or(VmHandle(0))
 }
 
-/// The pages of RAM whose owner passes.
+/// Returns the pages of RAM whose owner passes the test.
 fn owned<G: Geometry>(pair: &Pair<'_, '_, G>, test: impl Fn(&SpecOwner) -> bool) -> Vec<u64> {
     let pages = pair.spec.owners.iter().filter(|(_, owner)| test(owner));
     pages.map(|(page, _)| *page).collect()
 }
 
-/// The first page of `pages` pages of the host's in a row, at an offset in its block, if there are any.
+/// Returns first pages of runs of `pages` host pages. Each run's offset in its block passes `fits`.
 pub(super) fn free<G: Geometry>(pair: &Pair<'_, '_, G>, pages: u64, fits: impl Fn(u64) -> bool) -> Vec<u64> {
     let host = |page: u64| pair.spec.owners.get(&page) == Some(&SpecOwner::Host);
     let starts = owned(pair, |owner| *owner == SpecOwner::Host).into_iter();
@@ -192,7 +192,7 @@ fn create<G: Geometry>(pair: &Pair<'_, '_, G>, dice: &mut Dice) -> Action {
     named(pair, call)
 }
 
-/// Pages for a pool.
+/// Returns a call that gives a pool more pages.
 pub(super) fn top_up<G: Geometry>(
     pair: &Pair<'_, '_, G>,
     dice: &mut Dice,
@@ -203,7 +203,7 @@ pub(super) fn top_up<G: Geometry>(
     named(pair, HostCall::VmTopUp { vm, first, pages })
 }
 
-/// One more step towards a VM that runs.
+/// Returns the next call towards a started VM.
 fn build<G: Geometry>(pair: &Pair<'_, '_, G>, dice: &mut Dice, vm: VmHandle) -> Action {
     let Some(found) = pair.spec.vms.get(&vm) else {
         return create(pair, dice);
@@ -237,7 +237,7 @@ fn build<G: Geometry>(pair: &Pair<'_, '_, G>, dice: &mut Dice, vm: VmHandle) -> 
     named(pair, call)
 }
 
-/// Pages where there are none, aligned as the guest sees them more often than not.
+/// Returns a call that populates absent pages. The host's pages are usually aligned as the guest's.
 fn populate<G: Geometry>(pair: &Pair<'_, '_, G>, dice: &mut Dice) -> Action {
     let alive = vms(pair, |life| life != SpecVmState::Dying);
     let vm = dice.of(&alive).unwrap_or(VmHandle(0));
@@ -277,7 +277,7 @@ fn populate<G: Geometry>(pair: &Pair<'_, '_, G>, dice: &mut Dice) -> Action {
     named(pair, call)
 }
 
-/// Any call with any registers.
+/// Returns any call with any registers.
 fn nonsense<G: Geometry>(pair: &Pair<'_, '_, G>, dice: &mut Dice) -> Action {
     let call = dice.below(CALLS.len() as u64) as usize;
     let mut x = [Arg::Value(0); 5];
@@ -288,7 +288,7 @@ fn nonsense<G: Geometry>(pair: &Pair<'_, '_, G>, dice: &mut Dice) -> Action {
             _ => dice.page(),
         });
     }
-    // Handles of what is gone are the more interesting ones.
+    // Handles of destroyed VMs and objects find more bugs, so they are preferred.
     match CALLS[call].1.first() {
         Some(&"vm") if !pair.vms.is_empty() => {
             x[0] = Arg::Vm(dice.below(pair.vms.len() as u64) as usize);

@@ -1,4 +1,5 @@
-//! The life of VMs and vCPUs: who may be entered when, what a start measures, what an end leaves.
+//! The life cycle of VMs and vCPUs: when a vCPU may be entered, what the launch measurement covers, and what
+//! destruction returns.
 
 use std::thread;
 
@@ -57,11 +58,11 @@ fn a_cpu_goes_on_with_what_it_ran_last_unless_something_came_between() {
     vm.start(&hypervisor);
     let on = |cpu| VcpuCache::new(&hypervisor, CpuIndex(cpu));
     let (mut here, mut there) = (on(0), on(1));
-    // Whether the VM's lock was taken for it.
+    // Returns true if the run took the VM's lock.
     let mut run = |cpu: usize, index, f: &dyn Fn(&LoadedVcpu<'_, '_, Fake<Tiny>>)| {
         hypervisor.machine().take_trace();
         let cache = if cpu == 0 { &mut here } else { &mut there };
-        on_cpu(cpu, || cache.run(vm.vm, VcpuIndex(index), |vcpu| f(vcpu)))?;
+        on_cpu(cpu, || cache.run(vm.vm, VcpuIndex(index), |vcpu| Ok(f(vcpu))))?;
         Ok(hypervisor.machine().take_trace().iter().any(|(_, event)| matches!(event, Event::Taken(_))))
     };
     assert_eq!(run(0, 0, &|_| ()), Ok(true), "for the first time");
@@ -89,7 +90,7 @@ fn what_a_cpu_ran_last_keeps_no_vm_alive() {
     let vm = TestVm::new(&hypervisor, true, 54, 10);
     vm.start(&hypervisor);
     let mut cache = VcpuCache::new(&hypervisor, CpuIndex(0));
-    let mut run = |vm| cache.run(vm, VcpuIndex(0), |_| ());
+    let mut run = |vm| cache.run(vm, VcpuIndex(0), |_| Ok(()));
     assert_eq!(run(vm.vm), Ok(()));
     vm.destroy(&hypervisor).unwrap();
     assert_eq!(run(vm.vm), Err(CallError::NotFound));
@@ -119,7 +120,7 @@ fn a_vcpu_is_started_by_exactly_one_of_those_who_try() {
     assert_eq!(on(1), Err(ErrorCode::AlreadyOn));
     let mut started = second().unwrap();
     started.with_context(|_| ());
-    // It turns itself off, and may be started again before its CPU has let go of it.
+    // The vCPU turns itself off. Another may start it before its CPU has put it back.
     started.power_off();
     assert_eq!(on(1), Ok(()));
     assert_eq!(second().map(|_| ()), Err(CallError::Busy));
@@ -162,7 +163,7 @@ fn the_start_measures_what_was_kept_in_order() {
     vm.populate_with(&hypervisor, 4, 70, 2, InitialContent::Keep).unwrap();
     vm.populate_with(&hypervisor, 0, 72, 1, InitialContent::Keep).unwrap();
     vm.populate(&hypervisor, 8, 80, 1).unwrap();
-    // The short way counts as well.
+    // A populate of a single page counts too.
     vm.populate(&hypervisor, 9, 81, 1).unwrap();
     let mut expected = LaunchMeasurement::new();
     for (offset, byte) in [(4, 1), (5, 2), (0, 3)] {
@@ -179,7 +180,7 @@ fn the_start_measures_what_was_kept_in_order() {
     assert_eq!((report.protected, report.vcpus, report.populated), (true, 1, 5));
 }
 
-/// A machine on metal's tables with a VM of 16 MiB, whose launch measurement is to be `expected`.
+/// A machine with metal's geometry, and a VM of 16 MiB whose launch measurement should be `expected`.
 fn metal(expected: Option<Digest>) -> (Hypervisor<'static, Fake<Granule4K>>, VmHandle, ObjectHandle) {
     let hypervisor = make_expecting((0x40000, 0x4000), (0x40000, 0x400), (0, 1), expected).unwrap();
     let call = |call: HostCall| u32::try_from(hypervisor.host_call(&call).unwrap()[0]).unwrap();
@@ -190,7 +191,7 @@ fn metal(expected: Option<Digest>) -> (Hypervisor<'static, Fake<Granule4K>>, VmH
     (hypervisor, vm, object)
 }
 
-/// What a launch measurement vouches for is there at the start: a page that was taken back voids it.
+/// The launch measurement covers only pages that are present at the start: a reclaimed page voids it.
 #[test]
 fn a_page_that_is_taken_back_before_the_start_makes_another_measurement() {
     let taken_by = [
@@ -275,7 +276,7 @@ fn a_vmid_leaves_all_tlbs_before_it_is_used_again() {
     assert_eq!(next.stage2_id, vm.stage2_id);
     assert_ne!(next.vm, vm.vm);
     assert_eq!(reached(&hypervisor, next.stage2_id, GUEST_FIRST), None);
-    // The old handles name nothing.
+    // The old handles must name nothing.
     assert!(vm.populate(&hypervisor, 0, 70, 1).is_err());
     assert_eq!(vm.load(&hypervisor).map(|_| ()), Err(CallError::NotFound));
 }
@@ -303,7 +304,7 @@ fn host_and_guests_call_at_once_and_nothing_is_lost() {
             };
             scope.spawn(move || on_cpu(cpu, run));
         }
-        // Meanwhile the host takes pages by force, moves others in and out, and asks.
+        // Meanwhile the host force-reclaims pages, populates and reclaims others, and queries.
         let hypervisor = &hypervisor;
         let first = &vms[0];
         let host = move || {
@@ -311,7 +312,7 @@ fn host_and_guests_call_at_once_and_nothing_is_lost() {
                 let _ = call(hypervisor, HostCall::ForceReclaim { page: Pfn(76) });
                 assert_eq!(first.populate(hypervisor, 4 + turn % 8, 90, 1), Ok(1));
                 assert_eq!(first.query(hypervisor, 4 + turn % 8).0, ObjectPageState::Private);
-                // The first two turns poison nothing of these: each offset is reclaimed once.
+                // The first two turns must not poison these offsets, because each offset is reclaimed once.
                 if turn == 7 {
                     break;
                 }

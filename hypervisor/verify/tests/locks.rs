@@ -1,4 +1,4 @@
-//! The order of locks (`docs/locking.md`), on what the fake machine was told of them.
+//! The lock order (`docs/locking.md`), in the events of the fake machine.
 
 use hyp_core::machine::event::Event;
 use hyp_core::machine::lock::LockId;
@@ -8,7 +8,7 @@ use shared_abi::host_call::{HostCall, VcpuIndex};
 
 use super::bench_machine::*;
 
-/// Holds what a CPU did with locks against the order; answers how many it took.
+/// Checks that a CPU's lock events keep the order. Returns the number of locks taken.
 fn check(hypervisor: &TinyHypervisor) -> usize {
     let mut held: Vec<LockId> = Vec::new();
     let mut taken = 0;
@@ -55,7 +55,7 @@ fn a_place_is_taken_before_the_hosts_memory_and_nothing_is_kept() {
     vm.reclaim(&hypervisor, 0, 16).unwrap();
     hypervisor.host_abort(Ipa(80 << 12), HostAccess::Read);
     assert!(check(&hypervisor) > 30);
-    // What is refused lets go as well.
+    // A refused call releases its locks too.
     vm.populate(&hypervisor, 0, 90, 1).unwrap_err();
     call(HostCall::ForceReclaim { page: Pfn(90) }).unwrap_err();
     assert!(vm.load(&hypervisor).unwrap().share(guest_pages(0, 1)).is_err());

@@ -25,7 +25,7 @@ mod setup;
 mod threads;
 mod transitions;
 
-/// How much to do: `CLOISTER_CASES`, or a number that keeps `cargo test` quick.
+/// The number of cases: `CLOISTER_CASES`, or a default that keeps `cargo test` fast.
 fn cases() -> u32 {
     let wanted = std::env::var("CLOISTER_CASES").ok();
     wanted.and_then(|cases| cases.parse().ok()).unwrap_or(64)

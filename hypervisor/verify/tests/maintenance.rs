@@ -1,4 +1,4 @@
-//! What TLBs are told, where the tests of transitions do not look that closely.
+//! TLB maintenance, in cases that the tests of transitions do not check in detail.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use super::bench_machine::*;
 fn many_pages_that_leave_at_once_leave_all_tlbs() {
     let hypervisor = tiny();
     let vm = TestVm::new(&hypervisor, true, 54, 24);
-    // No two of them follow each other in memory, so each is an entry of its own.
+    // No two frames are adjacent, so each page needs an entry of its own.
     let frame = |offset| 80 + 2 * offset;
     for offset in 0..OBJECT_PAGES {
         vm.populate(&hypervisor, offset, frame(offset), 1).unwrap();
@@ -21,7 +21,7 @@ fn many_pages_that_leave_at_once_leave_all_tlbs() {
     vm.start(&hypervisor);
     let guest = vm.load(&hypervisor).unwrap();
     let all = guest_pages(GUEST_FIRST, OBJECT_PAGES);
-    // As many as one call does.
+    // One call may do part of the range.
     let mut shared = guest.share(all).unwrap();
     while shared != OBJECT_PAGES {
         let rest = guest_pages(GUEST_FIRST + shared, OBJECT_PAGES - shared);
@@ -40,7 +40,7 @@ fn a_table_takes_the_place_of_a_block_after_all_tlbs_forgot_the_block() {
     let vm = TestVm::new(&hypervisor, true, 54, 10);
     vm.populate(&hypervisor, 0, 73, 1).unwrap();
     let host = hypervisor.host_stage2_id();
-    // The host's tables, as they come to be used, and their entries. A free page's link is none.
+    // The host's tables as they come into use, and their entries. A free page's link is no entry.
     let mut tables = BTreeSet::from([0, 1].map(|table| host.root.page().0 + table));
     let mut broken: Vec<((Pfn, usize), bool, bool)> = Vec::new();
     let mut splits = 0;

@@ -1,11 +1,11 @@
-//! Pages that come together are one entry again.
+//! Adjacent pages merge into one entry again.
 
 use hyp_core::machine::Stage2Id;
 use shared_abi::addr::Gfn;
 
 use super::bench_machine::*;
 
-/// The level of the entry by which a space reaches a page.
+/// Returns the level of the entry by which an address space maps a page.
 fn level(hypervisor: &TinyHypervisor, stage2_id: Stage2Id, page: u64) -> Option<u32> {
     let found = hypervisor.machine().walk(stage2_id, page);
     found.map(|found| found.level)

@@ -1,4 +1,4 @@
-//! Memory objects as the host handles them: when they end, what that leaves, what a query answers.
+//! Memory objects as the host uses them: destruction, its effects, and queries.
 
 use hyp_core::limits::MAX_OBJECTS;
 use hyp_core::machine::geometry::Geometry;
@@ -12,7 +12,7 @@ fn call(hypervisor: &TinyHypervisor, call: HostCall) -> Result<u64, CallError> {
     hypervisor.host_call(&call).map(|x| x[0]).map_err(|failure| failure.error)
 }
 
-/// Another object of 4 pages.
+/// Makes another object of 4 pages.
 fn object(hypervisor: &TinyHypervisor, vm: &TestVm) -> ObjectHandle {
     let made = call(hypervisor, HostCall::ObjectCreate { vm: vm.vm, pages: 4 });
     ObjectHandle(made.unwrap().try_into().unwrap())
@@ -84,7 +84,7 @@ fn a_page_of_an_object_is_bound_once() {
     for (offset, pages) in [(4, 4), (3, 2), (0, 5), (7, 1), (7, 4), (5, 2), (0, OBJECT_PAGES)] {
         assert_eq!(bind(offset, pages, 64), Err(CallError::Denied), "{pages} pages from {offset} on");
     }
-    // What lies right before and right behind it is free.
+    // The pages right before and right after the binding are free.
     assert_eq!((bind(0, 4, 64), bind(8, 2, 72)), (Ok(0), Ok(0)));
 }
 

@@ -1,4 +1,4 @@
-//! The oracle: agrees with what the core does, and names what was tampered with.
+//! The oracle accepts the core's own states, and names the rule that a tampered state breaks.
 
 mod cases;
 mod scene;
@@ -27,7 +27,7 @@ fn what_was_tampered_with_is_named() {
         assert_eq!(check(&scene.hypervisor), Ok(()), "before: {what}");
         tamper(&scene);
         let found = check(&scene.hypervisor).expect_err(what);
-        // Which page of the pool a vCPU's registers are in is the pool's to say.
+        // The pool chooses the page of a vCPU's context.
         let page = if *page == 0 { found.page } else { *page };
         let expected = Difference { rule: *rule, party: *party, page };
         assert_eq!(found, expected, "{what}");
@@ -37,7 +37,7 @@ fn what_was_tampered_with_is_named() {
 #[test]
 fn every_rule_has_been_broken() {
     let mut broken: BTreeSet<OracleRule> = CASES.iter().map(|(_, _, rule, ..)| *rule).collect();
-    // By the tests below.
+    // The tests below break these two.
     broken.extend([OracleRule::Transition, OracleRule::Wiped]);
     assert_eq!(broken, BTreeSet::from(OracleRule::ALL));
 }
@@ -67,7 +67,7 @@ fn a_page_that_comes_back_unwiped_is_named() {
     let hypervisor = &scene.hypervisor;
     let mut words = words(hypervisor);
     let mut oracle = Oracle::new(hypervisor, &mut words).unwrap();
-    // What was lent never left the host, so nobody wiped it.
+    // The host can write to a lent page all along, so a reclaim does not wipe it.
     scene.machine().fill(Pfn(LENT), 0x5a);
     scene.vms[2].reclaim(hypervisor, 0, 1).unwrap();
     assert_eq!(oracle.check(hypervisor, || Calls::RECLAIM), Ok(()));
@@ -142,7 +142,7 @@ fn a_long_teardown_is_as_it_should_be_after_each_part() {
     assert!(parts > 1, "the VM was too small for this test");
 }
 
-/// A failed test prints records.
+/// A failed test prints page states.
 #[test]
 fn a_record_prints_as_whose_page_it_is() {
     let page = ObjectPage::new(VmIndex(3), ObjectIndex(1), 0x21);

@@ -1,5 +1,5 @@
-//! The checker of the protocol can fail: a stream of the core's keeps every rule, and for each rule the
-//! same stream with one thing done wrong is refused in the rule's name.
+//! The protocol checker can fail. A stream of the core keeps every rule. For each rule, the same stream with one
+//! error breaks that rule.
 
 use std::collections::BTreeSet;
 
@@ -21,8 +21,8 @@ const ISHST: Event = Event::Barrier(Barrier::DsbIshst);
 const ISH: Event = Event::Barrier(Barrier::DsbIsh);
 const ISB: Event = Event::Barrier(Barrier::Isb);
 
-/// A life: a VM of two vCPUs gets a block and pages, shares one and takes it back, both vCPUs run on one
-/// CPU, a page is taken by force, the VM ends, and another takes its place.
+/// A life cycle: a VM with two vCPUs gets a block and pages, shares one and unshares it, both vCPUs run on one CPU,
+/// the host takes a page by force, the VM is destroyed, and another takes its slot.
 fn life() -> Stream {
     let hypervisor = tiny();
     let vm = TestVm::new(&hypervisor, true, 54, 10);
@@ -48,7 +48,7 @@ fn check(stream: &Stream) -> Option<Rule> {
     checker.observe_all(stream).err().map(|found| found.rule)
 }
 
-/// Where the first event is that `wanted` picks, from `from` on.
+/// Returns the index of the first event from `from` on that `wanted` accepts.
 #[track_caller]
 fn find(stream: &Stream, from: usize, wanted: impl Fn(Event) -> bool) -> usize {
     let rest = &stream[from..];
@@ -73,28 +73,28 @@ fn all(vmid: Vmid) -> Event {
     Event::Tlbi { vmid, scope }
 }
 
-/// The first event after the VM's vCPU was loaded for the first time.
+/// The event after the first load of the VM's vCPU.
 fn loaded(stream: &Stream) -> usize {
     find(stream, 0, |event| matches!(event, Event::Load(..)))
 }
 
-/// The guest's share: the host's entry becomes valid.
+/// The guest's share: the write that makes the host's entry valid.
 fn share(stream: &Stream) -> usize {
     let valid = |event| matches!(event, Event::Write { value, .. } if value & 1 == 1);
     find(stream, loaded(stream), valid)
 }
 
-/// The first invalidation by IPA that a TLB of a running machine needs: the host's.
+/// The first invalidation by IPA that a running machine's TLB needs: the host's.
 fn ipa(stream: &Stream) -> usize {
     find(stream, 0, is_ipa)
 }
 
-/// One thing done wrong, and the rule that it breaks.
+/// A rule, and an error that breaks it.
 type Control = (Rule, fn(&mut Stream));
 
 const CONTROLS: &[Control] = &[
     (Rule::BreakBeforeMake, |stream| {
-        // A valid entry is overwritten by another.
+        // A valid entry is overwritten by another valid entry.
         let at = share(stream);
         let (cpu, Event::Write { table, index, value }) = stream[at] else {
             panic!("a write");
@@ -103,7 +103,7 @@ const CONTROLS: &[Control] = &[
         stream.insert(at + 1, (cpu, Event::Write { table, index, value }));
     }),
     (Rule::BreakBeforeMake, |stream| {
-        // It is made invalid and valid again without an invalidation in between.
+        // An entry becomes invalid and valid again, without an invalidation in between.
         let at = share(stream);
         let (cpu, Event::Write { table, index, .. }) = stream[at] else {
             panic!("a write");
@@ -126,7 +126,7 @@ const CONTROLS: &[Control] = &[
         stream.remove(ipa(stream));
     }),
     (Rule::Invalidated, |stream| {
-        // The neighbour's is invalidated instead.
+        // The next page is invalidated instead.
         let at = ipa(stream);
         let Event::Tlbi { scope: Scope::Ipa(page), .. } = stream[at].1 else {
             panic!("by IPA");
@@ -135,7 +135,7 @@ const CONTROLS: &[Control] = &[
         stream[at].1 = Event::Tlbi { vmid: HOST, scope };
     }),
     (Rule::WholeVmid, |stream| {
-        // A table of the host's is replaced by a block, and its pages are invalidated one by one.
+        // A host table is replaced by a block, and its pages are invalidated one by one.
         let at = find(stream, loaded(stream), is(all(HOST)));
         let cpu = stream[at].0;
         let by_page = (0..Tiny::IPA_PAGES).map(|page| {
@@ -144,7 +144,7 @@ const CONTROLS: &[Control] = &[
         });
         let instead: Stream = by_page.chain([(cpu, ISH), (cpu, combined(HOST))]).collect();
         stream.splice(at..=at, instead);
-        // What comes next would break another rule first.
+        // The next event would break another rule first.
         let end = find(stream, at, is(ISB));
         stream.insert(end + 1, (cpu, Event::Released(LockId::HOST)));
     }),
@@ -160,7 +160,7 @@ const CONTROLS: &[Control] = &[
         stream.remove(at);
     }),
     (Rule::CombinedToo, |stream| {
-        // They may go before what they were made of.
+        // The combined entries are invalidated before the stage-2 entries that they come from.
         let at = find(stream, ipa(stream), is(ISH));
         stream.remove(at);
     }),
@@ -181,26 +181,26 @@ const CONTROLS: &[Control] = &[
         assert_eq!(stream.remove(at + 1).1, ISB);
     }),
     (Rule::GoneBeforeReuse, |stream| {
-        // A page is wiped while its old owner may still write it.
+        // A page is wiped while its old owner can still write to it.
         let at = ipa(stream);
         let wipe = find(stream, at, |event| matches!(event, Event::Wipe(_)));
         let wipe = stream.remove(wipe);
         stream.insert(at, wipe);
     }),
     (Rule::HandOver, |stream| {
-        // The guest gets pages as the host left them.
+        // A guest gets pages with the host's content.
         let populated = Event::Wipe(range(72, 4));
         let at = find(stream, 0, is(populated));
         stream.remove(at);
     }),
     (Rule::HandOver, |stream| {
-        // The host gets a page back that was cleaned, not wiped.
+        // The host gets back a page that was cleaned, not wiped.
         let reclaimed = range(73, 1);
         let at = find(stream, 0, is(Event::Wipe(reclaimed)));
         stream[at].1 = Event::Clean(reclaimed);
     }),
     (Rule::TablePage, |stream| {
-        // The VM's pool is as the host left it.
+        // The VM's pool still has the host's content.
         let at = find(stream, 0, is(Event::Wipe(range(54, 10))));
         stream.remove(at);
     }),
@@ -233,7 +233,7 @@ const CONTROLS: &[Control] = &[
         stream.push((0, Event::Enter(root | COMMON_NOT_PRIVATE)));
     }),
     (Rule::Vttbr, |stream| {
-        // The VM's vCPU is not loaded here.
+        // EL1 runs with the VM's VTTBR_EL2 while its vCPU is not loaded on this CPU.
         let at = loaded(stream) + 1;
         let root = 54 << 12;
         stream.insert(at, (1, Event::Enter(1 << 48 | root)));
@@ -247,7 +247,7 @@ const CONTROLS: &[Control] = &[
         stream.insert(at + 1, (0, Event::Taken(LockId::slot(1))));
     }),
     (Rule::LockOrder, |stream| {
-        // Two CPUs have it.
+        // Two CPUs hold the lock.
         let at = find(stream, 0, is(Event::Taken(LockId::HOST)));
         stream.insert(at + 1, (1, Event::Taken(LockId::HOST)));
     }),
@@ -278,7 +278,7 @@ const CONTROLS: &[Control] = &[
     }),
 ];
 
-/// The address of the host's root table.
+/// Returns the address of the host's root table.
 fn host_root(stream: &Stream) -> u64 {
     let at = find(stream, 0, |event| matches!(event, Event::Stage2Id(_)));
     match stream[at].1 {
@@ -302,8 +302,8 @@ fn a_life_keeps_the_rules_and_shows_every_kind_of_duty() {
     assert_eq!(scopes.len(), 5, "every scope of a TLBI");
 }
 
-/// A page is lent on one CPU while another takes a part of the host's block around it, which is split for that: at
-/// no moment has the page changed hands.
+/// One CPU lends a page while another CPU removes part of the host's block around it, which splits the block. At no
+/// moment does the checker see a change of owner.
 #[test]
 fn a_lent_page_may_be_in_a_block_that_another_cpu_splits() {
     let hypervisor = tiny();
@@ -315,7 +315,7 @@ fn a_lent_page_may_be_in_a_block_that_another_cpu_splits() {
     let splits = hypervisor.machine().take_trace();
     assert!(splits.iter().any(|(_, event)| matches!(event, Event::Tlbi { scope: Scope::Ipa(80), .. })));
 
-    // From the wipe on, or from behind it, at every moment at which the other CPU is at the host's tables.
+    // Cut at the wipe and after it, at every moment at which the other CPU holds the host's lock.
     let wipe = find(&lends, 0, |event| matches!(event, Event::Wipe(_)));
     let (before_it, at_it) = splits.split_at(find(&splits, 0, is(Event::Taken(LockId::HOST))));
     for (first, then) in [lends.split_at(wipe), lends.split_at(wipe + 1)] {

@@ -1,4 +1,4 @@
-//! What happens between two looks at the same thing: another CPU acts in the gap.
+//! Races between two checks of the same state: another CPU acts in between.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock};
@@ -19,7 +19,7 @@ use super::bench_machine::*;
 
 type Hook = Box<dyn FnOnce() + Send>;
 
-/// A fake machine on which something is done as soon as this thread is told of an event.
+/// A fake machine that runs a closure when this thread records a given event.
 #[derive(Default)]
 struct Interposed {
     fake: Fake<Tiny>,
@@ -103,7 +103,7 @@ fn call(call: HostCall) -> u64 {
     HYPERVISOR.get().unwrap().host_call(&call).unwrap()[0]
 }
 
-/// A VM with an object of 4 pages.
+/// Makes a VM with an object of 4 pages.
 fn vm(first: u64) -> ObjectHandle {
     let vm = VmHandle(
         u32::try_from(call(HostCall::VmCreate { protected: true, first: Pfn(first), pages: 12 })).unwrap(),
@@ -117,8 +117,8 @@ fn populate(object: ObjectHandle, offset: u64) -> HostCall {
     HostCall::ObjectPopulate { object, offset, first: Pfn(80), pages: 1, content: InitialContent::Zero }
 }
 
-/// The host takes a page by force. Between the look at whose it is and the VM's lock the page goes to
-/// another VM, which must keep it.
+/// The host takes a page by force. After the core has looked up the page's owner, and before it takes the VM's lock,
+/// the page moves to another VM. The other VM must keep the page.
 #[test]
 fn a_page_that_changes_hands_in_between_is_not_taken_from_its_new_owner() {
     let ram = vec![range(RAM.0, RAM.1)].leak();
@@ -138,8 +138,8 @@ fn a_page_that_changes_hands_in_between_is_not_taken_from_its_new_owner() {
     let (old, new) = (vm(54), vm(66));
     call(populate(old, 1));
 
-    // The look is over but for giving the lock back: another CPU's reclaim is in front of this one at
-    // the VM's lock, and is done when this one gets there.
+    // The lookup is complete except for the release of its lock. Another CPU's reclaim takes the VM's lock first, and
+    // is complete when this CPU takes it.
     hypervisor.machine().when(Event::Released(LockId::HOST), move || {
         static HAS_THE_VM: AtomicBool = AtomicBool::new(false);
         let machine = HYPERVISOR.get().unwrap().machine();

@@ -1,7 +1,7 @@
-//! Random sequences of a thousand calls, of the host and of guests on two CPUs, guided by the
-//! specification and held against it after every step.
+//! Random sequences of a thousand actions of the host and of guests on two CPUs. The specification guides them and is
+//! compared with the core after every step.
 //!
-//! `CLOISTER_CASES` says how many thousand calls; a failure is shrunk to a script and printed.
+//! `CLOISTER_CASES` sets the number of sequences. A failure is shrunk to a script and printed.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
@@ -18,7 +18,7 @@ use super::coverage::Coverage;
 use super::guide::{self, Dice};
 use super::{cases, script};
 
-/// Calls in a sequence.
+/// Actions in a sequence.
 const STEPS: usize = 1000;
 
 /// The machine.
@@ -27,8 +27,8 @@ pub(super) fn bench() -> Bench {
     Bench { ram: range(RAM), reserved: range(RESERVED), denied: range(DENIED) }
 }
 
-/// Takes one step, and says what it was; and where a pool was too short, gives it what it asked for:
-/// the same call must not find it too short again.
+/// Runs one step and returns its actions. If a pool has too few pages, it tops the pool up by the number that the
+/// call asked for. The same call must not find the pool too small again.
 fn step<G: Geometry>(
     pair: &mut Pair<'_, '_, G>,
     dice: &mut Dice,
@@ -50,12 +50,12 @@ fn step<G: Geometry>(
     };
     let more = guide::top_up(pair, dice, vm, pair.short_of);
     if take(pair, more)? == Verdict::Done && take(pair, action)? == Verdict::NoMemory {
-        return Err(Divergence("the pool got what it asked for, and is too short".into()));
+        return Err(Divergence("the pool got the pages that it asked for, and is still too small".into()));
     }
     Ok(())
 }
 
-/// The VM whose pool a call takes from.
+/// Returns the VM whose pool a call uses.
 fn whose<G: Geometry>(pair: &Pair<'_, '_, G>, action: Action) -> Option<VmHandle> {
     let Action::Host { call, x } = action else {
         return None;
@@ -95,7 +95,7 @@ fn sequences<G: Geometry>(thousands: u32) -> Coverage {
     let config = Config {
         cases: thousands,
         failure_persistence: None,
-        // Scripts are shrunk action by action, not seed by seed.
+        // `shrink` shortens scripts, so proptest must not shrink seeds.
         max_shrink_iters: 0,
         rng_seed: RngSeed::Fixed(thousands.into()),
         ..Config::default()

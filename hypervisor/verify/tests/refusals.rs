@@ -1,5 +1,5 @@
-//! What is refused, with which answer; and that a refusal changed nothing. The random sequences cover
-//! combinations, this the corners by name.
+//! Refused calls: their errors, and that they change nothing. The random sequences cover combinations. These tests
+//! cover the corner cases by name.
 
 use hyp_core::call::host::{HostAction, host_call};
 use hyp_core::cpu::registers::Registers;
@@ -7,11 +7,13 @@ use hyp_core::machine::event::Event;
 use hyp_core::ownership::setup::SetupError;
 use shared_abi::addr::{Gfn, Ipa, Pfn};
 use shared_abi::error::CallError;
-use shared_abi::host_call::{HostCall, InitialContent, ObjectHandle, ObjectPageState, VcpuIndex, VmHandle};
+use shared_abi::host_call::{
+    HostCall, InitialContent, ObjectHandle, ObjectPageState, VERSION, VcpuIndex, VmHandle,
+};
 
 use super::bench_machine::*;
 
-/// Makes a call that is refused, and checks that no entry was written and no page touched.
+/// Makes a call that must be refused. Checks that it wrote no entry and touched no page.
 fn refused(hypervisor: &TinyHypervisor, call: HostCall) -> CallError {
     hypervisor.machine().take_events();
     let failure = hypervisor.host_call(&call).unwrap_err();
@@ -28,10 +30,12 @@ fn immediates_and_upper_bits_are_refused() {
         (version, 1, CallError::NotSupported.code()),
         (1 << 32 | version, 0, CallError::NotSupported.code()),
     ] {
-        let mut registers = Registers::default();
+        let mut registers = Registers { x: [7; 31], ..Registers::default() };
         registers.x[0] = x0;
         assert_eq!(host_call(&hypervisor, &mut registers, imm), HostAction::Resume);
-        assert_eq!(registers.x[0], result, "{x0:#x}, immediate {imm}");
+        let x1 = if result == 0 { VERSION } else { 0 };
+        assert_eq!(registers.x[..2], [result, x1], "{x0:#x}, immediate {imm}");
+        assert_eq!(registers.x[6..], [7; 25]);
     }
 }
 
@@ -88,7 +92,7 @@ fn no_page_has_two_roles() {
         assert_eq!(populate(82, OBJECT_PAGES + 1), CallError::InvalidParameter);
     };
     refuses();
-    // Beside a page that is there, the short way would do.
+    // Next to a present page, the populate of a single page would be possible.
     other.populate(&hypervisor, 2, 90, 1).unwrap();
     refuses();
 }
@@ -194,7 +198,7 @@ fn unbinding_undoes_that_binding_and_no_other() {
     let create = HostCall::ObjectCreate { vm: vm.vm, pages: OBJECT_PAGES };
     let second = ObjectHandle(hypervisor.host_call(&create).unwrap()[0].try_into().unwrap());
     let unbind = |object, offset, pages| HostCall::ObjectUnbind { object, offset, pages };
-    // The same offsets as the first object's.
+    // The offsets equal those of the first object.
     assert_eq!(refused(&hypervisor, unbind(second, 0, OBJECT_PAGES)), CallError::Denied);
     for (offset, pages) in [(0, OBJECT_PAGES - 1), (1, OBJECT_PAGES - 1)] {
         let call = unbind(vm.object, offset, pages);

@@ -1,4 +1,4 @@
-//! Scripts: what was done to which machine, one action per line, to be read and done again.
+//! Scripts: a machine and actions on it, one a line, to be replayed.
 
 use std::fmt::Write as _;
 use std::ops::Range;
@@ -13,10 +13,10 @@ use hyp_verify::lockstep::{Bench, Divergence, Pair, Verdict, with_pair};
 
 use super::bench_machine::{Short, Tiny};
 
-/// Where the scripts are that once found something, or show something.
+/// The directory of scripts that found a bug, or that show a case.
 const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts");
 
-/// The first line says which pages of the machine are what.
+/// Prints a script. Its first line gives the machine's layout.
 pub(super) fn print<G: Geometry>(bench: &Bench, actions: &[Action]) -> String {
     let mut text = String::new();
     let range = |range: &Range<u64>| format!("{}..{}", range.start, range.end);
@@ -29,7 +29,7 @@ pub(super) fn print<G: Geometry>(bench: &Bench, actions: &[Action]) -> String {
     text
 }
 
-/// Reads what [`print`] wrote.
+/// Parses the output of [`print`].
 fn read(text: &str) -> (Bench, Vec<Action>) {
     let mut lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
     let machine = lines.find(|line| !line.trim().is_empty()).expect("a machine");
@@ -44,7 +44,7 @@ fn read(text: &str) -> (Bench, Vec<Action>) {
     (bench, actions)
 }
 
-/// Does all actions; a panic of the core counts as a divergence.
+/// Runs all actions. A panic of the core counts as a divergence.
 pub(super) fn run<G: Geometry>(bench: &Bench, actions: &[Action]) -> Result<Vec<Verdict>, Divergence> {
     let all = || {
         with_pair(bench, |pair: &mut Pair<'_, '_, G>| {
@@ -58,8 +58,8 @@ pub(super) fn run<G: Geometry>(bench: &Bench, actions: &[Action]) -> Result<Vec<
     })
 }
 
-/// The shortest script that still fails, as far as leaving actions out gets: first halves, then quarters,
-/// at last one by one.
+/// Returns the shortest script that still fails, as far as omitting actions finds one: first halves, then quarters,
+/// and finally single actions.
 pub(super) fn shrink<G: Geometry>(bench: &Bench, actions: &[Action]) -> Vec<Action> {
     let mut best = actions.to_vec();
     let mut chunk = best.len().div_ceil(2).max(1);
@@ -83,7 +83,7 @@ pub(super) fn shrink<G: Geometry>(bench: &Bench, actions: &[Action]) -> Vec<Acti
     }
 }
 
-/// Fails with a shrunk script.
+/// Panics with a shrunk script.
 pub(super) fn fail<G: Geometry>(bench: &Bench, actions: &[Action], why: &str) -> ! {
     let shrunk = shrink::<G>(bench, actions);
     let last = match run::<G>(bench, &shrunk) {

@@ -1,14 +1,13 @@
-//! The exhaustive search: breadth first over the real core, from a few small machines, until no new
-//! state is found or a bound is reached. Each transition is done to the core and to its specification;
-//! after each, both agree for every page and every party ([`hyp_verify::lockstep`]), and after a
-//! refused call the core's state is what it was, bit for bit.
+//! The exhaustive search: breadth first over the states of the real core, from a few small machines, until it finds
+//! no new state or reaches a bound. Each action runs on the core and on its specification. After it, both agree for
+//! every page and every party ([`hyp_verify::lockstep`]). After a refused call, the core's state is the same, bit for
+//! bit.
 //!
-//! Two states are the same if nothing that the core decides by tells them apart: generations of
-//! handles, addresses of table pages, counters and measurements are left out ([`state`]).
+//! Two states are equal if no decision of the core can tell them apart: the hash leaves out the generations of
+//! handles, the addresses of table pages, counters and measurements ([`state`]).
 //!
-//! The machines have tables of 4 entries. With 2 entries, a map of all memory takes 7 pages of tables
-//! for 8 pages of memory, so that no VM would fit; with 4, blocks of 4 pages and level-1 blocks of 16 split and
-//! merge as they do on metal.
+//! The machines have tables of 4 entries. With 2 entries, a map of all memory would take 7 table pages for 8 pages of
+//! memory, so that no VM would fit. With 4, blocks of 4 pages and level-1 blocks of 16 split and merge as on metal.
 
 mod scopes;
 mod state;
@@ -25,10 +24,10 @@ use super::coverage::Coverage;
 use super::{cases, script};
 use scopes::Scope;
 
-/// A pair on the geometry that is searched.
+/// A pair with the geometry of the search.
 type TinyPair<'h, 'm, G> = Pair<'h, 'm, G>;
 
-/// What a search found.
+/// The result of a search.
 struct Found {
     states: usize,
     transitions: u64,
@@ -37,7 +36,7 @@ struct Found {
     coverage: Coverage,
 }
 
-/// A state, by how it is reached: from the state with that number, by that action.
+/// A state: the number of the state before it, and the action between them.
 struct Node {
     parent: usize,
     action: Option<Action>,
@@ -57,7 +56,7 @@ fn path(nodes: &[Node], mut node: usize) -> Vec<Action> {
 fn search<G: Geometry>(scope: &Scope, most_states: usize) -> Found {
     let bench = scope.bench();
     with_pair(&bench, |pair: &mut TinyPair<'_, '_, G>| {
-        // A state is put back after each step, and the events of the way to it are gone.
+        // The search restores states after each step, so the stream of events is not that of one machine.
         pair.real.machine().stop_checking();
         walk(pair, &scope.prefix, &scope.prefix, &bench);
         pair.checking = false;
@@ -113,7 +112,7 @@ fn search<G: Geometry>(scope: &Scope, most_states: usize) -> Found {
     })
 }
 
-/// Goes a way that was gone before, or that leads to where the search begins.
+/// Replays a path that was taken before, or the one that leads to the first state.
 fn walk<G: Geometry>(pair: &mut TinyPair<'_, '_, G>, way: &[Action], prefix: &[Action], bench: &Bench) {
     for (done, action) in way.iter().enumerate() {
         if let Err(divergence) = pair.step(action) {
@@ -143,7 +142,7 @@ fn fail<'a, G: Geometry>(
     script::fail::<G>(bench, &actions, &divergence.0);
 }
 
-/// How many states a search may visit: what `cargo test` has time for, and four times as many at most.
+/// The maximum number of states: a default that keeps `cargo test` fast, and at most four times as many.
 fn bound() -> usize {
     64 * cases().clamp(64, 256) as usize
 }

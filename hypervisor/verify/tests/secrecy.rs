@@ -1,10 +1,8 @@
-//! Two-run secrecy: what happens is the same, only the guests' secrets differ. Then everything that the
-//! host can see is the same: results, exit records, memory that it reaches, counters, and what the
-//! machine was asked to do, in its order.
+//! Two-run secrecy: two runs with the same actions differ only in the guests' secrets. The host must see the same in
+//! both: results, exit records, the memory that it reaches, counters, and the events of the machine in order.
 //!
-//! A guest that has something to hide scrubs a page before it shares it, and what it does must not depend
-//! on its secret. The controls show that each of the channels is watched: a guest or a hypervisor that
-//! leaks by it is found out.
+//! A guest with a secret scrubs a page before it shares it, and its actions must not depend on the secret. The
+//! controls show that the test watches each channel: it detects a guest or a hypervisor that leaks through it.
 
 use hyp_core::machine::geometry::Geometry;
 use hyp_verify::lockstep::action::{Action, GuestStep};
@@ -17,29 +15,29 @@ use super::cases;
 use super::guide::{self, Dice};
 use super::random::bench;
 
-/// What goes wrong.
+/// A leak that the test must detect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Leak {
-    /// Nothing.
+    /// No leak.
     None,
-    /// The machine does not wipe what holds a secret.
+    /// The machine does not wipe pages with a secret.
     Unwiped,
-    /// Guests share pages without scrubbing them.
+    /// Guests share pages without a scrub.
     Unscrubbed,
     /// Guests write a secret to a device.
     Exit,
-    /// What a guest does depends on its secret.
+    /// A guest's actions depend on its secret.
     Deed,
 }
 
 /// Steps of a run.
 const STEPS: u64 = 300;
 
-/// All that the host sees of a run, a line per step.
+/// Runs a sequence. Returns the host's view of it, a line per step.
 fn run<G: Geometry>(seed: u64, secret: u8, leak: Leak) -> Vec<String> {
     with_pair(&bench(), |pair: &mut Pair<'_, '_, G>| {
         pair.secret = secret;
-        // What is to be found is found by comparing, not by looking.
+        // Only the comparison of the two runs may find the leak, so content is not checked.
         pair.checking_content = false;
         if leak == Leak::Unwiped {
             pair.real.machine().leave_unwiped(secret);
@@ -62,7 +60,7 @@ fn run<G: Geometry>(seed: u64, secret: u8, leak: Leak) -> Vec<String> {
             if let (Leak::Exit, Action::Guest { .. }) = (leak, action)
                 && let Some(value) = pair.told.get_mut(3)
             {
-                // As if x5, which the device gets, had been the secret.
+                // As if x5, the register that is stored to the device, held the secret.
                 *value ^= u64::from(secret);
             }
             let told = &pair.told;
@@ -73,7 +71,7 @@ fn run<G: Geometry>(seed: u64, secret: u8, leak: Leak) -> Vec<String> {
     })
 }
 
-/// The guest makes pages public before it shares them.
+/// Guests make pages public before they share them.
 fn scrub<G: Geometry>(pair: &Pair<'_, '_, G>, action: &Action) {
     if let Action::Guest { cpu, call: GuestStep::Share([ipa, pages, _]) } = *action
         && let Some((vm, _, false)) = pair.on_cpu(cpu)
@@ -87,7 +85,7 @@ fn scrub<G: Geometry>(pair: &Pair<'_, '_, G>, action: &Action) {
     }
 }
 
-/// Guests keep their secrets in all private pages.
+/// Guests fill all their private pages with their secrets.
 fn hide<G: Geometry>(pair: &Pair<'_, '_, G>) {
     for (page, owner) in &pair.spec.owners {
         if let SpecOwner::Private(_) = owner {
@@ -96,7 +94,7 @@ fn hide<G: Geometry>(pair: &Pair<'_, '_, G>) {
     }
 }
 
-/// What is in the pages that the host reaches.
+/// Returns the content of the pages that the host reaches.
 fn memory<G: Geometry>(pair: &Pair<'_, '_, G>) -> String {
     let reached = pair.spec.owners.keys().filter(|page| pair.spec.host_reach(**page) == HostReach::Yes);
     reached
@@ -107,7 +105,7 @@ fn memory<G: Geometry>(pair: &Pair<'_, '_, G>) -> String {
         .collect()
 }
 
-/// The first step in which two runs differ.
+/// Returns the first step in which two runs differ.
 fn differs<G: Geometry>(seed: u64, leak: Leak) -> Option<String> {
     let (one, other) = (run::<G>(seed, 0x77, leak), run::<G>(seed, 0xee, leak));
     let pairs = one.into_iter().zip(other);

@@ -1,8 +1,8 @@
-//! Which tests notice which seeded bug ([`hyp_core::seeded`]): with the bug on each of them fails, without
-//! it all pass.
+//! The tests that notice each seeded bug ([`hyp_core::seeded`]): each of them fails with the bug on, and passes
+//! without it.
 //!
-//! `cargo seeded` prints the table. Every bug is tried in a process of its own, with the bug's name in its
-//! environment: this binary again, or the core's unit tests.
+//! `cargo seeded` prints the table. Every bug runs in a process of its own, with its name in the environment. The
+//! process is this binary again, or the core's unit tests.
 
 use std::env;
 use std::process::Command;
@@ -11,10 +11,9 @@ use hyp_core::seeded::Bug;
 
 use Bug::*;
 
-/// The tests that notice each bug, those that say most about it first. Other tests may fail as well.
+/// The tests that notice each bug, the most telling one first. Other tests may fail too.
 const NOTICED_BY: &[(Bug, &[&str])] = &[
     (OddRoot, &["refusals::a_pool_is_the_hosts_own_ram_and_its_root_aligned"]),
-    (HalfObject, &["refusals::an_object_that_the_pool_has_no_tables_for_is_not_made"]),
     (OwnershipLeaked, &["lifecycle::a_vcpu_is_started_by_exactly_one_of_those_who_try"]),
     (StartForgotten, &["guest::calls::a_vcpu_is_started_once"]),
     (StaleOwner, &["race::a_page_that_changes_hands_in_between_is_not_taken_from_its_new_owner"]),
@@ -26,13 +25,14 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
         ],
     ),
     (EmptyRange, &["refusals::a_range_has_a_page", "random::the_core_does_what_the_specification_says"]),
-    (
-        FirstPageChecked,
-        &["refusals::no_page_has_two_roles", "random::the_core_does_what_the_specification_says"],
-    ),
+    (FirstPageMeasured, &["lifecycle::the_start_measures_what_was_kept_in_order"]),
     (
         LentTwice,
-        &["refusals::no_page_has_two_roles", "transitions::an_ordinary_vm_is_lent_pages_that_stay_the_hosts"],
+        &[
+            "refusals::no_page_has_two_roles",
+            "transitions::an_ordinary_vm_is_lent_pages_that_stay_the_hosts",
+            "random::the_core_does_what_the_specification_says",
+        ],
     ),
     (BoundTwice, &["refusals::binding_is_one_to_one_inside_the_guests_space_and_over_when_the_vm_starts"]),
     (GuardOverMemory, &["guest::devices::memory_is_no_device_whatever_the_guard_says"]),
@@ -61,6 +61,13 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
         ],
     ),
     (
+        OtherCpusForgotten,
+        &[
+            "transitions::sharing_in_a_split_block_writes_one_entry_and_unsharing_pays_one_invalidation",
+            "protocol::a_life_keeps_the_rules_and_shows_every_kind_of_duty",
+        ],
+    ),
+    (
         VmidReused,
         &[
             "lifecycle::a_vmid_leaves_all_tlbs_before_it_is_used_again",
@@ -72,6 +79,27 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
         PreviousVcpu,
         &[
             "lifecycle::another_vcpu_of_the_vm_on_the_same_cpu_finds_no_stale_translations",
+            "protocol::a_life_keeps_the_rules_and_shows_every_kind_of_duty",
+        ],
+    ),
+    (
+        InstructionsKept,
+        &[
+            "lifecycle::another_vcpu_of_the_vm_on_the_same_cpu_finds_no_stale_translations",
+            "protocol::a_life_keeps_the_rules_and_shows_every_kind_of_duty",
+        ],
+    ),
+    (
+        TlbiUnfinished,
+        &[
+            "transitions::sharing_in_a_split_block_writes_one_entry_and_unsharing_pays_one_invalidation",
+            "protocol::a_life_keeps_the_rules_and_shows_every_kind_of_duty",
+        ],
+    ),
+    (
+        IsbForgotten,
+        &[
+            "transitions::sharing_in_a_split_block_writes_one_entry_and_unsharing_pays_one_invalidation",
             "protocol::a_life_keeps_the_rules_and_shows_every_kind_of_duty",
         ],
     ),
@@ -129,20 +157,26 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
     ),
     (FirstPageWiped, &["transitions::a_vm_gives_back_everything_wiped", "script::replay"]),
     (
-        ReclaimUnwiped,
+        WipeForgotten,
         &[
+            "transitions::populating_a_protected_vm_takes_pages_from_the_host",
+            "transitions::a_vm_gives_back_everything_wiped",
+            "oracle::a_whole_life_is_as_it_should_be",
             "transitions::what_the_host_takes_by_force_is_wiped_and_poison",
             "protocol::a_life_keeps_the_rules_and_shows_every_kind_of_duty",
             "guest::memory::a_page_is_given_up_and_filled_again",
             "random::the_core_does_what_the_specification_says",
         ],
     ),
-    (
-        PoolUnwiped,
-        &["transitions::a_vm_gives_back_everything_wiped", "oracle::a_whole_life_is_as_it_should_be"],
-    ),
-    (PopulatedUnwiped, &["transitions::populating_a_protected_vm_takes_pages_from_the_host"]),
     (KeptUncleaned, &["transitions::a_page_changes_hands_only_after_its_old_owner_has_lost_it"]),
+    (
+        FirstPageCleaned,
+        &[
+            "lifecycle::the_start_measures_what_was_kept_in_order",
+            "lifecycle::long_calls_stop_at_a_bound_and_go_on_where_they_stopped",
+            "random::the_core_does_what_the_specification_says",
+        ],
+    ),
     (
         LentWiped,
         &[
@@ -181,16 +215,10 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
         ],
     ),
     (
-        GuardForgotten,
-        &[
-            "guest::devices::a_page_whose_name_another_vcpu_took_back_is_no_device_any_more",
-            "threads::power::a_vcpu_that_a_cpu_kept_runs_as_if_it_was_looked_at_each_time",
-        ],
-    ),
-    (
-        StopForgotten,
+        RevokeForgotten,
         &[
             "lifecycle::a_cpu_goes_on_with_what_it_ran_last_unless_something_came_between",
+            "guest::devices::a_page_whose_name_another_vcpu_took_back_is_no_device_any_more",
             "threads::power::a_vcpu_that_a_cpu_kept_runs_as_if_it_was_looked_at_each_time",
         ],
     ),
@@ -203,7 +231,13 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
             "oracle::a_long_teardown_is_as_it_should_be_after_each_part",
         ],
     ),
-    (TablesUncounted, &["refusals::an_empty_pool_says_how_many_pages_would_do"]),
+    (
+        TablesUncounted,
+        &[
+            "refusals::an_empty_pool_says_how_many_pages_would_do",
+            "refusals::an_object_that_the_pool_has_no_tables_for_is_not_made",
+        ],
+    ),
     (TablesUnreserved, &["refusals::a_machine_that_contradicts_itself_is_refused"]),
     (
         DeniedDevice,
@@ -217,7 +251,7 @@ const NOTICED_BY: &[(Bug, &[&str])] = &[
     (FirmwareTrusted, &["boot::device_tree::tests::a_cpu_is_named_once"]),
 ];
 
-/// How a test looks at the core, by the module that it is in.
+/// The kind of check that a test is, by its module.
 const WAYS: &[(&str, &str)] = &[
     ("threads::", "threads at once"),
     ("oracle::", "oracle"),
@@ -235,12 +269,12 @@ fn way(test: &str) -> &'static str {
     found.map_or("", |(_, way)| way)
 }
 
-/// Whether it is one of the core's unit tests, which are in a module `tests` each.
+/// Returns true if the test is a unit test of the core. Those are all in modules `tests`.
 fn is_of_core(test: &str) -> bool {
     test.contains("::tests::")
 }
 
-/// Runs tests with a bug on, or with none; returns which of them passed and which failed.
+/// Runs tests with a bug on, or with none. Returns the tests that passed and those that failed.
 fn run(bug: Option<Bug>, tests: &[&str]) -> (Vec<String>, Vec<String>) {
     let (of_core, own): (Vec<&str>, Vec<&str>) = tests.iter().partition(|test| is_of_core(test));
     let mut cargo = Command::new(env!("CARGO"));
@@ -254,7 +288,7 @@ fn run(bug: Option<Bug>, tests: &[&str]) -> (Vec<String>, Vec<String>) {
             .args(["--exact", "--test-threads=2"])
             .args(tests)
             .env("CLOISTER_SEEDED", bug.map_or("", Bug::name))
-            // Enough for the random tests to find what they are named for here.
+            // Enough cases for the random tests to find the bugs that list them.
             .env("CLOISTER_CASES", "16")
             .env("RUST_BACKTRACE", "0")
             .output()
@@ -285,7 +319,7 @@ fn each_bug_makes_the_tests_fail_that_are_named_for_it() {
     let (passed, _) = run(None, &all);
     let missing = |test: &&&str| !passed.iter().any(|passed| passed == *test);
     let wrong: Vec<_> = all.iter().filter(missing).collect();
-    assert!(wrong.is_empty(), "not there, or they fail without a bug: {wrong:#?}");
+    assert!(wrong.is_empty(), "these tests do not exist, or fail without a bug: {wrong:#?}");
 
     let mut unnoticed = Vec::new();
     println!("\n{:<17} class  noticed by", "bug");

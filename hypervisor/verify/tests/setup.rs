@@ -1,4 +1,4 @@
-//! Which machines the core takes, and what it makes of their memory.
+//! The machines that the core accepts, and the host's memory on them.
 
 use hyp_core::hypervisor::Hypervisor;
 use hyp_core::limits::{MAX_CPUS, MAX_DENIED, MAX_REGIONS};
@@ -9,12 +9,12 @@ use shared_abi::host_call::{HostCall, InitialContent};
 
 use super::bench_machine::*;
 
-/// A machine, and how much less than it needs it is given.
+/// A machine. Its memory for tables and page states may be less than the core needs.
 #[derive(Clone)]
 struct Given {
     ram: Vec<(u64, u64)>,
     denied: Vec<(u64, u64)>,
-    /// The first page of the tables, which fill what is reserved.
+    /// The first page of the tables, which fill the hypervisor's reserved memory.
     tables: u64,
     cpus: usize,
     tables_short: u64,
@@ -81,7 +81,7 @@ fn ram_is_ascending_apart_and_within_reach() {
 
 #[test]
 fn there_may_be_so_many_of_each_and_no_more() {
-    // The tables in the first range, and a page in each block after it.
+    // The tables are in the first range. Each block after it has a page.
     let ram = |ranges: usize| -> Vec<_> {
         let more = (0..).map(|next| (72 + 4 * next, 1)).take(ranges - 1);
         [(9, 60)].into_iter().chain(more).collect()
@@ -95,7 +95,7 @@ fn there_may_be_so_many_of_each_and_no_more() {
         let given = Given {
             cpus,
             denied: vec![(3, 1); denied],
-            // Each denied range asks for tables.
+            // Each denied range needs tables.
             ..Given::new(&[(9, 119)])
         };
         assert_eq!(given.refusal(), refusal, "{cpus} CPUs, {denied} ranges");

@@ -1,12 +1,11 @@
 //! Several threads call one hypervisor at once.
 //!
-//! What they were answered must be what *some* order of the calls would have answered, one after the other
-//! and in agreement with time: a call that had ended before another began comes first (linearizability,
-//! Herlihy and Wing). The orders are tried on the specification; after the one that fits, specification,
-//! tables, TLBs and oracle must agree.
+//! Their results must be those of *some* sequential order of the calls in which a call that ended before another
+//! began comes first (linearizability, Herlihy and Wing). The test tries the orders on the specification. After the
+//! order that fits, specification, tables, TLBs and oracle must agree.
 //!
-//! What is documented as done page by page is no single point in time, and is not mixed with calls that
-//! could tell: the end of a VM, and a range that is no single run.
+//! Calls that are documented to work page by page have no single point in time: the destruction of a VM, and a range
+//! that is not a single run. They are not mixed with calls that could observe that.
 
 mod order;
 mod power;
@@ -37,7 +36,7 @@ use super::cases;
 use super::guide::Dice;
 use order::{Answered, explain};
 
-/// What a thread does.
+/// An action of a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Do {
     Host(HostCall),
@@ -48,21 +47,21 @@ enum Do {
     Put,
 }
 
-/// What it was answered: x1, or an error.
+/// The result of an action: x1, or an error.
 type Answer = Result<u64, CallError>;
 
-/// When, by a clock that all threads share.
+/// The start and end of an action, by a clock that all threads share.
 #[derive(Clone, Copy, Debug)]
 struct Done {
     what: Do,
     answer: Answer,
     began: u64,
     ended: u64,
-    /// Which VM was loaded.
+    /// The VM that was loaded.
     vm: Option<VmHandle>,
 }
 
-/// Two protected VMs, one page of each present, two pages that both want, and an ordinary VM.
+/// Two protected VMs with one page present each, two pages that both want, and an ordinary VM.
 const START: &str = "
     vm-create protected=1 first=40 pages=12
     vm-create protected=1 first=52 pages=12
@@ -84,7 +83,7 @@ const START: &str = "
 
 const BENCH: Bench = Bench { ram: 0..104, reserved: 0..40, denied: 110..111 };
 
-/// Calls of a thread of the host's, about pages that others want too.
+/// Calls of a host thread, on pages that other threads use too.
 fn host_calls(pair: &Pair<'_, '_, Tiny>, dice: &mut Dice) -> Vec<Do> {
     let call = |dice: &mut Dice| {
         let object = ObjectHandle(pair.objects[dice.below(3) as usize]);
@@ -107,7 +106,7 @@ fn host_calls(pair: &Pair<'_, '_, Tiny>, dice: &mut Dice) -> Vec<Do> {
     (0..3).map(|_| Do::Host(call(dice))).collect()
 }
 
-/// A guest's, on the vCPU of a VM that two CPUs may want to load.
+/// Calls of a guest, on a vCPU that two CPUs may want to load.
 fn guest_calls(pair: &Pair<'_, '_, Tiny>, dice: &mut Dice) -> Vec<Do> {
     let call = |dice: &mut Dice| {
         let gfn = 32 + dice.below(3);
@@ -183,9 +182,9 @@ impl Answered<Spec> for Done {
     }
 }
 
-/// Does a call to the specification; whether it would have been answered so.
+/// Runs a call on the specification. Returns true if the result is the same.
 fn admits(spec: &mut Spec, done: &Done) -> bool {
-    // A pool is too short, or not, whatever the specification says.
+    // The specification does not model how many pages a pool has, so it admits `NoMemory` at any time.
     if done.answer == Err(CallError::NoMemory) {
         return true;
     }
@@ -228,7 +227,7 @@ fn admits(spec: &mut Spec, done: &Done) -> bool {
     }
 }
 
-/// One round: two threads of the host's, two guests.
+/// One round: two host threads and two guests.
 fn round(seed: u64) {
     with_pair(&BENCH, |pair: &mut Pair<'_, '_, Tiny>| {
         for action in parse(START).expect("a script") {
@@ -248,7 +247,7 @@ fn round(seed: u64) {
                 let (clock, barrier, calls) = (&clock, &barrier, calls.clone());
                 scope.spawn(move || {
                     barrier.wait();
-                    // Guests run on the CPUs that there are; which CPU the host calls on is not told.
+                    // Guests run on real CPU numbers. The specification does not depend on the CPU of a host call.
                     on_cpu(index, || run(real, index.saturating_sub(2), &calls, clock))
                 })
             };
@@ -274,9 +273,9 @@ fn what_threads_are_answered_at_once_some_order_would_have_answered_too() {
     println!("{rounds} rounds of 4 threads, each explained by an order");
 }
 
-/// A thread that does whatever it likes to VMs of its own and of others.
+/// A thread that makes random calls on its own VMs and on those of others.
 fn havoc(real: &Hypervisor<'_, Fake<Tiny>>, thread: usize, seed: u64, calls: u64) {
-    // Two threads pass for each CPU; a CPU has one vCPU cache.
+    // Two threads share each CPU number. Only one of them has the CPU's vCPU cache.
     let (cpu, keeps) = (thread % 2, thread < 2);
     let mut cache = VcpuCache::new(real, CpuIndex(cpu));
     let mut vms = vec![VmHandle(0x100), VmHandle(0x101)];
@@ -325,7 +324,7 @@ fn guest_havoc(cache: &mut VcpuCache<'_, '_, Fake<Tiny>>, vm: VmHandle, dice: &m
         for _ in 0..dice.below(8) {
             let gfn = Gfn(32 + dice.below(6));
             let pages = PageRange::<Gfn>::new(gfn, 1 + dice.below(6)).unwrap();
-            // Ordinary VMs are not offered these calls.
+            // Ordinary VMs do not have these calls.
             match dice.below(4) {
                 _ if !vcpu.is_protected() => {}
                 0 => drop(vcpu.relinquish(gfn)),
@@ -334,6 +333,7 @@ fn guest_havoc(cache: &mut VcpuCache<'_, '_, Fake<Tiny>>, vm: VmHandle, dice: &m
             }
             let _ = vcpu.classify(gfn);
         }
+        Ok(())
     });
 }
 

@@ -1,4 +1,4 @@
-//! One test per transition: what it does to every party, and what it costs.
+//! One test per transition: its effect on every party, and its cost.
 
 use hyp_core::machine::Stage2Id;
 use hyp_core::machine::event::{Barrier, Event, Scope};
@@ -47,7 +47,7 @@ fn devices_are_mapped_when_touched_and_denied_ones_never() {
     assert_eq!(walk(2).unwrap().level, 3);
     assert_eq!(walk(3), None);
     assert_eq!(walk(0), None);
-    // RAM that is the host's is retried, the hypervisor's is not.
+    // RAM of the host is retried, RAM of the hypervisor is not.
     assert_eq!(abort(HOST_FIRST, HostAccess::Execute), HostAbort::Retry);
     assert_eq!(abort(RESERVED.0, HostAccess::Read), HostAbort::Inject);
     no_violations(&hypervisor);
@@ -82,7 +82,7 @@ fn a_block_is_one_entry_everywhere_until_a_part_of_it_leaves() {
         let translation = hypervisor.machine().walk(stage2_id, page);
         translation.map(|translation| translation.level)
     };
-    // Host page 68 is in a level-1 block mapped as one; the block leaves it.
+    // Host page 68 is in a level-1 block with a single entry. The populate takes a block out of it.
     assert_eq!(level(hypervisor.host_stage2_id(), 68), Some(1));
     assert_eq!(vm.populate(&hypervisor, 4, 68, 4), Ok(4));
     assert_eq!(level(vm.stage2_id, GUEST_FIRST + 4), Some(2));
@@ -91,10 +91,10 @@ fn a_block_is_one_entry_everywhere_until_a_part_of_it_leaves() {
     assert_eq!(level(vm.stage2_id, GUEST_FIRST + 4), Some(3));
     assert_eq!(level(vm.stage2_id, GUEST_FIRST + 5), None);
     assert!(host_reaches(&hypervisor, 69));
-    // The hole is filled with the page that was there: one entry again.
+    // The hole is populated with the page that was there, so the block is one entry again.
     assert_eq!(vm.populate(&hypervisor, 5, 69, 1), Ok(1));
     assert_eq!(level(vm.stage2_id, GUEST_FIRST + 4), Some(2));
-    // All goes back: the host has its level-1 block again.
+    // All pages go back, so the host has its level-1 block again.
     assert_eq!(vm.reclaim(&hypervisor, 0, OBJECT_PAGES), Ok(OBJECT_PAGES));
     assert_eq!(level(hypervisor.host_stage2_id(), 68), Some(1));
     no_violations(&hypervisor);
@@ -127,7 +127,7 @@ fn scattered_pages_never_look_like_a_block() {
     for (offset, page) in (4..).zip(pages) {
         assert_eq!(vm.populate(&hypervisor, offset, page, 1), Ok(1));
     }
-    // One run whose place in memory is not aligned as the guest sees it.
+    // One run whose physical pages are not aligned as the guest's.
     assert_eq!(vm.populate(&hypervisor, 8, 93, 4), Ok(4));
     for (offset, page) in (4..).zip(pages.into_iter().chain(93..97)) {
         assert_eq!(reached(&hypervisor, vm.stage2_id, GUEST_FIRST + offset), Some(page));
@@ -195,7 +195,7 @@ fn sharing_in_a_split_block_writes_one_entry_and_unsharing_pays_one_invalidation
     vm.populate(&hypervisor, 0, 72, 4).unwrap();
     vm.start(&hypervisor);
     let guest = vm.load(&hypervisor).unwrap();
-    // The first share in a block makes the host's table for it.
+    // The first share in a block makes the host's table for the block.
     guest.share(guest_pages(GUEST_FIRST + 1, 1)).unwrap();
     hypervisor.machine().take_events();
     guest.share(guest_pages(GUEST_FIRST, 1)).unwrap();
@@ -242,7 +242,7 @@ fn what_the_host_takes_by_force_is_wiped_and_poison() {
     let guest = vm.load(&hypervisor).unwrap();
     assert_eq!(guest.classify(Gfn(GUEST_FIRST)), GuestPage::Bound(ObjectPageState::Poisoned));
     assert_eq!(guest.share(guest_pages(GUEST_FIRST, 1)), Err(ShareError::Denied));
-    // A shared page is not taken: the host reaches it anyway.
+    // The host cannot force-reclaim a shared page: it reaches the page already.
     guest.share(guest_pages(GUEST_FIRST + 1, 1)).unwrap();
     assert!(reclaim(71).is_err());
     no_violations(&hypervisor);
@@ -261,11 +261,11 @@ fn an_ordinary_vm_is_lent_pages_that_stay_the_hosts() {
     assert_eq!(vm.reclaim(&hypervisor, 0, 1), Ok(1));
     assert_eq!(hypervisor.machine().uniform_byte(Pfn(70)), Some(0x11));
     assert_eq!(reached(&hypervisor, vm.stage2_id, GUEST_FIRST), None);
-    // It can be lent again, but never to two.
+    // The page can be lent again, but not to two VMs.
     assert_eq!(vm.populate(&hypervisor, 0, 70, 1), Ok(1));
     assert!(vm.populate(&hypervisor, 2, 70, 1).is_err());
     no_violations(&hypervisor);
-    // At the end only the pool comes back: the rest was the host's all along.
+    // A destroy returns only the pool, because the host owned the other pages all along.
     assert_eq!(vm.destroy(&hypervisor), Ok(10));
     assert_eq!(hypervisor.machine().uniform_byte(Pfn(71)), Some(0));
     assert!(TestVm::new(&hypervisor, true, 70, 10).populate(&hypervisor, 0, 54, 1).is_ok());
@@ -296,7 +296,7 @@ fn a_vm_gives_back_everything_wiped() {
     no_violations(&hypervisor);
 }
 
-/// What happened, in order and by name: `g` and `h` for entries and maintenance of guest and host.
+/// Returns the events in order, by name: `g` and `h` mark entries and maintenance of guest and host.
 fn story(hypervisor: &TinyHypervisor, guest: Stage2Id) -> String {
     let host = hypervisor.host_stage2_id();
     let in_host_tables = |table: Pfn| table.0 < RESERVED.0 + RESERVED.1;
@@ -308,7 +308,7 @@ fn story(hypervisor: &TinyHypervisor, guest: Stage2Id) -> String {
         }
         let word = match event {
             Event::Write { table, .. } if in_host_tables(table) => "h-entry",
-            // Object words and guest entries are in the pool's pages; the guest's is what counts.
+            // Both object words and guest entries are in the pool's pages; both count as the guest's entry.
             Event::Write { .. } => "g-entry",
             Event::Tlbi { scope: Scope::Combined, .. } => continue,
             Event::Tlbi { vmid, scope: Scope::Ipa(_) } if vmid == host.vmid => "h-tlbi",
@@ -372,7 +372,7 @@ fn on_metal_a_block_is_donated_in_one_call_at_the_price_of_one_entry() {
         .filter(|event| matches!(event, Event::Write { .. }))
         .count();
     assert_eq!(writes, 3, "host entry, object word, guest entry");
-    // A longer run stops at its bound and says how far it came.
+    // A longer run stops at its bound and returns its progress.
     let failure = populate(0x600, 0x41400, 0x400).unwrap_err();
     assert_eq!(failure.error, shared_abi::error::CallError::Again);
     assert_eq!(failure.value, 0x200);

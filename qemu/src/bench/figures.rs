@@ -54,7 +54,7 @@ pub fn figures(samples: &Samples) -> Result<Vec<Figure>> {
         let costs: Vec<Cost> =
             samples.of(operation).map(|sample| split(sample, samples, stopwatch)).collect();
         figure(operation, &costs)
-            .ok_or_else(|| Failure::new(Kind::Run, format!("{operation} was not measured")))
+            .ok_or_else(|| Failure::new(Kind::Run, format!("the run reported no samples of {operation}")))
     };
     // What it costs to measure a page for launch: hashing it instead of wiping it.
     let hashing =
@@ -85,7 +85,7 @@ fn stopwatch(samples: &Samples) -> Result<u64> {
     let &[reading] = &spans(Operation::Empty)[..] else {
         return Err(Failure::new(
             Kind::Run,
-            "reading the counter does not take the same time each time: is this icount?",
+            "the counter's readings differ in cost: QEMU does not count instructions (-icount)",
         ));
     };
     let control = spans(Operation::Control);
@@ -93,8 +93,8 @@ fn stopwatch(samples: &Samples) -> Result<u64> {
         return Err(Failure::new(
             Kind::Run,
             format!(
-                "{CONTROL_TURNS} turns of two instructions took {control:?} ticks: the counter does \
-                 not count instructions"
+                "{CONTROL_TURNS} turns of two instructions took {control:?} ticks: QEMU does not count \
+                 instructions (-icount)"
             ),
         ));
     }

@@ -37,7 +37,7 @@ impl Apt {
         let mut sources = fs::read_to_string("/etc/apt/sources.list").unwrap_or_default();
         if let Some(release) = release {
             let uri = mirror().ok_or_else(|| {
-                Failure::system("reading the machine's package sources", "they name no mirror of Debian")
+                Failure::system("can't use the machine's package sources", "they name no Debian mirror")
             })?;
             sources.push_str(&format!("\ndeb [signed-by={KEYRING}] {uri} {release} main\n"));
         }
@@ -82,13 +82,13 @@ impl Apt {
         let reason = said(&output);
         let hint = if reason.contains("Could not get lock") || reason.contains("is held by") {
             format!(
-                "\nanother package manager has kept its lock for {LOCK_SECONDS} s: \
-                 try again when it is done"
+                "\nAnother package manager has held its lock for {LOCK_SECONDS} s: \
+                 try again when it is done."
             )
         } else {
             String::new()
         };
-        Err(Failure::new(Kind::NotPrepared, format!("{what} failed; apt-get said:\n{reason}{hint}")))
+        Err(Failure::new(Kind::NotPrepared, format!("{what} failed. Output of apt-get:\n{reason}{hint}")))
     }
 }
 

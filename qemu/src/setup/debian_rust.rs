@@ -18,22 +18,22 @@ pub(super) fn problem() -> Option<String> {
     let rustc = Toolchain::Debian.rustc();
     let rustc = rustc.to_str()?;
     let Some(version) = ask(rustc, &["--version"]) else {
-        return Some(format!("there is no {rustc}"));
+        return Some(format!("{rustc} is missing"));
     };
     if minor(&version).is_none_or(|minor| minor < MINOR) {
-        return Some(format!("{rustc} is {}: 1.{MINOR} or newer is needed", version.trim()));
+        return Some(format!("{rustc} is {}, older than 1.{MINOR}", version.trim()));
     }
     let Some(sysroot) = ask(rustc, &["--print", "sysroot"]) else {
-        return Some(format!("{rustc} does not tell its sysroot"));
+        return Some(format!("{rustc} does not print its sysroot"));
     };
     let sources = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core");
     if !sources.is_dir() {
-        return Some(format!("there are no library sources at {}", sources.display()));
+        return Some(format!("the library sources at {} are missing", sources.display()));
     }
     for program in ["cargo", "cargo-clippy", DEBIAN_LINKER] {
         let path = Path::new("/usr/bin").join(program);
         if !path.is_file() {
-            return Some(format!("there is no {}", path.display()));
+            return Some(format!("{} is missing", path.display()));
         }
     }
     None
@@ -53,7 +53,7 @@ impl Setup {
         let missing = format!("Debian's Rust can't build for bare metal: {problem}");
         if !self.system.is_debian() {
             return Err(not_prepared(
-                &format!("{missing}, and this is not Debian: use --toolchain rustup"),
+                &format!("{missing}. This system is not Debian: use --toolchain rustup"),
                 &[],
             ));
         }
@@ -64,7 +64,9 @@ impl Setup {
         match self::problem() {
             None => Ok(()),
             Some(problem) => Err(not_prepared(
-                &format!("installed Debian's Rust, but it can't build for bare metal: {problem}"),
+                &format!(
+                    "the tool installed Debian's Rust, but it can't build for bare metal: {problem}. Use --toolchain rustup"
+                ),
                 &[],
             )),
         }

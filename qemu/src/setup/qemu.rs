@@ -51,13 +51,13 @@ impl Setup {
         let missing = match find() {
             Found::Good(qemu) => return Ok(qemu),
             Found::Old(version) => {
-                format!("QEMU {version} is too old: {WANTED} or newer is needed")
+                format!("QEMU {version} is too old: Cloister needs {WANTED} or newer")
             }
             Found::Strange(line) => format!(
-                "{PROGRAM} does not tell its version (it says {line:?}): QEMU {WANTED} or newer is needed"
+                "{PROGRAM} does not print its version (but {line:?}): Cloister needs QEMU {WANTED} or newer"
             ),
             Found::Nothing => {
-                format!("there is no {PROGRAM} in PATH: QEMU {WANTED} or newer is needed")
+                format!("{PROGRAM} is not in PATH: Cloister needs QEMU {WANTED} or newer")
             }
         };
         let commands = commands(&self.system);
@@ -76,8 +76,8 @@ impl Setup {
             Found::Good(qemu) => Ok(qemu),
             Found::Old(version) => Err(not_prepared(
                 &format!(
-                    "installed QEMU, but the {PROGRAM} that comes first in PATH is {version}: \
-                     {WANTED} or newer is needed"
+                    "the tool installed QEMU, but the first {PROGRAM} in PATH is {version}: put {WANTED} or \
+                     newer first"
                 ),
                 &[],
             )),

@@ -45,7 +45,7 @@ impl Setup {
         let output = process::run(&mut command, LIMIT, |line| step.detail(line)).map_err(|failure| {
             match failure.kind {
                 Kind::System => {
-                    not_prepared(&format!("{missing}, and there is no rustup to install it ({failure})"), &[])
+                    not_prepared(&format!("{missing}, and rustup is missing ({failure}): install rustup, or use --toolchain debian"), &[])
                 }
                 _ => failure,
             }
@@ -60,6 +60,6 @@ impl Setup {
             .lines()
             .find(|line| line.trim_start().starts_with("error:"))
             .map_or_else(|| said(&output), |line| line.trim().to_owned());
-        Err(not_prepared(&format!("{missing}, and rustup did not install it: {reason}"), &commands))
+        Err(not_prepared(&format!("{missing}, and rustup failed to install it: {reason}"), &commands))
     }
 }

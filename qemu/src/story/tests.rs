@@ -117,7 +117,7 @@ fn when_all_went_well_every_point_holds() {
         "28b46fb6-2ec5-11e9-a9ca-4b564d003a74",
         "verified 64 blocks",
         "6.0 MiB/s",
-        "the host went on",
+        "the host continued",
         "50 of 50 pages donated came back",
         "clean power-off",
     ] {

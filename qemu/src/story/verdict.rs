@@ -1,4 +1,4 @@
-//! Why a run failed, and who said what last.
+//! The cause of a failed run, and the last lines of each console.
 
 use super::Line;
 use crate::facts::Facts;
@@ -6,30 +6,39 @@ use crate::failure::{Failure, Kind};
 use crate::machine::Console;
 use crate::run::Ended;
 
-/// Why the run as a whole failed, if it did; the points of the story come on top of that.
+/// The cause of the failure of the whole run, if it failed. The points of the story are judged apart.
 #[must_use]
 pub fn failure(facts: &Facts, ended: &Ended, seconds: Option<u64>) -> Option<Failure> {
     if let Some(message) = &facts.panic {
-        return Some(Failure::new(Kind::Panic, format!("the hypervisor panicked: {message}")));
+        return Some(Failure::new(
+            Kind::Panic,
+            format!("the hypervisor panicked: {message}. This is a bug: please report it with this output"),
+        ));
     }
     if let Some((who, message)) = &facts.refused {
-        return Some(Failure::new(Kind::Refused, format!("the {who} refused to go on: {message}")));
+        return Some(Failure::new(Kind::Refused, format!("the {who} refused to continue: {message}")));
     }
     match ended {
         Ended::PoweredOff => None,
-        Ended::Stuck => Some(Failure::new(Kind::Run, "the machine said that it powers off, and did not")),
+        Ended::Stuck => Some(Failure::new(
+            Kind::Run,
+            "the machine announced its power-off, but QEMU did not end: run it again with --verbose",
+        )),
         Ended::Broke(reason) => Some(Failure::new(Kind::Run, reason.clone())),
         Ended::TimedOut => {
             let limit = seconds.map_or(String::new(), |seconds| format!(" of {seconds} s"));
             Some(Failure::new(
                 Kind::Timeout,
-                format!("the run outlasted its time{limit}: {}", progress(facts)),
+                format!(
+                    "the run outlasted its time limit{limit}: {}. --timeout sets another limit",
+                    progress(facts)
+                ),
             ))
         }
     }
 }
 
-/// What is wrong with a story that came to its end, if anything is.
+/// The failure of a run that ended by itself, if a point of its story does not hold.
 #[must_use]
 pub fn contradiction(lines: &[Line]) -> Option<Failure> {
     let wrong: Vec<String> = lines
@@ -38,33 +47,33 @@ pub fn contradiction(lines: &[Line]) -> Option<Failure> {
         .map(|line| format!("{}: {}", line.topic, line.text))
         .collect();
     (!wrong.is_empty())
-        .then(|| Failure::new(Kind::Run, format!("not everything is as it must be: {}", wrong.join("; "))))
+        .then(|| Failure::new(Kind::Run, format!("some points do not hold: {}", wrong.join("; "))))
 }
 
-/// How far a run came.
+/// The progress of a run.
 fn progress(facts: &Facts) -> &'static str {
     if facts.hypervisor.is_none() {
-        "the hypervisor reported nothing (--gdb waits at the first instruction)"
+        "the hypervisor reported nothing (--gdb stops at the first instruction)"
     } else if facts.host.is_none() {
-        "the hypervisor runs, the host reported nothing"
+        "the hypervisor ran, but the host reported nothing"
     } else if facts.vm_start.is_none() {
-        "the host runs, no VM was started"
+        "the host ran, but started no VM"
     } else if facts.guest_end.is_none() {
-        "the guest had not ended"
+        "the guest did not end"
     } else {
-        "the guest had ended, the machine had not powered off"
+        "the guest ended, but the machine did not power off"
     }
 }
 
-/// Who said what last, for a run that failed.
+/// The last lines of each console, for a run that failed.
 #[must_use]
 pub fn last_words(tails: &[(Console, Vec<String>)]) -> String {
     let mut text = String::new();
     for (console, lines) in tails {
         if lines.is_empty() {
-            text.push_str(&format!("the {console} said nothing\n"));
+            text.push_str(&format!("the {console}'s console is empty\n"));
         } else {
-            text.push_str(&format!("the {console} said last:\n"));
+            text.push_str(&format!("the {console}'s last lines:\n"));
         }
         for line in lines {
             text.push_str(&format!("    {line}\n"));

@@ -1,4 +1,4 @@
-//! The registers that control stage 1, and the barriers around them.
+//! The registers that control stage 1, and the barriers around their writes.
 
 use core::arch::asm;
 
@@ -16,12 +16,12 @@ const TCR: u64 = {
     T0SZ_39_BITS | IRGN0_WRITE_BACK | ORGN0_WRITE_BACK | SH0_INNER | EPD1_NO_UPPER_RANGE
 };
 const TCR_IPS_SHIFT: u32 = 32;
-/// 48 bits: more needs a larger granule or FEAT_LPA2.
+/// 48 bits. More bits need a larger granule or FEAT_LPA2.
 const IPS_LIMIT: u64 = 5;
 
 /// SCTLR_EL1 (Arm ARM DDI0487 L.b, D24.2.174).
 const SCTLR: u64 = {
-    /// Bits that read as one on Armv8.0, and do no harm where they have a meaning since.
+    /// Bits that are RES1 on Armv8.0. Later versions give some of them a meaning, for which 1 is harmless.
     const RES1: u64 = 1 << 29 | 1 << 28 | 1 << 23 | 1 << 22 | 1 << 20 | 1 << 11;
     const M_MMU: u64 = 1 << 0;
     const C_DATA_CACHE: u64 = 1 << 2;
@@ -31,7 +31,7 @@ const SCTLR: u64 = {
     RES1 | M_MMU | C_DATA_CACHE | SA_STACK_ALIGNMENT | I_INSTRUCTION_CACHE | WXN_WRITABLE_NEVER_EXECUTES
 };
 
-/// What a CPU's registers hold while it runs on these tables.
+/// The register values of a CPU that runs on these tables.
 #[derive(Clone, Copy, Debug)]
 pub struct Registers {
     ttbr0: u64,
@@ -41,7 +41,7 @@ pub struct Registers {
 impl Registers {
     pub(super) fn new(root: u64) -> Self {
         let id: u64;
-        // SAFETY: reading ID_AA64MMFR0_EL1 has no effect.
+        // SAFETY: a read of ID_AA64MMFR0_EL1 has no side effect.
         unsafe {
             asm!("mrs {}, id_aa64mmfr0_el1", out(reg) id, options(nomem, nostack, preserves_flags));
         }
@@ -49,14 +49,14 @@ impl Registers {
         Self { ttbr0: root, tcr: TCR | physical_range << TCR_IPS_SHIFT }
     }
 
-    /// Turns MMU and caches on for this CPU.
+    /// Turns on the MMU and caches of this CPU.
     ///
     /// # Safety
     ///
-    /// The CPU is at EL1 with its MMU off. The tables still exist and map all that it uses.
+    /// The CPU is at EL1 with its MMU off. The tables exist and map all memory that the CPU uses.
     pub unsafe fn enable(self) {
-        // SAFETY: the caller says that the CPU is at EL1 with its MMU off, and that the tables map all that
-        // it uses. Old translations are gone before the MMU is turned on, and the barriers order each step.
+        // SAFETY: the caller is at EL1 with the MMU off, and gives tables that map all memory that this CPU uses. The
+        // sequence invalidates old translations before it turns the MMU on, and barriers order its steps.
         unsafe {
             asm!(
                 "dsb sy",
@@ -81,19 +81,19 @@ impl Registers {
     }
 }
 
-/// Drops what caches may hold of the binary from before it ran: it wrote its data with the MMU off,
-/// past them (`Documentation/arch/arm64/booting.rst` of Linux cleans only what the loader wrote).
+/// Invalidates stale cache lines of the binary. The binary wrote its data with the MMU off, so past the caches. The
+/// boot loader cleans only the bytes that it wrote (`Documentation/arch/arm64/booting.rst` of Linux).
 pub(super) fn invalidate_stale_lines(start: u64, end: u64) {
     const SMALLEST_LINE: usize = 16;
     for line in (start..end).step_by(SMALLEST_LINE) {
-        // SAFETY: the MMU is off, so that no line of the binary in a cache is newer than memory.
+        // SAFETY: the MMU is off, so no cache line of the binary is newer than memory.
         unsafe {
             asm!("dc ivac, {}", in(reg) line, options(nostack, preserves_flags));
         }
     }
 }
 
-/// Makes a new valid entry visible to this CPU's next access. No TLB holds what was invalid.
+/// Makes a new valid entry visible to this CPU's next access. An invalid entry is in no TLB, so no TLBI is needed.
 pub(super) fn publish() {
     // SAFETY: barriers order accesses and change no state.
     unsafe {

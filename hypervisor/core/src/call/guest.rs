@@ -167,7 +167,7 @@ fn relinquish<M: Machine>(vcpu: &mut LoadedVcpu<'_, '_, M>, gfn: Gfn) -> GuestAc
 /// MMIO_GUARD_MAP: a page with a binding is refused, because it is memory.
 fn guard_map<M: Machine>(vcpu: &mut LoadedVcpu<'_, '_, M>, gfn: Gfn) -> GuestAction {
     let (page, _) = vcpu.classify_and_ask(gfn);
-    let bound = page != GuestPage::Unbound && !seeded!(GuardOverMemory);
+    let bound = seeded!(page != GuestPage::Unbound, GuardOverMemory => false);
     if bound || vcpu.with_guard(|guard| guard.map(gfn)).is_err() {
         return refuse(vcpu, CallError::InvalidParameter);
     }

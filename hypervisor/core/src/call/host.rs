@@ -1,7 +1,7 @@
 //! The dispatcher of the host's calls, one line each. An invalid call returns an error and changes nothing.
 
 use shared_abi::error::{CallError, CallFailure};
-use shared_abi::host_call::{Arguments, HostCall, VERSION, VcpuIndex, VmHandle};
+use shared_abi::host_call::{Arguments, HostCall, VCPU_RUN, VERSION, VcpuIndex, VmHandle};
 use shared_abi::vcpu::{Entry, ExitRecord};
 
 use crate::call::psci::host::{PowerRequest, decide, serves};
@@ -42,6 +42,7 @@ pub fn host_call<M: Machine>(
     let x0 = seeded!(registers.x[0], HighBits => registers.x[0] & 0xffff_ffff);
     let (Ok(function), 0) = (u32::try_from(x0), imm) else {
         registers.set(0, CallError::NotSupported.code());
+        registers.set(1, 0);
         return HostAction::Resume;
     };
     if serves(function) {
@@ -55,8 +56,16 @@ pub fn host_call<M: Machine>(
         };
     }
     hypervisor.machine().event(|| Event::CallBegin(function));
-    match HostCall::parse(function, arguments(registers)) {
-        Ok(HostCall::VcpuRun { vm, vcpu, entry }) => return HostAction::RunVcpu { vm, vcpu, entry },
+    let x = arguments(registers);
+    let call = if function == VCPU_RUN {
+        match HostCall::parse_run(x) {
+            Ok((vm, vcpu, entry)) => return HostAction::RunVcpu { vm, vcpu, entry },
+            Err(error) => Err(error),
+        }
+    } else {
+        HostCall::parse_other(function, x)
+    };
+    match call {
         Ok(call) => serve(hypervisor, registers, &call),
         Err(error) => complete(hypervisor.machine(), registers, error.code(), [0; 5]),
     }

@@ -22,14 +22,14 @@ pub struct PendingAccess {
     far: u64,
 }
 
-/// Turns an access of the guest's, which aborted with `esr`, into an exit, and remembers it until the host
-/// has finished it.
-#[inline(always)]
+/// Turns a guest access that aborted with `esr` into an exit. Records the access until the host finishes it.
+#[inline(always)] // mmio_exit: the exit stays in registers
 pub(crate) fn begin(context: &mut VcpuContext, esr: u64, access: RegisterAccess, ipa: Ipa, far: u64) -> Exit {
     context.pending = PendingAccess { esr, far };
     let size = access.size;
     if DataAbort::decode(esr).write {
-        let value = context.registers.get(access.register) & seeded!(size.mask(), WholeRegister => u64::MAX);
+        let mask = seeded!(size.mask(), WholeRegister => u64::MAX);
+        let value = context.registers.get(access.register) & mask;
         Exit::MmioWrite { ipa, size, value }
     } else {
         Exit::MmioRead { ipa, size }
@@ -42,8 +42,8 @@ pub(crate) fn begin(context: &mut VcpuContext, esr: u64, access: RegisterAccess,
 ///
 /// # Errors
 ///
-/// [`CallError::InvalidParameter`] for an answer to an access that is not pending; nothing was done.
-#[inline(always)]
+/// [`CallError::InvalidParameter`] if no access is pending that `resume` fits. Nothing has changed then.
+#[inline(always)] // mmio_exit: the access that is pending is decoded in registers
 pub fn resume(context: &mut VcpuContext, resume: Resume) -> Result<(), CallError> {
     let PendingAccess { esr, far } = context.pending;
     let DataAbort { write, access, .. } = DataAbort::decode(esr);
@@ -64,10 +64,11 @@ pub fn resume(context: &mut VcpuContext, resume: Resume) -> Result<(), CallError
     Ok(())
 }
 
-/// What a load of this kind leaves in its register when memory holds `value`.
-#[inline(always)]
+/// Returns the register value that this load produces when memory holds `value`.
+#[inline(always)] // mmio_exit: of the access only what is looked at is decoded
 fn extend(access: RegisterAccess, value: u64) -> u64 {
-    let value = value & seeded!(access.size.mask(), AnswerUnmasked => u64::MAX);
+    let mask = seeded!(access.size.mask(), AnswerUnmasked => u64::MAX);
+    let value = value & mask;
     if !access.sign_extend {
         return value;
     }

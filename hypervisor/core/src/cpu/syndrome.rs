@@ -94,8 +94,8 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// Decodes the part of the ISS that aborts have in common.
-    #[inline(always)]
+    /// Decodes the ISS fields that all aborts share.
+    #[inline(always)] // mmio_exit: the syndrome is decoded in registers
     const fn decode(esr: u64) -> Self {
         Self {
             status: (esr & 0x3f) as u8,
@@ -125,13 +125,13 @@ impl Fault {
         Some(self.given_ipa(hpfar, far))
     }
 
-    /// [`Self::ipa`] of a translation fault; `None` for any other.
-    #[inline(always)]
+    /// Returns [`Self::ipa`] for a translation fault, `None` for any other.
+    #[inline(always)] // mmio_exit: only what is looked at is decoded
     pub(crate) fn translation_ipa(self, hpfar: u64, far: u64) -> Option<Ipa> {
         self.is_translation().then_some(self.given_ipa(hpfar, far))
     }
 
-    #[inline(always)]
+    #[inline(always)] // mmio_exit: the syndrome is decoded in registers
     const fn given_ipa(self, hpfar: u64, far: u64) -> Ipa {
         let offset = if self.stage1_walk || self.far_not_valid { 0 } else { far & (PAGE_SIZE - 1) };
         Ipa(faulting_page(hpfar).base().0 | offset)
@@ -171,7 +171,7 @@ pub struct RegisterAccess {
 
 impl DataAbort {
     /// Decodes the ISS of class 0x24: ISV 24, SAS 23:22, SSE 21, SRT 20:16, SF 15, CM 8, WnR 6.
-    #[inline(always)]
+    #[inline(always)] // mmio_exit: only what is looked at is decoded
     pub(crate) const fn decode(esr: u64) -> Self {
         const ISV: u64 = 1 << 24;
         Self {
@@ -184,7 +184,7 @@ impl DataAbort {
 }
 
 impl RegisterAccess {
-    #[inline(always)]
+    #[inline(always)] // mmio_exit: the syndrome is decoded in registers
     const fn decode(esr: u64) -> Self {
         Self {
             size: AccessSize::from_log2((esr >> 22) & 0b11),
@@ -266,9 +266,9 @@ const fn register_field(bits: u64) -> u8 {
 }
 
 impl Syndrome {
-    /// Decodes ESR_EL2. What becomes of it mostly depends on the class alone: it is inlined so that the rest
-    /// is decoded only where it is looked at.
-    #[inline(always)]
+    /// Decodes ESR_EL2. Most callers match on the class only. Inlining lets the compiler drop the fields that
+    /// a caller does not use.
+    #[inline(always)] // mmio_exit: only what is looked at is decoded
     pub const fn decode(esr: u64) -> Self {
         match ((esr >> class::SHIFT) & 0x3f) as u8 {
             class::HVC64 => Self::Hvc { imm: immediate(esr) },

@@ -108,7 +108,6 @@ fn visible(id: SysRegId, read: impl FnOnce(SysRegId) -> u64) -> u64 {
     let (as_is, up_to, always) = match (crm, op2) {
         // ID_AA64PFR0: FP, AdvSIMD, DIT, CSV3; GIC; RAS before what ERX* would show; CSV2 before
         // SCXTNUM_ELx. AArch64 only at EL0 and EL1, no EL2 and EL3; no SVE, MPAM, AMU, RME.
-        (4, 0) if seeded!(HiddenFeature) => (0xf00f_000f_00ff_0000, 0x0100_0000_1100_0000, 0x11),
         (4, 0) => (0xf00f_0000_00ff_0000, 0x0100_0000_1100_0000, 0x11),
         // ID_AA64PFR1: BT, SSBS. No MTE, SME, NMI, GCS.
         (4, 1) => (0, 0x21, 0),
@@ -133,6 +132,8 @@ fn visible(id: SysRegId, read: impl FnOnce(SysRegId) -> u64) -> u64 {
         (7, 2) => (0x0000_00f0_00f0_0000, 0x1021_0001_0000_1011, 0),
         _ => return 0,
     };
+    let kept =
+        seeded!(as_is, HiddenFeature => if (crm, op2) == (4, 0) { as_is | (0xf << 32) } else { as_is });
     let value = read(id);
     // TGran4 (MMFR0): 0xf says that the granule is not supported; any other value is shown as 0.
     let no_4k = (crm, op2) == (7, 0) && (value >> 28) & 0xf == 0xf;
@@ -140,7 +141,7 @@ fn visible(id: SysRegId, read: impl FnOnce(SysRegId) -> u64) -> u64 {
     (0..u64::BITS).step_by(4).fold(0, |visible, shift| {
         let field = |of: u64| (of >> shift) & 0xf;
         let cut = field(value).min(field(up_to));
-        visible | ((field(value) & field(as_is) | cut | field(always)) << shift)
+        visible | ((field(value) & field(kept) | cut | field(always)) << shift)
     })
 }
 

@@ -37,7 +37,8 @@ impl<M: Machine> Hypervisor<'_, M> {
         let root_tables = M::Geometry::ROOT_TABLES;
         let range = pool_range(first, pages, root_tables.saturating_add(1))?;
         let (root, rest) = split(range, root_tables).ok_or(CallError::InvalidParameter)?;
-        if first.0 & root_tables.saturating_sub(1) != 0 && !seeded!(OddRoot) {
+        let misaligned = seeded!(first.0 & root_tables.saturating_sub(1) != 0, OddRoot => false);
+        if misaligned {
             return Err(CallError::InvalidParameter.into());
         }
         for (slot, index) in self.slots.iter().zip(0_u8..) {

@@ -47,16 +47,19 @@ impl<M: Machine> Hypervisor<'_, M> {
         let mut budget = Budget { left: M::Geometry::PAGES_PER_CALL, returned: 0 };
         self.with_vm(handle, |vm, objects| {
             self.revoke(vm);
-            if self.ownerships_of(vm).any(VcpuOwnership::is_running) && !seeded!(TornWhileLoaded) {
+            let runs =
+                seeded!(self.ownerships_of(vm).any(VcpuOwnership::is_running), TornWhileLoaded => false);
+            if runs {
                 return Err(CallError::Busy.into());
             }
             if vm.state != VmState::Dying {
                 vm.state = VmState::Dying;
-                seeded!(self.machine.invalidate_all(vm.tables.stage2_id()), VmidReused => ());
+                self.machine.invalidate_all(vm.tables.stage2_id());
             }
             self.return_objects(vm, objects, &mut budget);
             self.return_pool(vm, &mut budget);
-            if budget.left == 0 && !seeded!(LeftBehind) {
+            seeded!(LeftBehind => return Ok(()));
+            if budget.left == 0 {
                 return Err(CallFailure::again(budget.returned));
             }
             Ok(())
@@ -137,7 +140,7 @@ impl<M: Machine> Hypervisor<'_, M> {
         // The root is empty by now. Nobody ran under the VMID since it was invalidated first, but while
         // that was done it was in VTTBR_EL2 beside tables that were not: a walk ahead of time may have
         // filled a TLB again. The VMID may be another VM's next.
-        seeded!(self.machine.invalidate_all(vm.tables.stage2_id()), VmidReused => ());
+        self.machine.invalidate_all(vm.tables.stage2_id());
         let root = PageRange::<Pfn>::new(vm.tables.root(), M::Geometry::ROOT_TABLES);
         self.return_pool_pages(&mut vm, root.ok_or(CallError::NotFound)?, budget);
         Ok(self.report(&vm))

@@ -25,9 +25,7 @@ impl<M: Machine> Hypervisor<'_, M> {
             vm.is_new()?;
             let (slot, index) =
                 objects.iter_mut().zip(0..).find(|(slot, _)| slot.object.is_none()).ok_or(CallError::Full)?;
-            if let Some(missing) = vm.pool.short_of(tables)
-                && !seeded!(HalfObject)
-            {
+            if let Some(missing) = vm.pool.short_of(tables) {
                 return Err(CallFailure::no_memory(missing));
             }
             slot.object = Object::new(&self.machine, &mut vm.pool, pages);
@@ -47,8 +45,8 @@ impl<M: Machine> Hypervisor<'_, M> {
     ) -> Result<(), CallFailure> {
         let guest = PageRange::<Gfn>::new(gfn, pages)
             .filter(|guest| {
-                let end = guest.end().0;
-                seeded!(end, BoundBeyond => end.saturating_sub(1)) <= M::Geometry::IPA_PAGES
+                let end = seeded!(guest.end().0, BoundBeyond => guest.end().0.saturating_sub(1));
+                end <= M::Geometry::IPA_PAGES
             })
             .ok_or(CallError::InvalidParameter)?;
         self.with_object(handle, |vm, index, slot| {
@@ -58,7 +56,8 @@ impl<M: Machine> Hypervisor<'_, M> {
             }
             vm.is_new()?;
             let first = ObjectPage::new(vm.index, index, offset);
-            if vm.is_bound(guest, first) && !seeded!(BoundTwice) {
+            let bound = seeded!(vm.is_bound(guest, first), BoundTwice => false);
+            if bound {
                 return Err(CallError::Denied.into());
             }
             let binding = Binding { guest, first };

@@ -42,7 +42,7 @@ impl<T> Lock<T> {
     }
 
     #[cfg(not(feature = "verify"))]
-    #[inline(always)]
+    #[inline(always)] // mem_share: a lock is a few instructions
     fn wait(&self) -> TicketMutexGuard<'_, T> {
         self.mutex.lock()
     }
@@ -84,8 +84,8 @@ impl<T, M: Machine> DerefMut for Guard<'_, T, M> {
 }
 
 impl<T, M: Machine> Drop for Guard<'_, T, M> {
-    /// Tells while the lock is still held: who takes it next tells so later.
-    #[inline(always)]
+    /// Reports the release while the lock is still held, so that it precedes the next holder's report.
+    #[inline(always)] // mem_share: two locks are given back
     fn drop(&mut self) {
         self.machine.event(|| Event::Released(self.id));
     }

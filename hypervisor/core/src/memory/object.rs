@@ -92,7 +92,8 @@ impl Object {
 
     /// Returns whether the object has all of the `pages` pages from `offset` on; `pages` must not be 0.
     pub(crate) fn has(&self, offset: u64, pages: u64) -> bool {
-        (pages != 0 || seeded!(EmptyRange)) && offset.checked_add(pages).is_some_and(|end| end <= self.pages)
+        let none = seeded!(pages == 0, EmptyRange => false);
+        !none && offset.checked_add(pages).is_some_and(|end| end <= self.pages)
     }
 
     /// Returns the directory and the index of the word for the chunk that holds `offset`.

@@ -74,8 +74,8 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
             .reserved
             .iter()
             .any(|range| range.first() <= setup.tables.first() && setup.tables.end() <= range.end());
-        if !reserved_ram || !(tables_reserved || seeded!(TablesUnreserved)) || setup.tables.first().0 & 1 != 0
-        {
+        let unreserved = seeded!(!tables_reserved, TablesUnreserved => false);
+        if !reserved_ram || unreserved || setup.tables.first().0 & 1 != 0 {
             return Err(SetupError::Reserved);
         }
         for range in setup.ram {
@@ -166,12 +166,12 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
                 self.owners.convert(page, pages.wrapping_sub(done), from.advance(done), to.advance(done))
         {
             done = done.wrapping_add(converted.pages);
+            seeded!(HostKeepsMapping => if !to.host_reaches() { continue });
             match (from.host_reaches(), to.host_reaches()) {
                 (_, true) if converted.uniform => self.map_whole(machine, page.0, to, gather),
                 (false, true) => {
                     self.tables.map(machine, &mut self.pool, identity(page, converted.pages), gather);
                 }
-                (true, false) if seeded!(HostKeepsMapping) => {}
                 (true, false) => self.tables.unmap(machine, &mut self.pool, page.0, converted.pages, gather),
                 (true, true) | (false, false) => {}
             }
@@ -217,11 +217,8 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
         access: HostAccess,
     ) -> HostAbort {
         if let Some(state) = self.owners.get(Pfn(page)) {
-            return if state.host_reaches() || seeded!(RetriedForEver) {
-                HostAbort::Retry
-            } else {
-                HostAbort::Inject
-            };
+            seeded!(RetriedForEver => return HostAbort::Retry);
+            return if state.host_reaches() { HostAbort::Retry } else { HostAbort::Inject };
         }
         let Some(leaf) = self.device_leaf(page) else {
             return HostAbort::Inject;
@@ -249,12 +246,12 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
         if page >= G::IPA_PAGES {
             return None;
         }
+        let denied = seeded!(self.denied.as_slice(), DeniedDevice => &[]);
         [Level::One, Level::Two, Level::Three]
             .into_iter()
             .filter_map(|level| PageRange::<Pfn>::new(Pfn(G::align_down(level, page)), G::span(level)))
             .find(|leaf| {
-                self.owners.is_apart_from_ram(*leaf)
-                    && (seeded!(DeniedDevice) || !self.denied.iter().any(|denied| denied.overlaps(*leaf)))
+                self.owners.is_apart_from_ram(*leaf) && !denied.iter().any(|denied| denied.overlaps(*leaf))
             })
     }
 }

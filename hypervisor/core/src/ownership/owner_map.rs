@@ -198,24 +198,28 @@ impl<'m, G: Geometry> OwnerMap<'m, G> {
             }
             self.split(first, block.base())?;
         }
-        let (mut old, mut new, mut base) = (from.0, to.0, block.base().advance(offset).0);
-        let mut deviating = block.deviating();
-        let mut pages = 0_u64;
+        let (from_step, to_step) = (from.step(), to.step());
+        let (mut old, mut new, mut pages) = (from.0, to.0, 0_u64);
         for word in self.words.get_mut(page_at..page_at.checked_add(as_index(most))?)? {
             if *word != old {
                 break;
             }
             *word = new;
-            // Bounded by the pages of a block, and never below 0: a page counts while it deviates.
-            deviating = deviating.wrapping_add(u64::from(new != base)).wrapping_sub(u64::from(old != base));
-            old = old.wrapping_add(from.step());
-            new = new.wrapping_add(to.step());
-            base = base.wrapping_add(block.base().step());
+            old = old.wrapping_add(from_step);
+            new = new.wrapping_add(to_step);
             pages = pages.wrapping_add(1);
         }
         if pages == 0 {
             return None;
         }
+        // Page states that differ at one page differ at all that follow: their lowest bits never change, and
+        // decide whether the others do. So the pages deviate from the base all or none, before and after. The
+        // sum is bounded by the pages of a block, and never below 0: a page counts while it deviates.
+        let base = block.base().advance(offset);
+        let deviating = block
+            .deviating()
+            .wrapping_add(if to == base { 0 } else { pages })
+            .wrapping_sub(if from == base { 0 } else { pages });
         let block = if deviating == G::BLOCK_PAGES {
             self.rebase(first, block.base())?
         } else {

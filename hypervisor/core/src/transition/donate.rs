@@ -22,16 +22,13 @@ impl<M: Machine> Hypervisor<'_, M> {
     /// host's alone. Nothing has changed then.
     pub(crate) fn take_from_host(&self, range: PageRange<Pfn>, to: PageState) -> Result<(), CallError> {
         let mut host = self.host.lock(&self.machine);
-        if !host.owners().is_ram(range) {
-            return Err(CallError::InvalidParameter);
-        }
-        let looked_at = seeded!(range, FirstPageChecked => crate::seeded::first_page(range));
         let hosts = seeded!(
-            host.owners().all(looked_at, PageState::HOST),
+            host.owners().all(range, PageState::HOST),
             LentTwice => host.owners().get(range.first()).is_some_and(PageState::host_reaches)
         );
         if !hosts {
-            return Err(CallError::Denied);
+            let is_ram = host.owners().is_ram(range);
+            return Err(if is_ram { CallError::Denied } else { CallError::InvalidParameter });
         }
         host.assign(&self.machine, range, PageState::HOST, to);
         Ok(())
@@ -39,7 +36,7 @@ impl<M: Machine> Hypervisor<'_, M> {
 
     /// Wipes pages in state `from`, which only the hypervisor reaches, and returns them to the host.
     pub(crate) fn return_to_host(&self, frames: Frames, from: PageState) {
-        seeded!(self.machine.wipe(&frames), PoolUnwiped => ());
+        self.machine.wipe(&frames);
         self.host.lock(&self.machine).assign(&self.machine, frames.range(), from, PageState::HOST);
     }
 }

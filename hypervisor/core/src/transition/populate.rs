@@ -74,8 +74,6 @@ impl<M: Machine> Hypervisor<'_, M> {
         let Request { page, gfn, range } = request;
         let (frames, pages) = (Frames::new(range), range.len());
         match fill {
-            InitialContent::Zero if seeded!(PopulatedUnwiped) => {}
-            InitialContent::Keep if seeded!(KeptUncleaned) => {}
             InitialContent::Zero => self.machine.wipe(&frames),
             InitialContent::Keep => self.machine.clean(&frames),
         }
@@ -116,10 +114,12 @@ impl<M: Machine> Hypervisor<'_, M> {
     fn merge(&self, vm: &mut Vm, object: &Object, page: ObjectPage, gather: &mut TlbGather) {
         for level in [Level::Two, Level::One] {
             let offset = page.offset();
+            let Some(to) = object.whole(&self.machine, level, offset) else {
+                return;
+            };
             let start = ObjectPage::new(vm.index, page.object(), M::Geometry::align_down(level, offset));
             let pages = M::Geometry::span(level);
-            let (Some(to), Some(gfn)) = (object.whole(&self.machine, level, offset), vm.gfn(start, pages))
-            else {
+            let Some(gfn) = vm.gfn(start, pages) else {
                 return;
             };
             if !M::Geometry::is_aligned(level, gfn.0) || !M::Geometry::is_aligned(level, to.0) {

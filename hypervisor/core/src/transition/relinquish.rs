@@ -28,7 +28,8 @@ impl<M: Machine> Hypervisor<'_, M> {
         };
         // The page cannot change owner meanwhile, because that takes this VM's lock.
         let state = self.host.lock(&self.machine).owners().get(first);
-        if state != Some(PageState::guest(page)) && !seeded!(RelinquishShared) {
+        let wanted = seeded!(Some(PageState::guest(page)), RelinquishShared => state);
+        if state != wanted {
             return Err(CallError::Denied.into());
         }
         self.reclaim_run(vm, object, page, run, Presence::Absent)?;

@@ -33,7 +33,6 @@ impl Sharing {
     pub(super) fn count(self, shared: u64, pages: u64) -> u64 {
         match self {
             Self::Share => shared.wrapping_add(pages),
-            Self::Unshare if seeded!(SharedUncounted) => shared,
             Self::Unshare => shared.wrapping_sub(pages),
         }
     }
@@ -91,9 +90,11 @@ impl<M: Machine> Hypervisor<'_, M> {
         }
         gather.finish(&self.machine);
         vm.report.shared = sharing.count(vm.report.shared, done);
+        seeded!(SharedUncounted => vm.report.shared = vm.report.shared.wrapping_add(done));
+        seeded!(OneTooMany => done = done.wrapping_add(done.min(1)));
         match done {
             0 => Err(stopped_by),
-            _ => Ok(seeded!(done, OneTooMany => done.wrapping_add(1))),
+            _ => Ok(done),
         }
     }
 }

@@ -37,8 +37,8 @@ pub fn guest_entry<M: Machine>(vcpu: &mut LoadedVcpu<'_, '_, M>, resume: Resume)
     vcpu.with_context(|context| mmio::resume(context, resume))
 }
 
-/// Handles a trap of the guest's, whose registers are in its context by now.
-#[inline(always)]
+/// Handles a guest trap. The caller has saved all guest registers in the context.
+#[inline(always)] // mmio_exit: the exit is not copied
 pub fn guest_exit<M: Machine>(
     vcpu: &mut LoadedVcpu<'_, '_, M>,
     services: &Services<'_>,
@@ -60,6 +60,9 @@ fn synchronous<M: Machine>(
     if vcpu.with_context(|context| context.registers.pstate & pstate::AARCH32 != 0) {
         return stop(vcpu, StopReason::Exception(class::ILLEGAL_STATE));
     }
+    seeded!(TrapIsFatal => if let Syndrome::Unknown(class) = Syndrome::decode(syndrome.esr) {
+        return stop(vcpu, StopReason::Exception(class));
+    });
     match Syndrome::decode(syndrome.esr) {
         Syndrome::Hvc { imm } => guest_call(vcpu, services, imm),
         Syndrome::Smc { imm } => {
@@ -80,7 +83,6 @@ fn synchronous<M: Machine>(
             vcpu.exit(exit)
         }
         Syndrome::FpTrap => GuestAction::EnableFp,
-        Syndrome::Unknown(class) if seeded!(TrapIsFatal) => stop(vcpu, StopReason::Exception(class)),
         Syndrome::Unknown(_) => inject(vcpu, Exception::Undefined),
     }
 }
@@ -116,10 +118,12 @@ fn system_register<M: Machine>(
     }
 }
 
-/// What becomes of an access that stage 2 has nothing for: `data` says more of it, unless it was an
-/// instruction fetch. What is at the page decides: memory that is there by now, that the host has to bring,
-/// or that is gone for good; or a device, which takes what one page of it can take.
-#[inline(always)]
+/// Handles an abort. `data` is the syndrome of a data abort, `None` for an instruction fetch.
+///
+/// The state of the guest page decides: if it is mapped by now, the guest retries; if it is absent, the host
+/// populates it; if it is poisoned, the VM stops. At a page without memory where a device may be, an access
+/// that fits in the page becomes MMIO. Any other abort becomes an external abort in the guest.
+#[inline(always)] // mmio_exit: the syndrome stays in registers
 fn abort<M: Machine>(
     vcpu: &mut LoadedVcpu<'_, '_, M>,
     fault: Fault,
@@ -140,6 +144,7 @@ fn abort<M: Machine>(
             (GuestPage::Unbound, true) if !fault.stage1_walk => data,
             (GuestPage::Unbound, _) => None,
         };
+        let offset = seeded!(ipa.page_offset(), AcrossPages => 0);
         match data {
             // A device has no cache line to maintain, so cache maintenance has no effect.
             Some(DataAbort { cache_maintenance: true, .. }) => {
@@ -148,8 +153,7 @@ fn abort<M: Machine>(
             }
             // MMIO needs a syndrome that describes the access, and an access within one page.
             Some(DataAbort { access: Some(access), .. })
-                if ipa.page_offset().wrapping_add(access.size.bytes()) <= PAGE_SIZE
-                    || seeded!(AcrossPages) =>
+                if offset.wrapping_add(access.size.bytes()) <= PAGE_SIZE =>
             {
                 let exit = vcpu.with_context(|context| mmio::begin(context, esr, access, ipa, far));
                 return vcpu.exit(exit);

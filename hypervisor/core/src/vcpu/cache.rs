@@ -29,13 +29,13 @@ impl<'h, 'm, M: Machine> VcpuCache<'h, 'm, M> {
     ///
     /// # Errors
     ///
-    /// As [`Hypervisor::vcpu_load`] has them.
-    #[inline(always)]
+    /// As [`Hypervisor::vcpu_load`] has them, and those of `f`.
+    #[inline(always)] // mmio_exit: the exit is written where the caller wants it
     pub fn run<R>(
         &mut self,
         vm: VmHandle,
         vcpu: VcpuIndex,
-        f: impl FnOnce(&mut LoadedVcpu<'h, 'm, M>) -> R,
+        f: impl FnOnce(&mut LoadedVcpu<'h, 'm, M>) -> Result<R, CallError>,
     ) -> Result<R, CallError> {
         if !self.last.as_mut().is_some_and(|loaded| loaded.resume(vm, vcpu)) {
             self.last = Some(self.hypervisor.vcpu_load(self.cpu, vm, vcpu)?);
@@ -45,6 +45,6 @@ impl<'h, 'm, M: Machine> VcpuCache<'h, 'm, M> {
         };
         let result = f(loaded);
         loaded.park();
-        Ok(result)
+        result
     }
 }

@@ -90,7 +90,7 @@ impl<'h, 'm, M: Machine> LoadedVcpu<'h, 'm, M> {
             machine.put_context(&mut context, reset);
         }
         let stage2_id = inside.tables.stage2_id();
-        if inside.runs_on(cpu, vcpu) && !seeded!(PreviousVcpu) {
+        if inside.runs_on(cpu, vcpu) {
             machine.forget_previous_vcpu(stage2_id);
         }
         machine.event(|| Event::Load(stage2_id.vmid, vcpu));
@@ -119,8 +119,8 @@ impl<'h, 'm, M: Machine> LoadedVcpu<'h, 'm, M> {
         self.running
     }
 
-    /// Lets go of it until it is resumed.
-    #[inline(always)]
+    /// Parks the vCPU until it is resumed.
+    #[inline(always)] // mmio_exit: each exit parks
     pub(crate) fn park(&mut self) {
         self.running = false;
         self.machine().event(|| Event::Put(self.stage2_id.vmid, self.vcpu));
@@ -144,14 +144,14 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
         self.stage2_id
     }
 
-    /// Whether the VM's memory is kept from the host.
-    #[inline(always)]
+    /// Whether the VM is protected.
+    #[inline(always)] // null_hypercall: it is a load
     pub const fn is_protected(&self) -> bool {
         self.protected
     }
 
-    /// Works on the vCPU's registers.
-    #[inline(always)]
+    /// Calls `f` with the vCPU's registers.
+    #[inline(always)] // mmio_exit: it is an address
     pub fn with_context<R>(&mut self, f: impl FnOnce(&mut VcpuContext) -> R) -> R {
         self.hypervisor.machine().with_context(&mut self.context, f)
     }
@@ -184,10 +184,12 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
         self.hypervisor.relinquish(&mut slot, gfn)
     }
 
-    /// What is at `gfn` at this moment, and whether the VM's MMIO guard allows a device there. Where no memory
-    /// is bound none ever will be, and who changes the guard revokes the ownership: so the device page that was
-    /// met last needs no other look.
-    #[inline(always)]
+    /// Returns the content of guest page `gfn`, and whether a device may be there: the page is unbound and
+    /// the MMIO guard allows it.
+    ///
+    /// The device page of the last access is cached. After the start no binding is added, and a change of the
+    /// MMIO guard revokes the ownership, so the cached page is valid until the ownership is revoked.
+    #[inline(always)] // mmio_exit: a device that is known takes no call
     pub(crate) fn classify_or_device(&mut self, gfn: Gfn) -> (GuestPage, bool) {
         if self.device == Some(gfn) && !self.ownership.is_revoked() {
             return (GuestPage::Unbound, true);
@@ -199,8 +201,8 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
         (page, allowed)
     }
 
-    /// What is at `gfn` at this moment, and whether a device may be.
-    #[inline(never)]
+    /// Returns the content of guest page `gfn`, and whether a device may be there.
+    #[inline(never)] // mmio_exit: seldom, so that its registers are not saved for the others
     pub(crate) fn classify_and_ask(&self, gfn: Gfn) -> (GuestPage, bool) {
         let mut slot = self.slot.lock(self.machine());
         let page = self.classify_in(&mut slot, gfn);
@@ -233,7 +235,7 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
     pub fn with_guard<R>(&self, f: impl FnOnce(&mut MmioGuard) -> R) -> R {
         let mut slot = self.slot.lock(self.machine());
         if let Some(vm) = &slot.vm {
-            seeded!(self.hypervisor.revoke(vm), GuardForgotten => ());
+            self.hypervisor.revoke(vm);
         }
         f(&mut slot.guard)
     }
@@ -247,11 +249,12 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
     pub fn power_on(&self, target: VcpuIndex, entry: Ipa, context_id: u64) -> Result<(), ErrorCode> {
         self.with_vm(|vm| {
             let vcpu = vm.vcpu(target).ok_or(ErrorCode::InvalidParameters)?;
-            if vcpu.on && !seeded!(CpuOnAgain) {
+            let is_on = seeded!(vcpu.on, CpuOnAgain => false);
+            if is_on {
                 return Err(ErrorCode::AlreadyOn);
             }
             vcpu.on = true;
-            vcpu.start = (!seeded!(StartForgotten)).then_some(Start { entry, argument: context_id });
+            vcpu.start = Some(Start { entry, argument: context_id });
             Ok(())
         })
         .unwrap_or(Err(ErrorCode::InvalidParameters))
@@ -277,7 +280,7 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
     pub fn stop(&self) {
         self.with_vm(|vm| {
             vm.state = VmState::Stopped;
-            seeded!(self.hypervisor.revoke(vm), StopForgotten => ());
+            self.hypervisor.revoke(vm);
         });
     }
 }

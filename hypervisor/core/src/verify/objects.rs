@@ -30,6 +30,13 @@ pub enum ObjectFault {
 pub struct ObjectView<'a>(pub(super) &'a Object);
 
 impl ObjectView<'_> {
+    /// The word of a page that is absent, for a bug that puts it in the place of another.
+    #[cfg(feature = "seeded-bugs")]
+    pub const ABSENT: u64 = PresenceWord::ABSENT.0;
+    /// The word of a page that is poisoned.
+    #[cfg(feature = "seeded-bugs")]
+    pub const POISONED: u64 = PresenceWord::new(Presence::Poisoned).0;
+
     /// How many pages are present, as the object counts them.
     #[must_use]
     pub const fn present(self) -> u64 {

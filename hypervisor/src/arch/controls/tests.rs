@@ -1,28 +1,28 @@
-//! Each bit of each control register, for the host and for a guest, and why it is so.
+//! Each bit of each control register, for the host and for a guest, and the reason for its value.
 //!
-//! The table is written from the Arm ARM (DDI0487) and the GIC architecture (IHI 0069), not from the code: a
-//! bit that the code loses or gains is reported by its name. `tests/tests/metal` finds the writes in the ELF
-//! file, and the oracle reads the values back at EL2.
+//! The table is written from the Arm ARM (DDI0487) and the GIC architecture (IHI 0069), not from the code. A bit that
+//! the code sets or clears by mistake is reported by its name. `tests/tests/metal` finds the writes in the ELF file,
+//! and the oracle reads the values back at EL2.
 
 use hyp_core::cpu::registers::RESET_SCTLR_EL1;
 use shared_abi::addr::Pa;
 
 use super::*;
 
-/// Bits of a register from the highest to the lowest: their name, what they hold for the host and for a
-/// guest, and why.
+/// A field of a register: its highest and lowest bits, its name, its value for the host and for a guest, and the
+/// reason.
 type Field = (u32, u32, &'static str, u64, u64, &'static str);
 
-/// A register: its name, where it is described, its fields.
+/// A register: its name, the section that describes it, and its fields from bit 0 up.
 struct Register {
     name: &'static str,
     section: &'static str,
     fields: &'static [Field],
 }
 
-/// PS of the CPU that the tables are for: 44 bits.
+/// The PS of the CPU in the tables: 44 bits.
 const PS: u64 = 0b100;
-/// HPMN of that CPU.
+/// The HPMN of that CPU.
 const HPMN: u64 = 6;
 
 const RESERVED: &str = "reserved: should be zero";
@@ -258,7 +258,7 @@ const VTCR_EL2: Register = Register {
     ],
 };
 
-/// The reset values of EL1's own register; with FEAT_ExS and FEAT_LSMAOC absent the ones are RES1.
+/// The reset value of SCTLR_EL1. Its ones are RES1 if FEAT_ExS and FEAT_LSMAOC are absent.
 const SCTLR_EL1: Register = Register {
     name: "SCTLR_EL1 (reset)",
     section: "DDI0487 D24.2.174",
@@ -299,7 +299,7 @@ const SCTLR_EL1: Register = Register {
     ],
 };
 
-/// EL2's own registers are the same whoever runs.
+/// EL2's own registers are the same while the host or a guest runs.
 const SCTLR_EL2: Register = Register {
     name: "SCTLR_EL2 (E2H = 0)",
     section: "DDI0487 D24.2.175",
@@ -377,7 +377,7 @@ const MAIR_EL2: Register = Register {
 };
 
 impl Register {
-    /// Compares values with the table: the first wrong field by its name.
+    /// Compares values with the table. Returns the first wrong field by its name.
     fn check(&self, host: u64, guest: u64) -> Result<(), String> {
         let Self { name, section, fields } = self;
         let mut next = 0;
@@ -402,9 +402,9 @@ impl Register {
     }
 }
 
-/// Each register with the values that the code has for the host and for a guest.
+/// Each register with the code's values for the host and for a guest.
 fn registers() -> [(&'static Register, u64, u64); 12] {
-    // Nothing of a register's reset value is kept but the field that says how many counters there are.
+    // The code keeps one field of a reset value: HPMN, the number of event counters for EL1.
     let reset = u64::MAX << 5 | HPMN;
     [
         (&HCR_EL2, HOST_HCR, GUEST_HCR),
@@ -418,7 +418,7 @@ fn registers() -> [(&'static Register, u64, u64); 12] {
         (&SCTLR_EL2, SCTLR, SCTLR),
         (&TCR_EL2, tcr(PS), tcr(PS)),
         (&MAIR_EL2, MAIR, MAIR),
-        // While the host's FP registers are stored, FP traps in the host as well.
+        // While the CPU does not hold the host's FP registers, FP traps in the host too.
         (&CPTR_EL2, cptr(true) & !CPTR_TFP, cptr(false) | CPTR_TFP),
     ]
 }

@@ -1,4 +1,4 @@
-//! A hypervisor on the fake machine, small enough that who reaches what is looked at after every step.
+//! A hypervisor on a fake machine. It is so small that each step can check the access of every party to every page.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,22 +19,22 @@ impl Geometry for Tiny {
     const INDEX_BITS: u32 = 2;
 }
 
-/// Pages of an IPA space.
+/// The number of pages in an IPA space.
 pub const PAGES: u64 = 128;
-/// RAM: its first page and its length. It begins and ends within a block.
+/// RAM: its first page and its number of pages. It starts and ends in the middle of a block.
 pub const RAM: (u64, u64) = (9, 110);
-/// The hypervisor's part of it.
+/// The hypervisor's part of RAM.
 pub const RESERVED: (u64, u64) = (10, 44);
-/// A device that the host shall not reach.
+/// A device that the host must not reach.
 pub const DENIED: (u64, u64) = (3, 1);
-/// Where a ready VM has its memory.
+/// The first guest page of a ready VM's memory.
 pub const GUEST_FIRST: u64 = 32;
-/// How much.
+/// The number of its pages.
 pub const GUEST_PAGES: u64 = 17;
-/// Pages of a ready VM's pool.
+/// The number of pages in a ready VM's pool.
 pub const POOL_PAGES: u64 = 12;
 
-/// What the host has in its pages, and the guests in theirs.
+/// The byte that fills the host's pages. The constant after it: the byte that fills the guests' pages.
 const HOST_BYTE: u8 = 0x55;
 const GUEST_BYTE: u8 = 0xaa;
 
@@ -49,7 +49,7 @@ fn within((first, pages): (u64, u64), page: u64) -> bool {
     page >= first && page - first < pages
 }
 
-/// Runs `f` on a new machine.
+/// Makes a new machine and runs `f` on it.
 pub fn with_board(f: impl FnOnce(&mut Board<'_, '_>)) {
     let (ram, reserved, denied) = ([range(RAM)], [range(RESERVED)], [range(DENIED)]);
     let needs = Tested::needs(&ram, &denied);
@@ -73,33 +73,33 @@ pub fn with_board(f: impl FnOnce(&mut Board<'_, '_>)) {
     f(&mut Board::new(&hypervisor));
 }
 
-/// A VM as an onlooker knows it.
+/// A VM as an outside observer knows it.
 #[derive(Clone, Copy, Debug)]
 struct Vm {
     protected: bool,
     stage2_id: Stage2Id,
-    /// Its end has begun: its tables are being taken apart.
+    /// It is being destroyed, and its tables are being freed.
     dying: bool,
 }
 
-/// Who reaches a page.
+/// The parties that reach a page.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Reach {
     host: bool,
-    /// A guest, by its VMID.
+    /// The VMID of the guest that reaches it.
     guest: Option<u8>,
 }
 
-/// The hypervisor, and what an onlooker may conclude from calls and answers alone.
+/// The hypervisor, and the facts that follow from its calls and their results alone.
 #[derive(Debug)]
 pub struct Board<'h, 'm> {
     hypervisor: &'h Tested<'m>,
-    /// Handles that were ever given out, and one that never was.
+    /// Every VM handle that was ever given, and one that never was.
     pub vms: Vec<VmHandle>,
-    /// The same of objects.
+    /// Every object handle that was ever given, and one that never was.
     pub objects: Vec<ObjectHandle>,
     live: BTreeMap<u32, Vm>,
-    /// Physical pages that protected guests have shared.
+    /// The physical pages that protected guests share.
     shared: BTreeSet<u64>,
     reach: Vec<Reach>,
 }
@@ -124,16 +124,16 @@ impl<'h, 'm> Board<'h, 'm> {
         self.hypervisor
     }
 
-    /// Makes a host call and checks all that follows from its answer.
+    /// Makes a host call and checks every consequence of its result.
     ///
     /// # Errors
     ///
-    /// What the call answers.
+    /// The failure of the call.
     pub fn call(&mut self, call: &HostCall) -> Result<[u64; 5], CallFailure> {
         if let HostCall::VmDestroy { vm } = call
             && let Some(found) = self.live.get(&vm.0)
         {
-            // Nobody walks tables that are being taken apart; a refusal takes this back.
+            // No CPU walks the tables of a VM that is being destroyed. If the call is refused, the watch is restored.
             self.hypervisor.machine().unwatch(found.stage2_id);
         }
         let answer = self.hypervisor.host_call(call);
@@ -142,7 +142,7 @@ impl<'h, 'm> Board<'h, 'm> {
         let before = self.reach.clone();
         self.check();
         if refused {
-            assert_eq!(self.reach, before, "{call:?} was refused and did something");
+            assert_eq!(self.reach, before, "{call:?} was refused and changed something");
         }
         answer
     }
@@ -167,7 +167,7 @@ impl<'h, 'm> Board<'h, 'm> {
                 self.objects.push(handle);
             }
             (HostCall::VmDestroy { vm }, Ok(_)) => {
-                self.live.remove(&vm.0).expect("only a VM can be destroyed");
+                self.live.remove(&vm.0).expect("only a live VM can be destroyed");
             }
             (HostCall::VmDestroy { vm }, Err(failure)) => {
                 if let Some(found) = self.live.get_mut(&vm.0) {
@@ -184,7 +184,7 @@ impl<'h, 'm> Board<'h, 'm> {
         }
     }
 
-    /// A VM with its memory bound, a run of pages in it, two vCPUs, and started, if all that succeeds.
+    /// Makes and starts a VM: memory bound, a run of pages present, two vCPUs. Returns `None` if a call is refused.
     pub fn ready(&mut self, protected: bool, first: u64, run: u64) -> Option<VmHandle> {
         let created = self.call(&HostCall::VmCreate { protected, first: Pfn(first), pages: POOL_PAGES });
         let vm = VmHandle(u32::try_from(created.ok()?[0]).ok()?);
@@ -193,7 +193,7 @@ impl<'h, 'm> Board<'h, 'm> {
         let object = ObjectHandle(u32::try_from(object[0]).ok()?);
         let mut call = |call| self.call(&call).ok();
         call(HostCall::ObjectBind { object, offset: 0, gfn: Gfn(GUEST_FIRST), pages })?;
-        // A refusal leaves a VM with no memory, which is a VM all the same.
+        // If this is refused, the VM has no memory, which is a valid state too.
         let _ = call(HostCall::ObjectPopulate {
             object,
             offset: 0,
@@ -208,7 +208,7 @@ impl<'h, 'm> Board<'h, 'm> {
         Some(vm)
     }
 
-    /// A guest was told that it has shared so many pages, or taken them back.
+    /// Records that a guest shared or unshared this many pages.
     pub fn guest_shared(&mut self, vm: VmHandle, gfn: u64, pages: u64, shared: bool) {
         let Some(found) = self.live.get(&vm.0) else {
             panic!("a guest without a VM");
@@ -222,7 +222,7 @@ impl<'h, 'm> Board<'h, 'm> {
         }
     }
 
-    /// Looks at all pages and all parties, and checks what must hold at any time.
+    /// Checks all invariants for every page and every party.
     pub fn check(&mut self) {
         let before = std::mem::take(&mut self.reach);
         self.reach = self.look();
@@ -232,7 +232,7 @@ impl<'h, 'm> Board<'h, 'm> {
             if !within(RAM, page) || now == then {
                 continue;
             }
-            // Content must not cross: what the host gets was not private, or is wiped.
+            // A page that the host gets was not private before, or is wiped.
             let found = machine.uniform_byte(Pfn(page));
             if now.host && !then.host && !self.shared.contains(&page) {
                 assert_eq!(found, Some(0), "page {page:#x}");
@@ -246,7 +246,7 @@ impl<'h, 'm> Board<'h, 'm> {
             assert!(known.contains(&found), "a page of mixed content");
             machine.fill(Pfn(page), byte);
         }
-        // A page that no guest has any more is not shared any more.
+        // A page that no guest owns any more is no longer shared.
         let reach = &self.reach;
         self.shared.retain(|page| {
             let index = usize::try_from(*page).expect("small");
@@ -268,7 +268,7 @@ impl<'h, 'm> Board<'h, 'm> {
         assert_eq!(reach.host, may, "the host at page {page:#x} of VM {vmid}");
     }
 
-    /// Who reaches what, by the tables; what TLBs remember is no more.
+    /// Returns the access of all parties by the tables. Checks that the TLBs hold no other translations.
     fn look(&self) -> Vec<Reach> {
         let machine = self.hypervisor.machine();
         let walk = |stage2_id, page| {
@@ -296,7 +296,7 @@ impl<'h, 'm> Board<'h, 'm> {
         reach
     }
 
-    /// Ends every VM: the host has then all that it had at first.
+    /// Destroys every VM. After that the host must have all the memory that it had at the start.
     pub fn finish(&mut self) {
         let handles: Vec<u32> = self.live.keys().copied().collect();
         for handle in handles {
@@ -307,7 +307,7 @@ impl<'h, 'm> Board<'h, 'm> {
                     Err(failure) => assert_eq!(failure.error, CallError::Again),
                 }
             }
-            assert!(!self.live.contains_key(&handle), "a VM that does not end");
+            assert!(!self.live.contains_key(&handle), "the VM's destruction does not end");
         }
         for page in RAM.0..RAM.0 + RAM.1 {
             let index = usize::try_from(page).expect("small");

@@ -1,5 +1,5 @@
-//! The device tree: what the hypervisor makes of it is in order, and the host's copy has all of it but
-//! what the host must not have.
+//! Target: the device tree. The parsed platform is consistent, and the host's copy has every node and property of the
+//! original, except those that the host must not have.
 //!
 //! The input is a flattened device tree.
 
@@ -10,7 +10,7 @@ use dtoolkit::{Node, Property};
 use hyp_core::boot::device_tree::{Edits, MAX_BYTES, Platform, filter, total_bytes};
 use shared_abi::addr::{Pa, PageRange, Pfn};
 
-/// Devices that the host's copy must not name.
+/// Compatible strings of the devices that the host's copy must not have.
 const WITHHELD: [&[u8]; 6] = [
     b"arm,armv8-pmuv3",
     b"arm,gic-v3-its",
@@ -19,9 +19,9 @@ const WITHHELD: [&[u8]; 6] = [
     b"qemu,fw-cfg-mmio",
     b"virtio,mmio",
 ];
-/// Properties that refer to them.
+/// Properties that refer to these devices. The copy must not have them either.
 const DROPPED: [&str; 5] = ["iommu-map", "iommu-map-mask", "iommus", "msi-map", "msi-parent"];
-/// The hypervisor's secrets.
+/// Properties with the hypervisor's secrets.
 const SEEDS: [&str; 2] = ["rng-seed", "kaslr-seed"];
 
 const INITRD: (Pa, Pa) = (Pa(0x4100_0000), Pa(0x4180_0000));
@@ -47,14 +47,14 @@ pub fn run(data: &[u8]) {
     };
     copy.truncate(length);
     check_copy(data, &copy);
-    // Exactly that much room is enough, and a byte less is an error.
+    // A buffer of exactly the copy's length is enough. One byte less is an error.
     let mut exact = vec![0; length];
     assert_eq!(filter(data, &edits, &mut exact), Ok(length));
     assert_eq!(exact, copy);
     assert!(filter(data, &edits, &mut exact[..length - 1]).is_err());
 }
 
-/// Ranges ascend and lie apart.
+/// Checks that ranges ascend and do not overlap.
 fn check_platform(platform: &Platform) {
     for ranges in [platform.ram.as_slice(), platform.denied.as_slice()] {
         for pair in ranges.windows(2) {
@@ -81,7 +81,7 @@ fn is_compatible(node: FdtNode<'_>, names: &[&[u8]]) -> bool {
 fn check_copy(original: &[u8], copy: &[u8]) {
     let before = Fdt::new(original).expect("it was filtered");
     let after = Fdt::new(copy).expect("the host's copy is a tree");
-    // A console is known by its name: two of one name are one to the hypervisor.
+    // The hypervisor identifies a console by its name, so it cannot tell two of one name apart.
     let consoles = |tree: Fdt<'_>| -> BTreeSet<String> {
         let nodes = tree.root().children();
         nodes
@@ -109,7 +109,7 @@ fn check_copy(original: &[u8], copy: &[u8]) {
     }
     assert!(chosen, "the host finds its image by /chosen");
 
-    // What is not withheld comes through, in its order.
+    // Every node that is not withheld is copied, in order.
     for node in before.root().children() {
         if is_compatible(node, &WITHHELD) || is_compatible(node, &[b"arm,pl011"]) {
             continue;
@@ -144,14 +144,14 @@ fn check_references(node: FdtNode<'_>) {
     }
 }
 
-/// Inputs to start from: the tree of the reference machine, and the smallest that is a platform.
+/// The seeds: the tree of the reference machine, and the smallest tree that is a valid platform.
 #[must_use]
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let virt = include_bytes!("../../../core/tests/data/virt.dtb");
     vec![("virt", virt.to_vec()), ("smallest", smallest()), ("nothing", Vec::new())]
 }
 
-/// A flattened tree in the making (Devicetree Specification 0.4, chapter 5).
+/// Builds a flattened tree (Devicetree Specification 0.4, chapter 5).
 #[derive(Default)]
 struct Tree {
     structure: Vec<u8>,
@@ -217,7 +217,7 @@ impl Tree {
     }
 }
 
-/// Little more than what the hypervisor can't do without, and something to hide.
+/// The smallest tree that the hypervisor accepts, with a few nodes that it must withhold.
 fn smallest() -> Vec<u8> {
     let mut tree = Tree::default();
     tree.node("", |root| {

@@ -1,11 +1,14 @@
-//! Everything that a guest can do to the hypervisor: hypercalls, aborts, trapped registers, on the real
-//! core with two vCPUs.
+//! Target: all that a guest can do to the hypervisor. The input makes hypercalls, aborts and register traps on the
+//! real core, on two vCPUs.
 //!
-//! An input is played twice, with other secrets in the registers and system registers that it does not
-//! name: what the host sees must be the same. What else holds: a hypercall leaves all registers but x0
-//! to x3 alone, an access that goes to the host changes none; an exit says what is so (a device where
-//! no memory is, a fault where a page is absent), and comes back from its wire format as it was; a vCPU
-//! that has stopped is not entered again; and who reaches which page follows from what guests were told.
+//! The target runs each input twice, with different secrets in the registers that the input does not set. The host
+//! must see the same in both runs. The target also checks:
+//!
+//! * A hypercall changes x0 to x3 only. An access that the host handles changes no register.
+//! * An exit is true: an MMIO exit is for an IPA without memory, a memory fault for an absent page. Its encoding
+//!   decodes to the same exit.
+//! * A stopped vCPU is not entered again.
+//! * The access of all parties follows from the results of the guests' calls.
 
 mod onlooker;
 mod seeds;
@@ -29,7 +32,7 @@ use crate::input::Input;
 use onlooker::{Registers, check_hypercall, check_injected, check_resumed};
 pub use seeds::seeds;
 
-/// Functions that a guest knows; any other may be asked for as well.
+/// The functions that exist. An input may also call any other.
 const FUNCTIONS: [u32; 32] = [
     0x8600_0000,
     0x8600_ff01,
@@ -66,7 +69,7 @@ const FUNCTIONS: [u32; 32] = [
 ];
 const MEM_SHARE: u32 = 0xc600_0003;
 const MEM_UNSHARE: u32 = 0xc600_0004;
-/// Bit of a function ID that says that no SVE state is live; it does not count.
+/// Function ID bit 16: the caller has no live SVE state. It is a hint and no part of the function number.
 const SVE_HINT: u32 = 1 << 16;
 
 /// ESR_ELx.EC and .IL.
@@ -78,29 +81,29 @@ const EC_SYSREG: u64 = 0x18;
 const EC_INSTRUCTION_ABORT: u64 = 0x20;
 const EC_DATA_ABORT: u64 = 0x24;
 
-/// The first page of the host's, where the VM's pool is.
+/// The first page of the host's memory, where the VM's pool is.
 const FIRST: u64 = 54;
-/// Registers that an input sets itself; the others are secrets.
+/// The number of registers that an input sets. All others hold secrets.
 const PUBLIC_REGISTERS: usize = 5;
 
 /// Runs the target on an input: a byte for the kind of VM, then steps.
 pub fn run(data: &[u8]) {
     let seen = [0x5ec2_e700, 0x0bad_cafe].map(|secret| play(data, secret));
-    assert_eq!(seen[0], seen[1], "the host sees a secret");
+    assert_eq!(seen[0], seen[1], "the host sees different values for different secrets");
 }
 
-/// What the host sees of a step.
+/// The host's view of a step.
 #[derive(Debug, PartialEq, Eq)]
 enum Seen {
     Exit(Exit),
-    /// A store, or an SGI, whose value is in a register that holds a secret: the guest's own choice.
+    /// A store or an SGI whose value comes from a register with a secret. The guest chose to reveal it.
     Value(&'static str),
     Entered(Result<(), CallError>),
     Call(Result<[u64; 5], CallError>),
 }
 
 fn play(data: &[u8], secret: u64) -> Vec<Seen> {
-    /// A step looks at every page.
+    /// The limit of steps, because each step checks every page.
     const MAX_STEPS: usize = 120;
     let mut input = Input::new(data);
     let mut seen = Vec::new();
@@ -204,7 +207,7 @@ impl<'h, 'm> Guest<'h, 'm> {
         }
     }
 
-    /// The host does something meanwhile, on another CPU.
+    /// The host acts in between, on another CPU.
     fn host(&self, board: &mut Board<'h, 'm>, input: &mut Input<'_>, seen: &mut Vec<Seen>) {
         let (kind, offset, page) = (input.u8() % 5, input.u8(), input.u8());
         let (offset, first) = (u64::from(offset % 20), Pfn(FIRST + u64::from(page % 64)));
@@ -221,7 +224,7 @@ impl<'h, 'm> Guest<'h, 'm> {
         seen.push(Seen::Call(answer));
     }
 
-    /// Gives the vCPU these registers, and secrets in all others.
+    /// Sets these registers of the vCPU, and secrets in all others.
     fn with_registers(&mut self, x: &[u64]) {
         let secret = self.secret;
         let Some(vcpu) = &mut self.vcpu else { return };
@@ -242,7 +245,7 @@ impl<'h, 'm> Guest<'h, 'm> {
                 elr_el1: more(),
                 ttbr0_el1: more(),
                 vbar_el1: more() & !0x7ff,
-                // The host learns when the timer fires.
+                // The host learns when the virtual timer fires, so the timer holds no secret.
                 cntv_ctl_el0: context.registers.system.cntv_ctl_el0,
                 cntv_cval_el0: context.registers.system.cntv_cval_el0,
                 ..context.registers.system
@@ -268,7 +271,7 @@ impl<'h, 'm> Guest<'h, 'm> {
                 board.guest_shared(self.vm, gfn, pages, function == MEM_SHARE);
             }
         }
-        // Looking at every page takes its time; what else a trap did is seen the next time.
+        // A check of every page is slow. A step that is not a call is checked with the next call.
         if class == EC_HVC || class == EC_SMC {
             board.check();
         }
@@ -298,7 +301,7 @@ impl<'h, 'm> Guest<'h, 'm> {
                 assert!(ipa.page_offset() + size.bytes() <= PAGE_SIZE);
                 assert_eq!(vcpu.classify(ipa.page()), GuestPage::Unbound);
                 assert!(vcpu.with_guard(|guard| guard.allows(ipa.page())));
-                // Nothing is done yet.
+                // The host has not handled the access yet.
                 assert_eq!(after.x, before.x);
                 assert_eq!((after.pc, after.pstate), (before.pc, before.pstate));
                 assert_eq!(after.system, before.system);
@@ -333,14 +336,14 @@ impl<'h, 'm> Guest<'h, 'm> {
         }
     }
 
-    /// The host enters the vCPU again, and says something about the pending access.
+    /// The host enters the vCPU again, with a result for the pending access.
     fn enter(&mut self, resume: Resume, seen: &mut Vec<Seen>) {
         let Some(vcpu) = &mut self.vcpu else { return };
         let before = Registers::of(vcpu);
         let answer = guest_entry(vcpu, resume);
         let after = Registers::of(vcpu);
         match (answer, resume) {
-            (Err(_), _) => assert_eq!(before, after, "a refused answer did something"),
+            (Err(_), _) => assert_eq!(before, after, "a refused entry changed something"),
             (Ok(()), Resume::Continue) => {
                 assert_eq!((before.x, before.pc), (after.x, after.pc));
             }
@@ -359,7 +362,7 @@ impl<'h, 'm> Guest<'h, 'm> {
     }
 }
 
-/// An argument: a page near the guest's memory, as a rule.
+/// Reads an argument: usually a page near the guest's memory.
 fn argument(input: &mut Input<'_>) -> u64 {
     match input.number() {
         near @ 0..0x80 => (GUEST_FIRST + near).wrapping_sub(POOL_PAGES) << 12,

@@ -1,10 +1,10 @@
-//! Everything that a host can ask of the hypervisor, and guests on two CPUs in between, on the real core
-//! beside its specification.
+//! Target: all that a host can ask of the hypervisor, with guests that act on two CPUs in between. It runs the real
+//! core beside its specification.
 //!
-//! Calls are made from registers, as at EL2. After each, core and specification agree on what was
-//! answered, what every party reaches on every page, what TLBs may remember, and what is in the pages
-//! ([`Pair::step`]); at the end every VM can be destroyed, and the host has all that it had at first. A
-//! failure is printed as a script, for the tests of `hyp-verify` to replay.
+//! Calls are made from registers, as at EL2. After each step, core and specification agree on the results, on the
+//! access of every party to every page, on the TLBs, and on the content of the pages ([`Pair::step`]). At the end
+//! every VM can be destroyed, and the host has all its memory back. A failure is printed as a script that the tests
+//! of `hyp-verify` can replay.
 
 use std::ops::Range;
 
@@ -17,7 +17,7 @@ use crate::input::Input;
 
 /// Runs the target on an input: steps.
 pub fn run(data: &[u8]) {
-    /// A step looks at every page of every VM.
+    /// The limit of steps, because each step checks every page of every VM.
     const MAX_STEPS: usize = 200;
     let range = |(first, pages): (u64, u64)| first..first + pages;
     let bench = Bench { ram: range(RAM), reserved: range(RESERVED), denied: range(DENIED) };
@@ -31,7 +31,7 @@ pub fn run(data: &[u8]) {
     });
 }
 
-/// A run, and what was done in it.
+/// A run, and its actions so far.
 struct Play<'p, 'h, 'm> {
     pair: &'p mut Pair<'h, 'm, Tiny>,
     script: Vec<Action>,
@@ -54,7 +54,7 @@ impl Play<'_, '_, '_> {
 
     fn choose(&mut self, input: &mut Input<'_>) {
         match input.u8() % 8 {
-            // Handles that were ever given out are used for ever: stale ones must name nothing.
+            // Every handle that was ever given stays in use: a stale one must name nothing.
             kind @ 0..=2 => {
                 let call = usize::from(input.u8() % 20);
                 let first = match kind {
@@ -105,7 +105,7 @@ impl Play<'_, '_, '_> {
         }
     }
 
-    /// A VM with its memory bound, a run of pages in it, two vCPUs, started, and on a CPU.
+    /// Makes and starts a VM, and loads it on a CPU: memory bound, a run of pages present, two vCPUs.
     fn ready(&mut self, input: &mut Input<'_>) {
         let (flags, first, run) = (input.u8(), input.u8(), input.u8());
         let first = RESERVED.0 + RESERVED.1 + u64::from(first % 64);
@@ -130,7 +130,7 @@ impl Play<'_, '_, '_> {
         self.take(Action::Load { cpu, vm, vcpu: 0 });
     }
 
-    /// Ends every VM: the host has then all that it had at first.
+    /// Destroys every VM. After that the host must have all the memory that it had at the start.
     fn finish(&mut self, ram: &Range<u64>, reserved: &Range<u64>) {
         for cpu in 0..2 {
             self.take(Action::Put { cpu });
@@ -150,12 +150,12 @@ impl Play<'_, '_, '_> {
     }
 }
 
-/// Which of so many, so that small numbers name what is new; one that there is not, now and then.
+/// Reads an index below `count`, counted from the newest one. Sometimes it is out of range.
 fn newest(count: usize, input: &mut Input<'_>) -> usize {
     count.wrapping_sub(1 + usize::from(input.u8() & 0x1f))
 }
 
-/// Steps of a seed.
+/// The bytes of a seed's steps.
 #[derive(Default)]
 struct Steps(Vec<u8>);
 
@@ -165,7 +165,7 @@ impl Steps {
         self
     }
 
-    /// A started VM whose pool is at the host's page `first`, on CPU 0.
+    /// Makes and starts a VM whose pool starts at the host's page `first`, and loads it on CPU 0.
     fn ready(self, protected: bool, first: u8, run: u8) -> Self {
         self.step(&[3, 2 | u8::from(protected), first, run])
     }
@@ -180,13 +180,13 @@ impl Steps {
         self.step(&[2, function, 0]).step(&x)
     }
 
-    /// What the guest on CPU 0 asks for: by kind, of so many pages from one of its pages on.
+    /// A call of the guest on CPU 0: its kind, its first page, and its number of pages.
     fn guest(self, kind: u8, page: u8, pages: u8) -> Self {
         self.step(&[4, 0, kind, page, pages, 0])
     }
 }
 
-/// Inputs to start from.
+/// All seeds.
 #[must_use]
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     const SHARE: u8 = 0;

@@ -1,8 +1,8 @@
-//! The boot image: whatever the manifest says, what is accepted is what the documentation calls an
-//! image, and every byte of it counts.
+//! Target: the boot image. The verifier accepts only images that conform to the documentation, and a change of any
+//! byte makes it refuse.
 //!
-//! The input is a manifest and what follows it. Digests are made right if the input says so, because
-//! no fuzzer finds a SHA-256; what they protect is checked with one that is wrong.
+//! The input is a manifest and the bytes after it. A flag has the target correct the digests, because no fuzzer finds
+//! a SHA-256. With the flag off, digests are wrong.
 
 use bootimg::manifest::{MANIFEST_BYTES, Manifest};
 use bootimg::pack::{self, pack};
@@ -16,15 +16,15 @@ use crate::input::Input;
 const RIGHT_MANIFEST_DIGEST: u8 = 1;
 const RIGHT_PART_DIGESTS: u8 = 2;
 
-/// Where the manifest has its fields (docs/abi.md, "Boot image").
+/// The offsets of the manifest's fields (docs/abi.md, "Boot image").
 const OWN_DIGEST: usize = 72;
 const PARTS: usize = 128;
 const PART_BYTES: usize = 64;
 const MAX_PARTS: usize = 16;
 
-/// Runs the target on an input: a byte of flags, the length of the used part of the manifest (16
-/// bits) and that part, how many zeroes end the file (16 bits), where to damage it (16 bits), and what
-/// follows the manifest.
+/// Runs the target on an input: a byte of flags, the length of the manifest's used part (16 bits) and that part, the
+/// number of zero bytes at the end of the file (16 bits), the place to damage (16 bits), and the bytes after the
+/// manifest.
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
     let flags = input.u8();
@@ -93,18 +93,22 @@ fn check(bytes: &[u8], damage: usize) {
     let length = usize::try_from(manifest.bytes_from_manifest()).expect("it is in memory");
     check_content(&image, &bytes[..length]);
 
-    // The same bytes in another place, or with less room, are refused.
+    // The same bytes at another offset, or with less memory, are refused.
     assert!(Image::verify(bytes, offset + PAGE_SIZE, memory).is_err());
     assert!(Image::verify(bytes, offset, memory - 1).is_err());
     assert!(Image::verify(&bytes[..length - 1], offset, memory).is_err());
-    // So is every change of a bit; this is one of them.
+    // A change of any bit is refused. The input chooses the bit.
     let mut damaged = bytes[..length].to_vec();
     damaged[damage % length] ^= 1 << (damage % 8);
-    assert!(Image::verify(&damaged, offset, memory).is_err(), "byte {:#x} does not count", damage % length);
+    assert!(
+        Image::verify(&damaged, offset, memory).is_err(),
+        "a change of byte {:#x} is accepted",
+        damage % length
+    );
     check_round_trip(&image);
 }
 
-/// What every accepted manifest has.
+/// Checks every accepted manifest.
 fn check_manifest(manifest: &Manifest) {
     assert!(manifest.offset().is_multiple_of(PAGE_SIZE));
     assert!(manifest.file_bytes() <= manifest.memory_bytes());
@@ -124,7 +128,7 @@ fn check_manifest(manifest: &Manifest) {
     assert_eq!(manifest.part(Kind::Host), Some(manifest.host()));
 }
 
-/// What every accepted image has beside its manifest: no byte that nothing accounts for.
+/// Checks every accepted image: the manifest accounts for all its bytes.
 fn check_content(image: &Image<'_>, bytes: &[u8]) {
     let manifest = image.manifest();
     let index = |offset: u64| usize::try_from(offset - manifest.offset()).expect("it is in memory");
@@ -152,11 +156,11 @@ fn check_content(image: &Image<'_>, bytes: &[u8]) {
     );
 }
 
-/// What was accepted can be packed again, and comes out as it was.
+/// Checks that an accepted image can be packed again, with the same content.
 fn check_round_trip(image: &Image<'_>) {
     let host = image.content(Kind::Host).expect("every image has a host");
     let header = arm64::Header::parse(host).expect("the host is an Image");
-    // The packer loads ELF files, and wants an Image's header to state all of its memory.
+    // The packer would load an ELF file, and requires that an Image's header covers its whole file.
     if host.starts_with(b"\x7fELF") || header.image_size < host.len() as u64 {
         return;
     }
@@ -177,7 +181,7 @@ fn check_round_trip(image: &Image<'_>) {
     }
 }
 
-/// The smallest hypervisor that can be packed: a header.
+/// The smallest hypervisor that the packer accepts: a header.
 fn hypervisor() -> Vec<u8> {
     arm64_header(PAGE_SIZE)
 }
@@ -192,7 +196,7 @@ fn arm64_header(image_size: u64) -> Vec<u8> {
 /// A part of a seed: kind, offset, content, bytes of memory.
 type SeedPart<'a> = (Kind, u64, &'a [u8], u64);
 
-/// The manifest of a seed, its digests left out.
+/// Makes a seed's manifest, without digests.
 fn manifest(offset: u64, parts: &[SeedPart<'_>]) -> Vec<u8> {
     let last = parts.last().expect("an image has parts");
     let mut bytes = b"CLOISTER".to_vec();
@@ -213,7 +217,7 @@ fn manifest(offset: u64, parts: &[SeedPart<'_>]) -> Vec<u8> {
     bytes
 }
 
-/// An input: the manifest, and the parts where it says.
+/// Makes an input from the manifest and its parts.
 fn seed(flags: u8, offset: u64, parts: &[SeedPart<'_>]) -> Vec<u8> {
     let manifest = manifest(offset, parts);
     let mut seed = vec![flags];
@@ -229,7 +233,7 @@ fn seed(flags: u8, offset: u64, parts: &[SeedPart<'_>]) -> Vec<u8> {
     seed
 }
 
-/// Inputs to start from.
+/// All seeds.
 #[must_use]
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     const MIB_2: u64 = 2 << 20;

@@ -1,33 +1,33 @@
-//! The fuzzer's bytes as a stream of choices.
+//! Reads the fuzzer's bytes as a stream of choices.
 //!
-//! Integers are little-endian and what is missing is zero, so that every input means something, a
-//! shorter input means a shorter run, and a seed can be written by hand.
+//! Integers are little-endian. Missing bytes are zero, so every input is valid, a shorter input is a shorter run, and
+//! seeds can be written by hand.
 
-/// What is left of an input.
+/// The rest of an input.
 #[derive(Clone, Debug)]
 pub struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
-    /// All of an input.
+    /// Makes a reader of a whole input.
     #[must_use]
     pub const fn new(data: &'a [u8]) -> Self {
         Self(data)
     }
 
-    /// Whether nothing is left.
+    /// Returns true if no byte is left.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The next bytes, fewer if there are no more.
+    /// Returns the next `count` bytes, or fewer if the input ends.
     pub fn bytes(&mut self, count: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(count.min(self.0.len()));
         self.0 = rest;
         taken
     }
 
-    /// All that is left.
+    /// Returns all bytes that are left.
     pub fn rest(&mut self) -> &'a [u8] {
         self.bytes(usize::MAX)
     }
@@ -39,28 +39,28 @@ impl<'a> Input<'a> {
         array
     }
 
-    /// A byte.
+    /// Returns the next byte.
     pub fn u8(&mut self) -> u8 {
         u8::from_le_bytes(self.array())
     }
 
-    /// Two bytes.
+    /// Returns the next 2 bytes.
     pub fn u16(&mut self) -> u16 {
         u16::from_le_bytes(self.array())
     }
 
-    /// Four bytes.
+    /// Returns the next 4 bytes.
     pub fn u32(&mut self) -> u32 {
         u32::from_le_bytes(self.array())
     }
 
-    /// Eight bytes.
+    /// Returns the next 8 bytes.
     pub fn u64(&mut self) -> u64 {
         u64::from_le_bytes(self.array())
     }
 
-    /// A number that is small as a rule: a byte below 0xf0 is itself, one above starts another of two
-    /// or eight bytes, or is one of the ends of the number line.
+    /// Returns a number that is usually small. Bytes 0xf0 and 0xf1 start a number of 8 or 2 bytes, 0xf2 to 0xf5 stand
+    /// for extreme values, and any other byte is the number itself.
     pub fn number(&mut self) -> u64 {
         match self.u8() {
             0xf0 => self.u64(),

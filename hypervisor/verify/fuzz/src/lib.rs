@@ -1,9 +1,9 @@
-//! Coverage-guided fuzzing of what Cloister reads from those whom it does not trust.
+//! Coverage-guided fuzzing of all input that Cloister reads from untrusted parties.
 //!
-//! Each module is a target: `run` takes the fuzzer's bytes, plays them against the real code and asserts
-//! more than that nothing panics; `seeds` are the inputs to start from. `fuzz_targets/` hands `run` to
-//! libFuzzer, the tests of the main workspace replay `corpus/` through it, so that what was once found
-//! stays found without a fuzzer. docs/verification.md says how to run both.
+//! Each module is a target. `run` plays the fuzzer's bytes against the real code and asserts properties, not only the
+//! absence of panics. `seeds` returns the first inputs. `fuzz_targets/` passes `run` to libFuzzer. The tests of the
+//! main workspace replay `corpus/`, so that a past finding is checked without a fuzzer. docs/verification.md says how
+//! to run both.
 
 #![forbid(unsafe_code)]
 
@@ -16,14 +16,14 @@ pub mod input;
 pub mod mmio;
 pub mod virtqueue;
 
-/// A target: its code and where it starts.
+/// A target.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
-    /// Its name: of the binary, and of its directory in `corpus/`.
+    /// The name of its binary, and of its directory in `corpus/`.
     pub name: &'static str,
-    /// Plays an input; panics where a property does not hold.
+    /// Plays an input. Panics if a property does not hold.
     pub run: fn(&[u8]),
-    /// Named inputs that the fuzzer starts from.
+    /// Returns the named inputs that the fuzzer starts from.
     pub seeds: fn() -> Vec<(&'static str, Vec<u8>)>,
 }
 

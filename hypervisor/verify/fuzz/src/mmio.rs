@@ -1,9 +1,11 @@
-//! The registers of the guest's devices: virtio-mmio, PL011 and GICv3.
+//! Target: the registers of the guest's devices: virtio-mmio, PL011 and GICv3.
 //!
-//! A guest may access any register in any width at any time. What holds: a read is pure and no wider than
-//! asked; a virtio device serves a queue only after a sound negotiation, and none after it has given the
-//! driver up; list registers are such as the hypervisor takes, name each interrupt once, and no interrupt
-//! is lost or invented between an entry and an exit.
+//! The input accesses any register in any width at any time. The target checks:
+//!
+//! * A read has no side effect, and its value is no wider than the access.
+//! * A virtio device serves a queue only after a valid negotiation, and never after it failed the driver.
+//! * The hypervisor accepts the list registers, and they name each interrupt at most once.
+//! * No interrupt is lost or invented between an entry and an exit.
 
 use host::machine::Spi;
 use host::pl011::Pl011;
@@ -75,11 +77,11 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// Where, in a frame of 64 KiB, and how wide: accesses are within a page and aligned or not.
+/// Reads an access: an offset in a frame of 64 KiB and a size. The access stays in a page and may be unaligned.
 fn place(input: &mut Input<'_>) -> (u64, AccessSize) {
     let size = 1 << (input.u8() % 4);
     let offset = u64::from(input.u16());
-    // An access that reaches into the next page never leaves the hypervisor.
+    // The hypervisor never passes on an access that crosses a page boundary.
     let offset = if offset % 4096 + size > 4096 { offset & !7 } else { offset };
     let size = AccessSize::from_bytes(size).expect("a power of two up to 8");
     (offset, size)
@@ -98,7 +100,7 @@ const VCPUS: u32 = 2;
 
 fn frame(input: &mut Input<'_>) -> Frame {
     let byte = input.u8();
-    // A vCPU more than there are.
+    // One vCPU more than exist.
     let vcpu = VcpuIndex(u32::from(byte >> 4) % (VCPUS + 1));
     match byte & 3 {
         0 => Frame::Redistributor(vcpu),
@@ -107,7 +109,7 @@ fn frame(input: &mut Input<'_>) -> Frame {
     }
 }
 
-/// Registers of virtio-mmio (virtio 1.3, 4.2.2) that this target has a mind about.
+/// The registers of virtio-mmio (virtio 1.3, 4.2.2) that this target checks.
 mod register {
     pub(super) const DRIVER_FEATURES: u64 = 0x20;
     pub(super) const DRIVER_FEATURES_SEL: u64 = 0x24;
@@ -115,14 +117,14 @@ mod register {
     pub(super) const QUEUE_READY: u64 = 0x44;
 }
 
-/// Bits of the status.
+/// Bits of the Status register.
 mod status {
     pub(super) const DRIVER_OK: u64 = 4;
     pub(super) const FEATURES_OK: u64 = 8;
     pub(super) const NEEDS_RESET: u64 = 64;
 }
 
-/// A virtio device's registers, and what the driver has negotiated with them.
+/// A virtio device's registers, and the state of its negotiation.
 struct Virtio {
     registers: Registers,
     queues: usize,
@@ -192,7 +194,7 @@ impl Virtio {
         self.status() & (status::DRIVER_OK | status::NEEDS_RESET) == status::DRIVER_OK
     }
 
-    /// What the driver has said by now.
+    /// Follows the driver's side of the negotiation.
     fn follow(&mut self, offset: u64, value: u64, before: u64) {
         match offset {
             register::STATUS if value == 0 => (self.selected, self.driver) = (0, 0),
@@ -207,16 +209,16 @@ impl Virtio {
     }
 }
 
-/// GICD_ISPENDR and GICD_ISACTIVER, by IHI 0069.
+/// Offsets of GICD_ISPENDR and GICD_ISACTIVER (IHI 0069).
 const ISPENDR: u64 = 0x200;
 const ISACTIVER: u64 = 0x300;
-/// Words with a bit for each SPI that there is.
+/// The words that have bits for the implemented SPIs.
 const SPI_WORDS: std::ops::Range<u64> = 1..3;
 
 struct Gic(Vgic);
 
 impl Gic {
-    /// Which interrupts are pending, and which are active, as a vCPU reads it.
+    /// Reads the pending and active interrupts, as a vCPU would.
     fn state(&mut self) -> Vec<u64> {
         let mut words = Vec::new();
         for base in [ISPENDR, ISACTIVER] {
@@ -231,13 +233,13 @@ impl Gic {
         words
     }
 
-    /// Runs all vCPUs at once; the guest takes and ends interrupts as the input says.
+    /// Runs all vCPUs at once. The guest takes and ends interrupts as the input says.
     fn run(&mut self, input: &mut Input<'_>) {
         let choices = input.u16();
         let timer_fired = choices & 1 != 0;
         let quiet = choices & 2 != 0;
         let vcpus = [VcpuIndex(0), VcpuIndex(1)];
-        // What the timers' lines will be, so that a quiet run changes nothing else.
+        // Set the timers' lines first, so that a run without instructions changes nothing.
         for vcpu in vcpus {
             self.0.fold(vcpu, &[ListRegister::EMPTY; LIST_REGISTERS], timer_fired);
         }
@@ -254,7 +256,7 @@ impl Gic {
                     continue;
                 }
                 pending |= register.state() != InterruptState::Active;
-                // SGIs and PPIs are each vCPU's own.
+                // SGIs and PPIs are private to each vCPU.
                 let name = match register.intid() {
                     own @ 0..32 => (vcpu, own),
                     shared => (usize::MAX, shared),
@@ -286,7 +288,7 @@ impl Gic {
     }
 }
 
-/// What a guest does about an interrupt: it takes one, or ends it.
+/// Advances an interrupt as a guest would: takes it or ends it.
 fn advance(register: ListRegister, act: bool) -> ListRegister {
     let state = match (register.state(), act) {
         (InterruptState::Pending, true) => InterruptState::Active,
@@ -297,7 +299,7 @@ fn advance(register: ListRegister, act: bool) -> ListRegister {
     register.with_state(state)
 }
 
-/// Steps of a seed.
+/// The bytes of a seed's steps.
 #[derive(Default)]
 struct Steps(Vec<u8>);
 
@@ -328,7 +330,7 @@ impl Steps {
         self
     }
 
-    /// A driver that sets a device up as the specification says (3.1.1).
+    /// A driver that sets up a device as the specification says (virtio 1.3, 3.1.1).
     fn negotiate(self, device: u8) -> Self {
         self.virtio(device, 0x70, 1)
             .virtio(device, 0x70, 3)
@@ -347,7 +349,7 @@ impl Steps {
     }
 }
 
-/// Inputs to start from.
+/// All seeds.
 #[must_use]
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let new = Steps::default;

@@ -1,10 +1,11 @@
-//! The device side of a virtqueue, against a driver that writes anything into its rings, and writes on
-//! while the device reads.
+//! Target: the device side of a virtqueue. The driver writes anything into its rings, also while the device reads
+//! them. The target checks:
 //!
-//! What holds: the device touches no page that the guest has not shared; it writes to its used ring and
-//! to buffers of the chain in hand that a descriptor, as the device read it, says are for it to write,
-//! and to nothing else; the length that it reports is no longer than those; and a doorbell is worth so
-//! much work and no more.
+//! * The device accesses no page that the guest has not shared.
+//! * The device writes only to its used ring, and to the buffers of the current chain that a descriptor, as the
+//!   device read it, makes writable.
+//! * The length that the device reports is at most that of these buffers.
+//! * A doorbell causes a bounded amount of work.
 
 mod device;
 mod memory;
@@ -19,7 +20,7 @@ use device::Device;
 use memory::{Memory, Race, page_map};
 pub use seeds::seeds;
 
-/// Where the guest's memory starts.
+/// The start of the guest's memory.
 const GUEST: Ipa = Ipa(0x4000_0000);
 
 const NEXT: u16 = 1;
@@ -28,7 +29,7 @@ const DESCRIPTOR_BYTES: u64 = 16;
 
 /// Runs the target on an input: a byte for the kind of device, then steps.
 pub fn run(data: &[u8]) {
-    /// A doorbell may cost a copy of megabytes.
+    /// The limit of doorbells, because one may copy megabytes.
     const MAX_DOORBELLS: u32 = 4;
     let mut input = Input::new(data);
     let mut device = Device::new(input.u8());
@@ -47,7 +48,7 @@ pub fn run(data: &[u8]) {
                 memory.0.borrow_mut().poke(at, &bytes);
             }
             1 => {
-                // A write that another vCPU does while the device works.
+                // Another vCPU's write while the device works.
                 let race =
                     Race { after: input.u8().into(), at: input.u16(), bytes: input.u64().to_le_bytes() };
                 memory.0.borrow_mut().races.push(race);
@@ -102,11 +103,11 @@ pub fn run(data: &[u8]) {
     device.check();
 }
 
-/// Where an honest driver would have its areas.
+/// The areas that an honest driver would use.
 const AREAS: Areas =
     Areas { size: 8, descriptors: GUEST, driver: Ipa(GUEST.0 + 0x1000), device: Ipa(GUEST.0 + 0x2000) };
 
-/// An address, in the guest's memory as a rule.
+/// Reads an address, usually in the guest's memory.
 fn place(input: &mut Input<'_>) -> Ipa {
     match input.u8() {
         0xff => Ipa(input.u64()),
@@ -118,7 +119,7 @@ fn offset(ipa: Ipa) -> u16 {
     u16::try_from(ipa.0.wrapping_sub(GUEST.0) & 0xffff).expect("16 bits")
 }
 
-/// Which sizes and areas make a queue (virtio 1.3, 2.7).
+/// Checks that exactly the valid sizes and areas make a queue (virtio 1.3, 2.7).
 fn check_areas(areas: &Areas, queue: Option<&Queue>) {
     let size = u64::from(areas.size);
     let sound = size.is_power_of_two()

@@ -1,4 +1,4 @@
-//! The fake machine's pages. A copy of all of them costs little: pages are shared until written.
+//! The fake machine's pages. Copying all of them is cheap: copies share a page until one of them writes it.
 
 #![expect(clippy::indexing_slicing, reason = "a harness: the vector was made long enough in the line above")]
 
@@ -9,17 +9,17 @@ use std::vec::Vec;
 /// A page's content.
 pub(super) type Page = [u8; 4096];
 
-/// Pages below this number are found by it; the others are looked up.
+/// Pages below this number are in a vector; pages above it are in a map.
 const LOW: usize = 4096;
 
-/// Pages; those that were never written are zero.
+/// The pages. A page that was never written is zero.
 #[derive(Clone, Debug, Default)]
 pub(super) struct FakeMemory {
     low: Vec<Option<Arc<Page>>>,
     high: HashMap<u64, Arc<Page>>,
 }
 
-/// The page that all pages of one byte are, until they are written.
+/// The page that is filled with `byte`. All pages with this content share it until they are written.
 fn uniform(byte: u8) -> Arc<Page> {
     static PAGES: OnceLock<Vec<Arc<Page>>> = OnceLock::new();
     let pages = PAGES.get_or_init(|| (0..=u8::MAX).map(|byte| Arc::new([byte; 4096])).collect());
@@ -46,17 +46,17 @@ impl FakeMemory {
         }
     }
 
-    /// The page, to be written.
+    /// Returns the page for writing.
     pub(super) fn page(&mut self, page: u64) -> &mut Page {
         Arc::make_mut(self.slot(page))
     }
 
-    /// Makes all bytes of a page the same.
+    /// Fills a page with a byte.
     pub(super) fn fill(&mut self, page: u64, byte: u8) {
         *self.slot(page) = uniform(byte);
     }
 
-    /// The byte that all of a page consists of, if it does.
+    /// Returns the byte that fills the page, or `None` if its bytes differ.
     pub(super) fn uniform_byte(&self, page: u64) -> Option<u8> {
         let Some(bytes) = self.get(page) else {
             return Some(0);
@@ -66,12 +66,12 @@ impl FakeMemory {
         (core::ptr::eq(bytes, &*expected) || *bytes == *expected).then_some(first)
     }
 
-    /// Whether the page was ever written.
+    /// Returns true if the page was ever written.
     pub(super) fn exists(&self, page: u64) -> bool {
         self.get(page).is_some()
     }
 
-    /// The 64-bit word `index` of a page.
+    /// Returns the 64-bit word `index` of a page.
     pub(super) fn entry(&self, page: u64, index: usize) -> u64 {
         self.get(page).map_or(0, |bytes| {
             let (entries, _) = bytes.as_chunks::<8>();

@@ -1,5 +1,5 @@
-//! TLBs at their worst: every translation of a watched space is remembered the moment it is visible,
-//! and stays until maintenance names it.
+//! The worst TLBs: they cache every translation of a watched address space as soon as it is visible, and keep it
+//! until an invalidation covers it.
 
 use std::collections::BTreeMap;
 use std::vec;
@@ -9,20 +9,20 @@ use hyp_core::machine::Stage2Id;
 
 use crate::oracle::walker::{self, Meaning, Translation};
 
-/// A translation was replaced by another while the old one was still remembered: no break-before-make.
+/// A translation was replaced by another while a TLB still held the old one: break-before-make was violated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StaleTranslation {
-    /// Whose.
+    /// The address space.
     pub stage2_id: Stage2Id,
-    /// Of which IPA page.
+    /// The IPA page.
     pub page: u64,
-    /// What the TLBs remember.
+    /// The translation that the TLBs hold.
     pub remembered: Translation,
-    /// What the tables say.
+    /// The translation in the tables.
     pub found: Translation,
 }
 
-/// The translations of a space, by IPA page.
+/// The translations of an address space, by IPA page.
 pub type Map = Vec<Option<Translation>>;
 
 /// The TLBs of all CPUs.
@@ -34,7 +34,7 @@ pub struct Tlb {
     violations: Vec<StaleTranslation>,
 }
 
-/// Where a page is in a map.
+/// The index of an IPA page in a [`Map`].
 fn index(page: u64) -> usize {
     usize::try_from(page).unwrap_or(usize::MAX)
 }
@@ -50,12 +50,12 @@ impl Tlb {
         self.watched.retain(|watched| *watched != stage2_id);
     }
 
-    /// What is remembered of a page.
+    /// Returns the cached translation of a page.
     pub(super) fn get(&self, stage2_id: Stage2Id, page: u64) -> Option<Translation> {
         *self.entries.get(&stage2_id.vmid.0)?.get(index(page))?
     }
 
-    /// What is remembered of a space.
+    /// Returns the cached translations of an address space.
     pub(super) fn map(&self, stage2_id: Stage2Id) -> Option<&Map> {
         self.entries.get(&stage2_id.vmid.0)
     }
@@ -74,8 +74,8 @@ impl Tlb {
         named.unwrap_or_default().fill(None);
     }
 
-    /// Forgets what is remembered of the leaf that translates `page`; however a TLB split it up, an
-    /// address in it reaches all of it.
+    /// Removes the cached translations of the leaf that translates `page`. A TLB may hold a leaf in pieces, and an
+    /// invalidation by any address in the leaf removes all of them.
     pub(super) fn forget_leaf(&mut self, bits: u32, stage2_id: Stage2Id, page: u64) {
         if let Some(found) = self.get(stage2_id, page) {
             let pages = walker::pages_covered(bits, found.level);
@@ -99,8 +99,8 @@ impl Tlb {
     }
 }
 
-/// All translations of a space of `pages` pages, by the tables as they are; what [`walker::walk`]
-/// answers page by page.
+/// Returns the translations of the first `pages` pages of an address space by the tables as they are now. The result
+/// equals that of [`walker::walk`] for each page.
 pub(super) fn translations(
     bits: u32,
     pages: u64,
@@ -119,7 +119,7 @@ pub(super) fn translations(
     map
 }
 
-/// The translations by the entry of a table of `level` for `page`; answers how many pages that is.
+/// Appends the translations by a table's entry for `page`. Returns how many pages the entry covers.
 fn fill(
     bits: u32,
     read: &dyn Fn(u64, usize) -> u64,

@@ -1,4 +1,4 @@
-//! What can be done to a machine from outside, and how it is written: one line each.
+//! The actions that change a machine from outside, and their text form: one line each.
 //!
 //! ```text
 //! vm-create protected=1 first=60 pages=8
@@ -9,8 +9,8 @@
 //! touch page=70
 //! ```
 //!
-//! `vm0` is the first VM that was made in the run, `object1` the second object; a number stands for
-//! itself. What is behind `#` is for the reader.
+//! `vm0` is the first VM that the run made, `object1` the second object. A number stands for itself. A `#` starts a
+//! comment.
 
 use core::fmt;
 use core::str::FromStr;
@@ -44,44 +44,44 @@ pub const CALLS: [(&str, &[&str]); 16] = [
 pub enum Arg {
     /// A number.
     Value(u64),
-    /// The handle of the VM that was made so many VMs after the first one.
+    /// The handle of VM number n of this run, counted from 0.
     Vm(usize),
-    /// The handle of an object, likewise.
+    /// The handle of object number n of this run, counted from 0.
     Object(usize),
 }
 
-/// What a guest does.
+/// An action of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum GuestStep {
-    /// MEM_SHARE of x2 pages from the IPA x1 on; x3.
+    /// MEM_SHARE with `[x1, x2, x3]`: x2 pages from the IPA x1 on.
     Share([u64; 3]),
-    /// MEM_UNSHARE, likewise.
+    /// MEM_UNSHARE with the same registers.
     Unshare([u64; 3]),
-    /// MEM_RELINQUISH of the page at the IPA x1; x2 and x3.
+    /// MEM_RELINQUISH with `[x1, x2, x3]`: the page at the IPA x1.
     Relinquish([u64; 3]),
-    /// PSCI CPU_ON of the vCPU of that index.
+    /// PSCI CPU_ON of the vCPU with this index.
     CpuOn(u32),
-    /// PSCI CPU_OFF of itself.
+    /// PSCI CPU_OFF of the calling vCPU.
     CpuOff,
     /// PSCI SYSTEM_OFF.
     SystemOff,
-    /// A write of 0, eight bytes long, to the beginning of a page.
+    /// An 8-byte write of 0 to the start of a page.
     Touch(u64),
 }
 
-/// Something that is done to the machine.
+/// An action on the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
-    /// The host calls.
+    /// The host makes a call.
     Host {
-        /// The function number, an index of [`CALLS`].
+        /// The function number: an index of [`CALLS`].
         call: usize,
-        /// x1 and up.
+        /// x1 to x5.
         x: [Arg; 5],
     },
-    /// The host touches a page, and takes a stage-2 fault if it is not mapped.
+    /// The host accesses a page, and takes a stage-2 fault if the page is not mapped.
     Touch {
-        /// Its number.
+        /// The page number.
         page: u64,
     },
     /// The host enters a vCPU on a CPU.
@@ -93,14 +93,14 @@ pub enum Action {
         /// The vCPU.
         vcpu: u32,
     },
-    /// The guest that runs on a CPU does something.
+    /// The guest that is loaded on a CPU acts.
     Guest {
         /// The CPU.
         cpu: usize,
-        /// What.
+        /// The guest's action.
         call: GuestStep,
     },
-    /// The vCPU on a CPU has exited, or is interrupted, and goes back to its VM.
+    /// The vCPU on a CPU has exited or is interrupted. The CPU puts it back into its VM.
     Put {
         /// The CPU.
         cpu: usize,
@@ -108,7 +108,7 @@ pub enum Action {
 }
 
 impl Action {
-    /// A call with the handles that `vms` and `objects` know written as the how-manieth they are.
+    /// Makes a call in which each handle in `vms` and `objects` is replaced by its index there.
     #[must_use]
     pub fn host(call: &HostCall, vms: &[u32], objects: &[u32]) -> Self {
         let (function, registers) = call.emit();
@@ -132,7 +132,7 @@ impl Action {
         Self::Host { call, x }
     }
 
-    /// Function ID and registers of a host call.
+    /// Returns the function ID and the registers of a host call.
     #[must_use]
     pub fn registers(call: usize, x: &[Arg; 5], value: impl Fn(Arg) -> u64) -> (u32, Arguments) {
         let mut registers = [0; 17];
@@ -187,7 +187,7 @@ impl fmt::Display for Action {
     }
 }
 
-/// A line that is no action.
+/// A line that does not parse as an action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadLine(pub String);
 
@@ -267,11 +267,11 @@ impl FromStr for Action {
     }
 }
 
-/// Reads a script: an action per line; empty lines and what is behind `#` do not count.
+/// Parses a script: one action a line. Empty lines and comments (from `#` on) are ignored.
 ///
 /// # Errors
 ///
-/// The first line that is no action.
+/// The first line that does not parse as an action.
 pub fn parse(script: &str) -> Result<Vec<Action>, BadLine> {
     script
         .lines()

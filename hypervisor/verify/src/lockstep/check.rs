@@ -1,5 +1,5 @@
-//! What has to hold after every step: for every page and every party, what the specification allows is
-//! what tables and TLBs give; and no content crosses where it must not.
+//! The checks after every step. For every page and every party, tables and TLBs give exactly the access that the
+//! specification allows, and no content reaches a party that must not have it.
 
 use std::vec::Vec;
 
@@ -12,11 +12,11 @@ use crate::fake::tlb::Map;
 use crate::spec::{HostReach, SpecOwner, SpecVmState};
 
 impl<G: Geometry> Pair<'_, '_, G> {
-    /// Holds the core against the specification, for every page and every party.
+    /// Compares the core with the specification, for every page and every party.
     ///
     /// # Errors
     ///
-    /// [`Divergence`] if they do not agree.
+    /// [`Divergence`] if they disagree.
     pub fn agree(&mut self) -> Result<(), Divergence> {
         self.check_host()?;
         self.check_guests()?;
@@ -28,7 +28,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
         Ok(())
     }
 
-    /// Each page that has changed hands, by what is in it. Its new owner then fills it.
+    /// Checks the content of each page that has a new owner, and then fills the page as that owner would.
     pub(super) fn check_content(&mut self) -> Result<(), Divergence> {
         let machine = self.real.machine();
         let mut changed = Vec::new();
@@ -43,7 +43,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
         agree!(sound, "the specification gave a page away twice, or lost one: {changed:?}");
         for (page, old, new) in changed {
             if !self.checking_content {
-                // The host leaves what it finds.
+                // The host keeps the content that it finds.
                 self.fill(page, new.filter(|owner| *owner != SpecOwner::Host));
                 continue;
             }
@@ -80,7 +80,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
         Ok(())
     }
 
-    /// What a page's new owner puts there.
+    /// Fills a page as its new owner would.
     fn fill(&self, page: u64, owner: Option<SpecOwner>) {
         let byte = match owner {
             Some(SpecOwner::Host) => HOST_BYTE,
@@ -117,7 +117,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
 
     fn check_guests(&self) -> Result<(), Divergence> {
         for (vm, stage2_id) in &self.stage2_ids {
-            // A dying VM's tables are being taken apart: nobody can walk them.
+            // A dying VM's tables are being freed: no CPU walks them.
             if self.spec.vms.get(vm).is_none_or(|vm| vm.state == SpecVmState::Dying) {
                 continue;
             }
@@ -136,7 +136,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
         Ok(())
     }
 
-    /// What a space makes of its pages; its TLBs must know neither more nor less.
+    /// Returns the translations of an address space. Its TLBs must hold exactly these.
     fn translations(&self, stage2_id: Stage2Id) -> Result<Map, Divergence> {
         let (found, remembered) = self.real.machine().translations(stage2_id);
         agree!(

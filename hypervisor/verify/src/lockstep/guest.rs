@@ -1,4 +1,4 @@
-//! What a guest does, done to both: by its registers and a trap, as the hardware would bring it.
+//! A guest's action on both sides. The core gets it as registers and a trap, as from the hardware.
 
 use hyp_core::call::guest::Services;
 use hyp_core::cpu::syndrome::SyndromeRegisters;
@@ -16,19 +16,19 @@ use crate::fake::on_cpu;
 use crate::spec::Spec;
 use crate::spec::guest::GuestAnswer;
 
-/// ESR_EL2 of `hvc #0`, which has a short way of its own, and of `smc #0`, which has not.
+/// ESR_EL2 of `hvc #0`, which takes the fast path. `smc #0` does not.
 const HVC: u64 = 0x16 << 26 | 1 << 25;
 const SMC: u64 = 0x17 << 26 | 1 << 25;
-/// ESR_EL2 of a store of x5, 8 bytes, that has no translation at level 3.
+/// ESR_EL2 of an 8-byte store of x5 that takes a translation fault at level 3.
 const STORE: u64 = 0x24 << 26 | 1 << 25 | 1 << 24 | 3 << 22 | 5 << 16 | 1 << 15 | 1 << 6 | 0b0111;
 /// PSCI functions (DEN0022, section 5.1).
 const CPU_OFF: u32 = 0x8400_0002;
 const CPU_ON: u32 = 0xc400_0003;
 const SYSTEM_OFF: u32 = 0x8400_0008;
-/// Where a guest's instruction is.
+/// The address of the guest's instruction.
 const PC: u64 = 0x1000;
 
-/// x0 to x3 of a guest's call; `None` for a touch.
+/// Returns x0 to x3 of a guest's call, or `None` for a touch.
 fn registers(call: GuestStep) -> Option<[u64; 4]> {
     let with = |id: u32, [x1, x2, x3]: [u64; 3]| Some([id.into(), x1, x2, x3]);
     match call {
@@ -42,7 +42,7 @@ fn registers(call: GuestStep) -> Option<[u64; 4]> {
     }
 }
 
-/// What the specification makes of it, on a vCPU that is loaded. `done` is how many pages the core did.
+/// Runs the action of a loaded vCPU on the specification. `done` is how many pages the core converted.
 pub fn specified(spec: &mut Spec, vm: VmHandle, vcpu: VcpuIndex, call: GuestStep, done: u64) -> GuestAnswer {
     match call {
         GuestStep::Share(x) => spec.convert(vm, x, true, done),
@@ -65,7 +65,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
                 return Ok(Verdict::Skipped);
             }
             if self.spec.guest_reach(vm, gfn).is_some() {
-                // The tables agree, as was checked: there is no trap.
+                // The guest's tables map the page, as checked after each step, so the access does not trap.
                 return Ok(Verdict::Done);
             }
         }
@@ -107,7 +107,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
         Ok(verdict)
     }
 
-    /// Traps; answers x0 to x3 and the PC afterwards.
+    /// Takes the trap. Returns the core's action, x0 to x3, and the PC.
     fn trap(&mut self, cpu: usize, call: GuestStep) -> (GuestAction, [u64; 4], u64) {
         let services = Services { trng: &self.trng, id_register: |_| 0 };
         let secret = self.secret;
@@ -117,16 +117,16 @@ impl<G: Geometry> Pair<'_, '_, G> {
         let loaded = &mut on.loaded;
         let (esr, ipa) = match call {
             GuestStep::Touch(gfn) => (STORE, Gfn(gfn).base().0),
-            // Both ways have to come to what the specification says.
+            // HVC and SMC must have the same effect.
             _ => (if cpu == 0 { HVC } else { SMC }, 0),
         };
         loaded.with_context(|context| {
             if let Some(x) = registers(call) {
                 context.registers.x[..4].copy_from_slice(&x);
-                // An HVC returns behind itself, an SMC is stepped over.
+                // HVC sets ELR_EL2 to the next instruction. For an SMC, EL2 must skip it.
                 context.registers.pc = if esr == HVC { PC + 4 } else { PC };
             }
-            // All that the call is not about is the guest's own.
+            // The registers that the call does not use hold the guest's secret.
             let secret = u64::from_ne_bytes([secret; 8]);
             context.registers.x[4] = secret;
             context.registers.x[5] = 0;
@@ -138,7 +138,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
         on_cpu(cpu, || {
             let action = guest_exit(loaded, &services, trap);
             if let GuestAction::Exit(Exit::MmioWrite { .. }) = action {
-                // The host has done what the device would.
+                // The host has emulated the write.
                 let _ = guest_entry(loaded, Resume::MmioWritten);
             }
             let x = loaded.with_context(|context| [0, 1, 2, 3].map(|index| context.registers.x[index]));
@@ -146,7 +146,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
         })
     }
 
-    /// An interrupt brings the CPU back to the host, unless the vCPU has exited.
+    /// Interrupts the vCPU so that the CPU returns to the host, unless the vCPU has exited already.
     pub(super) fn interrupt(&mut self, cpu: usize) {
         let services = Services { trng: &self.trng, id_register: |_| 0 };
         let Some(on) = self.cpus.get_mut(cpu).and_then(Option::as_mut) else {

@@ -1,9 +1,11 @@
-//! A call of the host's, done to both.
+//! A host call on both sides.
 
 use std::format;
 use std::vec::Vec;
 
 use bootimg::measure::LaunchMeasurement;
+use hyp_core::call::host::{HostAction, host_call};
+use hyp_core::cpu::registers::Registers;
 use hyp_core::machine::geometry::Geometry;
 use hyp_core::ownership::page_state::PageState;
 use hyp_core::verify;
@@ -26,17 +28,17 @@ impl<G: Geometry> Pair<'_, '_, G> {
             && let Some(stage2_id) = self.stage2_ids.get(&vm)
             && self.spec.clone().destroy(vm, &[]).is_ok()
         {
-            // Its tables are about to be taken apart: nobody walks them any more.
+            // The VM's tables are about to be freed: no CPU walks them any more.
             self.real.machine().unwatch(*stage2_id);
         }
-        let real = self.real.host_call(&call);
+        let real = self.dispatch(function, registers)?;
         match real {
             Ok(x) => self.told.extend([0].into_iter().chain(x)),
             Err(CallFailure { error, value }) => self.told.extend([error.code(), value]),
         }
         match real {
-            // What pages a pool has left is nobody's business outside, so it may be found short before
-            // anything else is.
+            // The specification does not model how many pages a pool has left. The core may find the pool too small
+            // before it finds another reason to refuse.
             Err(CallFailure { error: CallError::NoMemory, value }) if takes_tables(&call) => {
                 agree!(value > 0, "{call:?} is short of no page");
                 self.short_of = value;
@@ -62,7 +64,27 @@ impl<G: Geometry> Pair<'_, '_, G> {
         }
     }
 
-    /// What a call has answered that is done. The specification says what x1 is, or x3 of `VmCounters`.
+    /// Makes the call by registers, as the host does: the dispatcher is the one that runs on metal.
+    fn dispatch(
+        &self,
+        function: u32,
+        arguments: &Arguments,
+    ) -> Result<Result<[u64; 5], CallFailure>, Divergence> {
+        let mut registers = Registers::default();
+        registers.x[0] = function.into();
+        registers.x[1..18].copy_from_slice(arguments);
+        let before = registers.x;
+        let action = host_call(self.real, &mut registers, 0);
+        agree!(action == HostAction::Resume, "{function:#x} {arguments:x?}: {action:?}");
+        let [x0, x1, x2, x3, x4, x5, rest @ ..] = registers.x;
+        agree!(rest == before[6..], "{function:#x} {arguments:x?} changes a register beyond x5");
+        Ok(match CallError::from_code(x0) {
+            Some(error) => Err(CallFailure { error, value: x1 }),
+            None => Ok([x1, x2, x3, x4, x5]),
+        })
+    }
+
+    /// Compares the results of a complete call. The specification gives x1, or x3 for `VmCounters`.
     fn answered(&mut self, call: &HostCall, x: [u64; 5], expected: u64) -> Result<(), Divergence> {
         let expected = match *call {
             HostCall::ObjectPopulate { pages, .. } | HostCall::ObjectReclaim { pages, .. } => {
@@ -86,7 +108,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
             }
             HostCall::VmCounters { vm } => {
                 let (hypercalls, exits) = self.counts.get(&vm).copied().unwrap_or_default();
-                // The search goes back to states, the counts do not.
+                // The search restores earlier states, but not these counters.
                 let counted = if self.checking { [hypercalls, exits] } else { [x[0], x[1]] };
                 [counted[0], counted[1], expected, 0, 0]
             }
@@ -96,7 +118,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
         Ok(())
     }
 
-    /// What a VM's start answers: that nobody expected its measurement, and which it is.
+    /// Checks the results of a VM's start: the measurement, and that no measurement was expected.
     fn measured(&self, vm: VmHandle, entry: Ipa, argument: u64, x: [u64; 5]) -> Result<(), Divergence> {
         let vm = &self.spec.vms[&vm];
         let mut measurement = LaunchMeasurement::new();
@@ -112,7 +134,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
         Ok(())
     }
 
-    /// What the pages hold that came to a guest.
+    /// Checks the content of pages that were given to a guest.
     fn populated(&self, call: &HostCall, pages: u64) -> Result<(), Divergence> {
         if let HostCall::ObjectPopulate { first, content, .. } = *call
             && self.checking_content
@@ -129,7 +151,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
         Ok(())
     }
 
-    /// A part of a call was done.
+    /// Handles a call that completed in part.
     fn again(&mut self, call: &HostCall, value: u64) -> Result<(), Divergence> {
         let expected = match *call {
             HostCall::ObjectPopulate { pages, .. } | HostCall::ObjectReclaim { pages, .. } => {
@@ -142,7 +164,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
                 let back: Vec<u64> = pages.filter(|page| self.is_hosts(*page)).collect();
                 self.spec.destroy(vm, &back)
             }
-            // Its tables go back to the pool first: nobody sees that.
+            // The object's tables go back to the pool first, which no party can observe.
             HostCall::ObjectDestroy { .. } => self.spec.clone().host_call(call, 0).map(|_| value),
             _ => return Err(Divergence(format!("{call:?}: not finished"))),
         };
@@ -150,12 +172,12 @@ impl<G: Geometry> Pair<'_, '_, G> {
         Ok(())
     }
 
-    /// Whether the core's record says that a page is the host's alone.
+    /// Returns true if the core's page state gives the page to the host alone.
     fn is_hosts(&self, page: u64) -> bool {
         verify::look(self.real, |view| view.owners().get(Pfn(page)) == Some(PageState::HOST))
     }
 
-    /// Keeps what a call made.
+    /// Records the handle that a call returned.
     fn made(&mut self, call: &HostCall, x1: u64) -> Result<(), Divergence> {
         let handle = u32::try_from(x1).unwrap_or(u32::MAX);
         match *call {
@@ -181,12 +203,12 @@ impl<G: Geometry> Pair<'_, '_, G> {
 }
 
 fn tolerates(call: &HostCall, error: CallError, refusal: Refusal) -> bool {
-    // A VM that is being torn down loses its objects one by one.
+    // The core frees the objects of a dying VM one by one.
     let dying_object = refusal == Refusal::Dying && object_of(call).is_some();
     error == refusal.x0() || (dying_object && error == CallError::NotFound)
 }
 
-/// Whether a call may find the pool too short.
+/// Returns true if the call may fail because the pool has too few pages.
 const fn takes_tables(call: &HostCall) -> bool {
     matches!(
         call,
@@ -198,7 +220,7 @@ const fn takes_tables(call: &HostCall) -> bool {
     )
 }
 
-/// The object that a call names.
+/// Returns the object that a call names.
 const fn object_of(call: &HostCall) -> Option<ObjectHandle> {
     match *call {
         HostCall::ObjectBind { object, .. }

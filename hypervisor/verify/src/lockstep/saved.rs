@@ -1,4 +1,4 @@
-//! A state to go back to: what the search tries from there starts where it was.
+//! Saved states: the search restores one to try the next action from it.
 
 use core::mem;
 use std::boxed::Box;
@@ -50,11 +50,11 @@ impl<G: Geometry> Pair<'_, '_, G> {
         }
     }
 
-    /// Goes back to a state that this pair was in.
+    /// Restores a state of this pair.
     ///
     /// # Panics
     ///
-    /// If it was not.
+    /// If the state is not one of this pair.
     pub fn restore(&mut self, saved: &SavedPair) {
         self.spec.clone_from(&saved.spec);
         self.vms.truncate(saved.vms);
@@ -62,7 +62,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
         self.stage2_ids.clone_from(&saved.stage2_ids);
         self.owners.clone_from(&saved.owners);
         for on in self.cpus.iter_mut().filter_map(Option::take) {
-            // What it would do to its VM when it is dropped belongs to a state that is gone.
+            // Dropping it would change its VM, which belongs to the state that is discarded.
             mem::forget(on.loaded);
         }
         self.parked.iter_mut().filter_map(Option::take).for_each(mem::forget);

@@ -1,4 +1,4 @@
-//! Who owned what before: pages change hands only as calls allow, and come to the host wiped.
+//! Changes of owner: a page changes its owner only as the calls allow, and reaches the host wiped.
 
 use hyp_core::machine::Machine;
 use hyp_core::machine::geometry::Geometry;
@@ -15,7 +15,7 @@ use super::{Difference, OracleRule, Party};
 pub struct Calls(u8);
 
 impl Calls {
-    /// None: nothing may change hands.
+    /// No kind: no page may change its owner.
     pub const NONE: Self = Self(0);
     /// `VmCreate` and `VmTopUp`.
     pub const DONATE: Self = Self(1 << 0);
@@ -29,12 +29,12 @@ impl Calls {
     pub const DESTROY: Self = Self(1 << 4);
     /// A guest's calls.
     pub const GUEST: Self = Self(1 << 5);
-    /// All of them.
+    /// All kinds.
     pub const ALL: Self = Self((1 << Self::KINDS) - 1);
-    /// How many kinds there are.
+    /// The number of kinds.
     pub const KINDS: usize = 6;
 
-    /// The kind of a host call.
+    /// Returns the kind of a host call.
     #[must_use]
     pub const fn of(call: &HostCall) -> Self {
         match call {
@@ -47,26 +47,26 @@ impl Calls {
         }
     }
 
-    /// These and those.
+    /// The union of two sets.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// The kind of this number, below [`Self::KINDS`].
+    /// The kind with this number, which is below [`Self::KINDS`].
     #[must_use]
     pub const fn nth(number: usize) -> Self {
         Self(Self::ALL.0 & (1 << (number % Self::KINDS)))
     }
 
-    /// Whether one of `others` is among them.
+    /// Returns true if the set contains one of `others`.
     #[must_use]
     pub const fn any_of(self, others: Self) -> bool {
         self.0 & others.0 != 0
     }
 }
 
-/// The calls by which a page may go from one owner to another.
+/// Returns the kinds of calls by which a page may go from one owner to another.
 fn allowing(from: Owner, to: Owner) -> Calls {
     match (from, to) {
         (Owner::Host, Owner::Pool(_)) => Calls::DONATE,
@@ -77,7 +77,7 @@ fn allowing(from: Owner, to: Owner) -> Calls {
         {
             Calls::GUEST
         }
-        // A guest relinquishes what it does not share.
+        // A guest relinquishes only pages that it does not share.
         (Owner::Guest(_), Owner::Host) => {
             Calls::RECLAIM.and(Calls::FORCE).and(Calls::DESTROY).and(Calls::GUEST)
         }
@@ -87,7 +87,7 @@ fn allowing(from: Owner, to: Owner) -> Calls {
     }
 }
 
-/// The owner map as they were.
+/// The owner map at the last check.
 #[derive(Debug)]
 pub(super) struct PastOwners<'m> {
     words: &'m mut [u64],
@@ -101,7 +101,7 @@ impl<'m> PastOwners<'m> {
         Some(Self { words })
     }
 
-    /// Checks what changed, and remembers what there is now.
+    /// Checks the changes since the last check, and remembers the present page states.
     pub(super) fn check<M: Machine>(
         &mut self,
         machine: &M,
@@ -122,7 +122,7 @@ impl<'m> PastOwners<'m> {
     }
 }
 
-/// Who gained the page, or lost it to the host.
+/// The party that gained the page, or that lost it to the host.
 const fn party(from: Owner, to: Owner) -> Party {
     match (from, to) {
         (_, Owner::Pool(vm)) | (Owner::Pool(vm), _) => Party::Vm(vm),
@@ -133,9 +133,9 @@ const fn party(from: Owner, to: Owner) -> Party {
     }
 }
 
-/// Whether a page that the host has got back is zero. The host is told of it only after the look, so
-/// nobody has written to it; reads are of single words, so that one who does all the same does no harm.
+/// Returns true if a page that the host got back is zero. The call returns to the host only after the check, so the
+/// host has not written to the page. The reads are single words, so a concurrent write is harmless.
 fn is_zero<M: Machine>(machine: &M, page: Pfn) -> bool {
-    // As many words as a table has entries: on metal, those of a page.
+    // A table has as many entries as a page has words, on metal.
     (0..M::Geometry::ENTRIES).all(|index| machine.read_entry(verify::table(page), index) == 0)
 }

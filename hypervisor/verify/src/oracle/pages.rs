@@ -1,4 +1,4 @@
-//! Every page, in runs: who reaches it, and who should.
+//! All pages in runs: the access that each party has, against the access that it should have.
 
 use hyp_core::limits::MAX_VMS;
 use hyp_core::machine::Machine;
@@ -11,8 +11,8 @@ use super::tables::{self, Seen};
 use super::walker::Translation;
 use super::{Difference, Look, OracleRule, Party, Tally};
 
-/// What the specification says of a page: by which rule, whether the host reaches it, and which guest
-/// page it is.
+/// The access that a page state implies: the rule, whether the host reaches the page, and the guest page that maps
+/// it.
 struct Expected {
     rule: OracleRule,
     host: bool,
@@ -33,7 +33,7 @@ impl Expected {
 }
 
 impl<M: Machine> Look<'_, '_, '_, M> {
-    /// Checks all of RAM, and adds up what the page states say of each VM.
+    /// Checks all of RAM. Adds up the pages of each VM, by the page states.
     pub(super) fn check_pages(&self, tallies: &mut [Tally; MAX_VMS]) -> Result<(), Difference> {
         self.0.owners().try_for_each_run(|run| {
             let owner = run.state.owner();
@@ -59,7 +59,7 @@ impl<M: Machine> Look<'_, '_, '_, M> {
         })
     }
 
-    /// The host reaches a run of RAM, or it does not.
+    /// Checks that the host reaches a run of RAM if and only if it should.
     fn check_host(&self, run: OwnerRun, expected: &Expected) -> Result<(), Difference> {
         self.each_seen(self.0.host_root(), run.first, run.pages, |page, seen| {
             let wrong = |rule| Err(Difference::new(rule, Party::Host, page));
@@ -79,7 +79,7 @@ impl<M: Machine> Look<'_, '_, '_, M> {
         })
     }
 
-    /// The object has a run of RAM where the page state says, and the guest reaches it there.
+    /// Checks that the object holds a run of RAM where the page state says, and that the guest reaches it there.
     fn check_guest(&self, run: OwnerRun, page: ObjectPage, expected: &Expected) -> Result<(), Difference> {
         let party = Party::Vm(page.vm());
         let unknown = Difference::new(OracleRule::Bijection, party, run.first);
@@ -99,7 +99,7 @@ impl<M: Machine> Look<'_, '_, '_, M> {
             if found != Some(Pfn(first)) {
                 return Err(unnamed);
             }
-            // Nobody walks the tables of a VM that is torn down.
+            // No CPU walks the tables of a dying VM.
             if !vm.is_dying() {
                 self.check_bound(vm, gfn, first, pages)?;
             }
@@ -108,7 +108,7 @@ impl<M: Machine> Look<'_, '_, '_, M> {
         Ok(())
     }
 
-    /// The guest reaches `pages` pages of RAM from `first` on, at `gfn` and on.
+    /// Checks that the guest reaches `pages` pages of RAM from `first` on, at `gfn` and on.
     fn check_bound(&self, vm: VmView<'_>, gfn: Gfn, first: u64, pages: u64) -> Result<(), Difference> {
         self.each_seen(vm.root(), gfn.0, pages, |page, seen| {
             let there = first.saturating_add(page.saturating_sub(gfn.0));
@@ -122,7 +122,7 @@ impl<M: Machine> Look<'_, '_, '_, M> {
         })
     }
 
-    /// Outside of RAM the host reaches devices, and no denied ones.
+    /// Checks that outside RAM the host reaches only devices, and no denied ones.
     pub(super) fn check_devices(&self) -> Result<(), Difference> {
         let mut next = 0;
         for range in self.0.owners().ram() {
@@ -154,7 +154,7 @@ impl<M: Machine> Look<'_, '_, '_, M> {
         })
     }
 
-    /// A page that a guest reaches and is not recorded as its own, there.
+    /// Finds a page that a guest reaches, but that the page states do not give it at that place.
     pub(super) fn stray_mapping(&self, vm: VmView<'_>) -> Option<Difference> {
         self.each_seen(vm.root(), 0, M::Geometry::IPA_PAGES, |first, seen| {
             let Some(found) = seen.translation else {
@@ -181,7 +181,7 @@ impl<M: Machine> Look<'_, '_, '_, M> {
         .err()
     }
 
-    /// Shows what a run of IPA pages translates to, in runs and ascending.
+    /// Passes the translations of a run of IPA pages to the closure, in ascending runs.
     fn each_seen(
         &self,
         root: Pfn,

@@ -1,4 +1,4 @@
-//! Whole trees of tables, and runs of translations.
+//! Trees of tables, and runs of translations.
 
 use hyp_core::machine::Machine;
 use hyp_core::machine::geometry::Geometry;
@@ -8,16 +8,16 @@ use shared_abi::addr::{PAGE_SHIFT, Pfn};
 use super::walker::{self, Meaning, Translation};
 use super::{Difference, OracleRule, Party};
 
-/// What a tree of tables consists of.
+/// The size of a tree of tables.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Survey {
-    /// Tables, those of the root among them.
+    /// The number of tables, with those of the root.
     pub(super) tables: u64,
-    /// Pages that are translated.
+    /// The number of translated pages.
     pub(super) pages: u64,
 }
 
-/// Reads all tables below `root`. Before it reads one it asks whether it is in `custody`.
+/// Reads all tables below `root`. It checks that a table is in `custody` before it reads the table.
 pub(super) fn survey<M: Machine>(
     machine: &M,
     root: Pfn,
@@ -35,7 +35,7 @@ pub(super) fn survey<M: Machine>(
     Ok(survey)
 }
 
-/// Reads a table of `level` whose first entry is for `page`, and those below it.
+/// Reads a table of `level` whose first entry is for `page`, and the tables below it.
 fn below<M: Machine>(
     machine: &M,
     table: Pfn,
@@ -67,17 +67,17 @@ fn below<M: Machine>(
     Ok(())
 }
 
-/// IPA pages in a row that translate alike.
+/// Consecutive IPA pages with the same kind of translation.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seen {
-    /// What the first one translates to, the others following it; `None` if none of them does to anything.
+    /// The translation of the first page; the pages after it follow. `None` if none of them is mapped.
     pub(super) translation: Option<Translation>,
-    /// How many; at least 1.
+    /// The number of pages, at least 1.
     pub(super) pages: u64,
 }
 
-/// What `page` and those behind it translate to, at most `most` of them and none beyond the table that
-/// decides. The tables were surveyed before.
+/// Returns the run of translations that starts at `page`: at most `most` pages, and none beyond the table that
+/// decides. The caller has surveyed the tables.
 pub(super) fn run<M: Machine>(machine: &M, root: Pfn, page: u64, most: u64) -> Seen {
     let bits = M::Geometry::INDEX_BITS;
     let mut table = root;

@@ -1,5 +1,5 @@
-//! What stage-2 tables mean, read from the Arm ARM (DDI0487, D8.2 and D8.3) and not from the mapper:
-//! this shares no constant with it.
+//! Decodes stage-2 tables as the Arm ARM (DDI0487, D8.2 and D8.3) defines them. It shares no constant with the
+//! mapper.
 
 #![expect(
     clippy::arithmetic_side_effects,
@@ -9,7 +9,7 @@
 
 use shared_abi::addr::{Pa, Pfn};
 
-/// What one IPA page translates to.
+/// The translation of one IPA page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Translation {
     /// The physical page.
@@ -22,25 +22,24 @@ pub struct Translation {
     pub executable: bool,
     /// The memory is Normal, Write-Back, Inner Shareable.
     pub normal: bool,
-    /// It is a device's: Device-nGnRE.
+    /// The memory is a device: Device-nGnRE.
     pub device: bool,
-    /// No other bit of the descriptor is set: not Contiguous, none that software or extensions use.
+    /// No other descriptor bit is set: neither Contiguous nor one that software or extensions use.
     pub plain: bool,
 }
 
-/// What a descriptor says.
+/// The meaning of a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meaning {
-    /// Nothing: an access faults.
+    /// Invalid: an access faults.
     Fault,
-    /// The next level's table is in this page.
+    /// A table descriptor: the next level's table is in this page.
     Table(Pfn),
-    /// The pages that it covers translate to this one and those behind it.
+    /// A page or block descriptor: its first page translates to this one, the others follow.
     Leaf(Translation),
 }
 
-/// What a descriptor of `level`, 1 to 3, means. A table has `bits` index bits.
-#[inline]
+/// Decodes a descriptor of `level`, 1 to 3. A table has `bits` index bits.
 #[must_use]
 pub fn meaning(bits: u32, level: u32, descriptor: u64) -> Meaning {
     let field = |low: u32, width: u32| (descriptor >> low) & ((1 << width) - 1);
@@ -65,17 +64,14 @@ pub fn meaning(bits: u32, level: u32, descriptor: u64) -> Meaning {
     })
 }
 
-/// How many pages a descriptor of `level` covers.
-#[inline]
+/// The number of pages that a descriptor of `level` covers.
 #[must_use]
 pub const fn pages_covered(bits: u32, level: u32) -> u64 {
     1 << (bits * (3 - level))
 }
 
-/// Which table of the concatenated two at the root, and which entry of a table of `level`, an IPA page
-/// goes by. The input of the initial lookup has one more bit than a table (D8.2.8); nothing translates
-/// a page beyond that.
-#[inline]
+/// Returns the table (of the two concatenated ones at the root) and the entry in a table of `level` that translate an
+/// IPA page. The initial lookup has one more index bit than a table (D8.2.8). No page beyond that is translated.
 #[must_use]
 pub const fn place(bits: u32, level: u32, ipa_page: u64) -> Option<(u64, usize)> {
     let index = ipa_page >> (bits * (3 - level));
@@ -90,8 +86,8 @@ pub const fn place(bits: u32, level: u32, ipa_page: u64) -> Option<(u64, usize)>
     Some((index / entries, in_table))
 }
 
-/// Translates an IPA page. `read(page, index)` is the 64-bit word `index` of a physical page;
-/// `bits` is the number of index bits of a table.
+/// Translates an IPA page. `read(page, index)` returns the 64-bit word `index` of a physical page. `bits` is the
+/// number of index bits of a table.
 #[must_use]
 pub fn walk(bits: u32, read: &dyn Fn(u64, usize) -> u64, root: Pa, ipa_page: u64) -> Option<Translation> {
     let mut table = root.0 / 4096;

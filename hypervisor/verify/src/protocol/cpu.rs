@@ -1,4 +1,4 @@
-//! What a stream says about a CPU.
+//! The state of a CPU, as the stream tells it.
 
 use std::collections::BTreeMap;
 use std::vec::Vec;
@@ -8,7 +8,7 @@ use hyp_core::machine::lock::LockId;
 
 use super::rule::Rule;
 
-/// How far a CPU is with forgetting the previous vCPU of a VM.
+/// How far a CPU has come with the invalidation for a VM's previous vCPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Forgetting {
     translations: bool,
@@ -21,7 +21,7 @@ struct Forgetting {
 #[derive(Clone, Debug, Default)]
 pub(super) struct CpuState {
     held: Vec<LockId>,
-    /// Maintenance is complete, and an ISB is due.
+    /// Maintenance is complete, but this CPU has not executed an ISB since.
     pub(super) owes_isb: bool,
     /// By VMID.
     forgetting: BTreeMap<u8, Forgetting>,
@@ -36,7 +36,7 @@ impl CpuState {
         self.held.is_empty()
     }
 
-    /// Takes a lock: of a later rank than all that it holds.
+    /// Takes a lock. Its rank must be later than that of all locks that the CPU holds.
     pub(super) fn take(&mut self, lock: LockId) -> Result<(), Rule> {
         let is_late = |held: &LockId| lock != LockId::HOST || *held == LockId::HOST;
         if self.held.iter().any(is_late) {
@@ -70,7 +70,7 @@ impl CpuState {
         }
     }
 
-    /// Invalidates on this CPU alone.
+    /// Invalidates on this CPU only.
     pub(super) fn forget(&mut self, vmid: u8, scope: Scope) {
         let forgetting = self.forgetting.entry(vmid).or_default();
         match scope {
@@ -80,7 +80,7 @@ impl CpuState {
         }
     }
 
-    /// Whether it has forgotten the vCPU that ran here last, since the last one was loaded.
+    /// Returns true if the CPU has invalidated for the previous vCPU since the last load, and clears that.
     pub(super) fn take_forgotten(&mut self, vmid: u8) -> bool {
         let forgetting = self.forgetting.remove(&vmid).unwrap_or_default();
         forgetting.done

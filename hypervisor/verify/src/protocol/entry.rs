@@ -1,4 +1,4 @@
-//! What a CPU holds and has loaded when EL1 runs: locks, and vCPUs with their VTTBR_EL2.
+//! Entries to EL1: the locks that the CPU holds, its loaded vCPU, and VTTBR_EL2.
 
 use hyp_core::machine::Vmid;
 use hyp_core::machine::lock::LockId;
@@ -46,7 +46,7 @@ impl Checker {
     }
 
     pub(super) fn enter(&mut self, cpu: usize, vttbr: u64) -> Result<(), Rule> {
-        /// VTTBR_EL2: VMID from bit 48, CnP in bit 0, the table's address between.
+        /// VTTBR_EL2: VMID from bit 48, CnP in bit 0, the table's address in between.
         const VMID_SHIFT: u32 = 48;
         const ADDRESS: u64 = 0x0000_ffff_ffff_fffe;
         self.holds_nothing(cpu)?;

@@ -1,4 +1,4 @@
-//! Barriers, and invalidations of TLBs.
+//! Barriers and TLB invalidations.
 
 use hyp_core::machine::Vmid;
 use hyp_core::machine::event::{Barrier, Scope};

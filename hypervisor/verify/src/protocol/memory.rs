@@ -1,27 +1,27 @@
-//! What a stream says about memory: what tables hold, and who used a page last.
+//! The state of memory, as the stream tells it: the content of tables, and the last use of each page.
 
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
 use crate::oracle::walker::{self, Meaning};
 
-/// Who used a page last.
+/// The last use of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Past {
-    /// It was wiped.
+    /// The page was wiped.
     Wiped,
-    /// It was cleaned to the point of coherency.
+    /// The page was cleaned to the point of coherency.
     Cleaned,
-    /// The space of that VMID could reach it, and can't any more.
+    /// The address space with this VMID could reach the page, and no longer can.
     LeftBy(u8),
 }
 
-/// Values of ranges of page numbers.
+/// A map from ranges of page numbers to the last use.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ranges(BTreeMap<u64, (u64, Past)>);
 
 impl Ranges {
-    /// The values in `first..end`, where there are any.
+    /// Returns the ranges in `first..end` that have a value.
     pub(super) fn values(&self, first: u64, end: u64) -> Vec<(u64, u64, Past)> {
         let before = self.0.range(..first).next_back();
         let within = self.0.range(first..end);
@@ -33,7 +33,7 @@ impl Ranges {
             .collect()
     }
 
-    /// Gives `first..end` a value, or none.
+    /// Sets or clears the value of `first..end`.
     pub(super) fn set(&mut self, first: u64, end: u64, past: Option<Past>) {
         if let Some((start, (last, past))) = self.0.range(..first).next_back()
             && *last > first
@@ -56,7 +56,7 @@ impl Ranges {
     }
 }
 
-/// The tables, and the pages' past.
+/// The tables, and the last use of pages.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PageHistory {
     tables: BTreeMap<u64, BTreeMap<usize, u64>>,
@@ -64,35 +64,35 @@ pub(super) struct PageHistory {
 }
 
 impl PageHistory {
-    /// Whether the page has been written as a table since it was wiped last.
+    /// Returns true if the page was written as a table since its last wipe.
     pub(super) fn is_table(&self, page: u64) -> bool {
         self.tables.contains_key(&page)
     }
 
-    /// The tables in a range of pages.
+    /// Returns the tables in a range of pages.
     pub(super) fn tables_in(&self, first: u64, end: u64) -> Vec<u64> {
         self.tables.range(first..end).map(|(page, _)| *page).collect()
     }
 
-    /// Whether all of a page was wiped and has not been used since.
+    /// Returns true if the whole page was wiped and was not used since.
     pub(super) fn is_wiped(&self, page: u64) -> bool {
         let values = self.past.values(page, page + 1);
         matches!(values[..], [(_, _, Past::Wiped)])
     }
 
-    /// Writes an entry; answers what was there.
+    /// Writes an entry. Returns the old value.
     pub(super) fn write(&mut self, table: u64, index: usize, value: u64) -> u64 {
         let entries = self.tables.entry(table).or_default();
         let old = if value == 0 { entries.remove(&index) } else { entries.insert(index, value) };
         old.unwrap_or(0)
     }
 
-    /// The page is no table any more.
+    /// Records that the page is no longer a table.
     pub(super) fn drop_table(&mut self, page: u64) {
         self.tables.remove(&page);
     }
 
-    /// What the entries of a table mean, those that mean something.
+    /// Decodes the valid entries of a table.
     pub(super) fn meanings(&self, bits: u32, level: u32, table: u64) -> Vec<(usize, u64, Meaning)> {
         let entries = self.tables.get(&table).into_iter().flatten();
         entries

@@ -1,4 +1,4 @@
-//! Pages that are wiped or cleaned, to change hands.
+//! Wipes and cleans of pages that change owner.
 
 use hyp_core::machine::lock::LockId;
 use shared_abi::addr::{PageRange, Pfn};
@@ -8,8 +8,9 @@ use super::rule::Rule;
 use super::{Checker, HOST};
 
 impl Checker {
-    /// Whether a CPU other than `but` is at the host's tables. It may have taken a block away to split it, in which
-    /// there is a page that the host lent: for a moment that looks as if it had changed hands.
+    /// Returns true if a CPU other than `but` is changing the host's tables. That CPU may have removed a block to
+    /// split it. If the block contains a page that the host lent, the removal looks like a change of owner for a
+    /// moment.
     pub(super) fn host_changes(&self, but: Option<usize>) -> bool {
         self.cpus.iter().any(|(cpu, state)| Some(*cpu) != but && state.holds(LockId::HOST))
     }
@@ -40,7 +41,7 @@ impl Checker {
         if self.remembered(first, end, but) {
             return Err(Rule::GoneBeforeReuse);
         }
-        // Cleaning makes what the host wrote visible. What a guest left is not gone by it, unless the
+        // A clean makes the host's writes visible. It does not erase a guest's content, so it suffices only if the
         // page was the host's all the time.
         for (first, end, past) in self.memory.past.values(first, end) {
             let Past::LeftBy(by) = past else { continue };

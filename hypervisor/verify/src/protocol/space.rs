@@ -1,5 +1,5 @@
-//! What a stream says about a stage-2 address space: what its tables map, and what TLBs may still
-//! remember of what they mapped before.
+//! The state of a stage-2 address space, as the stream tells it: the mappings in its tables, and the removed mappings
+//! that TLBs may still hold.
 
 use std::collections::BTreeMap;
 use std::vec::Vec;
@@ -9,10 +9,10 @@ use hyp_core::machine::lock::LockId;
 
 use super::rule::Rule;
 
-/// The concatenated tables at the root.
+/// The number of concatenated tables at the root.
 pub(super) const ROOT_TABLES: u64 = 2;
 
-/// A run of pages, and where it goes.
+/// A run of IPA pages and the physical pages that it maps to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct MappedRun {
     pub(super) ipa: u64,
@@ -26,35 +26,35 @@ impl MappedRun {
     }
 }
 
-/// How far an invalidation has come.
+/// The progress of an invalidation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     /// The entry is invalid.
     Written,
-    /// And all walkers see it.
+    /// The write is visible to all walkers.
     Visible,
-    /// TLBI by IPA was issued.
+    /// TLBI by IPA is issued.
     Issued,
-    /// And is complete.
+    /// TLBI by IPA is complete.
     Waited,
-    /// TLBI of combined entries, or of all, was issued.
+    /// TLBI of the combined entries, or of all entries, is issued.
     Last,
 }
 
-/// A valid entry was made invalid, and TLBs may still remember it.
+/// A valid entry was made invalid, and TLBs may still hold its translation.
 #[derive(Clone, Debug)]
 pub(super) struct Removal {
-    /// Who did it, and has to see to the rest.
+    /// The CPU that removed the entry, and must invalidate its translation.
     pub(super) cpu: usize,
     /// The IPA pages that the entry covered.
     pub(super) ipa: u64,
     pub(super) pages: u64,
-    /// What it translated.
+    /// The translations of the entry.
     pub(super) runs: Vec<MappedRun>,
-    /// The tables that it led to; none for a leaf.
+    /// The tables below the entry; empty for a leaf.
     pub(super) tables: Vec<u64>,
     step: Step,
-    /// An invalidation by IPA was tried, for a table.
+    /// A table was invalidated by IPA, which is too narrow.
     narrow: bool,
 }
 
@@ -76,7 +76,7 @@ impl Removal {
             || self.tables.iter().any(|table| *table >= first && *table < end)
     }
 
-    /// What is wrong if nothing more is done about it.
+    /// The rule that is broken if no more maintenance follows.
     pub(super) const fn owes(&self) -> Rule {
         match self.step {
             Step::Written | Step::Visible if self.narrow => Rule::WholeVmid,
@@ -86,7 +86,7 @@ impl Removal {
         }
     }
 
-    /// An invalidation of its VMID's was issued.
+    /// Records a TLBI of this VMID.
     fn invalidate(&mut self, scope: Scope) -> Result<(), Rule> {
         let is_table = !self.tables.is_empty();
         self.step = match (scope, self.step) {
@@ -105,39 +105,39 @@ impl Removal {
     }
 }
 
-/// Entries that were made valid and that walkers need not see yet.
+/// The progress of new valid entries towards the walkers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unpublished {
-    /// By this CPU.
+    /// This CPU wrote them.
     Written(usize),
-    /// It has waited since, and owes an ISB.
+    /// This CPU executed a DSB since, and must execute an ISB.
     Waited(usize),
 }
 
-/// A space.
+/// A stage-2 address space.
 #[derive(Clone, Debug)]
 pub(super) struct SpaceState {
     pub(super) root: u64,
     pub(super) lock: LockId,
-    /// What is mapped, by physical page.
+    /// The mappings, by physical page.
     pub(super) leaves: BTreeMap<u64, MappedRun>,
     pub(super) removals: Vec<Removal>,
     pub(super) unpublished: Option<Unpublished>,
-    /// Nobody runs in it, and no TLB remembers it.
+    /// No vCPU of it is loaded, and no TLB holds a translation of it.
     pub(super) quiet: bool,
-    /// And no walk ahead of time can have filled one: nothing was mapped.
+    /// Nothing was mapped, so no speculative walk can have filled a TLB.
     pub(super) reusable: bool,
-    /// All of it was invalidated, and not because its tables changed: it is being torn down.
+    /// All of it was invalidated without a change of its tables: it is being destroyed.
     pub(super) over: bool,
     /// Its tables changed since its lock was taken.
     pub(super) changed: bool,
-    /// How many tables translate for it, the root's two among them.
+    /// The number of its tables, with the root's two.
     pub(super) tables: u64,
-    /// A TLBI of everything by that CPU, which is not complete.
+    /// The CPU whose TLBI of all entries is not yet complete.
     forgetting: Option<usize>,
-    /// Its vCPUs that are loaded: on which CPU.
+    /// The CPU of each loaded vCPU.
     pub(super) loaded: BTreeMap<u32, usize>,
-    /// Which vCPU ran last on each CPU.
+    /// The vCPU that ran last on each CPU.
     pub(super) last: BTreeMap<usize, u32>,
 }
 
@@ -160,19 +160,19 @@ impl SpaceState {
         }
     }
 
-    /// Whether a leaf leads into these pages.
+    /// Returns true if a leaf maps one of these pages.
     pub(super) fn maps(&self, first: u64, end: u64) -> bool {
         let below = self.leaves.range(..end).next_back();
         below.is_some_and(|(_, run)| run.reaches(first, end))
     }
 
-    /// Whether a TLB may remember a translation to these pages that is gone.
+    /// Returns true if a TLB may hold a removed translation to one of these pages.
     pub(super) fn remembers(&self, first: u64, end: u64) -> bool {
         let mut removals = self.removals.iter();
         removals.any(|removal| removal.reaches(first, end))
     }
 
-    /// An invalidation by `cpu`; answers whether it was for something.
+    /// Records a TLBI by `cpu`. Returns true if a removal needed it.
     pub(super) fn invalidate(&mut self, cpu: usize, scope: Scope) -> Result<bool, Rule> {
         let mut used = false;
         for removal in self.removals.iter_mut().filter(|removal| removal.cpu == cpu) {
@@ -188,8 +188,8 @@ impl SpaceState {
         Ok(used)
     }
 
-    /// A DSB by `cpu`. What is complete now is returned; `everywhere` says that it waited for loads, stores
-    /// and maintenance in the inner shareable domain and not for stores alone.
+    /// Records a DSB by `cpu`, and returns the removals that are now complete. If `everywhere`, the DSB waits for
+    /// loads, stores and maintenance in the inner shareable domain; otherwise it waits for stores only.
     pub(super) fn wait(&mut self, cpu: usize, everywhere: bool) -> Vec<Removal> {
         if self.unpublished == Some(Unpublished::Written(cpu)) {
             self.unpublished = Some(Unpublished::Waited(cpu));
@@ -216,14 +216,14 @@ impl SpaceState {
         self.removals.extract_if(.., done).collect()
     }
 
-    /// An ISB by `cpu`.
+    /// Records an ISB by `cpu`.
     pub(super) fn synchronize(&mut self, cpu: usize) {
         if self.unpublished == Some(Unpublished::Waited(cpu)) {
             self.unpublished = None;
         }
     }
 
-    /// What is wrong if `cpu` does nothing more here.
+    /// Returns the rule that is broken if `cpu` executes no more maintenance for this address space.
     pub(super) fn owes(&self, cpu: usize) -> Result<(), Rule> {
         if let Some(removal) = self.removals.iter().find(|removal| removal.cpu == cpu) {
             return Err(removal.owes());

@@ -1,4 +1,4 @@
-//! Entries of tables: what they lead to, and what they led to.
+//! Changes of table entries: the tables and pages that they map and unmap.
 
 use hyp_core::machine::Stage2Id;
 use hyp_core::machine::lock::LockId;
@@ -10,7 +10,7 @@ use super::space::{MappedRun, ROOT_TABLES, Removal, SpaceState, Unpublished};
 use super::{Checker, HOST};
 use crate::oracle::walker::{self, Meaning};
 
-/// Where a table is in a space.
+/// A table's place in an address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Attached {
     pub(super) vmid: u8,
@@ -20,12 +20,12 @@ pub(super) struct Attached {
 }
 
 impl Checker {
-    /// Whether a page is a table that somebody's walks reach.
+    /// Returns true if the page is a table that walks reach.
     pub(crate) fn walks(&self, page: Pfn) -> bool {
         self.attached.contains_key(&page.0)
     }
 
-    /// New tables: the VMID is theirs from now on.
+    /// Records new root tables: the VMID belongs to them from now on.
     pub(super) fn space(&mut self, space: Stage2Id) -> Result<(), Rule> {
         let vmid = space.vmid.0;
         if self.spaces.get(&vmid).is_some_and(|old| !old.reusable) {
@@ -56,7 +56,7 @@ impl Checker {
                 return Err(Rule::TablePage);
             }
         } else if self.remembered(table, table + 1, &[]) {
-            // A table that was taken out is walked until it has left the TLBs.
+            // A removed table can still be walked until it has left the TLBs.
             return Err(Rule::GoneBeforeReuse);
         }
         let Some(at) = self.attached.get(&table).copied() else {
@@ -93,9 +93,9 @@ impl Checker {
         walker::meaning(self.bits, level, value)
     }
 
-    /// A descriptor became valid, in a table that is walked.
+    /// Records a descriptor that became valid in a reachable table.
     fn add(&mut self, at: Attached, ipa: u64, value: u64, meaning: Meaning) -> Result<(), Rule> {
-        /// Bits 1 and 0 of a descriptor that names a table.
+        /// Bits 1 and 0 of a table descriptor.
         const TABLE: u64 = 0b11;
         match meaning {
             Meaning::Fault => Ok(()),
@@ -115,7 +115,7 @@ impl Checker {
         }
     }
 
-    /// A table is walked from now on, and all that it leads to.
+    /// Records that walks now reach a table and everything below it.
     fn attach(&mut self, table: u64, at: Attached) -> Result<(), Rule> {
         if !self.memory.is_table(table) && !self.memory.is_wiped(table) {
             return Err(Rule::TablePage);
@@ -133,7 +133,7 @@ impl Checker {
         Ok(())
     }
 
-    /// A run of pages is mapped from now on.
+    /// Records a new mapping of a run of pages.
     fn map(&mut self, vmid: u8, run: MappedRun) -> Result<(), Rule> {
         let (first, end) = (run.to, run.to + run.pages);
         let host_changes = vmid != HOST && self.host_changes(None);
@@ -155,7 +155,7 @@ impl Checker {
         Ok(())
     }
 
-    /// A descriptor became invalid, in a table that is walked.
+    /// Records a descriptor that became invalid in a reachable table.
     fn remove(&mut self, cpu: usize, at: Attached, ipa: u64, meaning: Meaning) -> Result<(), Rule> {
         let pages = walker::pages_covered(self.bits, at.level);
         let mut removal = Removal::new(cpu, ipa, pages);
@@ -176,7 +176,7 @@ impl Checker {
         Ok(())
     }
 
-    /// What a descriptor led to is not walked any more.
+    /// Records that walks no longer reach the tables and pages below a descriptor.
     fn detach(&mut self, at: Attached, ipa: u64, meaning: Meaning, removal: &mut Removal) {
         match meaning {
             Meaning::Fault => {}

@@ -1,5 +1,5 @@
-//! What guests ask of memory and power, and what they meet where they touch memory: for each the reasons
-//! to refuse it, in order, and then what it does. The guest is on a loaded vCPU.
+//! A guest's calls for memory and power, and its memory accesses: for each the reasons to refuse it, in order, and
+//! then its effect. The guest runs on a loaded vCPU.
 
 use std::vec::Vec;
 
@@ -10,15 +10,15 @@ use shared_abi::vcpu::{AccessSize, Exit, StopReason};
 use super::{Spec, SpecOwner, SpecPresence, SpecVmState, reasons, refuse, within};
 
 reasons! {
-    /// Why a guest's call is refused (SMCCC, DEN0028, section 7.1; PSCI, DEN0022, section 5.2.2).
+    /// The reason to refuse a guest's call (SMCCC, DEN0028, section 7.1; PSCI, DEN0022, section 5.2.2).
     GuestRefusal: i64 {
-        Ordinary       = -1, "An ordinary VM's memory is the host's: there is nothing to share.";
+        Ordinary       = -1, "The VM is ordinary: its memory is the host's already.";
         NotZero        = -3, "An argument that must be 0 is not.";
-        Unaligned      = -3, "The IPA is no page's first.";
+        Unaligned      = -3, "The IPA is not page aligned.";
         BeyondIpaSpace = -3, "The pages do not end within the IPA space.";
-        Hole           = -3, "No memory of the guest's is there.";
-        Poisoned       = -3, "The host took the page.";
-        Shared         = -3, "The page is shared already, or is to be kept by whom it is shared with.";
+        Hole           = -3, "No memory object is bound there.";
+        Poisoned       = -3, "The host took the page by force.";
+        Shared         = -3, "The page is shared.";
         NotShared      = -3, "The page is not shared.";
         NoSuchVcpu     = -2, "There is no such vCPU.";
         AlreadyOn      = -4, "The vCPU is on.";
@@ -26,22 +26,22 @@ reasons! {
 }
 use GuestRefusal::*;
 
-/// What comes of a guest's call that is not refused.
+/// The effect of a guest's call that is not refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestEffect {
-    /// x1 as the guest finds it, with x0 = 0; `None` if it is not answered: nothing was called, or the
-    /// call is made again once the vCPU is entered again.
+    /// x1 as the guest finds it, with x0 = 0. `None` if the guest made no call, or makes the call again when its vCPU
+    /// is entered again.
     pub answer: Option<u64>,
-    /// What the host is told; `None` if the guest goes on.
+    /// The exit that the host gets; `None` if the guest continues.
     pub exit: Option<Exit>,
 }
 
-/// The first reason to refuse a call, or what comes of it. What is refused has changed nothing.
+/// The effect of a call, or the first reason to refuse it. A refused call changes nothing.
 pub type GuestAnswer<T = GuestEffect> = Result<T, GuestRefusal>;
 
 impl Spec {
-    /// MEM_SHARE (`share`) or MEM_UNSHARE of x2 pages from the IPA x1 on: of as many as are private, or
-    /// shared, from the first on. `done` is how many the core chose to do at a time, but not none.
+    /// MEM_SHARE (`share`) or MEM_UNSHARE of x2 pages from the IPA x1 on. It converts pages from the first on until
+    /// one is not in the right state. `done` is the number of pages that the core converted; it is at least 1.
     pub fn convert(&mut self, vm: VmHandle, [x1, x2, x3]: [u64; 3], share: bool, done: u64) -> GuestAnswer {
         let (from, to, is_so) = match share {
             true => (SpecOwner::Private(vm), SpecOwner::Shared(vm), Shared),
@@ -51,7 +51,7 @@ impl Spec {
         refuse(NotZero, x3 != 0)?;
         match self.slot_at(vm, first).ok_or(Hole)? {
             SpecPresence::Poisoned => return Err(Poisoned),
-            // The host is to bring it, and the call is made again.
+            // The host must populate the page; then the guest makes the call again.
             SpecPresence::Absent if share => return exits(Exit::MemoryFault { gfn: Gfn(first) }),
             SpecPresence::Absent => return Err(NotShared),
             SpecPresence::Present(page) => refuse(is_so, self.owners[&page] != from)?,
@@ -65,8 +65,8 @@ impl Spec {
         Ok(GuestEffect { answer: Some(done), exit: None })
     }
 
-    /// MEM_RELINQUISH of the page at the IPA x1. Unlike where the host takes a page by force, another may
-    /// come to its place: the guest expects to find nothing there.
+    /// MEM_RELINQUISH of the page at the IPA x1. The page becomes absent, not poisoned: the guest gave it up, so the
+    /// host may populate its place again.
     pub fn relinquish(&mut self, vm: VmHandle, [x1, x2, x3]: [u64; 3]) -> GuestAnswer {
         let gfn = self.first_page(vm, x1, 1)?;
         refuse(NotZero, (x2, x3) != (0, 0))?;
@@ -81,7 +81,7 @@ impl Spec {
         Ok(GuestEffect { answer: Some(0), exit: Some(Exit::Relinquished { gfn: Gfn(gfn) }) })
     }
 
-    /// The first of `pages` pages from an IPA on, where calls about memory are offered.
+    /// Returns the first of `pages` pages from an IPA on, if this VM has the calls about memory.
     fn first_page(&self, vm: VmHandle, ipa: u64, pages: u64) -> GuestAnswer<u64> {
         refuse(Ordinary, !self.vms[&vm].protected)?;
         refuse(Unaligned, !ipa.is_multiple_of(PAGE_SIZE))?;
@@ -105,13 +105,13 @@ impl Spec {
         exits(Exit::CpuOff)
     }
 
-    /// PSCI SYSTEM_OFF.
+    /// PSCI SYSTEM_OFF: the VM stops.
     pub fn system_off(&mut self, vm: VmHandle) -> GuestAnswer {
         self.there(vm).state = SpecVmState::Stopped;
         exits(Exit::SystemOff)
     }
 
-    /// A write of 0, eight bytes long, to the beginning of a page.
+    /// An 8-byte write of 0 to the start of a page.
     pub fn touch(&mut self, vm: VmHandle, gfn: u64) -> GuestAnswer {
         match self.slot_at(vm, gfn) {
             Some(SpecPresence::Present(_)) => Ok(GuestEffect { answer: None, exit: None }),
@@ -120,12 +120,12 @@ impl Spec {
                 self.there(vm).state = SpecVmState::Stopped;
                 exits(Exit::Stopped(StopReason::Poisoned(Gfn(gfn))))
             }
-            // A device may be there: the host is told what a driver of it must be told.
+            // No memory is bound there, so it may be a device: the host gets the access to emulate.
             None => exits(Exit::MmioWrite { ipa: Gfn(gfn).base(), size: AccessSize::Double, value: 0 }),
         }
     }
 
-    /// The vCPU has exited, or was interrupted, and is back in its VM.
+    /// Returns the vCPU to its VM, after an exit or an interrupt.
     pub fn put(&mut self, vm: VmHandle, vcpu: VcpuIndex) {
         self.there(vm).loaded.remove(&vcpu);
     }

@@ -1,4 +1,4 @@
-//! The host's calls: for each call the reasons to refuse it, in order, and then what it does.
+//! The host's calls: for each call the reasons to refuse it, in order, and then its effect.
 
 use std::vec;
 use std::vec::Vec;
@@ -10,54 +10,54 @@ use super::{
     HostReach, Spec, SpecBinding, SpecOwner, SpecPresence, SpecVm, SpecVmState, reasons, refuse, within,
 };
 
-/// Most VMs; most memory objects, bindings and vCPUs of each.
+/// The maximum number of VMs. The constants after it: memory objects, bindings and vCPUs of each VM.
 const VMS: usize = 16;
 const OBJECTS: usize = 4;
 const BINDINGS: usize = 8;
 const VCPUS: usize = 16;
-/// Fewest pages that a pool begins with, and most that one call donates.
+/// The minimum number of pages in a new pool. The constant after it: the maximum that one call donates.
 const POOL_AT_FIRST: u64 = 3;
 const POOL_AT_ONCE: u64 = 4096;
-/// Pages that 64 bits can address.
+/// The number of pages that 64 bits can address.
 const ALL_PAGES: u64 = 1 << 52;
 
 reasons! {
-    /// Why a call of the host's is refused.
+    /// The reason to refuse a host call.
     Refusal: CallError {
-        BadLength      = CallError::InvalidParameter, "No pages, too few, or more than one call takes.";
+        BadLength      = CallError::InvalidParameter, "The number of pages is 0, too small, or more than one call accepts.";
         BeyondMemory   = CallError::InvalidParameter, "The pages do not end within the address space.";
         OddRoot        = CallError::InvalidParameter, "The first page of a pool has an odd number.";
         BeyondIpaSpace = CallError::InvalidParameter, "The guest pages do not end within the IPA space.";
         OutsideObject  = CallError::InvalidParameter, "The offset and length are not within the object.";
-        WrongIndex     = CallError::InvalidParameter, "Not the next vCPU.";
-        NotRam         = CallError::InvalidParameter, "Some page is no RAM.";
+        WrongIndex     = CallError::InvalidParameter, "The index is not that of the next vCPU.";
+        NotRam         = CallError::InvalidParameter, "A page is not RAM.";
         NoVm           = CallError::NotFound, "The handle names no VM.";
         NoObject       = CallError::NotFound, "The handle names no object.";
         NoVcpu         = CallError::NotFound, "The VM has no such vCPU.";
-        Dying          = CallError::Busy, "The VM's end has begun.";
-        Loaded         = CallError::Busy, "A vCPU is loaded.";
-        Full           = CallError::Full, "All places are taken.";
-        NotHosts       = CallError::Denied, "Some page is not the host's alone.";
+        Dying          = CallError::Busy, "The VM is being destroyed.";
+        Loaded         = CallError::Busy, "A vCPU of the VM is loaded.";
+        Full           = CallError::Full, "The table of VMs, objects, bindings or vCPUs is full.";
+        NotHosts       = CallError::Denied, "A page is not the host's alone.";
         Started        = CallError::Denied, "The VM has been started.";
         NotRunning     = CallError::Denied, "The VM has not been started, or was stopped.";
         AlreadyBound   = CallError::Denied, "Guest or object pages are bound already.";
-        NotBound       = CallError::Denied, "These object pages are not bound, or not as one piece.";
-        NotAbsent      = CallError::Denied, "Some page of the object is present or poisoned.";
-        StillPresent   = CallError::Denied, "Some page of the object is present.";
-        NotPrivate     = CallError::Denied, "The page is not a protected guest's alone.";
+        NotBound       = CallError::Denied, "The object pages are not bound, or not by one binding.";
+        NotAbsent      = CallError::Denied, "A page of the object is present or poisoned.";
+        StillPresent   = CallError::Denied, "A page of the object is present.";
+        NotPrivate     = CallError::Denied, "The page is not private to a protected guest.";
         Off            = CallError::Denied, "The vCPU is off.";
         NothingToRun   = CallError::Denied, "The VM has no vCPU.";
     }
 }
 use Refusal::*;
 
-/// The first reason to refuse a call, or an answer. What is refused has changed nothing.
+/// The result of a call, or the first reason to refuse it. A refused call changes nothing.
 pub type HostAnswer<T = u64> = Result<T, Refusal>;
 
 impl Spec {
-    /// Serves a call and answers x1 (of `VmCounters` x3). `x1` is what the core chose, where that is left to
-    /// it: the handle of what it made, or how many pages it populated or took. If these are fewer than were
-    /// asked for, x0 is `Again`; a `VmDestroy` that is answered so is [`Self::destroy`].
+    /// Serves a call. Returns x1, or x3 for `VmCounters`. `x1` is the value that the core chose, if the specification
+    /// leaves it open: the new handle, or the number of pages populated or taken. If that number is less than
+    /// requested, x0 is `Again`. For a `VmDestroy` with x0 = `Again`, call [`Self::destroy`] instead.
     pub fn host_call(&mut self, call: &HostCall, x1: u64) -> HostAnswer {
         match *call {
             HostCall::Version => Ok(VERSION),
@@ -167,7 +167,7 @@ impl Spec {
                 Ok(state as u64)
             }
             HostCall::ObjectDestroy { object } => {
-                // Every object has a first page: this asks for the object alone.
+                // Every object has a first page, so this checks the object only.
                 let (_, vm) = self.part(object, 0, 1)?;
                 refuse(StillPresent, vm.objects[&object].iter().any(|slot| slot.page().is_some()))?;
                 let bound = vm.bindings.iter().any(|binding| binding.object == object);
@@ -191,7 +191,7 @@ impl Spec {
 
                 vm.state = SpecVmState::Started;
                 vm.on[0] = true;
-                // Whether the measurement is the expected one.
+                // x1 = 1 if the measurement is the expected one.
                 Ok(x1)
             }
             HostCall::VcpuRun { vm, vcpu, .. } => {
@@ -201,7 +201,7 @@ impl Spec {
                 refuse(Loaded, vm.loaded.contains(&vcpu))?;
                 refuse(Off, !on)?;
 
-                // The guest runs until it exits, and why it did is x1.
+                // The vCPU stays loaded until it exits. x1 is the reason of the exit.
                 vm.loaded.insert(vcpu);
                 Ok(x1)
             }
@@ -225,8 +225,8 @@ impl Spec {
         }
     }
 
-    /// A `VmDestroy` that got so far: these pages of the VM's are back, in any order. x1 is how many, not
-    /// counting what was only lent.
+    /// A `VmDestroy` that has returned the VM's pages in `back`, in any order. Returns x1: their number, without lent
+    /// pages.
     pub fn destroy(&mut self, vm: VmHandle, back: &[u64]) -> HostAnswer {
         let found = self.vm(vm)?;
         refuse(Loaded, !found.loaded.is_empty())?;
@@ -237,7 +237,7 @@ impl Spec {
         Ok(counted as u64)
     }
 
-    /// The pages of a VM's pool and of its memory.
+    /// Returns the pages of a VM's pool and memory.
     #[must_use]
     pub fn pages_of(&self, vm: VmHandle) -> Vec<u64> {
         let its = [SpecOwner::Pool(vm), SpecOwner::Private(vm), SpecOwner::Shared(vm), SpecOwner::Lent(vm)];
@@ -245,8 +245,8 @@ impl Spec {
         pages.map(|(page, _)| *page).collect()
     }
 
-    /// The host takes a page of a VM's. A protected guest that may have seen it must not find its place
-    /// empty, as it could believe that.
+    /// Takes a page from a VM. If a protected guest may have used the page, its place becomes poisoned, not absent:
+    /// otherwise the guest could take a new, empty page for its own.
     fn take(&mut self, vm: VmHandle, page: u64) {
         let vm = self.there(vm);
         let is_new = vm.state == SpecVmState::New;
@@ -255,13 +255,13 @@ impl Spec {
         self.give_back(page, left);
     }
 
-    /// Pages go to a new owner.
+    /// Gives pages to a new owner.
     fn give(&mut self, first: u64, pages: u64, to: SpecOwner) {
         self.owners.extend((first..first + pages).map(|page| (page, to)));
     }
 }
 
-/// What several calls ask first.
+/// Checks that several calls share.
 impl Spec {
     fn vm(&mut self, vm: VmHandle) -> HostAnswer<&mut SpecVm> {
         self.vms.get_mut(&vm).ok_or(NoVm)
@@ -279,7 +279,7 @@ impl Spec {
         Ok(vm)
     }
 
-    /// The VM that has this object, and in it these pages.
+    /// Returns the VM with this object. Fails unless the pages are in the object.
     fn part(&mut self, object: ObjectHandle, offset: u64, pages: u64) -> HostAnswer<(VmHandle, &mut SpecVm)> {
         let mut vms = self.vms.iter_mut();
         let (handle, vm) = vms.find(|(_, vm)| vm.objects.contains_key(&object)).ok_or(NoObject)?;
@@ -288,7 +288,7 @@ impl Spec {
         Ok((*handle, vm))
     }
 
-    /// These pages are the host's to give: RAM, its own, and lent to nobody.
+    /// Fails unless the pages are RAM that the host owns and does not lend.
     fn hosts(&self, first: u64, pages: u64) -> HostAnswer<()> {
         let (ram, end) = (&self.layout.ram, first + pages);
         refuse(NotRam, first < ram.start || end > ram.end)?;
@@ -297,13 +297,13 @@ impl Spec {
 }
 
 impl SpecVm {
-    /// Pages of an object.
+    /// Returns the presence of an object's pages.
     fn slots(&mut self, object: ObjectHandle, offset: u64, pages: u64) -> &mut [SpecPresence] {
         let slots = self.objects.get_mut(&object).expect("it is there");
         &mut slots[offset as usize..][..pages as usize]
     }
 
-    /// Where the guest sees these pages of an object, if they lie in one binding.
+    /// Returns the guest page of these object pages, if one binding holds all of them.
     fn gfn(&self, object: ObjectHandle, offset: u64, pages: u64) -> Option<u64> {
         let mut bindings = self.bindings.iter().filter(|binding| binding.object == object);
         let holds = |it: &&SpecBinding| it.offset <= offset && offset + pages <= it.offset + it.pages;

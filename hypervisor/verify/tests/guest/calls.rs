@@ -8,7 +8,7 @@ use super::*;
 
 const NOT_SUPPORTED: [u64; 4] = [u64::MAX, 0, 0, 0];
 const INVALID: [u64; 4] = [u64::MAX - 2, 0, 0, 0];
-/// Success, and one page done.
+/// Success, with one page done.
 const ONE: [u64; 4] = [0, 1, 0, 0];
 
 fn ipa(offset: u64) -> u64 {
@@ -20,7 +20,7 @@ fn constants_by_both_conduits() {
     let guest = Guest::new(true);
     let mut vcpu = guest.load(0);
     let table: [([u64; 2], [u64; 4]); 24] = [
-        // What Linux asks, in its order.
+        // Linux makes these calls at boot, in this order.
         ([0x8400_0000, 0], [0x1_0001, 0, 0, 0]),
         ([0x8400_0006, 0], [2, 0, 0, 0]),
         ([0x8400_000a, 0x8000_0000], [0; 4]),
@@ -41,7 +41,7 @@ fn constants_by_both_conduits() {
         ([0x8000_0001, 0x8000_0000], [0; 4]),
         ([0x8000_0001, 0xc500_0020], NOT_SUPPORTED),
         ([0x8000_0001, 0x8000_8000], NOT_SUPPORTED),
-        // PTP, a guard for ranges, RSI_VERSION, stolen time.
+        // Not implemented: PTP, an MMIO guard for ranges, RSI_VERSION, stolen time.
         ([0x8600_0001, 0], NOT_SUPPORTED),
         ([0xc600_000a, ipa(0)], NOT_SUPPORTED),
         ([0xc400_0190, 0x1_0000], NOT_SUPPORTED),
@@ -54,7 +54,7 @@ fn constants_by_both_conduits() {
             let action = guest.call_raw(&mut vcpu, esr, call);
             assert_eq!(action, GuestAction::Resume);
             assert_eq!(result(&mut vcpu), expected, "{call:#x?}");
-            // A trapped SMC has yet to be stepped over.
+            // A trapped SMC leaves the PC at the instruction, so EL2 must skip it.
             let step = if esr == SMC { 4 } else { 0 };
             assert_eq!(snapshot(&mut vcpu).registers.pc, pc + step);
         }
@@ -134,7 +134,7 @@ fn a_share_of_an_absent_page_waits_for_it() {
         let gfn = Gfn(GUEST_FIRST + offset);
         let call = [MEM_SHARE.into(), ipa(offset), 0, 0];
         let mut vcpu = guest.load(0);
-        // The PC is past an HVC, and at an SMC.
+        // An HVC leaves the PC after the instruction, an SMC at it.
         let instruction = 0x1000;
         vcpu.with_context(|context| context.registers.pc = instruction + 4 - step);
         let action = guest.call_raw(&mut vcpu, esr, call);

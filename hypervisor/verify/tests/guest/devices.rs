@@ -1,4 +1,4 @@
-//! Accesses where no memory is: the MMIO guard decides.
+//! Accesses to IPAs without memory: the MMIO guard decides.
 
 use hyp_core::vm::mmio_guard::{GuardFull, MAX_RUNS, MmioGuard};
 use shared_abi::addr::Ipa;
@@ -8,14 +8,14 @@ use shared_abi::vcpu::AccessSize;
 
 use super::*;
 
-/// `ldrb w3, [..]` and `str w3, [..]`: translation faults with a syndrome.
+/// `ldrb w3, [..]`, and `str w3, [..]` in the constant after it: translation faults with a valid syndrome.
 const LOAD_BYTE: u64 = 0x9303_0007;
 const STORE_WORD: u64 = 0x9383_0047;
-/// `ldp`: no syndrome.
+/// `ldp`: a fault without a valid syndrome.
 const LOAD_PAIR: u64 = 0x9200_0007;
 const FETCH: u64 = 0x8200_0007;
 
-/// Whether the guest has just taken an external abort.
+/// Returns true if the guest has just taken an external abort.
 fn aborted(vcpu: &mut Vcpu<'_>) -> bool {
     let context = snapshot(vcpu);
     context.registers.system.esr_el1 & 0x3f == 0x10
@@ -82,7 +82,7 @@ fn what_cannot_be_emulated_is_an_abort_in_the_guest() {
         let pending = guest_entry(&mut vcpu, Resume::MmioRead(0));
         assert_eq!(pending, Err(CallError::InvalidParameter));
     }
-    // A device has no cache line to maintain: the instruction is over.
+    // A device page has no cache line, so the core skips the cache maintenance instruction.
     let mut vcpu = guest.load(0);
     let pc = snapshot(&mut vcpu).registers.pc;
     assert_eq!(guest.abort(&mut vcpu, 0x9200_0147, 0x5000), GuestAction::Resume);

@@ -1,4 +1,4 @@
-//! Traps that are neither calls nor devices.
+//! Traps other than hypercalls and device accesses.
 
 use hyp_core::cpu::syndrome::SyndromeRegisters;
 use shared_abi::error::CallError;
@@ -44,7 +44,7 @@ fn absent_memory_is_asked_for_by_its_page_alone() {
     let mut vcpu = guest.load(0);
     let before = snapshot(&mut vcpu);
     let gfn = Gfn(GUEST_FIRST + 7);
-    // A byte store, a load without syndrome, a stage-1 walk and a fetch look the same to the host.
+    // The host gets the same exit for a byte store, a load without syndrome, a stage-1 walk and a fetch.
     for esr in [0x9300_0047, 0x9200_0007, 0x9200_0087, 0x8200_0007] {
         let action = guest.abort(&mut vcpu, esr, gfn.base().0 + 0x123);
         assert_eq!(action, GuestAction::Exit(Exit::MemoryFault { gfn }));
@@ -126,7 +126,7 @@ fn fp_is_enabled_and_the_unknown_is_undefined() {
     let before = snapshot(&mut vcpu);
     assert_eq!(guest.trap(&mut vcpu, 0x1fe0_0000), GuestAction::EnableFp);
     assert!(snapshot(&mut vcpu) == before, "the instruction runs again");
-    // SVE, an undefined instruction, a trapped ERET, pointer authentication, a class of the future.
+    // SVE, an undefined instruction, a trapped ERET, pointer authentication, and an unallocated class.
     for class in [0x19_u64, 0x00, 0x1a, 0x09, 0x3f] {
         assert_eq!(guest.trap(&mut vcpu, class << 26 | 1 << 25), GuestAction::Resume);
         let after = snapshot(&mut vcpu);
@@ -184,7 +184,7 @@ fn what_the_host_is_told_does_not_depend_on_a_secret() {
                     context.registers.system.tpidr_el1 = secret;
                     context.registers.system.elr_el1 = secret;
                 });
-                // The virtual address is the guest's own affair as well: only its page offset shows.
+                // The virtual address is the guest's secret too: only its page offset may show.
                 let trap = Trap::Synchronous(SyndromeRegisters {
                     esr,
                     far: secret & !0xfff,

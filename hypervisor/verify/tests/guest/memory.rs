@@ -1,4 +1,4 @@
-//! Ranges of pages that are shared and taken back, and pages that are given up.
+//! Ranges of pages that a guest shares, unshares and relinquishes.
 
 use hyp_core::machine::geometry::Geometry;
 use hyp_core::vcpu::loaded::GuestPage;
@@ -26,7 +26,7 @@ fn relinquish(offset: u64) -> [u64; 4] {
     [MEM_RELINQUISH.into(), ipa, zero, 0]
 }
 
-/// Success, of so many pages.
+/// Success, with this number of pages done.
 fn done(pages: u64) -> [u64; 4] {
     [0, pages, 0, 0]
 }
@@ -62,7 +62,7 @@ fn a_range_is_shared_and_taken_back_in_one_call() {
 #[test]
 fn a_range_ends_at_the_first_page_that_is_not_as_it_has_to_be() {
     let guest = Guest::new(true);
-    // The page behind the four is absent, the one behind that poison.
+    // Page 4 is absent, page 5 is poisoned.
     guest.vm.populate(&guest.hypervisor, 5, 90, 1).unwrap();
     guest.vm.reclaim(&guest.hypervisor, 5, 1).unwrap();
     let mut vcpu = guest.load(0);
@@ -71,12 +71,12 @@ fn a_range_ends_at_the_first_page_that_is_not_as_it_has_to_be() {
     assert_eq!(guest.call(&mut vcpu, share(2, 2)), INVALID, "shared");
     assert_eq!(guest.call(&mut vcpu, share(3, 4)), done(1), "absent");
     assert_eq!(guest.call(&mut vcpu, share(5, 1)), INVALID, "poison");
-    // A hole is no fault of an unshare's.
+    // An absent page makes an unshare fail, not exit.
     assert_eq!(guest.call(&mut vcpu, unshare(4, 2)), INVALID, "absent");
     assert_eq!(guest.call(&mut vcpu, unshare(1, 1)), done(1));
     assert_eq!(guest.call(&mut vcpu, unshare(0, 16)), done(1), "private");
     assert_eq!(guest.call(&mut vcpu, unshare(2, 16)), done(2), "absent");
-    // Absent at the beginning: the host brings it, the same call runs again and goes on.
+    // An absent first page: the host populates it, then the same call runs again and continues.
     let before = snapshot(&mut vcpu).registers.pc;
     let action = guest.call_raw(&mut vcpu, HVC, share(4, 2));
     let gfn = Gfn(GUEST_FIRST + 4);
@@ -116,7 +116,7 @@ fn a_range_goes_on_in_the_next_binding() {
     no_violations(&guest.hypervisor);
 }
 
-/// A guest whose memory goes on, behind its object, with two pages of another one.
+/// A guest whose memory has two more pages after its object, from a second object.
 fn with_two_objects() -> Guest {
     let hypervisor = tiny();
     let vm = TestVm::new(&hypervisor, true, 54, 14);
@@ -144,7 +144,7 @@ fn a_page_is_given_up_and_filled_again() {
     let gfn = Gfn(GUEST_FIRST + 1);
     let action = guest.call_raw(&mut vcpu, HVC, relinquish(1));
     assert_eq!(action, GuestAction::Exit(Exit::Relinquished { gfn }));
-    // The host is told, and the guest has its answer.
+    // The host gets an exit, and the guest gets its result.
     assert_eq!(result(&mut vcpu), [0; 4]);
     assert_eq!(snapshot(&mut vcpu).registers.pc, pc);
     assert_eq!(state(&vcpu, 1), ABSENT);
@@ -154,10 +154,10 @@ fn a_page_is_given_up_and_filled_again() {
     for offset in [0, 2, 3] {
         assert_eq!(state(&vcpu, offset), PRIVATE, "its neighbours stay");
     }
-    // Once more, and of a page that never was: nothing to do, nothing to tell.
+    // A second relinquish, and one of a page that was never present: no effect, and no exit.
     assert_eq!(guest.call(&mut vcpu, relinquish(1)), [0; 4]);
     assert_eq!(guest.call(&mut vcpu, relinquish(9)), [0; 4]);
-    // It is filled again, by a page of the host's choice.
+    // The host may populate the page again, with any page of its own.
     guest.vm.populate(&guest.hypervisor, 1, 90, 1).unwrap();
     assert_eq!(state(&vcpu, 1), PRIVATE);
     assert_eq!(guest.call(&mut vcpu, share(1, 1)), done(1));

@@ -1,4 +1,4 @@
-//! What can be tampered with, and what the oracle has to say.
+//! The tampered states, and the difference that the oracle must report for each.
 
 use hyp_core::limits::{CpuIndex, VmIndex};
 use hyp_core::machine::Machine;
@@ -15,14 +15,14 @@ use super::scene::{
 };
 use crate::bench_machine::*;
 
-/// One bit of a descriptor.
+/// The Access flag of a descriptor. The constants after it are single bits too.
 const ACCESS_FLAG: u64 = 1 << 10;
 const CONTIGUOUS: u64 = 1 << 52;
 const NEVER_EXECUTED: u64 = 1 << 54;
 
 pub(super) type Case = (&'static str, fn(&Scene), OracleRule, Party, u64);
 
-/// What was tampered with, and what the oracle has to say.
+/// The tampered states, and the difference that the oracle must report for each.
 pub(super) const CASES: &[Case] = {
     use Party::{Host, Hypervisor};
     const FIRST: Party = Party::Vm(VmIndex(0));

@@ -1,4 +1,4 @@
-//! Three VMs with memory in all states, to be tampered with.
+//! Three VMs with memory in all states, which the tests tamper with.
 
 use hyp_core::limits::{ObjectIndex, VmIndex};
 use hyp_core::machine::geometry::{Geometry, Level};
@@ -12,19 +12,19 @@ use shared_abi::addr::{Gfn, Pfn};
 
 use crate::bench_machine::*;
 
-/// Pools: of a protected VM, of another, and of an ordinary one.
+/// The pools of a protected VM, another protected VM, and an ordinary VM.
 pub(super) const POOLS: [(u64, u64); 3] = [(54, 14), (68, 10), (78, 10)];
-/// What the first VM has: a block; a page that it shares; a page.
+/// The first VM's memory: a block. The constants after it: a page that it shares, and a page.
 pub(super) const BLOCK: u64 = 88;
 pub(super) const SHARED: u64 = 92;
 pub(super) const PRIVATE: u64 = 93;
-/// What the second has, and the third.
+/// The memory of the second VM and of the third.
 pub(super) const OTHER: u64 = 98;
 pub(super) const LENT: u64 = 100;
-/// What is still the host's, in a block of its own and in one that is split.
+/// Pages of the host: in a block of its own, and in a split block.
 pub(super) const HOST: u64 = 112;
 pub(super) const HOST_IN_SPLIT_BLOCK: u64 = 94;
-/// Where in its object the first VM has `SHARED` and what follows.
+/// The offset of `SHARED` in the first VM's object. The pages after it follow.
 pub(super) const OFFSET: u64 = 8;
 
 /// Three VMs with memory in all states.
@@ -50,7 +50,7 @@ impl Scene {
             vm.start(&hypervisor);
         }
         share(&hypervisor, protected, OFFSET);
-        // From here on tables are tampered with.
+        // From here on, the tests tamper with tables.
         hypervisor.machine().stop_checking();
         Self { hypervisor, vms }
     }
@@ -63,7 +63,7 @@ impl Scene {
         self.vms[vm].stage2_id
     }
 
-    /// Where the entry is that translates a page of a space, or would, and what it holds.
+    /// Returns the table and index of the entry that translates a page (or would), and its value.
     pub(super) fn slot(&self, stage2_id: Stage2Id, page: u64) -> (TableRef, usize, u64) {
         let mut table = stage2_id.root.page();
         for level in 1..=3 {
@@ -78,18 +78,18 @@ impl Scene {
         unreachable!("a table of level 3 names no table");
     }
 
-    /// Changes the entry that translates a page of a space.
+    /// Changes the entry that translates a page.
     pub(super) fn tamper(&self, stage2_id: Stage2Id, page: u64, change: impl FnOnce(u64) -> u64) {
         let (table, index, value) = self.slot(stage2_id, page);
         self.machine().write_entry(table, index, change(value));
     }
 
-    /// Maps a page of a space behind the core's back.
+    /// Maps a page without the core's knowledge.
     pub(super) fn map(&self, stage2_id: Stage2Id, page: u64, to: u64) {
         self.tamper(stage2_id, page, |_| leaf(Level::Three, Pfn(to), MemoryType::Normal));
     }
 
-    /// Changes the record of a page, behind everybody's back.
+    /// Changes a page state without the core's knowledge.
     pub(super) fn falsify(&self, page: u64, state: PageState) {
         tamper::page_state(&self.hypervisor, Pfn(page), state);
     }

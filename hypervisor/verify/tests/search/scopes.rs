@@ -1,8 +1,8 @@
-//! The small machines that are searched, and what is done to them in every state.
+//! The small machines that the search explores, and the actions that it tries in every state.
 //!
-//! A scope is two scripts. The first is done once; the lines of the second are tried in every state. In
-//! the second, `vm1` is the newest VM in place 1, `vm101` the one that was there before it, and `vm99`
-//! names nothing; `object16` is the newest first object of the VM in place 1.
+//! A scope is two scripts. The search runs the first one once, and tries each line of the second one in every state.
+//! In the second script `vm1` is the newest VM in slot 1, `vm101` the VM before it in that slot, and `vm99` names
+//! nothing. `object16` is the newest first object of the VM in slot 1.
 
 use hyp_core::machine::geometry::Geometry;
 use hyp_verify::lockstep::Bench;
@@ -10,10 +10,10 @@ use hyp_verify::lockstep::action::{Action, Arg, parse};
 
 use super::TinyPair;
 
-/// A machine to be searched.
+/// A machine to search.
 pub(super) struct Scope {
     pub(super) name: &'static str,
-    /// Pages of RAM, from 0 on, and how many of them are the hypervisor's.
+    /// RAM, as a number of pages from 0 on. The field after it: how many of them are the hypervisor's.
     ram: u64,
     reserved: u64,
     pub(super) prefix: Vec<Action>,
@@ -38,14 +38,14 @@ impl Scope {
         Bench { ram: 0..self.ram, reserved: 0..self.reserved, denied: 100..101 }
     }
 
-    /// What is to be tried in this state.
+    /// Returns the actions to try in this state.
     pub(super) fn moves<G: Geometry>(&self, pair: &TinyPair<'_, '_, G>) -> Vec<Action> {
         let resolve = |action: &Action| resolve(pair, *action);
         self.moves.iter().map(resolve).collect()
     }
 }
 
-/// Turns places into handles.
+/// Replaces slots by handles.
 fn resolve<G: Geometry>(pair: &TinyPair<'_, '_, G>, action: Action) -> Action {
     let newest = |known: &[u32], place: usize, skip: usize| {
         let mut there = (0..known.len()).rev().filter(|index| known[*index] & 0xff == place as u32);
@@ -64,8 +64,8 @@ fn resolve<G: Geometry>(pair: &TinyPair<'_, '_, G>, action: Action) -> Action {
     }
 }
 
-/// A protected guest's memory: a block and two pages, by pages, halves, blocks and more, before its
-/// start and after.
+/// A protected guest's memory, a block and two pages: transitions of pages, half blocks, blocks and more, before its
+/// start and after it.
 const MEMORY: (&str, &str) = (
     "vm-create protected=1 first=32 pages=10
      object-create vm=vm0 pages=6
@@ -107,7 +107,7 @@ const MEMORY: (&str, &str) = (
      touch page=48",
 );
 
-/// The life of a VM and its two vCPUs on two CPUs.
+/// The life cycle of a VM and its two vCPUs, on two CPUs.
 const LIFE: (&str, &str) = (
     "",
     "vm-create protected=1 first=32 pages=6
@@ -137,7 +137,7 @@ const LIFE: (&str, &str) = (
      guest cpu=1 system-off",
 );
 
-/// Two protected VMs and an ordinary one that are given the same two pages.
+/// Two protected VMs and an ordinary one that get the same two pages.
 const PARTIES: (&str, &str) = (
     "vm-create protected=1 first=32 pages=8
      vm-create protected=0 first=40 pages=8
@@ -188,7 +188,7 @@ const PARTIES: (&str, &str) = (
      touch page=64",
 );
 
-/// Three VMs come and go.
+/// Three VMs are made and destroyed.
 const VMS: (&str, &str) = (
     "",
     "vm-create protected=1 first=32 pages=4
@@ -215,7 +215,7 @@ const VMS: (&str, &str) = (
      vm-top-up vm=vm102 first=44 pages=1",
 );
 
-/// A VM is put together, from a pool that is short.
+/// A VM is built from a pool with too few pages.
 const BUILD: (&str, &str) = (
     "vm-create protected=1 first=32 pages=3",
     "vm-top-up vm=vm0 first=36 pages=1
@@ -244,7 +244,7 @@ const BUILD: (&str, &str) = (
      vm-start vm=vm0 entry=0x20000 argument=7",
 );
 
-/// A VM's end, a block's worth of work at a time: everything else meets a dying VM.
+/// A VM is destroyed, a block's worth of work at a time. All other calls meet a dying VM.
 const DYING: (&str, &str) = (
     "vm-create protected=1 first=32 pages=10
      object-create vm=vm0 pages=7
@@ -281,7 +281,7 @@ const DYING: (&str, &str) = (
      vm-destroy vm=vm1",
 );
 
-/// Values that are wrong in themselves, in a few states of a VM that runs and one that is ordinary.
+/// Invalid values, in a few states of a started VM and of an ordinary one.
 const NONSENSE: (&str, &str) = (
     "vm-create protected=1 first=32 pages=12
      vm-create protected=0 first=44 pages=8
@@ -402,7 +402,7 @@ const NONSENSE: (&str, &str) = (
      touch page=128",
 );
 
-/// Every table is full.
+/// A machine whose tables of VMs, objects, bindings and vCPUs are full.
 fn full() -> Scope {
     let mut prefix = String::from("vm-create protected=1 first=48 pages=16\n");
     for place in 1..16 {
@@ -417,7 +417,7 @@ fn full() -> Scope {
     for vcpu in 0..16 {
         prefix += &format!("vcpu-create vm=vm0 index={vcpu}\n");
     }
-    // Some break two rules, to see which one is told.
+    // Some calls break two rules, to check which one is reported.
     let moves = "vm-create protected=1 first=124 pages=3
         vm-create protected=1 first=125 pages=3
         vm-create protected=1 first=48 pages=4

@@ -1,4 +1,4 @@
-//! What tells two states of the core apart.
+//! Hashes the state of the core.
 
 use std::hash::{Hash, Hasher};
 
@@ -9,7 +9,7 @@ use hyp_verify::spec::{Spec, SpecOwner};
 
 use super::TinyPair;
 
-/// A hash of 128 bits: every word is mixed into all bits above it, and the upper half into the lower.
+/// A 128-bit hash: every word affects all bits above it, and the upper half affects the lower half.
 struct Fingerprint(u128);
 
 impl Hasher for Fingerprint {
@@ -44,7 +44,7 @@ impl Hasher for Fingerprint {
     }
 }
 
-/// A hash of all that the core decides by.
+/// Hashes all state that the core's decisions depend on.
 pub(super) fn of<G: Geometry>(pair: &TinyPair<'_, '_, G>) -> u128 {
     let mut hasher = Fingerprint(1);
     spec(&pair.spec, &mut hasher);
@@ -52,7 +52,7 @@ pub(super) fn of<G: Geometry>(pair: &TinyPair<'_, '_, G>) -> u128 {
     hasher.0
 }
 
-/// A handle without its generation.
+/// Returns a handle without its generation.
 const fn place(handle: u32) -> u32 {
     handle & 0xff
 }
@@ -67,7 +67,7 @@ fn spec(spec: &Spec, hasher: &mut Fingerprint) {
             SpecOwner::Lent(vm) => (page, 3, place(vm.0)).hash(hasher),
         }
     }
-    // The maps are in the order of handles, whose generations are not to count.
+    // The maps are ordered by handle. The order must not depend on generations.
     let mut vms: Vec<_> = spec.vms.iter().collect();
     vms.sort_unstable_by_key(|(vm, _)| place(vm.0));
     for (vm, found) in vms {

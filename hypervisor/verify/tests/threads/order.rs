@@ -1,17 +1,18 @@
-//! Whether some order of calls that were made at once explains what they were answered.
+//! Finds a sequential order of concurrent calls that explains their results.
 
 use std::collections::BTreeMap;
 
-/// A call and what it was answered, for a specification `S`.
+/// A call with its result, for a specification `S`.
 pub(super) trait Answered<S> {
-    /// When it began and when it ended, by a clock that all threads share.
+    /// Its start and end, by a clock that all threads share.
     fn when(&self) -> (u64, u64);
 
-    /// Does it to the specification; whether it would have been answered so.
+    /// Runs the call on the specification. Returns true if the result is the same.
     fn admits(&self, spec: &mut S) -> bool;
 }
 
-/// Whether some order of the threads' calls explains the answers, and leads to a state that `is_there`.
+/// Returns true if some order of the threads' calls explains the results and leads to a state that `is_there`
+/// accepts.
 pub(super) fn explain<S: Clone + PartialEq, D: Answered<S>>(
     spec: &S,
     threads: &[Vec<D>],
@@ -23,14 +24,14 @@ pub(super) fn explain<S: Clone + PartialEq, D: Answered<S>>(
 
 struct Search<'a, S, D> {
     threads: &'a [Vec<D>],
-    /// How many calls of each thread were done in some order, and the states from which no order of the others
-    /// explains them.
+    /// For each number of completed calls per thread, the states from which no order of the remaining calls explains
+    /// the results.
     dead_ends: BTreeMap<Vec<usize>, Vec<S>>,
     is_there: &'a mut dyn FnMut(&S) -> bool,
 }
 
 impl<S: Clone + PartialEq, D: Answered<S>> Search<'_, S, D> {
-    /// Whether some order explains what is left of each thread's calls, from `at` on.
+    /// Returns true if some order explains the remaining calls of each thread, from `at` on.
     fn goes_on(&mut self, spec: &S, at: &[usize]) -> bool {
         let threads = self.threads;
         let next: Vec<Option<&D>> = threads.iter().zip(at).map(|(calls, at)| calls.get(*at)).collect();

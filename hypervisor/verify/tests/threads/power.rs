@@ -1,5 +1,5 @@
-//! A CPU goes on with the vCPU that it kept, without a look at the VM, while the guest's other vCPUs change what
-//! that look would see: they end the VM's run, turn each other on and themselves off, and take devices' names back.
+//! A CPU enters the vCPU in its cache without reading the VM, while the guest's other vCPUs change the state that it
+//! would read: they stop the VM, turn vCPUs on and off, and change the MMIO guard.
 
 use std::collections::BTreeSet;
 use std::sync::Barrier;
@@ -27,9 +27,9 @@ use crate::cases;
 use crate::guide::Dice;
 
 const VCPUS: usize = 3;
-/// Pages that no memory is bound to: devices, until the guest names others.
+/// Pages without memory. They are devices until the guest maps pages in its MMIO guard.
 const DEVICES: [u64; 2] = [4, 5];
-/// A protected VM, all of whose vCPUs are on.
+/// A protected VM with all its vCPUs on.
 const START: &str = "
     vm-create protected=1 first=40 pages=12
     vcpu-create vm=vm0 index=0
@@ -43,19 +43,19 @@ const START: &str = "
     guest cpu=0 cpu-on 2
     put cpu=0";
 
-/// What a vCPU does, entering and leaving it among that.
+/// An action of a vCPU, with its entry and exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Do {
-    /// Answered with x0.
+    /// The vCPU is entered. The result is x0.
     Enter,
     Leave,
-    /// CPU_ON of a vCPU, whose x0 is to be this.
+    /// CPU_ON of a vCPU, with this value for its x0.
     On(u32, u64),
     /// CPU_OFF.
     Off,
     /// SYSTEM_OFF.
     Stop,
-    /// An access to a device: answered whether the host may emulate it.
+    /// An access to a device. The result tells whether the host may emulate it.
     Access(u64),
     /// MMIO_GUARD_MAP.
     Name(u64),
@@ -63,7 +63,7 @@ enum Do {
     Unname(u64),
 }
 
-/// What it was answered; a guest's call is refused with nothing more to say.
+/// The result of an action. A guest's refused call has no further value.
 type Answer = Result<u64, Option<CallError>>;
 
 #[derive(Debug)]
@@ -75,14 +75,14 @@ struct Done {
     ended: u64,
 }
 
-/// The specification, and what it has no word for: where vCPUs start, and the MMIO guard.
+/// The specification, with the state that it does not model: the x0 at which vCPUs start, and the MMIO guard.
 #[derive(Clone, PartialEq)]
 struct Model {
     spec: Spec,
     vm: VmHandle,
-    /// Of each vCPU.
+    /// The x0 of each vCPU.
     x0: [u64; VCPUS],
-    /// The named pages, once there was one.
+    /// The pages in the MMIO guard, once the guest has mapped one.
     named: Option<BTreeSet<u64>>,
 }
 
@@ -126,10 +126,10 @@ impl Answered<Model> for Done {
     }
 }
 
-/// One run of a vCPU: what it does until it exits.
+/// A vCPU's run: its actions until it exits.
 type Run = (u32, Vec<Do>);
 
-/// The runs of a CPU: mostly of the vCPU that it ran before. Each x0 that is passed on is another.
+/// The runs of a CPU, mostly of the vCPU in its cache. Each x0 that is passed to CPU_ON is unique.
 fn runs(cpu: u32, dice: &mut Dice) -> Vec<Run> {
     let run = |turn: u64| {
         let vcpu = if dice.one_in(4) { dice.below(VCPUS as u64) as u32 } else { cpu };
@@ -176,7 +176,7 @@ fn step(loaded: &mut LoadedVcpu<'_, '_, Fake<Tiny>>, what: Do) -> Answer {
     Ok(0)
 }
 
-/// Does the runs on a CPU, as its host would: with what the CPU kept.
+/// Runs a CPU's part through its vCPU cache, as the host would.
 fn run(
     real: &Hypervisor<'_, Fake<Tiny>>,
     vm: VmHandle,
@@ -197,6 +197,7 @@ fn run(
                 told(*what, step(loaded, *what), began, now());
                 began = now();
             }
+            Ok(())
         });
         match left {
             Ok(()) => told(Do::Leave, Ok(0), began, now()),
@@ -206,7 +207,7 @@ fn run(
     done
 }
 
-/// One round: two CPUs at once, then a look at what has become of each vCPU and device.
+/// One round: two CPUs run at once, then the state of each vCPU and device is checked.
 fn round(seed: u64) -> usize {
     with_pair(&BENCH, |pair: &mut Pair<'_, '_, Tiny>| {
         for action in parse(START).expect("a script") {

@@ -164,7 +164,8 @@ fn cpus(tree: Fdt<'_>) -> Result<Vec<u64, MAX_CPUS>, DeviceTreeError> {
             [a, b, c, d, e, f, g, h] => u64::from_be_bytes([a, b, c, d, e, f, g, h]),
             _ => return Err(DeviceTreeError::Malformed),
         };
-        if mpidr & !AFFINITY != 0 || (cpus.contains(&mpidr) && !seeded!(FirmwareTrusted)) {
+        let twice = seeded!(cpus.contains(&mpidr), FirmwareTrusted => false);
+        if mpidr & !AFFINITY != 0 || twice {
             return Err(DeviceTreeError::Malformed);
         }
         cpus.push(mpidr).map_err(|_| DeviceTreeError::TooMany("CPUs"))?;

@@ -69,7 +69,11 @@ pub(crate) fn decide(function: u32, [x1, x2, x3]: [u64; 3]) -> Result<PowerReque
     let function = function & !NO_SVE_HINT;
     match function {
         SMCCC_VERSION => return Err(SMCCC_1_2),
-        SMCCC_ARCH_FEATURES if x1 & 0xffff_ffff == u64::from(SMCCC_VERSION) => return Err(SUCCESS),
+        SMCCC_ARCH_FEATURES
+            if [SMCCC_VERSION, SMCCC_ARCH_FEATURES].map(u64::from).contains(&(x1 & 0xffff_ffff)) =>
+        {
+            return Err(SUCCESS);
+        }
         _ => {}
     }
     Ok(match decode(&[function.into(), x1, x2, x3]).map_err(code)? {
@@ -154,6 +158,7 @@ impl HostCpus {
     pub fn reserve(&self, target: u64, entry: Ipa, context_id: u64) -> Result<CpuIndex, ErrorCode> {
         let index = self.index(target).ok_or(ErrorCode::InvalidParameters)?;
         let cpu = self.get(index).ok_or(ErrorCode::InvalidParameters)?;
+        seeded!(ReservedTwice => if cpu.state.load(Ordering::Relaxed) == ON_PENDING { return Ok(index) });
         match cpu.state.compare_exchange(OFF, ON_PENDING, Ordering::Acquire, Ordering::Relaxed) {
             Ok(_) => {
                 // The target reads these only after the firmware has started it, which the caller requests
@@ -162,7 +167,6 @@ impl HostCpus {
                 cpu.context_id.store(context_id, Ordering::Release);
                 Ok(index)
             }
-            Err(ON_PENDING) if seeded!(ReservedTwice) => Ok(index),
             Err(ON) => Err(ErrorCode::AlreadyOn),
             Err(_) => Err(ErrorCode::OnPending),
         }
@@ -243,6 +247,7 @@ mod tests {
             ([0x8400_0000_u64, 0, 0, 0], Err(0x1_0001)),
             ([0x8000_0000, 0, 0, 0], Err(0x1_0002)),
             ([0x8000_0001, 0x8000_0000, 0, 0], Err(0)),
+            ([0x8000_0001, 0x8000_0001, 0, 0], Err(0)),
             ([0x8000_0001, 0x8000_8000, 0, 0], NOT_SUPPORTED),
             ([0x8400_0006, 0, 0, 0], Err(2)),
             ([0x8400_000a, 0x8000_0000, 0, 0], Err(0)),

@@ -54,7 +54,16 @@ impl EntryRef {
         machine.write_entry(self.table, self.index, value);
     }
 
-    /// The entry for `page` in the table that this one names.
+    /// The entry for `page` in the table that this one names, if it names one.
+    #[inline(always)] // mem_share: the levels of a walk are constants
+    fn follow<M: Machine>(self, machine: &M, page: u64) -> Option<Self> {
+        match self.kind(machine) {
+            Kind::Table(table) => Some(self.below::<M>(table, page)),
+            Kind::Invalid | Kind::Leaf(_) => None,
+        }
+    }
+
+    /// The entry for `page` in `table`, which this one names.
     fn below<M: Machine>(self, table: Pfn, page: u64) -> Self {
         let level = below(self.level);
         Self { table: TableRef::new(table), index: M::Geometry::index(level, page), level }
@@ -110,14 +119,7 @@ impl Stage2 {
     /// Returns the level-3 entry for `page`, if the walk reaches a level-3 table.
     #[inline(always)] // mem_share: its walk is the host's side of a transition
     fn page_entry<M: Machine>(&self, machine: &M, page: u64) -> Option<EntryRef> {
-        let mut entry = self.root_entry::<M>(page);
-        while entry.level != Level::Three {
-            let Kind::Table(table) = entry.kind(machine) else {
-                return None;
-            };
-            entry = entry.below::<M>(table, page);
-        }
-        Some(entry)
+        self.root_entry::<M>(page).follow(machine, page)?.follow(machine, page)
     }
 
     /// Returns the entry for `page` in the lowest table that the walk reaches, and the decoded entry.
@@ -271,7 +273,7 @@ impl Stage2 {
         entry.write(machine, INVALID);
         let mut broken = TlbGather::new(self.stage2_id());
         broken.removed(first, entry.level);
-        seeded!(broken.finish(machine), NoBreak => ());
+        broken.finish(machine);
         let table = pool.take(machine)?;
         let level = below(entry.level);
         machine.fill(table, descriptor::at_level(leaf, level), M::Geometry::span(level) << PAGE_SHIFT);

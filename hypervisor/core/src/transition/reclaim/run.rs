@@ -33,8 +33,8 @@ impl<M: Machine> Hypervisor<'_, M> {
             return Err(CallError::Denied.into());
         };
         vm.has_tables::<M::Geometry>(page.offset(), gfn, pages)?;
-        if vm.state == VmState::New && !seeded!(MeasuredSwapped) {
-            vm.measurement.void();
+        if vm.state == VmState::New {
+            seeded!(vm.measurement.void(), MeasuredSwapped => ());
         }
 
         let mut gather = TlbGather::new(vm.tables.stage2_id());
@@ -52,11 +52,9 @@ impl<M: Machine> Hypervisor<'_, M> {
         let Some(range) = PageRange::<Pfn>::new(first, pages) else {
             return;
         };
-        let wiped = seeded!(range, FirstPageWiped => crate::seeded::first_page(range));
-        if seeded!(vm.protected, ReclaimUnwiped => false) || seeded!(LentWiped) {
-            self.machine.wipe(&Frames::new(wiped));
-        }
+        seeded!(LentWiped => self.machine.wipe(&Frames::new(range)));
         if vm.protected {
+            self.machine.wipe(&Frames::new(range));
             vm.report.returned = vm.report.returned.wrapping_add(pages);
         }
         let mut host = self.host.lock(&self.machine);

@@ -1,4 +1,4 @@
-//! What may change of a guest's registers, by what was done.
+//! The registers that a guest's step may change.
 
 use hyp_core::cpu::mmio::PendingAccess;
 use hyp_core::cpu::registers::{SystemRegisters, pstate};
@@ -6,7 +6,7 @@ use hyp_core::vcpu::GuestAction;
 
 use super::{EC_HVC, EC_SMC, Vcpu};
 
-/// What a guest has in its registers.
+/// A guest's registers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Registers {
     pub(super) x: [u64; 31],
@@ -28,7 +28,7 @@ impl Registers {
     }
 }
 
-/// A hypercall's answer is in x0 to x3; nothing else changes.
+/// Checks that a hypercall changes x0 to x3 only.
 pub(super) fn check_hypercall(before: &Registers, after: &Registers, class: u64, action: GuestAction) {
     if before.pstate & pstate::AARCH32 != 0 {
         return; // the VM was stopped
@@ -48,7 +48,7 @@ pub(super) fn check_hypercall(before: &Registers, after: &Registers, class: u64,
     }
 }
 
-/// A trap that needed no host: an instruction was done, an exception taken, or it runs again.
+/// Checks a trap that the core handled: it emulated the instruction, injected an exception, or retries.
 pub(super) fn check_resumed(before: &Registers, after: &Registers, class: u64) {
     if class == EC_HVC || class == EC_SMC {
         return;
@@ -64,7 +64,7 @@ pub(super) fn check_resumed(before: &Registers, after: &Registers, class: u64) {
     assert_eq!(before.system, after.system);
 }
 
-/// An exception was taken to EL1 (Arm ARM DDI0487, D1.3).
+/// Checks an exception that was injected into EL1 (Arm ARM DDI0487, D1.3).
 pub(super) fn check_injected(before: &Registers, after: &Registers) {
     let offset = after.pc.wrapping_sub(before.system.vbar_el1);
     assert!(offset < 0x800 && offset.is_multiple_of(0x200), "vector {offset:#x}");

@@ -1,11 +1,11 @@
-//! Inputs to start from.
+//! The seeds of the target.
 
-/// Steps of a seed.
+/// The bytes of a seed's steps.
 #[derive(Default)]
 struct Steps(Vec<u8>);
 
 impl Steps {
-    /// A protected VM whose first pages are there.
+    /// A protected VM whose first `pages` pages are present.
     fn new(pages: u8) -> Self {
         Self(vec![pages << 1])
     }
@@ -15,30 +15,30 @@ impl Steps {
         self
     }
 
-    /// A hypercall, by its place in [`FUNCTIONS`](super::FUNCTIONS).
+    /// A hypercall: an index of [`FUNCTIONS`](super::FUNCTIONS), and its arguments.
     fn call(self, function: u8, x: [u8; 3]) -> Self {
         self.step(&[0, function, 0]).step(&x)
     }
 
-    /// A data abort; `page` is counted as arguments are.
+    /// A data abort. `page` is encoded as arguments are.
     fn abort(self, iss: u32, page: u8) -> Self {
         self.step(&[1, 0]).step(&iss.to_le_bytes()).step(&[page, 0, 0, 0x11])
     }
 }
 
-/// Inputs to start from.
+/// All seeds.
 #[must_use]
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
-    /// The argument that stands for the guest's first page.
+    /// The encoded argument for the guest's first page.
     const FIRST_PAGE: u8 = 12;
-    /// A translation fault at level 3, of a load or store of a word with register 4.
+    /// A translation fault at level 3, from a 32-bit load or store of register 4.
     const LOAD: u32 = 1 << 24 | 2 << 22 | 4 << 16 | 7;
     const STORE: u32 = LOAD | 1 << 6;
     /// An access to ICC_SGI1R_EL1 (S3_0_C12_C11_5), MSR x4.
     const SGI: u32 = 3 << 20 | 5 << 17 | 12 << 10 | 4 << 5 | 11 << 1;
     let new = || Steps::new(4);
     let functions = (0..32).fold(new(), |steps, function| {
-        // CPU_OFF, SYSTEM_OFF and SYSTEM_RESET end it.
+        // CPU_OFF, SYSTEM_OFF and SYSTEM_RESET end the run.
         if [16, 22, 23].contains(&function) { steps } else { steps.call(function, [FIRST_PAGE, 1, 0]) }
     });
     vec![

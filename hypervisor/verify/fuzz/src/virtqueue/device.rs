@@ -1,4 +1,4 @@
-//! The devices, and what is behind them.
+//! The devices and their backends.
 
 use std::convert::Infallible;
 
@@ -12,7 +12,7 @@ use super::memory::Memory;
 
 const SECTORS: usize = 8;
 
-/// A disk that checks that it is asked for sectors which it has.
+/// A disk that checks that every request is for a sector that it has.
 #[derive(Debug)]
 pub(super) struct Disk {
     bytes: Vec<u8>,
@@ -52,7 +52,7 @@ impl BlockBackend for Disk {
     }
 }
 
-/// What is printed, counted.
+/// Counts the bytes that were printed.
 #[derive(Debug, Default)]
 pub(super) struct Printed(u64);
 
@@ -105,7 +105,7 @@ impl Device {
 
     pub(super) fn check(&self) {
         if let Self::Console { printed, copied } = self {
-            // More was printed than served only where serving ended in an error.
+            // Printed bytes exceed the reported ones only if the request ended in an error.
             assert!(*copied <= printed.0);
         }
     }

@@ -1,4 +1,4 @@
-//! The guest's memory, which looks at what the device does with it.
+//! The guest's memory. It checks each access of the device.
 
 use std::cell::RefCell;
 
@@ -10,7 +10,7 @@ use shared_abi::addr::{Gfn, PAGE_SIZE, Pa, PageRange, Pfn};
 
 use super::{AREAS, DESCRIPTOR_BYTES, GUEST, WRITE};
 
-/// The guest has 16 pages, in physical pages that are in another order.
+/// The number of guest pages. Their physical pages are in another order.
 const PAGES: u64 = 16;
 const FIRST: Pfn = Pfn(0x8_0000);
 
@@ -27,7 +27,7 @@ pub(super) fn page_map() -> PageMap {
     map
 }
 
-/// A write of the guest's that comes after so many accesses of the device's.
+/// A guest's write that happens after a number of device accesses.
 #[derive(Debug)]
 pub(super) struct Race {
     pub(super) after: u64,
@@ -35,30 +35,30 @@ pub(super) struct Race {
     pub(super) bytes: [u8; 8],
 }
 
-/// What the device has read of the chain in hand.
+/// The current chain, as the device has read it.
 #[derive(Debug, Default)]
 struct InHand {
     head: Option<u64>,
-    /// Offsets in guest memory that the device may write: first, and one past the last.
+    /// The ranges of guest memory that the device may write: start and exclusive end offsets.
     writable: Vec<(u64, u64)>,
 }
 
 #[derive(Debug)]
 pub(super) struct State {
-    /// By guest address.
+    /// The content, by guest address.
     ram: Vec<u8>,
-    /// Guest pages that the guest has not shared, a bit each.
+    /// The guest pages that are not shared, as a bit mask.
     pub(super) private: u16,
     pub(super) races: Vec<Race>,
     areas: Areas,
     chain: InHand,
     descriptors_read: u64,
     pushed: u64,
-    /// A buffer lies in the used ring: what is written there may be either's.
+    /// A buffer overlaps the used ring, so a write there may be for either.
     ambiguous: bool,
 }
 
-/// The guest's memory, which looks at what the device does.
+/// The guest's memory. It checks each access of the device.
 #[derive(Debug)]
 pub(super) struct Memory(pub(super) RefCell<State>);
 
@@ -78,7 +78,7 @@ impl Default for Memory {
 }
 
 impl State {
-    /// The guest writes.
+    /// Writes as the guest.
     pub(super) fn poke(&mut self, at: u16, bytes: &[u8]) {
         for (byte, place) in bytes.iter().zip(&mut self.ram[usize::from(at)..]) {
             *place = *byte;
@@ -95,15 +95,15 @@ impl State {
 
     pub(super) fn end(&self, served: &Result<Served, QueueError>) {
         let size = u64::from(self.areas.size);
-        assert!(self.pushed <= size, "more chains than a doorbell is worth");
-        assert!(self.descriptors_read <= size * size + size, "a walk without an end");
+        assert!(self.pushed <= size, "one doorbell serves more chains than the queue has");
+        assert!(self.descriptors_read <= size * size + size, "the device follows descriptors without end");
         if let Ok(served) = served {
             assert!(served.requests <= size);
             assert!(self.ambiguous || served.requests == self.pushed);
         }
     }
 
-    /// The range of guest memory behind a physical one, if the guest shares it.
+    /// Returns the range of guest memory behind a physical address, if the guest shares it.
     fn shared(&mut self, pa: Pa, bytes: usize) -> Result<std::ops::Range<usize>, Fault> {
         let frame = pa.page().0.wrapping_sub(FIRST.0);
         let page = (0..PAGES).find(|page| page_of(*page) == frame);
@@ -116,7 +116,7 @@ impl State {
         Ok(start..start + bytes)
     }
 
-    /// The device has read a descriptor, if that is what it was.
+    /// Records a read of the device, if it is a descriptor.
     fn note_read(&mut self, start: u64, bytes: &[u8]) {
         let table = self.areas.descriptors.0.wrapping_sub(GUEST.0);
         let Ok(raw) = bytes.try_into().map(u128::from_le_bytes) else {
@@ -143,7 +143,7 @@ impl State {
         }
     }
 
-    /// The used ring: its first offset, and one past its last.
+    /// Returns the used ring: its start and exclusive end offsets.
     fn ring(&self) -> (u64, u64) {
         let first = self.areas.device.0.wrapping_sub(GUEST.0);
         (first, first.saturating_add(4 + 8 * u64::from(self.areas.size)))
@@ -158,7 +158,7 @@ impl State {
             }
             return;
         }
-        // The buffers may adjoin, and a page border cuts what is written.
+        // Adjacent buffers count as one, and a page boundary splits a write.
         let covered = (start..end).all(|byte| {
             let mut windows = self.chain.writable.iter();
             windows.any(|(first, end)| *first <= byte && byte < *end)
@@ -166,7 +166,7 @@ impl State {
         assert!(covered, "the device writes {start:#x} to {end:#x}, for which it has no buffer");
     }
 
-    /// A write to the used ring: an element, or the index after it.
+    /// Checks a write to the used ring: an element, or the index.
     fn note_used(&mut self, place: u64, bytes: &[u8]) {
         match (place, bytes) {
             (2, [_, _]) => {
@@ -182,7 +182,7 @@ impl State {
                 let room: u64 = windows.map(|(first, end)| end - first).sum();
                 assert!(written <= room, "{written} bytes were written into {room}");
             }
-            // An element that a page border cuts.
+            // An element that a page boundary splits.
             (4.., _) if bytes.len() < 8 => {}
             _ => panic!("the device writes {bytes:?} at {place:#x} of its used ring"),
         }

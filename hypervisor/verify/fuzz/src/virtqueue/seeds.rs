@@ -1,8 +1,8 @@
-//! Inputs to start from.
+//! The seeds of the target.
 
 use super::{NEXT, WRITE};
 
-/// Steps of a seed.
+/// The bytes of a seed's steps.
 #[derive(Default)]
 struct Steps(Vec<u8>);
 
@@ -54,7 +54,7 @@ impl Steps {
         self
     }
 
-    /// A block request of one sector, in descriptors 0 to 2.
+    /// A block request for one sector, in descriptors 0 to 2.
     fn request(self, kind: u8, sector: u8, data: u16) -> Self {
         let mut header = [0; 16];
         (header[0], header[8]) = (kind, sector);
@@ -66,7 +66,7 @@ impl Steps {
     }
 }
 
-/// Inputs to start from.
+/// All seeds.
 #[must_use]
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let honest = [0x00, 0x10, 0x20];
