@@ -61,7 +61,7 @@ impl Frames {
         self.0
     }
 
-    /// The first of the pages alone, for a bug that leaves the others.
+    /// Returns the first page only, for a bug that omits the others.
     #[cfg(feature = "seeded-bugs")]
     pub fn first_page(&self) -> Self {
         Self(PageRange::<Pfn>::new(self.0.first(), 1).unwrap_or(self.0))

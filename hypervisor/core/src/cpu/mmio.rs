@@ -36,14 +36,14 @@ pub(crate) fn begin(context: &mut VcpuContext, esr: u64, access: RegisterAccess,
     }
 }
 
-/// Does what the host says on entry about the pending access.
+/// Finishes or retries the pending access, as the host requests at entry.
 ///
-/// [`Resume::Continue`] is always right: whatever was pending runs again.
+/// [`Resume::Continue`] is always valid: the guest runs the instruction again.
 ///
 /// # Errors
 ///
 /// [`CallError::InvalidParameter`] if no access is pending that `resume` fits. Nothing has changed then.
-#[inline(always)] // mmio_exit: the access that is pending is decoded in registers
+#[inline(always)] // mmio_exit: decodes the pending access in registers
 pub fn resume(context: &mut VcpuContext, resume: Resume) -> Result<(), CallError> {
     let PendingAccess { esr, far } = context.pending;
     let DataAbort { write, access, .. } = DataAbort::decode(esr);
@@ -65,7 +65,7 @@ pub fn resume(context: &mut VcpuContext, resume: Resume) -> Result<(), CallError
 }
 
 /// Returns the register value that this load produces when memory holds `value`.
-#[inline(always)] // mmio_exit: of the access only what is looked at is decoded
+#[inline(always)] // mmio_exit: decodes only the fields that it reads
 fn extend(access: RegisterAccess, value: u64) -> u64 {
     let mask = seeded!(access.size.mask(), AnswerUnmasked => u64::MAX);
     let value = value & mask;

@@ -106,8 +106,9 @@ const fn is_id_register(id: SysRegId) -> bool {
 fn visible(id: SysRegId, read: impl FnOnce(SysRegId) -> u64) -> u64 {
     let (.., crm, op2) = id.fields();
     let (as_is, up_to, always) = match (crm, op2) {
-        // ID_AA64PFR0: FP, AdvSIMD, DIT, CSV3; GIC; RAS before what ERX* would show; CSV2 before
-        // SCXTNUM_ELx. AArch64 only at EL0 and EL1, no EL2 and EL3; no SVE, MPAM, AMU, RME.
+        // ID_AA64PFR0: FP, AdvSIMD, DIT, CSV3 and GIC stay. RAS is capped below the version that ERX* would
+        // need, CSV2 below the version with SCXTNUM_ELx. EL0 and EL1 are AArch64 only. No EL2, EL3, SVE,
+        // MPAM, AMU, RME.
         (4, 0) => (0xf00f_0000_00ff_0000, 0x0100_0000_1100_0000, 0x11),
         // ID_AA64PFR1: BT, SSBS. No MTE, SME, NMI, GCS.
         (4, 1) => (0, 0x21, 0),
