@@ -61,7 +61,7 @@ impl Frames {
         self.0
     }
 
-    /// The first of the pages alone, for a bug that leaves the others.
+    /// Returns the first page only, for a bug that omits the others.
     #[cfg(feature = "seeded-bugs")]
     pub fn first_page(&self) -> Self {
         Self(PageRange::<Pfn>::new(self.0.first(), 1).unwrap_or(self.0))
@@ -171,8 +171,7 @@ pub trait Machine: Sync {
         let _ = (milestone, report);
     }
 
-    /// Records an event. The default implementation never calls the closure, so it costs nothing to build the
-    /// event.
+    /// Records an event. The default implementation does not call the closure, so no event is built.
     fn event(&self, event: impl FnOnce() -> Event) {
         let _ = event;
     }

@@ -1,18 +1,17 @@
-//! Bugs that can be switched on, one at a time, to see that the tests notice.
+//! Seeded bugs: known faults that a test run switches on one at a time, to show that a test fails.
 //!
-//! A test that passes shows little unless something makes it fail. Each `Bug` is one that a hypervisor
-//! of this kind had: a check, a wipe, a TLB invalidation, a barrier left out, a count off by one.
+//! A test proves little unless a fault makes it fail. Hypervisors of this kind have had each `Bug` here: a
+//! missing check, wipe, TLB invalidation or barrier, or a count that is off by one.
 //!
-//! `hyp_verify::seeded::SeededMachine` carries the bugs of maintenance, wipes and entries: it is between the
-//! core and its machine. Each bug of a decision has a place in the code, a `seeded!` on a line of its own.
-//! `cargo seeded` switches on one bug after the other and prints which tests fail with it
-//! (`hypervisor/verify/tests/seeded.rs` has the list).
+//! `hyp_verify::seeded::SeededMachine`, a wrapper around the machine, has the bugs in maintenance, wipes and
+//! table entries. Each bug in a decision is a `seeded!` on a line of its own. `cargo seeded` switches on each
+//! bug in turn and prints the tests that fail (`hypervisor/verify/tests/seeded.rs` lists them).
 //!
-//! Without the feature `seeded-bugs` a place is the right value, or nothing. The shipped image has neither
-//! place nor wrapper, which a test holds.
+//! Without the feature `seeded-bugs`, `seeded!` expands to the right value or to nothing. A test shows that
+//! the shipped image contains neither a bug nor the wrapper.
 
-/// `seeded!(right, Bug => wrong)`: the right value, or with that bug on the wrong one.
-/// `seeded!(Bug => wrong)`: with that bug on, does something wrong.
+/// `seeded!(right, Bug => wrong)` is `wrong` if the bug is on, else `right`.
+/// `seeded!(Bug => wrong)` runs `wrong` if the bug is on.
 #[cfg(feature = "seeded-bugs")]
 macro_rules! seeded {
     ($right:expr, $bug:ident => $wrong:expr) => {
@@ -25,7 +24,7 @@ macro_rules! seeded {
     };
 }
 
-/// `seeded!(right, Bug => wrong)`: the right value. `seeded!(Bug => wrong)`: nothing.
+/// `seeded!(right, Bug => wrong)` is `right`; `seeded!(Bug => wrong)` is nothing.
 #[cfg(not(feature = "seeded-bugs"))]
 macro_rules! seeded {
     ($right:expr, $bug:ident => $wrong:expr) => {
@@ -41,7 +40,7 @@ pub use on::*;
 mod on {
     use core::sync::atomic::{AtomicUsize, Ordering};
 
-    /// Makes the enum and its table. The number is the class: `docs/verification.md` lists them.
+    /// Makes the enum and its table. The number is the bug's class (`docs/verification.md`).
     macro_rules! bugs {
         ($($(#[doc = $text:literal])+ $name:ident: $class:literal,)+) => {
             /// A bug that can be switched on.
@@ -51,24 +50,24 @@ mod on {
             }
 
             impl Bug {
-                /// All of them.
+                /// All bugs.
                 pub const ALL: &[Self] = &[$(Self::$name,)+];
 
-                /// Its name, by which it is chosen.
+                /// The bug's name, as [`choose`] takes it.
                 pub const fn name(self) -> &'static str {
                     match self {
                         $(Self::$name => stringify!($name),)+
                     }
                 }
 
-                /// The class of bugs that it belongs to, 1 to 19.
+                /// The bug's class, 1 to 19.
                 pub const fn class(self) -> u8 {
                     match self {
                         $(Self::$name => $class,)+
                     }
                 }
 
-                /// What goes wrong.
+                /// The bug's effect.
                 pub const fn text(self) -> &'static str {
                     match self {
                         $(Self::$name => concat!($($text),+),)+
@@ -79,132 +78,132 @@ mod on {
     }
 
     bugs! {
-        /// A pool may begin at an odd page: its root tables are misaligned.
+        /// A pool may start at an odd page, so its root tables are misaligned.
         OddRoot: 1,
-        /// A vCPU that is off stays taken by the CPU that failed to load it.
+        /// A vCPU that is off stays owned by the CPU that failed to load it.
         OwnershipLeaked: 2,
-        /// A vCPU's first registers are not put where it is to find them.
+        /// A vCPU's initial registers are not written to its context page.
         StartForgotten: 2,
-        /// Taking a page by force does not look at the record again once it has the VM's lock.
+        /// Forced reclaim does not read the page state again under the VM's lock.
         StaleOwner: 3,
-        /// A page that was measured may be replaced before the start.
+        /// A measured page may be replaced before the start.
         MeasuredSwapped: 3,
-        /// Of pages that are measured, the first is measured in the place of each.
+        /// The measurement hashes the first page in the place of each page.
         FirstPageMeasured: 3,
-        /// A range of no pages passes for one.
+        /// An empty range is accepted.
         EmptyRange: 4,
-        /// Of a donation's pages only the first is looked at, and it may be lent or shared already.
+        /// A donation checks only its first page, and accepts one that is lent or shared.
         LentTwice: 5,
-        /// A page of an object may be bound at two places.
+        /// An object page may be bound twice.
         BoundTwice: 5,
-        /// A guest may name its own memory a device.
+        /// The MMIO guard accepts a page of the guest's memory.
         GuardOverMemory: 5,
-        /// A guest may give a page back that it shares.
+        /// A guest may relinquish a shared page.
         RelinquishShared: 5,
         /// The first leaf of a gather is not invalidated.
         LeafForgotten: 6,
-        /// Translations are invalidated by the host's VMID, whoever has them.
+        /// Every invalidation uses the host's VMID.
         WrongVmid: 6,
-        /// Of the host's translations nothing is invalidated if that is all of them.
+        /// An invalidation of all host translations does nothing.
         RangeCutShort: 6,
-        /// What combines both stages stays in the TLBs.
+        /// Entries that combine both stages stay in the TLBs.
         CombinedKept: 6,
-        /// What combines both stages stays in the TLBs of the other CPUs.
+        /// Entries that combine both stages stay in the TLBs of other CPUs.
         OtherCpusForgotten: 6,
-        /// A VMID is used again without having left the TLBs.
+        /// A VMID is reused without TLB invalidation.
         VmidReused: 6,
-        /// Another vCPU of the VM finds the translations of the last.
+        /// A vCPU uses the stage-1 translations of the VM's previous vCPU on the CPU.
         PreviousVcpu: 6,
-        /// Another vCPU of the VM finds the instructions that the last has cached.
+        /// A vCPU uses the cached instructions of the VM's previous vCPU on the CPU.
         InstructionsKept: 6,
         /// The TLB invalidation does not wait for the descriptor's write.
         TlbiTooEarly: 7,
-        /// The TLB invalidation is not waited for.
+        /// The CPU does not wait for the TLB invalidation.
         TlbiUnfinished: 7,
-        /// A CPU goes on before it has seen its own TLB invalidation.
+        /// The CPU continues without an ISB after a TLB invalidation.
         IsbForgotten: 7,
-        /// A new translation is not made visible to the walkers.
+        /// A new translation is not published to the table walkers.
         Unpublished: 7,
-        /// The host keeps its mapping of what it gave away.
+        /// The host keeps its mapping of donated pages.
         HostKeepsMapping: 8,
-        /// A handle of an object that is gone names the next in its place.
+        /// A stale object handle resolves to the slot's next object.
         StaleObject: 8,
-        /// Pages go to a VM that is being torn down.
+        /// A dying VM accepts pages.
         DyingVm: 8,
-        /// A VM is torn down while a CPU runs it.
+        /// Teardown proceeds while a vCPU runs.
         TornWhileLoaded: 8,
-        /// A block stays in the TLBs, also if a table takes its place.
+        /// A block stays in the TLBs when it is removed or replaced by a table.
         NoBreak: 9,
-        /// A block with one page of somebody else's in it counts as uniform.
+        /// A block with one deviating page counts as uniform.
         BlockTooEarly: 9,
-        /// Of a run that is wiped only the first page is.
+        /// A wipe covers only the first page of a run.
         FirstPageWiped: 9,
-        /// Nothing is wiped: neither what the host gives nor what it takes back.
+        /// No page is wiped, neither at donation nor at return.
         WipeForgotten: 10,
-        /// Content that is kept is not cleaned out of the caches.
+        /// Kept content is not cleaned from the caches.
         KeptUncleaned: 10,
-        /// Of content that is kept only the first page is cleaned.
+        /// Only the first page of kept content is cleaned.
         FirstPageCleaned: 10,
-        /// What an ordinary VM was lent is wiped.
+        /// A page lent to an ordinary VM is wiped at return.
         LentWiped: 10,
-        /// A guest may meet zeroes where the host took a page by force.
+        /// A guest reads zeroes where the host reclaimed a page.
         PoisonForgotten: 10,
-        /// A binding may end one page beyond the guest's address space.
+        /// A binding may end one page beyond the IPA space.
         BoundBeyond: 11,
-        /// An MMIO access may reach into the next page.
+        /// An MMIO access may extend into the next page.
         AcrossPages: 11,
-        /// A share returns one page more than it did.
+        /// A share returns one page more than it converted.
         OneTooMany: 11,
-        /// An MMIO write shows the host all of the register.
+        /// An MMIO write exposes the whole register to the host.
         WholeRegister: 12,
-        /// The host's answer to an MMIO read is not cut to its size.
+        /// The value of an MMIO read is not truncated to the access size.
         AnswerUnmasked: 12,
-        /// The host may answer one MMIO access twice.
+        /// The host may finish an MMIO access twice.
         AnsweredTwice: 12,
-        /// The upper half of a function number of the host's is ignored.
+        /// The upper half of x0 is ignored in a host call.
         HighBits: 13,
-        /// SVE shows in an ID register.
+        /// An ID register shows SVE.
         HiddenFeature: 13,
         /// The host's lock is taken before a VM's.
         LockOrder: 14,
-        /// Two guests' CPU_ON of one vCPU both succeed.
+        /// Two CPU_ON calls for one vCPU both succeed.
         CpuOnAgain: 14,
-        /// Two CPU_ON of the host's for one CPU both succeed.
+        /// Two host CPU_ON calls for one CPU both succeed.
         ReservedTwice: 14,
-        /// A CPU goes on with what it knows of a vCPU, though its VM was stopped, or its MMIO guard changed.
+        /// A CPU resumes a cached vCPU after its VM was stopped or its MMIO guard changed.
         RevokeForgotten: 14,
-        /// Pages that are no longer shared are still counted, and others twice.
+        /// An unshare does not lower the count of shared pages, and a share raises it twice.
         SharedUncounted: 15,
-        /// A teardown that has reached its bound forgets the rest.
+        /// Teardown stops at its bound and leaks the remaining pages.
         LeftBehind: 15,
-        /// A change that the pool has no tables for begins.
+        /// A change starts although the pool has too few tables.
         TablesUncounted: 15,
         /// The host's tables may lie in memory that is not reserved.
         TablesUnreserved: 16,
-        /// Devices that are denied to the host are mapped like others.
+        /// Denied devices are mapped for the host.
         DeniedDevice: 16,
-        /// An instruction that nobody foresaw ends the VM.
+        /// An unexpected trap stops the VM.
         TrapIsFatal: 17,
-        /// An access that the host may not make is tried again for ever.
+        /// The host retries a refused access endlessly.
         RetriedForEver: 17,
-        /// A CPU that the firmware names twice counts twice.
+        /// A CPU that the device tree lists twice counts twice.
         FirmwareTrusted: 19,
     }
 
-    /// The bug that is on, counted from [`FIRST`]; [`NONE`]; or nobody has asked yet.
+    /// [`FIRST`] plus the number of the bug that is on, [`NONE`], or [`NOT_ASKED`] before the first query.
     static CHOSEN: AtomicUsize = AtomicUsize::new(NOT_ASKED);
     const NOT_ASKED: usize = 0;
     const NONE: usize = 1;
     const FIRST: usize = 2;
 
-    /// Switches a bug on, and all others off. Answers whether there is one of that name.
+    /// Switches a bug on and all others off. Returns whether there is a bug of that name.
     pub fn choose(name: &str) -> bool {
         let found = (FIRST..).zip(Bug::ALL).find(|(_, bug)| bug.name() == name);
         CHOSEN.store(found.map_or(NONE, |(place, _)| place), Ordering::Relaxed);
         found.is_some()
     }
 
-    /// Whether that bug is on.
+    /// Returns whether the bug is on.
     pub fn is_on(bug: Bug) -> bool {
         let chosen = match CHOSEN.load(Ordering::Relaxed) {
             NOT_ASKED => ask(),
@@ -213,7 +212,7 @@ mod on {
         chosen == FIRST.wrapping_add(bug as usize)
     }
 
-    /// A test's process is told by its environment.
+    /// Reads the bug's name from the environment of a test process.
     #[cfg(not(target_os = "none"))]
     fn ask() -> usize {
         let name = std::env::var("CLOISTER_SEEDED").unwrap_or_default();

@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_asked_for_is_understood_or_refused() {
+    fn known_arguments_apply_and_others_are_refused() {
         assert_eq!(apply(""), Ok(()));
         assert_eq!(apply(" "), Ok(()));
         assert_eq!(apply(" trace=on ").is_ok(), cfg!(feature = "trace"));

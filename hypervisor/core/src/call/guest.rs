@@ -59,7 +59,7 @@ pub fn guest_call<M: Machine>(
 }
 
 /// Handles the infrequent calls.
-#[inline(never)] // null_hypercall: its registers are not saved for the others
+#[inline(never)] // null_hypercall: the common path saves no registers for it
 fn serve<M: Machine>(
     vcpu: &mut LoadedVcpu<'_, '_, M>,
     services: &Services<'_>,

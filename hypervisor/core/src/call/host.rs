@@ -33,7 +33,7 @@ pub enum HostAction {
 /// Handles an HVC or SMC of the host. The PC is past the instruction.
 ///
 /// The caller has saved at least x0 to x18 of the host in `registers`.
-#[inline(always)] // mmio_exit: the arguments of `VcpuRun` go straight to where they are used
+#[inline(always)] // mmio_exit: the arguments of `VcpuRun` are not copied
 pub fn host_call<M: Machine>(
     hypervisor: &Hypervisor<'_, M>,
     registers: &mut Registers,

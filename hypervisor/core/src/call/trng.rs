@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn its_key_is_not_to_be_printed() {
+    fn debug_output_hides_the_key() {
         assert_eq!(std::format!("{:?}", seeded()), "Trng { seeded: true, .. }");
     }
 

@@ -43,7 +43,7 @@ pub(crate) fn begin(context: &mut VcpuContext, esr: u64, access: RegisterAccess,
 /// # Errors
 ///
 /// [`CallError::InvalidParameter`] if no access is pending that `resume` fits. Nothing has changed then.
-#[inline(always)] // mmio_exit: the access that is pending is decoded in registers
+#[inline(always)] // mmio_exit: decodes the pending access in registers
 pub fn resume(context: &mut VcpuContext, resume: Resume) -> Result<(), CallError> {
     let PendingAccess { esr, far } = context.pending;
     let DataAbort { write, access, .. } = DataAbort::decode(esr);
@@ -65,7 +65,7 @@ pub fn resume(context: &mut VcpuContext, resume: Resume) -> Result<(), CallError
 }
 
 /// Returns the register value that this load produces when memory holds `value`.
-#[inline(always)] // mmio_exit: of the access only what is looked at is decoded
+#[inline(always)] // mmio_exit: decodes only the fields that it reads
 fn extend(access: RegisterAccess, value: u64) -> u64 {
     let mask = seeded!(access.size.mask(), AnswerUnmasked => u64::MAX);
     let value = value & mask;
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_must_fit_the_question() {
+    fn a_resume_must_fit_the_pending_access() {
         let ipa = Ipa(0x900_0000);
         for (pending, answer) in [
             (None, Resume::MmioRead(0)),

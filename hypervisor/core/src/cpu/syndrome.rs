@@ -126,7 +126,7 @@ impl Fault {
     }
 
     /// Returns [`Self::ipa`] for a translation fault, `None` for any other.
-    #[inline(always)] // mmio_exit: only what is looked at is decoded
+    #[inline(always)] // mmio_exit: skips the fields that the caller does not read
     pub(crate) fn translation_ipa(self, hpfar: u64, far: u64) -> Option<Ipa> {
         self.is_translation().then_some(self.given_ipa(hpfar, far))
     }
@@ -171,7 +171,7 @@ pub struct RegisterAccess {
 
 impl DataAbort {
     /// Decodes the ISS of class 0x24: ISV 24, SAS 23:22, SSE 21, SRT 20:16, SF 15, CM 8, WnR 6.
-    #[inline(always)] // mmio_exit: only what is looked at is decoded
+    #[inline(always)] // mmio_exit: skips the fields that the caller does not read
     pub(crate) const fn decode(esr: u64) -> Self {
         const ISV: u64 = 1 << 24;
         Self {
@@ -268,7 +268,7 @@ const fn register_field(bits: u64) -> u8 {
 impl Syndrome {
     /// Decodes ESR_EL2. Most callers match on the class only. Inlining lets the compiler drop the fields that
     /// a caller does not use.
-    #[inline(always)] // mmio_exit: only what is looked at is decoded
+    #[inline(always)] // mmio_exit: skips the fields that the caller does not read
     pub const fn decode(esr: u64) -> Self {
         match ((esr >> class::SHIFT) & 0x3f) as u8 {
             class::HVC64 => Self::Hvc { imm: immediate(esr) },

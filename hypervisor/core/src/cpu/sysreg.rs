@@ -106,8 +106,9 @@ const fn is_id_register(id: SysRegId) -> bool {
 fn visible(id: SysRegId, read: impl FnOnce(SysRegId) -> u64) -> u64 {
     let (.., crm, op2) = id.fields();
     let (as_is, up_to, always) = match (crm, op2) {
-        // ID_AA64PFR0: FP, AdvSIMD, DIT, CSV3; GIC; RAS before what ERX* would show; CSV2 before
-        // SCXTNUM_ELx. AArch64 only at EL0 and EL1, no EL2 and EL3; no SVE, MPAM, AMU, RME.
+        // ID_AA64PFR0: FP, AdvSIMD, DIT, CSV3 and GIC stay. RAS is capped below the version that ERX* would
+        // need, CSV2 below the version with SCXTNUM_ELx. EL0 and EL1 are AArch64 only. No EL2, EL3, SVE,
+        // MPAM, AMU, RME.
         (4, 0) => (0xf00f_0000_00ff_0000, 0x0100_0000_1100_0000, 0x11),
         // ID_AA64PFR1: BT, SSBS. No MTE, SME, NMI, GCS.
         (4, 1) => (0, 0x21, 0),
@@ -184,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cortex_a76_keeps_what_it_has() {
+    fn a_cortex_a76_keeps_its_visible_features() {
         // ID_AA64PFR0_EL1 of QEMU's cortex-a76 with EL2: AArch32 and EL2 are hidden.
         assert_eq!(read(id(4, 0), 0x1100_0000_1111_1122), Emulation::Read(0x1100_0000_1111_0011));
         // Its ID_AA64MMFR0_EL1: 40 bits, 16-bit ASIDs; SNSMem is hidden.
@@ -238,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_listed_is_undefined() {
+    fn unlisted_registers_are_undefined() {
         for (name, register) in [
             ("PMCR_EL0", SysRegId::new(3, 3, 9, 12, 0)),
             ("PMEVCNTR0_EL0", SysRegId::new(3, 3, 14, 8, 0)),

@@ -137,9 +137,9 @@ impl<M: Machine> Hypervisor<'_, M> {
             return Err(CallError::NotFound.into());
         }
         let mut vm = slot.vm.take().ok_or(CallError::NotFound)?;
-        // The root is empty by now. Nobody ran under the VMID since it was invalidated first, but while
-        // that was done it was in VTTBR_EL2 beside tables that were not: a walk ahead of time may have
-        // filled a TLB again. The VMID may be another VM's next.
+        // The root is empty now. No vCPU has run under the VMID since the first invalidation. But that
+        // invalidation had the VMID in VTTBR_EL2 together with tables that were not empty, so a speculative
+        // walk may have filled a TLB again. The next VM in this slot gets the same VMID.
         self.machine.invalidate_all(vm.tables.stage2_id());
         let root = PageRange::<Pfn>::new(vm.tables.root(), M::Geometry::ROOT_TABLES);
         self.return_pool_pages(&mut vm, root.ok_or(CallError::NotFound)?, budget);

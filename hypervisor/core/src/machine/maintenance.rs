@@ -34,7 +34,8 @@ pub trait Maintenance {
                 self.forget(Scope::Ipa(page));
             }
             self.barrier(Barrier::DsbIsh);
-            // What combines both stages is tagged with the virtual address alone.
+            // Entries that combine both stages are tagged with the virtual address only, so TLBI by IPA
+            // misses them.
             self.forget(Scope::Combined);
             self.barrier(Barrier::DsbIsh);
             self.barrier(Barrier::Isb);

@@ -21,7 +21,7 @@ pub(crate) struct Pool {
 const LINK: u64 = 1;
 
 impl Pool {
-    /// How many more pages it would take to have `needed`; `None` if there are enough.
+    /// Returns how many pages the pool lacks of `needed`, or `None` if it has enough.
     pub(crate) fn short_of(&self, needed: u64) -> Option<u64> {
         seeded!(TablesUncounted => return None);
         match needed.saturating_sub(self.free) {

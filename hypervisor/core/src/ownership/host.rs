@@ -150,7 +150,7 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
     /// and covers at most `pages` pages; stops at the first page that is not in state `from`. `from` and `to`
     /// are the states of the first page; those of the other pages follow from it. Returns the number of
     /// changed pages.
-    #[inline(always)] // mem_share: the transition is this, between two locks
+    #[inline(always)] // mem_share: this is the transition, between two locks
     pub(crate) fn convert<M: Machine<Geometry = G>>(
         &mut self,
         machine: &M,
@@ -181,7 +181,7 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
 
     /// Maps the block around `page` as one leaf, because the host reaches all of it. Does the same for the
     /// level-1 block if the host owns all of it.
-    #[inline(never)] // mem_share: seldom, so that its registers are not saved for the others
+    #[inline(never)] // mem_share: infrequent, so the common path saves no registers for it
     fn map_whole<M: Machine<Geometry = G>>(
         &mut self,
         machine: &M,

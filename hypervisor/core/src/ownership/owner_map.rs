@@ -6,8 +6,8 @@
 //!   state *advanced* by the page's offset in the block. The words of the pages have no meaning.
 //! * If a block is split, its word holds a *base* state and the number of pages that deviate from it: pages
 //!   whose state is not the base advanced. A split block with count 0 is uniform. It stays split until one
-//!   conversion covers all of it, so that a guest that shares and unshares one page does not rewrite 512 words
-//!   each time.
+//!   conversion covers all of it, so that a guest that shares and unshares one page does not rewrite 512
+//!   words each time.
 
 pub(crate) mod block_state;
 #[cfg(test)]
@@ -174,7 +174,7 @@ impl<'m, G: Geometry> OwnerMap<'m, G> {
     /// block, and stops at the first page that is not in state `from`. `from` and `to` are the states of the
     /// first page; those of the other pages follow from it. Returns `None` if the first page is not in state
     /// `from`, or is not RAM.
-    #[inline(always)] // mem_share: it is the better part of the host's side of each transition
+    #[inline(always)] // mem_share: most of the host's side of each transition
     pub(crate) fn convert(
         &mut self,
         first: Pfn,
@@ -212,9 +212,9 @@ impl<'m, G: Geometry> OwnerMap<'m, G> {
         if pages == 0 {
             return None;
         }
-        // Page states that differ at one page differ at all that follow: their lowest bits never change, and
-        // decide whether the others do. So the pages deviate from the base all or none, before and after. The
-        // sum is bounded by the pages of a block, and never below 0: a page counts while it deviates.
+        // Either all converted pages deviate from the base or none does, before and after: the lowest bits of
+        // a page state never change along a run, and they decide whether the other bits do. The count stays
+        // within 0 and the pages of a block, because a page counts exactly while it deviates.
         let base = block.base().advance(offset);
         let deviating = block
             .deviating()

@@ -87,7 +87,7 @@ fn a_spaces_tables_go_back_one_by_one() {
 }
 
 #[test]
-fn tables_that_a_leaf_takes_the_place_of_are_zero_again() {
+fn replaced_tables_are_zero_in_the_pool() {
     let machine = Memory::default();
     let mut pool = pool(&machine, 10, 20);
     let tables = space(&machine);
@@ -109,7 +109,7 @@ fn tables_that_a_leaf_takes_the_place_of_are_zero_again() {
 }
 
 #[test]
-fn a_chunk_that_is_all_alike_again_needs_no_table() {
+fn a_chunk_that_is_uniform_again_needs_no_table() {
     let machine = Memory::default();
     let mut pool = pool(&machine, 10, 8);
     let mut object = Object::new(&machine, &mut pool, 16).unwrap();

@@ -29,8 +29,8 @@ impl<'h, 'm, M: Machine> VcpuCache<'h, 'm, M> {
     ///
     /// # Errors
     ///
-    /// As [`Hypervisor::vcpu_load`] has them, and those of `f`.
-    #[inline(always)] // mmio_exit: the exit is written where the caller wants it
+    /// Those of [`Hypervisor::vcpu_load`] and of `f`.
+    #[inline(always)] // mmio_exit: the exit is written to its final place
     pub fn run<R>(
         &mut self,
         vm: VmHandle,

@@ -167,7 +167,7 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
     }
 
     /// Calls `f` with the vCPU's registers.
-    #[inline(always)] // mmio_exit: it is an address
+    #[inline(always)] // mmio_exit: it only computes an address
     pub fn with_context<R>(&mut self, f: impl FnOnce(&mut VcpuContext) -> R) -> R {
         self.hypervisor.machine().with_context(&mut self.context, f)
     }
@@ -205,7 +205,7 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
     ///
     /// The device page of the last access is cached. After the start no binding is added, and a change of the
     /// MMIO guard revokes the ownership, so the cached page is valid until the ownership is revoked.
-    #[inline(always)] // mmio_exit: a device that is known takes no call
+    #[inline(always)] // mmio_exit: a cached device page needs no call
     pub(crate) fn classify_or_device(&mut self, gfn: Gfn) -> (GuestPage, bool) {
         if self.device == Some(gfn) && !self.ownership.is_revoked() {
             return (GuestPage::Unbound, true);
@@ -218,7 +218,7 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
     }
 
     /// Returns the content of guest page `gfn`, and whether a device may be there.
-    #[inline(never)] // mmio_exit: seldom, so that its registers are not saved for the others
+    #[inline(never)] // mmio_exit: infrequent, so the common path saves no registers for it
     pub(crate) fn classify_and_ask(&self, gfn: Gfn) -> (GuestPage, bool) {
         let mut slot = self.slot.lock(self.machine());
         let page = self.classify_in(&mut slot, gfn);

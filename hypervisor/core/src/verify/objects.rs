@@ -30,14 +30,14 @@ pub enum ObjectFault {
 pub struct ObjectView<'a>(pub(super) &'a Object);
 
 impl ObjectView<'_> {
-    /// The word of a page that is absent, for a bug that puts it in the place of another.
+    /// The word of an absent page, for a bug that writes it in the place of another.
     #[cfg(feature = "seeded-bugs")]
     pub const ABSENT: u64 = PresenceWord::ABSENT.0;
-    /// The word of a page that is poisoned.
+    /// The word of a poisoned page.
     #[cfg(feature = "seeded-bugs")]
     pub const POISONED: u64 = PresenceWord::new(Presence::Poisoned).0;
 
-    /// How many pages are present, as the object counts them.
+    /// Number of present pages, by the object's own count.
     #[must_use]
     pub const fn present(self) -> u64 {
         self.0.present()

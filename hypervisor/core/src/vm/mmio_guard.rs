@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_named_page_enrols() {
+    fn the_first_mapped_page_enrolls() {
         let mut guard = MmioGuard::default();
         assert_eq!(guard.map(Gfn(9)), Ok(()));
         assert!(guard.allows(Gfn(9)));
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_that_is_unnamed_leaves_its_room() {
+    fn an_unmapped_page_frees_its_run() {
         let mut guard = MmioGuard::default();
         for page in (0..4 * MAX_RUNS as u64).map(|run| 4 * run) {
             assert_eq!(guard.map(Gfn(page)), Ok(()));
@@ -174,7 +174,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_a_set(calls in proptest::collection::vec((any::<bool>(), 0..40_u64), 0..200)) {
+        fn the_guard_is_a_set(calls in proptest::collection::vec((any::<bool>(), 0..40_u64), 0..200)) {
             let mut guard = MmioGuard::default();
             guard.enroll();
             let mut set = BTreeSet::new();

@@ -12,8 +12,8 @@
 //! | 0 | free |
 //! | CPU + 1 | parked by that CPU |
 //! | CPU + 1, [`RUNNING`] | runs there |
-//! | CPU + 1, [`RUNNING`], [`REVOKED`] | runs there, and can't be parked |
-//! | [`REVOKED`] without [`RUNNING`] | as good as free |
+//! | CPU + 1, [`RUNNING`], [`REVOKED`] | runs there; becomes free after the run |
+//! | [`REVOKED`] without [`RUNNING`] | free |
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -76,8 +76,8 @@ impl VcpuOwnership {
         self.word.fetch_or(REVOKED, Ordering::AcqRel);
     }
 
-    /// Returns whether the vCPU runs. If the ownership is revoked and the caller holds the VM's lock, a result
-    /// of `false` holds until the caller releases the lock.
+    /// Returns whether the vCPU runs. If the ownership is revoked and the caller holds the VM's lock, the
+    /// result `false` holds until the caller releases the lock.
     pub(crate) fn is_running(&self) -> bool {
         self.word.load(Ordering::Acquire) & RUNNING != 0
     }
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_parked_is_anybodys_to_take() {
+    fn any_cpu_may_take_a_parked_vcpu() {
         let ownership = VcpuOwnership::new();
         assert!(!ownership.resume(HERE), "it was never taken");
         assert!(ownership.take(HERE));
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_revoked_is_taken_anew() {
+    fn a_revoked_vcpu_must_be_taken_again() {
         let ownership = VcpuOwnership::new();
         ownership.revoke();
         assert!(ownership.take(HERE));
@@ -181,7 +181,7 @@ mod tests {
 
     /// Every action of two CPUs and of a holder of the VM's lock, from every reachable state.
     #[test]
-    fn whatever_two_cpus_do_one_runs_it_and_nobody_resumes_what_was_revoked() {
+    fn no_interleaving_runs_a_vcpu_twice_or_resumes_a_revoked_one() {
         use Belief::{Nothing, Parked, Runs};
         // The word, and for each CPU its belief and whether it may resume a vCPU that it parked.
         let mut seen = BTreeSet::new();

@@ -97,7 +97,7 @@ fn no_seed_is_left() {
 }
 
 #[test]
-fn ramdisk_and_reservations_are_told() {
+fn the_copy_names_ramdisk_and_reservations() {
     let reserved = [range(0x40200, 0x100), range(0x5ff00, 0x100)];
     let blob = filtered(&Edits { initrd: Some((Pa(0x4100_0000), Pa(0x4180_0000))), reserved: &reserved });
     let tree = Fdt::new(&blob).unwrap();
@@ -157,7 +157,7 @@ fn patched(from: &[u8], to: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn what_the_hypervisor_needs_is_asked_for() {
+fn missing_requirements_are_refused() {
     for (from, to, missing) in [
         (&b"memory\0"[..], &b"memorx\0"[..], DeviceTreeError::Missing("RAM")),
         (b"arm,gic-v3\0", b"arm,gic-vX\0", DeviceTreeError::Missing("GICv3")),
@@ -235,7 +235,7 @@ fn nodes_that_are_edited_are_there_once() {
 }
 
 #[test]
-fn strings_that_nothing_refers_to_are_strings_too() {
+fn unreferenced_strings_are_checked() {
     for (string, refused) in [
         (&b"x\0"[..], None),
         (b"x", Some(DeviceTreeError::Malformed)),
@@ -246,7 +246,7 @@ fn strings_that_nothing_refers_to_are_strings_too() {
 }
 
 #[test]
-fn nodes_nest_so_deep_and_no_deeper() {
+fn nesting_depth_is_bounded() {
     // Before the end of the root node and of the structure block.
     let at = word(STRUCTURE) + word(STRUCTURE_BYTES) - 8;
     let nested = |depth| [b"\0\0\0\x01a\0\0\0".repeat(depth), b"\0\0\0\x02".repeat(depth)].concat();
@@ -274,7 +274,7 @@ fn node(name: &[u8], parts: &[&[u8]]) -> Vec<u8> {
 }
 
 #[test]
-fn what_is_withheld_is_so_below_an_interrupt_controller_too() {
+fn devices_below_an_interrupt_controller_are_withheld_too() {
     let reg = property("reg", &[0, 0x0808_0000, 0, 0x2_0000].map(u32::to_be_bytes).concat());
     let cells = property("#size-cells", &2_u32.to_be_bytes());
     let its = node(b"its", &[&property("compatible", b"arm,gic-v3-its\0"), &reg]);

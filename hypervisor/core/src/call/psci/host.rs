@@ -30,7 +30,7 @@ pub enum PowerRequest {
         /// The x0 of the CPU at its entry point.
         context_id: u64,
     },
-    /// Stop this CPU; the call does not return.
+    /// Stop this CPU. The call returns only if the firmware refuses.
     CpuOff,
     /// Return [`HostCpus::affinity_info`] in x0.
     AffinityInfo {
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_who_start_a_cpu_one_succeeds() {
+    fn concurrent_starts_of_a_cpu_succeed_once() {
         let cpus = HostCpus::new(&[0, 1], CpuIndex(0));
         let (started, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
         thread::scope(|scope| {

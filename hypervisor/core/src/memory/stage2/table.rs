@@ -54,7 +54,8 @@ impl EntryRef {
         machine.write_entry(self.table, self.index, value);
     }
 
-    /// The entry for `page` in the table that this one names, if it names one.
+    /// Returns the entry for `page` in the table that this entry points to, or `None` if this is a leaf or
+    /// invalid.
     #[inline(always)] // mem_share: the levels of a walk are constants
     fn follow<M: Machine>(self, machine: &M, page: u64) -> Option<Self> {
         match self.kind(machine) {
@@ -63,7 +64,7 @@ impl EntryRef {
         }
     }
 
-    /// The entry for `page` in `table`, which this one names.
+    /// Returns the entry for `page` in `table`, to which this entry points.
     fn below<M: Machine>(self, table: Pfn, page: u64) -> Self {
         let level = below(self.level);
         Self { table: TableRef::new(table), index: M::Geometry::index(level, page), level }
@@ -140,7 +141,7 @@ impl Stage2 {
 
     /// Maps a run in the largest leaves that fit. Pages that are mapped already must map to the same physical
     /// pages. A table that a leaf replaces returns to the pool.
-    #[inline(always)] // mem_share: one page is one entry of a table that is there
+    #[inline(always)] // mem_share: one page is one entry of an existing table
     pub(crate) fn map<M: Machine>(&self, machine: &M, pool: &mut Pool, run: Mapping, gather: &mut TlbGather) {
         let Mapping { mut page, mut pages, to, memory_type } = run;
         let mut leaf = descriptor::leaf(Level::Three, to, memory_type);
@@ -207,7 +208,7 @@ impl Stage2 {
     }
 
     /// Removes every translation of the run. A leaf that extends beyond the run is split.
-    #[inline(always)] // mem_unshare: one page is one entry of a table that is there
+    #[inline(always)] // mem_unshare: one page is one entry of an existing table
     pub(crate) fn unmap<M: Machine>(
         &self,
         machine: &M,

@@ -6,7 +6,7 @@ use crate::ownership::page_state::{ObjectPage, PageState};
 use crate::tests::memory::Tiny;
 
 #[test]
-fn what_the_words_of_a_whole_block_once_said_counts_for_nothing() {
+fn stale_page_words_of_an_unsplit_block_have_no_effect() {
     let range = |first, pages| PageRange::<Pfn>::new(Pfn(first), pages).unwrap();
     let (ram, block, page) = (range(8, 8), range(8, 4), range(9, 1));
     let mut words = std::vec![0; words_needed::<Tiny>(&[ram]).unwrap()];
