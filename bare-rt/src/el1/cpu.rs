@@ -38,7 +38,8 @@ macro_rules! write_register {
     ($(#[$doc:meta])* $function:ident, $register:literal) => {
         $(#[$doc])*
         pub fn $function(value: u64) {
-            // SAFETY: the invocations below name timer registers. They decide only when an interrupt is pending.
+            // SAFETY: the invocations below name timer registers. By the architecture these decide only when an interrupt
+            // is pending.
             unsafe {
                 asm!(
                     concat!("msr ", $register, ", {}"),
@@ -112,7 +113,7 @@ pub fn current_el() -> u64 {
 #[must_use]
 pub fn virtual_count() -> u64 {
     let value;
-    // SAFETY: a read of the counter has no side effect. The ISB keeps it in program order.
+    // SAFETY: by the architecture a read of the counter has no side effect. The ISB keeps it in program order.
     unsafe {
         asm!("isb", "mrs {}, cntvct_el0", out(reg) value, options(nostack, preserves_flags));
     }
@@ -123,7 +124,7 @@ pub fn virtual_count() -> u64 {
 #[must_use]
 pub fn physical_count() -> u64 {
     let value;
-    // SAFETY: a read of the counter has no side effect. The ISB keeps it in program order.
+    // SAFETY: by the architecture a read of the counter has no side effect. The ISB keeps it in program order.
     unsafe {
         asm!("isb", "mrs {}, cntpct_el0", out(reg) value, options(nostack, preserves_flags));
     }
@@ -154,7 +155,7 @@ pub fn disable_irq() {
 /// Masks IRQs and returns the old value of DAIF. Callers use it through [`IrqMasked`](super::lock::IrqMasked).
 pub fn mask_irq() -> u64 {
     let daif;
-    // SAFETY: masking only delays interrupts. No memory and no other register changes.
+    // SAFETY: by the architecture masking only delays interrupts. No memory and no other register changes.
     unsafe {
         asm!("mrs {}, daif", "msr daifset, #2", out(reg) daif, options(nostack, preserves_flags));
     }
@@ -174,7 +175,7 @@ pub fn restore_daif(daif: u64) {
 #[must_use]
 pub fn irq_enabled() -> bool {
     let daif: u64;
-    // SAFETY: a read of DAIF has no side effect.
+    // SAFETY: by the architecture a read of DAIF has no side effect.
     unsafe {
         asm!("mrs {}, daif", out(reg) daif, options(nomem, nostack, preserves_flags));
     }
@@ -226,7 +227,7 @@ pub fn clean_and_invalidate_to_poc(start: u64, bytes: u64) {
 /// Returns the addresses of the cache lines that hold these bytes.
 fn cache_lines(start: u64, bytes: u64) -> impl Iterator<Item = u64> {
     let cache_type: u64;
-    // SAFETY: a read of CTR_EL0 has no side effect.
+    // SAFETY: by the architecture a read of CTR_EL0 has no side effect.
     unsafe {
         asm!("mrs {}, ctr_el0", out(reg) cache_type, options(nomem, nostack, preserves_flags));
     }
