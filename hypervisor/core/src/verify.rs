@@ -170,7 +170,6 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
         self.features() & shared_abi::kvm::feature::MEM_SHARE != 0
     }
 
-
     /// MEM_SHARE, as a guest calls it.
     ///
     /// # Errors
