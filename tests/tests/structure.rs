@@ -41,7 +41,6 @@ fn no_rooms_make_a_circle(directory: &str, least: usize) {
 }
 
 #[test]
-#[ignore = "until the redesign lands"]
 fn no_rooms_of_the_binary_make_a_circle() {
     no_rooms_make_a_circle("hypervisor", 4);
 }

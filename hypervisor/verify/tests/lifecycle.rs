@@ -62,7 +62,11 @@ fn a_cpu_goes_on_with_what_it_ran_last_unless_something_came_between() {
     let mut run = |cpu: usize, index, f: &dyn Fn(&LoadedVcpu<'_, '_, Fake<Tiny>>)| {
         hypervisor.machine().take_trace();
         let cache = if cpu == 0 { &mut here } else { &mut there };
-        on_cpu(cpu, || cache.run(vm.vm, VcpuIndex(index), |vcpu| Ok(f(vcpu))))?;
+        let enter = |vcpu: &mut LoadedVcpu<'_, '_, Fake<Tiny>>| {
+            f(vcpu);
+            Ok(())
+        };
+        on_cpu(cpu, || cache.run(vm.vm, VcpuIndex(index), enter))?;
         Ok(hypervisor.machine().take_trace().iter().any(|(_, event)| matches!(event, Event::Taken(_))))
     };
     assert_eq!(run(0, 0, &|_| ()), Ok(true), "for the first time");
