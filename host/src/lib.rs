@@ -12,7 +12,7 @@
 //! * [`vgic`], [`pl011`], [`virtio`]: the devices that the guest sees.
 //! * [`vmm`]: what to do about each exit.
 //! * [`platform`]: the four traits as one.
-//! * [`attacks`]: what the host tries although it must not succeed.
+//! * [`attack`]: the demo's attack on a private page, which must fail.
 //!
 //! The VMM trusts no guest: what it reads from guest memory is read once, checked, and then used.
 
@@ -21,7 +21,7 @@
 
 extern crate alloc;
 
-pub mod attacks;
+pub mod attack;
 mod bits;
 pub mod config;
 pub mod hypervisor;

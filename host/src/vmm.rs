@@ -29,7 +29,7 @@ use shared_abi::host_call::{VcpuIndex, VmHandle};
 use shared_abi::record;
 use shared_abi::vcpu::{Entry, Exit, ExitRecord, Resume, StopReason};
 
-use crate::attacks::private_page;
+use crate::attack::private_page;
 use crate::bits;
 use crate::hypervisor::{Launch, Refusal};
 use crate::layout::GuestLayout;

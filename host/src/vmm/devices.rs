@@ -7,7 +7,7 @@ use shared_abi::host_call::VcpuIndex;
 use shared_abi::vcpu::AccessSize;
 
 use super::{Notice, Vmm};
-use crate::attacks::private_page;
+use crate::attack::private_page;
 use crate::machine::{
     GICD_BASE, GICD_BYTES, GICR_BASE, GICR_BYTES, MAX_VCPUS, UART_BASE, UART_SPI, VirtioKind, VirtioSlot,
 };
