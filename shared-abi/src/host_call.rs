@@ -151,8 +151,9 @@ pub enum HostCall {
         /// The number of pages.
         pages: u64,
     },
-    /// x1 = [`ObjectPageState`] at `offset`. x2 = the number of pages from there on in the same state, at least 1.
-    /// The call looks at a bounded number of pages, so the run may be longer.
+    /// x1 = [`ObjectPageState`] at `offset`. x2 = the number of consecutive pages from `offset` in the same
+    /// state, at least 1. The call examines a bounded number of pages, so more pages may follow in the same
+    /// state.
     ObjectQuery {
         /// The object.
         object: ObjectHandle,
@@ -354,8 +355,8 @@ impl HostCall {
         (BASE | number, x)
     }
 
-    /// Writes a `VcpuRun` as [`Self::emit`] does: without a value of this type in between, of which the
-    /// compiler would not know at the end which call it is.
+    /// Returns what [`Self::emit`] returns for a `VcpuRun`, but constructs no `HostCall`. If it did, the
+    /// compiler could not tell at the end which variant it is.
     #[inline(always)] // mmio_exit: the call is made in registers
     #[must_use]
     pub fn emit_run(vm: VmHandle, vcpu: VcpuIndex, entry: &Entry) -> (u32, Arguments) {

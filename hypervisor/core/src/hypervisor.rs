@@ -102,7 +102,7 @@ impl<'m, M: Machine> Hypervisor<'m, M> {
         self.ownerships.get(slot)?.get(usize::try_from(vcpu.0).ok()?)
     }
 
-    /// Returns the ownership of each vCPU of a VM. The count is that of the report, so it includes vCPUs
+    /// Returns the ownership of each vCPU of a VM. The count comes from the VM's report, so it includes vCPUs
     /// whose registers teardown has already removed.
     pub(crate) fn ownerships_of(&self, vm: &Vm) -> impl Iterator<Item = &VcpuOwnership> {
         let vcpus = usize::try_from(vm.report.vcpus).unwrap_or(MAX_VCPUS);

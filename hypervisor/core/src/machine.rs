@@ -150,7 +150,7 @@ pub trait Machine: Sync {
     /// Makes entries that replaced invalid ones visible to all table walkers: DSB ISHST, then ISB.
     fn publish(&self);
 
-    /// Makes earlier table writes visible, then removes the leaves in `removed` of `stage2_id` from all TLBs.
+    /// Makes earlier table writes visible, then invalidates the `removed` leaves of `stage2_id` in all TLBs.
     /// The sequence is DSB ISHST; then, with the VMID of `stage2_id` in VTTBR_EL2, TLBI IPAS2E1IS for each
     /// leaf; DSB ISH; TLBI VMALLE1IS for the entries that combine both stages; DSB ISH; ISB.
     /// [`Maintenance`](crate::machine::maintenance::Maintenance) defines the order.

@@ -27,9 +27,10 @@ pub(crate) const HCR_RW: u64 = bits(&[31]);
 /// The host takes its own interrupts.
 pub(crate) const HOST_HCR: u64 = HCR_VM | HCR_RW | bits(&[1, 18, 19, 20, 21, 36]);
 
-/// HCR_EL2 of a guest: that of the host and more. These trap too: interrupts (FMO, IMO, AMO: 3 to 5), WFI and WFE
-/// (TWI, TWE: 13, 14), cache maintenance by set and way (TSW, 22) and limited ordering regions (TLOR, 35). Its
-/// maintenance is broadcast to all CPUs (FB, 9; BSU, 10), and its table walks may not access devices (PTW, 2).
+/// HCR_EL2 of a guest: that of the host and more. These trap too: interrupts (FMO, IMO, AMO: 3 to 5), WFI and
+/// WFE (TWI, TWE: 13, 14), cache maintenance by set and way (TSW, 22) and limited ordering regions (TLOR,
+/// 35). The guest's TLB and instruction-cache maintenance is broadcast (FB, 9), its barriers are at least
+/// inner-shareable (BSU, 10), and its stage-1 table walks may not access Device memory (PTW, 2).
 pub(crate) const GUEST_HCR: u64 = HOST_HCR | bits(&[2, 3, 4, 5, 9, 10, 13, 14, 22, 35]);
 
 /// Returns true if a value of HCR_EL2 turns stage 2 on.

@@ -19,8 +19,8 @@ pub(crate) struct HostFp {
 }
 
 impl HostFp {
-    /// Makes the registers all zero and not loaded. The CPU may still hold values of the firmware, so the host's
-    /// first use of FP must load these.
+    /// Returns registers that are all zero and not loaded. The CPU may still hold the firmware's values, so
+    /// the host's first use of FP must load the zeroes.
     pub(crate) fn new() -> Self {
         Self { registers: FpRegisters::default(), saved: true }
     }

@@ -1,5 +1,4 @@
-//! Selects the stage 2, traps and identity under which EL1 runs from the next entry on: those of the host or of a
-//! guest.
+//! Selects the stage 2, traps and MPIDR_EL1 that EL1 has from its next entry: the host's or a guest's.
 
 use hyp_core::machine::Stage2Id;
 

@@ -27,7 +27,8 @@ pub(crate) fn take_el2() -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Sets the controls that the host and all guests share, and invalidates old EL1 translations in this CPU's TLB.
+/// Sets the controls that the host and all guests share, and invalidates stale EL1 translations in this CPU's
+/// TLB.
 // symbol: tests/tests/metal reads its instructions.
 #[inline(never)]
 pub(crate) fn init_cpu() {

@@ -164,7 +164,7 @@ pub(crate) unsafe extern "C" fn enter(registers: *mut Registers, owner: *mut (),
 ///
 /// # Safety
 ///
-/// Only the vectors branch here.
+/// Only the exception vectors may branch here.
 #[unsafe(naked)]
 pub(crate) unsafe extern "C" fn leave() -> ! {
     naked_asm!(

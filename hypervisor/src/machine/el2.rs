@@ -1,4 +1,4 @@
-//! [`Machine`] on metal, for the core.
+//! Implements the core's [`Machine`] trait on hardware.
 //!
 //! All RAM is identity mapped, writable and never executable ([`super::stage1`]). The core passes tokens that prove
 //! which pages it may access.

@@ -105,8 +105,8 @@ const UNROLLED: u64 = 16;
 /// The largest line size for which [`UNROLLED`] lines fit in a page, as log2 of its 4-byte words.
 const MOST_WORDS: u64 = (PAGE_SIZE / UNROLLED / 4).ilog2() as u64;
 
-/// Executes `$each`, on register `{line}`, for every cache line of a range that starts at a page: [`UNROLLED`] lines
-/// per turn, which are at most a page. The last turn may go beyond the range, up to the end of its page.
+/// Executes `$each`, on register `{line}`, for each cache line of a page-aligned range. Each iteration covers
+/// [`UNROLLED`] lines, at most a page. The last iteration may run past the range, up to the end of its page.
 macro_rules! for_each_line {
     ($range:expr, $step:expr, $each:literal) => {{
         let (range, step): (Range<u64>, u64) = ($range, $step);
@@ -163,8 +163,8 @@ pub(crate) unsafe fn wipe(start: u64, bytes: u64) {
     // DDI0487, D24.2.39). If lines are longer, a turn of the loop would go beyond a page.
     if arch::read!("dczid_el0") & 0x1f == words && words <= MOST_WORDS {
         let end = start.wrapping_add(bytes);
-        // SAFETY: the caller gives whole pages of mapped RAM, and no code relies on their content. A turn is at most
-        // a page, so the loop stays in these pages.
+        // SAFETY: the caller gives whole pages of mapped RAM, and no code relies on their content. One
+        // iteration covers at most a page, so the loop stays within these pages.
         unsafe { for_each_line!(start..end, 4 << words, "dc zva, {line}\ndc civac, {line}") };
         arch::dsb_ish();
     } else {

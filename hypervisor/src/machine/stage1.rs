@@ -1,5 +1,5 @@
-//! EL2's own stage 1: an identity map. Text is executable and read-only, constants are read-only, and all other RAM
-//! is writable and never executable. The hypervisor's own devices are mapped, no others.
+//! EL2's own stage 1: an identity map. Text is executable and read-only, constants are read-only, and all
+//! other RAM is writable and never executable. The only devices mapped are the hypervisor's own.
 
 use core::ops::Range;
 use core::ptr::NonNull;
@@ -55,8 +55,8 @@ pub(crate) struct Stage1 {
 }
 
 impl Stage1 {
-    /// Returns the number of table pages for a map of `ram`: one for each gigabyte of a range, six for its edges, and
-    /// some for devices and the top levels.
+    /// Returns the number of table pages that a map of `ram` needs: for each range, one per GiB and six for
+    /// its edges, plus a fixed number for devices and the top levels.
     pub(crate) fn tables_needed(ram: &[Range<u64>]) -> u64 {
         const FIXED: u64 = 16;
         ram.iter().map(|range| ((range.end - range.start) >> 30) + 6).sum::<u64>() + FIXED

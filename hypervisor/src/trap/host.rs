@@ -36,7 +36,7 @@ pub(crate) fn run(cpu: &mut Cpu) -> ! {
     }
 }
 
-/// Handles an HVC of the host from AArch64.
+/// Handles an HVC that the host executes in AArch64 state.
 ///
 /// # Safety
 ///

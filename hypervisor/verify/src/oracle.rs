@@ -48,11 +48,11 @@ pub enum OracleRule {
     Lent,
     /// A page of the hypervisor or of a VM's pool: no party reaches it.
     Kept,
-    /// Translation tables, object tables and vCPU contexts are in pages that no party reaches: the host's in the
-    /// hypervisor's pages, a VM's in its own pool.
+    /// Translation tables, object tables and vCPU contexts are in pages that only the hypervisor can access:
+    /// the host's are in the hypervisor's pages, and a VM's are in its own pool.
     Custody,
-    /// Page states, objects and guest tables agree: a page state names page P of an object if and only if the object
-    /// holds the page at P. If P is bound, the guest's tables map the page there.
+    /// Page states, objects and guest tables agree: a page's state names offset P of an object if and only if
+    /// the object holds that page at offset P. If offset P is bound, the guest's tables map the page there.
     Bijection,
     /// No page is mapped in two guests, or twice in one guest.
     Once,

@@ -45,8 +45,9 @@ pub fn total_bytes(start: &[u8; 8]) -> Result<usize, DeviceTreeError> {
     if [m0, m1, m2, m3] == MAGIC && bytes <= MAX_BYTES { Ok(bytes) } else { Err(DeviceTreeError::Malformed) }
 }
 
-/// Devices that are withheld from the host, by `compatible`. Some write memory without stage 2 (fw_cfg,
-/// virtio-mmio, ITS). The SMMU belongs to the hypervisor, the flash to the firmware. The PMU is hidden.
+/// Devices withheld from the host, by `compatible`. Some can write memory and bypass stage 2 (fw_cfg,
+/// virtio-mmio, ITS). The hypervisor owns the SMMU, and the firmware owns the flash. The PMU is hidden,
+/// because EL2 does not switch it.
 const WITHHELD: [&str; 6] =
     ["arm,armv8-pmuv3", "arm,gic-v3-its", "arm,smmu-v3", "cfi-flash", "qemu,fw-cfg-mmio", "virtio,mmio"];
 

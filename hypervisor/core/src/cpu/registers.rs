@@ -1,8 +1,8 @@
 //! The registers of a vCPU, which the world switch loads and stores.
 //!
 //! A [`VcpuContext`] lives in a page of the VM's pool, which the host cannot reach. It consists of plain
-//! integers only, so a wiped page is a valid (if useless) context. The assembly of the world switch addresses
-//! each field by `offset_of!`.
+//! integers only, so a zeroed page is a valid but useless context. The world-switch assembly addresses each
+//! field by `offset_of!`.
 
 use core::fmt;
 

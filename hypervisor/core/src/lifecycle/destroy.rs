@@ -64,8 +64,9 @@ impl<M: Machine> Hypervisor<'_, M> {
             }
             Ok(())
         })?;
-        // Only the root is left, and every other call fails on a dying VM. A concurrent `vm_destroy` may also
-        // get here: `remove` finds the VM and takes it out of its slot under one lock, so one call succeeds.
+        // Only the root table is left, and every other call fails on a dying VM. A concurrent `vm_destroy`
+        // may also get here: `remove` finds the VM and takes it out of its slot under one lock, so one call
+        // succeeds.
         let report = self.remove(handle, &mut budget)?;
         self.machine.report(Milestone::Ended, &report);
         Ok(budget.returned)

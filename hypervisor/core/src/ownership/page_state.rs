@@ -8,9 +8,9 @@
 use crate::limits::{MAX_OBJECTS, MAX_VMS};
 use crate::limits::{ObjectIndex, VmIndex};
 
-/// A page of a memory object: the VM, the object, and the page offset. The encoding is that of [`PageState`]
-/// without the lowest bits, which hold the kind. No value can therefore change the kind of a page state that
-/// is built from it.
+/// A page of a memory object: the VM, the object, and the page offset. It is encoded as in [`PageState`], but
+/// without bits 3:0 (the kind and the host's access), so no value can change those bits in a page state built
+/// from it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ObjectPage(u64);
 

@@ -9,8 +9,8 @@ use shared_abi::record::Digest;
 pub struct Setup<'m> {
     /// RAM: at most [`MAX_REGIONS`](crate::limits::MAX_REGIONS) ascending ranges that do not overlap.
     pub ram: &'m [PageRange<Pfn>],
-    /// RAM that the host must never reach: the hypervisor's image, stacks, `owner_words`, `tables` and the
-    /// like. At most [`MAX_RESERVED`](crate::limits::MAX_RESERVED) ranges.
+    /// RAM that the host must never access, such as the hypervisor's image, stacks, `owner_words` and
+    /// `tables`. At most [`MAX_RESERVED`](crate::limits::MAX_RESERVED) ranges.
     pub reserved: &'m [PageRange<Pfn>],
     /// Device addresses that the host must never reach: at most [`MAX_DENIED`](crate::limits::MAX_DENIED)
     /// ranges. The host gets every other address below 2^40 that is not RAM as a device.

@@ -1,5 +1,5 @@
-//! The per-CPU vCPU cache. A CPU keeps its vCPU between an exit and the next entry, which saves the checks
-//! under the VM's lock. `vm/vcpu_ownership.rs` says when it may resume the vCPU.
+//! The per-CPU vCPU cache. A CPU keeps its vCPU between an exit and the next entry, to avoid the checks under
+//! the VM's lock. `vm/vcpu_ownership.rs` defines when the CPU may resume the vCPU.
 
 use shared_abi::error::CallError;
 use shared_abi::host_call::{VcpuIndex, VmHandle};

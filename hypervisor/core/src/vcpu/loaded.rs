@@ -203,7 +203,7 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
     /// Returns the content of guest page `gfn`, and whether a device may be there: the page is unbound and
     /// the MMIO guard allows it.
     ///
-    /// The device page of the last access is cached. After the start no binding is added, and a change of the
+    /// The last access's device page is cached. After the VM starts, no binding is added, and changing the
     /// MMIO guard revokes the ownership, so the cached page is valid until the ownership is revoked.
     #[inline(always)] // mmio_exit: a cached device page needs no call
     pub(crate) fn classify_or_device(&mut self, gfn: Gfn) -> (GuestPage, bool) {

@@ -1,5 +1,5 @@
-//! The worst TLBs: they cache every translation of a watched address space as soon as it is visible, and keep it
-//! until an invalidation covers it.
+//! Worst-case TLBs. They cache each translation of a watched address space as soon as it is visible, and keep
+//! it until an invalidation covers it.
 
 use std::collections::BTreeMap;
 use std::vec;

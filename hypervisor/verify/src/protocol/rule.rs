@@ -34,8 +34,8 @@ macro_rules! rules {
 }
 
 rules! {
-    /// A valid entry is replaced by another valid entry only through an invalid one, and only after the old
-    /// translation has left all TLBs.
+    /// A valid entry is replaced by another only after it is made invalid, and then the old translation is
+    /// invalidated in all TLBs.
     BreakBeforeMake = "break-before-make",
         "Arm ARM DDI0487, D8.17.1: TLB maintenance, break-before-make";
     /// An entry's write is visible to the walkers (DSB ISHST) before its translation is invalidated.

@@ -1,5 +1,5 @@
-//! The state of a stage-2 address space, as the stream tells it: the mappings in its tables, and the removed mappings
-//! that TLBs may still hold.
+//! The state of a stage-2 address space, from the event stream: the mappings in its tables, and the removed
+//! mappings that TLBs may still hold.
 
 use std::collections::BTreeMap;
 use std::vec::Vec;

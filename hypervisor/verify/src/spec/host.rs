@@ -225,8 +225,8 @@ impl Spec {
         }
     }
 
-    /// A `VmDestroy` that has returned the VM's pages in `back`, in any order. Returns x1: their number, without lent
-    /// pages.
+    /// Models a `VmDestroy` that returned the VM's pages `back`, in any order. Returns x1: the number of
+    /// these pages, excluding lent ones.
     pub fn destroy(&mut self, vm: VmHandle, back: &[u64]) -> HostAnswer {
         let found = self.vm(vm)?;
         refuse(Loaded, !found.loaded.is_empty())?;

@@ -129,8 +129,8 @@ pub struct HostCpus {
 }
 
 impl HostCpus {
-    /// Makes the power states of the CPUs with these affinity fields. Only `boot`, the calling CPU, is on.
-    /// CPUs beyond [`MAX_CPUS`] stay off for good.
+    /// Creates the power states of the CPUs with these affinity fields. Only `boot`, the calling CPU, is on.
+    /// CPUs beyond [`MAX_CPUS`] can never be turned on.
     pub fn new(mpidrs: &[u64], boot: CpuIndex) -> Self {
         let numbered = mpidrs.iter().enumerate().take(MAX_CPUS);
         let cpus = numbered.map(|(index, &mpidr)| HostCpu {
@@ -186,8 +186,8 @@ impl HostCpus {
         self.change(cpu, ON_PENDING, ON).then_some((Ipa(entry), context_id))
     }
 
-    /// Marks this CPU as off before it stops. If another CPU starts it again in between, the firmware returns
-    /// ALREADY_ON.
+    /// Marks this CPU as off before it stops. If another CPU tries to start it before it has stopped, the
+    /// firmware returns ALREADY_ON.
     pub fn leave(&self, cpu: CpuIndex) {
         self.change(cpu, ON, OFF);
     }
