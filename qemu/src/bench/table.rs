@@ -55,12 +55,12 @@ mod tests {
             p50,
             min: 1,
             max: 99_999,
-            el2_p50: 900,
+            el2_p50: 1550,
         };
-        let text = render(&[figure(1800), figure(1801)], false);
+        let text = render(&[figure(2150), figure(2151)], false);
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 3);
-        assert!(lines[1].ends_with("1800 (900)    9205 (5960)  met"), "{text}");
+        assert!(lines[1].ends_with("2150 (1550)    9205 (5960)  met"), "{text}");
         assert!(lines[2].ends_with("  MISSED"), "{text}");
     }
 }
