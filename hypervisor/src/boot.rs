@@ -81,8 +81,8 @@ fn prepare(tree: &'static [u8], platform: &'static Platform, trng: &'static Trng
     let block = layout::plan(&ram, &used, needs, Stage1::tables_needed(&ram), cpus.len() as u64)
         .ok_or(BootError::Memory)?;
     let devices: Vec<u64, 1> = platform.hypervisor_console.iter().map(|console| console.base.0).collect();
-    // SAFETY: `layout::plan` has just reserved the block in RAM, apart from all ranges in `used`. The MMU is off
-    // until `enable` below.
+    // SAFETY: `layout::plan` has just reserved the block in RAM. It overlaps no range in `used`. The MMU is
+    // off until `enable` below.
     let stage1 = unsafe { Stage1::new(block.stage1.clone(), &loaded.layout, &ram, &devices) }
         .map_err(|_| BootError::Stage1)?;
     // SAFETY: `take_el2` has taken EL2, and the MMU is off since the boot loader. The map has the console's page and

@@ -50,7 +50,7 @@ pub(crate) fn install(hypervisor: &'static Hypervisor<'static, CoreMachine>, roo
     }
 }
 
-/// Work in progress that may have the effects of these kinds of calls. The oracle checks when this is dropped.
+/// A guard for work that may change what these kinds of calls change. The oracle checks when it is dropped.
 #[must_use = "the oracle checks when this is dropped"]
 pub(crate) struct Watched(Calls);
 

@@ -13,8 +13,8 @@ pub enum CallError {
     /// The value is never valid: out of range, misaligned, wrapping, or with an unknown flag.
     #[error("invalid parameter")]
     InvalidParameter = -3,
-    /// The pages, the object or the VM are in the wrong state: for example, the pages are not the caller's, are
-    /// shared or are populated already, or the VM has started.
+    /// A page, the object or the VM is in the wrong state: for example, a page is not the caller's, is shared
+    /// or is already populated, or the VM has started.
     #[error("denied")]
     Denied = -16,
     /// In use: a vCPU is loaded, or the VM is being destroyed.

@@ -1,11 +1,11 @@
 //! Seeded bugs: known faults that a test run switches on one at a time, to show that a test fails.
 //!
-//! A test proves little unless a fault makes it fail. Hypervisors of this kind have had each `Bug` here: a
+//! A test proves little unless a fault makes it fail. Each `Bug` here has occurred in a similar hypervisor: a
 //! missing check, wipe, TLB invalidation or barrier, or a count that is off by one.
 //!
-//! `hyp_verify::seeded::SeededMachine`, a wrapper around the machine, has the bugs in maintenance, wipes and
-//! table entries. Each bug in a decision is a `seeded!` on a line of its own. `cargo seeded` switches on each
-//! bug in turn and prints the tests that fail (`hypervisor/verify/tests/seeded.rs` lists them).
+//! `hyp_verify::seeded::SeededMachine`, a wrapper around the machine, injects the bugs in maintenance, wipes
+//! and table entries. A `seeded!` on a separate line injects each bug in a decision. `cargo seeded` switches
+//! on each bug in turn and prints the tests that fail (`hypervisor/verify/tests/seeded.rs` lists them).
 //!
 //! Without the feature `seeded-bugs`, `seeded!` expands to the right value or to nothing. A test shows that
 //! the shipped image contains neither a bug nor the wrapper.

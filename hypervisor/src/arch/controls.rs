@@ -22,9 +22,9 @@ const HCR_VM: u64 = bits(&[0]);
 /// HCR_EL2.RW: EL1 is AArch64.
 pub(crate) const HCR_RW: u64 = bits(&[31]);
 
-/// HCR_EL2 of the host: AArch64 (RW, 31), under stage 2 (VM; SWIO, 1). These trap: SMCs (TSC, 19), reads of ID
-/// registers (TID3, 18), implementation-defined registers (TIDCP, 20), ACTLR (TACR, 21) and error records (TERR, 36).
-/// The host takes its own interrupts.
+/// HCR_EL2 of the host: EL1 is AArch64 (RW, 31), and stage 2 is enabled (VM; SWIO, 1). These trap: SMCs (TSC,
+/// 19), reads of ID registers (TID3, 18), implementation-defined registers (TIDCP, 20), ACTLR (TACR, 21) and
+/// error records (TERR, 36). Physical interrupts go to the host at EL1.
 pub(crate) const HOST_HCR: u64 = HCR_VM | HCR_RW | bits(&[1, 18, 19, 20, 21, 36]);
 
 /// HCR_EL2 of a guest: that of the host and more. These trap too: interrupts (FMO, IMO, AMO: 3 to 5), WFI and
@@ -118,8 +118,8 @@ pub(crate) const fn tcr(physical_range: u64) -> u64 {
     RES1 | T0SZ_48_BITS | IRGN0_WRITE_BACK | ORGN0_WRITE_BACK | SH0_INNER | (physical_range << PS_SHIFT)
 }
 
-/// SCTLR_EL2 (Arm ARM DDI0487, D24.2.175): MMU and caches are on (M, 0; C, 2; I, 12), the stack pointer must be
-/// aligned (SA, 3), and writable memory never executes (WXN, 19).
+/// SCTLR_EL2 (Arm ARM DDI0487, D24.2.175): MMU and caches are on (M, 0; C, 2; I, 12), the stack pointer must
+/// be aligned (SA, 3), and writable memory is not executable (WXN, 19).
 pub(crate) const SCTLR: u64 = {
     const RES1: u64 = bits(&[4, 5, 11, 16, 18, 22, 23, 28, 29]);
     RES1 | bits(&[0, 2, 3, 12, 19])

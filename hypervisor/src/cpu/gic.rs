@@ -42,9 +42,9 @@ pub(crate) fn init_cpu() {
 #[inline(never)]
 pub(crate) unsafe fn load(registers: &GicRegisters, list_registers: [ListRegister; LIST_REGISTERS]) {
     let [lr0, lr1, lr2, lr3] = list_registers;
-    // SAFETY: the caller gives the registers of the vCPU that runs next. `Entry::parse` refuses list registers that
-    // are linked to a physical interrupt other than the virtual timer's. `fits` has checked that this CPU has these
-    // registers.
+    // SAFETY: the caller gives the registers of the vCPU that runs next. `Entry::parse` refuses list
+    // registers that are linked to a physical interrupt other than the virtual timer's. `fits` has checked
+    // that this CPU implements all of these registers.
     unsafe {
         arch::write!("ich_vmcr_el2", registers.vmcr);
         arch::write!("ich_ap0r0_el2", registers.ap0r0);

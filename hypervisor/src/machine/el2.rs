@@ -24,7 +24,7 @@ pub(crate) struct El2;
 /// What the core drives.
 #[cfg(not(feature = "seeded-bugs"))]
 pub(crate) type CoreMachine = El2;
-/// What the core drives: bugs can be switched on in what it asks for.
+/// The machine that the core drives. It can inject seeded bugs into the core's requests.
 #[cfg(feature = "seeded-bugs")]
 pub(crate) type CoreMachine = hyp_verify::seeded::SeededMachine<El2>;
 

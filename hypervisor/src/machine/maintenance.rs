@@ -1,4 +1,4 @@
-//! Maintenance of caches and TLBs. Each sequence is a function of its own in the ELF file.
+//! Maintenance of caches and TLBs. Each sequence is a separate function in the ELF file.
 //!
 //! `tests/tests/metal` finds each function in the shipped ELF file by its name, and compares its instructions with
 //! the order that the core defines ([`Maintenance`]).

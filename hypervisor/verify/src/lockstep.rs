@@ -203,11 +203,11 @@ impl<'h, 'm, G: Geometry> Pair<'h, 'm, G> {
         }
     }
 
-    /// Runs an action on both.
+    /// Runs an action on the core and on its specification.
     ///
     /// # Errors
     ///
-    /// [`Divergence`] if they disagree. The pair must not be used after that.
+    /// Returns [`Divergence`] if they disagree. Do not use the pair after an error.
     pub fn step(&mut self, action: &Action) -> Result<Verdict, Divergence> {
         self.told.clear();
         self.real.machine().take_trace();

@@ -83,7 +83,7 @@ pub fn check<G: Geometry>(events: &[(usize, Event)]) -> Result<(), Violation> {
     Checker::new(G::INDEX_BITS).observe_all(events)
 }
 
-/// The state of the machine, as the stream tells it so far.
+/// Checks a stream of events. It holds the machine's state, derived from the events so far.
 #[derive(Clone, Debug)]
 pub struct Checker {
     bits: u32,
@@ -116,11 +116,11 @@ impl Checker {
         self.seen
     }
 
-    /// Checks the events that come next.
+    /// Checks the next events.
     ///
     /// # Errors
     ///
-    /// The first [`Violation`]. The checker must not be used after it.
+    /// Returns the first [`Violation`]. Do not use the checker after an error.
     pub fn observe_all(&mut self, events: &[(usize, Event)]) -> Result<(), Violation> {
         let mut events = events.iter();
         events.try_for_each(|(cpu, event)| self.observe(*cpu, *event))

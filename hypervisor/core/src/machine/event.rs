@@ -1,9 +1,9 @@
-//! Typed events of what the hypervisor does, for a checker of the architecture's rules and for a trace
-//! reader.
+//! Typed events that record what the hypervisor does. A checker of the architecture's rules and a trace
+//! reader use them.
 //!
 //! An event holds addresses, stage-2 ids, call numbers and descriptors. It never holds the content of a page
-//! or a guest register, so a trace reveals no guest secret. The fake machine records the events of a test;
-//! the ring at EL2 records those of a boot.
+//! or a guest register, so a trace reveals no guest secret. The fake machine records the events of a test.
+//! The rings at EL2 record the events of a booted machine.
 
 use shared_abi::addr::{PageRange, Pfn};
 use shared_abi::host_call::VcpuIndex;
@@ -31,7 +31,7 @@ pub enum Scope {
     Ipa(u64),
     /// TLBI VMALLE1IS: entries that combine both stages, on all CPUs.
     Combined,
-    /// TLBI VMALLS12E1IS: everything, on all CPUs.
+    /// TLBI VMALLS12E1IS: all stage-1 and stage-2 entries of the current VMID, on all CPUs.
     All,
     /// TLBI VMALLE1: entries that combine both stages, on this CPU.
     CombinedHere,

@@ -39,10 +39,10 @@ pub trait Geometry: core::fmt::Debug + 'static {
     /// level 1 with two concatenated tables).
     const IPA_PAGES: u64 = Self::ROOT_TABLES << (3 * Self::INDEX_BITS);
     /// Maximum number of pages that one call populates, shares, reclaims or returns. The call holds the VM's
-    /// lock for all of this work, wiping included. The limit bounds the wait of other calls about the same
+    /// lock for all of this work, wiping included. The limit bounds how long other calls wait for the same
     /// VM.
     const PAGES_PER_CALL: u64 = 512;
-    /// Maximum number of pages that one call populates with their content kept; the call hashes each of them.
+    /// Maximum number of pages that one call populates without a wipe. The call hashes each page.
     const KEPT_PER_CALL: u64 = 64;
 
     /// Number of pages that an entry of `level` maps.

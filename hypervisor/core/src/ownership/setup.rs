@@ -3,8 +3,8 @@
 use shared_abi::addr::{PageRange, Pfn};
 use shared_abi::record::Digest;
 
-/// The machine's description for [`Hypervisor::new`](crate::hypervisor::Hypervisor::new), and the memory that
-/// the core keeps.
+/// Inputs of [`Hypervisor::new`](crate::hypervisor::Hypervisor::new): the machine's description, and the
+/// memory that the core keeps.
 #[derive(Debug)]
 pub struct Setup<'m> {
     /// RAM: at most [`MAX_REGIONS`](crate::limits::MAX_REGIONS) ascending ranges that do not overlap.

@@ -33,7 +33,8 @@ pub fn host_trap<M: Machine>(
         }
         Syndrome::FpTrap => return HostAction::EnableFp,
         // The host sees the same CPU features as its guests. Its SGIs go to the physical GIC, so
-        // ICC_SGI1R_EL1 does not trap; if it does, the access is undefined.
+        // ICC_SGI1R_EL1 does not trap with the host's controls. If it traps all the same, the access is
+        // undefined.
         Syndrome::SysReg(access) => {
             if sysreg::emulate(access, registers, id_register).is_some() {
                 Exception::Undefined.inject(registers);

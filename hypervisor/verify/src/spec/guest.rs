@@ -65,8 +65,8 @@ impl Spec {
         Ok(GuestEffect { answer: Some(done), exit: None })
     }
 
-    /// MEM_RELINQUISH of the page at the IPA x1. The page becomes absent, not poisoned: the guest gave it up, so the
-    /// host may populate its place again.
+    /// MEM_RELINQUISH of the page at the IPA in x1. The page becomes absent, not poisoned: the guest gave it
+    /// up, so the host may populate that IPA again.
     pub fn relinquish(&mut self, vm: VmHandle, [x1, x2, x3]: [u64; 3]) -> GuestAnswer {
         let gfn = self.first_page(vm, x1, 1)?;
         refuse(NotZero, (x2, x3) != (0, 0))?;

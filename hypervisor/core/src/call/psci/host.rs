@@ -161,8 +161,8 @@ impl HostCpus {
         seeded!(ReservedTwice => if cpu.state.load(Ordering::Relaxed) == ON_PENDING { return Ok(index) });
         match cpu.state.compare_exchange(OFF, ON_PENDING, Ordering::Acquire, Ordering::Relaxed) {
             Ok(_) => {
-                // The target reads these only after the firmware has started it, which the caller requests
-                // after this returns.
+                // The target reads these fields only after the firmware has started it. The caller asks the
+                // firmware to start it only after this function returns.
                 cpu.entry.store(entry.0, Ordering::Release);
                 cpu.context_id.store(context_id, Ordering::Release);
                 Ok(index)
