@@ -44,7 +44,7 @@ const CHECKED: [(&str, &[&str]); 5] = [
     ("hypervisor", &["--features", "seeded-bugs,trace"]),
     ("host", &[]),
     ("guest-kernel", &[]),
-    // What the hypervisor and the host use of it.
+    // The part that the hypervisor and the host use.
     ("bootimg", &["--lib", "--no-default-features"]),
 ];
 

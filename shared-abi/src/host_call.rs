@@ -31,7 +31,7 @@ pub struct ObjectHandle(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VcpuIndex(pub u32);
 
-/// What a populate does with a page's content.
+/// The content of a populated page: the host's, or zeroes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum InitialContent {
     /// It is kept and measured: the launch image. This is allowed only before the VM starts.
@@ -136,7 +136,7 @@ pub enum HostCall {
         first: Pfn,
         /// The number of pages.
         pages: u64,
-        /// What happens to their content.
+        /// Their content afterwards.
         content: InitialContent,
     },
     /// Takes pages out of an object. A protected VM's pages come back wiped, and are poisoned for the guest if the

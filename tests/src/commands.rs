@@ -44,7 +44,7 @@ const CARGO_FLAGS: [(&str, bool); 27] = [
 const CARGO_COMMANDS: [&str; 11] =
     ["build", "clippy", "deny", "doc", "fmt", "fuzz", "metadata", "mutants", "run", "test", "tree"];
 
-/// What of a command is checked against.
+/// The command lines that documents are checked against.
 #[derive(Debug)]
 pub struct Commands {
     tool: Command,
@@ -98,7 +98,7 @@ impl Commands {
     ///
     /// # Errors
     ///
-    /// What is wrong with it.
+    /// A text that names the unknown word, flag or value.
     pub fn check(&self, command: &str) -> Result<(), String> {
         let words = split(command);
         let start = words.iter().take_while(|word| is_assignment(word)).count();

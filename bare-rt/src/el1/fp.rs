@@ -59,7 +59,8 @@ mod registers {
 
     use super::FpState;
 
-    /// Applies an instruction to each of q0 to q31 and its place in the [`FpState`] that x0 points to.
+    /// Applies an instruction to each of q0 to q31 and its place in the [`FpState`] that x0 points to. The hypervisor
+    /// has a macro like this one. They are apart, because the register test checks the hypervisor's with this one.
     macro_rules! all_q {
         ($instruction:literal) => {
             concat!(

@@ -28,7 +28,7 @@ pub(crate) enum Vector {
     Hypercall = 3,
 }
 
-/// What the vector does after a hypercall's handler has returned.
+/// The vector's next step, after a hypercall's handler has returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub(crate) enum AfterHypercall {

@@ -21,7 +21,7 @@ use crate::arch;
 #[derive(Debug)]
 pub(crate) struct El2;
 
-/// What the core drives.
+/// The machine that the core drives.
 #[cfg(not(feature = "seeded-bugs"))]
 pub(crate) type CoreMachine = El2;
 /// The machine that the core drives. It can inject seeded bugs into the core's requests.

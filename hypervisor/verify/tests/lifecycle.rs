@@ -167,7 +167,7 @@ fn the_start_measures_what_was_kept_in_order() {
     vm.populate_with(&hypervisor, 4, 70, 2, InitialContent::Keep).unwrap();
     vm.populate_with(&hypervisor, 0, 72, 1, InitialContent::Keep).unwrap();
     vm.populate(&hypervisor, 8, 80, 1).unwrap();
-    // A populate of a single page counts too.
+    // A second populate adds to the count.
     vm.populate(&hypervisor, 9, 81, 1).unwrap();
     let mut expected = LaunchMeasurement::new();
     for (offset, byte) in [(4, 1), (5, 2), (0, 3)] {

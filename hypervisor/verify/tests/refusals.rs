@@ -92,7 +92,7 @@ fn no_page_has_two_roles() {
         assert_eq!(populate(82, OBJECT_PAGES + 1), CallError::InvalidParameter);
     };
     refuses();
-    // Next to a present page, the populate of a single page would be possible.
+    // The refusals are the same if the object's chunk is split.
     other.populate(&hypervisor, 2, 90, 1).unwrap();
     refuses();
 }

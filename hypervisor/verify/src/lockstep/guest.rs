@@ -16,7 +16,7 @@ use crate::fake::on_cpu;
 use crate::spec::Spec;
 use crate::spec::guest::GuestAnswer;
 
-/// ESR_EL2 of `hvc #0`, which takes the fast path. `smc #0` does not.
+/// ESR_EL2 of `hvc #0` and of `smc #0`. After the first the PC is past the instruction, after the second at it.
 const HVC: u64 = 0x16 << 26 | 1 << 25;
 const SMC: u64 = 0x17 << 26 | 1 << 25;
 /// ESR_EL2 of an 8-byte store of x5 that takes a translation fault at level 3.

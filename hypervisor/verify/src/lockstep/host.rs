@@ -93,7 +93,7 @@ impl<G: Geometry> Pair<'_, '_, G> {
                 [expected, 0, 0, 0, 0]
             }
             HostCall::ObjectQuery { object, offset } => {
-                agree!(x[1] > 0, "{call:?} answers an empty run");
+                agree!(x[1] > 0, "{call:?} returns an empty run");
                 for offset in offset..offset + x[1] {
                     let state = self.spec.host_call(&HostCall::ObjectQuery { object, offset }, 0);
                     agree!(state == Ok(x[0]), "{call:?}: offset {offset} is {:?}, expected {state:?}", x[0]);
