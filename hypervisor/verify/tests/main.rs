@@ -6,6 +6,7 @@ mod bounds;
 mod coverage;
 mod guest;
 mod guide;
+mod host;
 mod lifecycle;
 mod locks;
 mod maintenance;
