@@ -65,7 +65,6 @@ pub fn resume(context: &mut VcpuContext, resume: Resume) -> Result<(), CallError
 }
 
 /// Returns the register value that this load produces when memory holds `value`.
-#[inline(always)] // mmio_exit: decodes only the fields that it reads
 fn extend(access: RegisterAccess, value: u64) -> u64 {
     let mask = seeded!(access.size.mask(), AnswerUnmasked => u64::MAX);
     let value = value & mask;

@@ -95,7 +95,6 @@ pub struct Fault {
 
 impl Fault {
     /// Decodes the ISS fields that all aborts share.
-    #[inline(always)] // mmio_exit: the syndrome is decoded in registers
     const fn decode(esr: u64) -> Self {
         Self {
             status: (esr & 0x3f) as u8,

@@ -42,7 +42,6 @@ impl<T> Lock<T> {
     }
 
     #[cfg(not(feature = "verify"))]
-    #[inline(always)] // mem_share: a lock is a few instructions
     fn wait(&self) -> TicketMutexGuard<'_, T> {
         self.mutex.lock()
     }
@@ -53,7 +52,6 @@ impl<T> Lock<T> {
     }
 
     /// Waits for the lock and takes it. The caller holds no lock of this rank or a later one.
-    #[inline(always)] // mem_share: an inlined guard costs only the lock
     pub(crate) fn lock<'a, M: Machine>(&'a self, machine: &'a M) -> Guard<'a, T, M> {
         let value = self.wait();
         machine.event(|| Event::Taken(self.id));
@@ -85,7 +83,6 @@ impl<T, M: Machine> DerefMut for Guard<'_, T, M> {
 
 impl<T, M: Machine> Drop for Guard<'_, T, M> {
     /// Reports the release while the lock is still held, so that it precedes the next holder's report.
-    #[inline(always)] // mem_share: releases two locks
     fn drop(&mut self) {
         self.machine.event(|| Event::Released(self.id));
     }

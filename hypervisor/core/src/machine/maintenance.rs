@@ -26,7 +26,6 @@ pub trait Maintenance {
 
     /// Implements [`Machine::invalidate`](crate::machine::Machine::invalidate) for the leaves that start at
     /// these pages.
-    #[inline(always)] // mem_unshare: one page is one TLBI, without a loop around it
     fn invalidate(&self, stage2_id: Stage2Id, first_pages: impl Iterator<Item = u64>) {
         self.barrier(Barrier::DsbIshst);
         self.in_stage2(stage2_id, || {

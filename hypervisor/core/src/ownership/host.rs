@@ -181,7 +181,6 @@ impl<'m, G: Geometry> HostMemory<'m, G> {
 
     /// Maps the block around `page` as one leaf, because the host reaches all of it. Does the same for the
     /// level-1 block if the host owns all of it.
-    #[inline(never)] // mem_share: infrequent, so the common path saves no registers for it
     fn map_whole<M: Machine<Geometry = G>>(
         &mut self,
         machine: &M,

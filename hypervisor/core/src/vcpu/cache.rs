@@ -30,7 +30,6 @@ impl<'h, 'm, M: Machine> VcpuCache<'h, 'm, M> {
     /// # Errors
     ///
     /// Those of [`Hypervisor::vcpu_load`] and of `f`.
-    #[inline(always)] // mmio_exit: the exit is written to its final place
     pub fn run<R>(
         &mut self,
         vm: VmHandle,

@@ -136,7 +136,6 @@ impl<'h, 'm, M: Machine> LoadedVcpu<'h, 'm, M> {
     }
 
     /// Parks the vCPU until it is resumed.
-    #[inline(always)] // mmio_exit: each exit parks
     pub(crate) fn park(&mut self) {
         self.running = false;
         self.machine().event(|| Event::Put(self.stage2_id.vmid, self.vcpu));
@@ -161,13 +160,11 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
     }
 
     /// Returns the functions that the VM is offered, as FEATURES returns them.
-    #[inline(always)] // null_hypercall: it is a load
     pub(crate) const fn features(&self) -> u32 {
         self.features
     }
 
     /// Calls `f` with the vCPU's registers.
-    #[inline(always)] // mmio_exit: it only computes an address
     pub fn with_context<R>(&mut self, f: impl FnOnce(&mut VcpuContext) -> R) -> R {
         self.hypervisor.machine().with_context(&mut self.context, f)
     }
@@ -218,7 +215,6 @@ impl<M: Machine> LoadedVcpu<'_, '_, M> {
     }
 
     /// Returns the content of guest page `gfn`, and whether a device may be there.
-    #[inline(never)] // mmio_exit: infrequent, so the common path saves no registers for it
     pub(crate) fn classify_and_ask(&self, gfn: Gfn) -> (GuestPage, bool) {
         let mut slot = self.slot.lock(self.machine());
         let page = self.classify_in(&mut slot, gfn);
